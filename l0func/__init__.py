@@ -1,0 +1,49 @@
+"""L0 regularisation for PyTorch as pure functions."""
+
+from l0func import random
+from l0func.costs import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
+from l0func.distributions import GateDistribution, GaussianGate, HardConcrete, HardKuma
+from l0func.functional import make_functional
+from l0func.gated import gated, per_example
+from l0func.gates import apply_masks, compensate, deterministic_masks, init_gates, mean_masks, sample_masks
+from l0func.init import init_params
+from l0func.module import L0Module
+from l0func.prune import prune
+from l0func.rules import axes, axis, blocks, element, tiles, whole
+from l0func.spec import GateSpec, gate_spec, group
+from l0func.summary import summary
+
+__all__ = [
+    "GateDistribution",
+    "GateSpec",
+    "GaussianGate",
+    "HardConcrete",
+    "HardKuma",
+    "L0Module",
+    "apply_masks",
+    "axes",
+    "axis",
+    "blocks",
+    "compensate",
+    "deterministic_masks",
+    "element",
+    "expected_l0",
+    "expected_l2",
+    "expected_sparsity",
+    "gate_spec",
+    "gated",
+    "group",
+    "init_gates",
+    "init_params",
+    "make_functional",
+    "mean_masks",
+    "penalty",
+    "per_example",
+    "prune",
+    "random",
+    "sample_masks",
+    "squared_mean",
+    "summary",
+    "tiles",
+    "whole",
+]

@@ -1,0 +1,54 @@
+"""The stochastic gate of Yamada, Lindenbaum, Negahban & Kluger (2020)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+from l0func.distributions.base import GateDistribution, rectify
+
+
+@dataclass(frozen=True)
+class GaussianGate(GateDistribution):
+    r"""A clipped normal variable, whose location ``log_alpha`` is the mean :math:`\mu` before clipping.
+
+    .. math:: z = \min(1, \max(0, \mu + \sigma\epsilon)), \quad \epsilon \sim N(0, 1)
+
+    Source: Yamada, Lindenbaum, Negahban & Kluger (2020), arXiv:1810.04247. At test time theirs is :math:`\epsilon = 0`.
+
+    Args:
+        sigma: :math:`\sigma > 0`.
+
+    Raises:
+        ValueError: ``sigma`` is not positive.
+
+    Example:
+        >>> GaussianGate().prob_nonzero(torch.tensor([-0.5, 0.0, 0.5]))
+        tensor([0.1587, 0.5000, 0.8413])
+    """
+
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma < math.inf:
+            raise ValueError(f"sigma, the width of the noise, must be positive and finite; got {self.sigma}.")
+        super().__post_init__()
+
+    def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        return rectify(log_alpha + self.sigma * torch.special.ndtri(u))
+
+    def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return torch.special.ndtr((log_alpha - t) / self.sigma)
+
+    def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return torch.special.ndtr((t - log_alpha) / self.sigma)
+
+    def _published(self, log_alpha: Tensor) -> Tensor:
+        return rectify(log_alpha)
+
+    def _location(self, probability: float, t: float) -> float:
+        return t - self.sigma * NormalDist().inv_cdf(probability)

@@ -1,0 +1,104 @@
+"""The HardKuma gate of Bastings, Aziz & Titov (2019), on a one-parameter family of shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from l0func.distributions.base import GateDistribution, rectify
+
+# Beyond this location every draw is 0 or 1 and every probability 0 or 1, in float64 too.
+_FARTHEST = 60.0
+
+
+@dataclass(frozen=True)
+class HardKuma(GateDistribution):
+    r"""A stretched and rectified Kumaraswamy variable.
+
+    .. math:: x = (1 - (1 - u)^{1/b})^{1/a}, \quad z = \min(1, \max(0, l + (h - l) x)), \quad u \sim U(0, 1)
+
+    The paper has two shapes; here one location :math:`\log\alpha` moves both, :math:`a = \kappa e^{\log\alpha / 2}` and
+    :math:`b = \kappa e^{-\log\alpha / 2}`. The distribution function :math:`1 - (1 - x^a)^b` falls as :math:`a` grows and
+    as :math:`b` shrinks, so a larger location makes the gate stochastically larger.
+
+    Source: Bastings, Aziz & Titov (2019), arXiv:1905.08160. At test time theirs is 0 or 1 where that is the most probable
+    of 0, 1 and between; otherwise the mean of the Kumaraswamy variable, here stretched and rectified.
+
+    Args:
+        concentration: :math:`\kappa > 0`; below 1 the draws gather at 0 and 1.
+        low: Lower stretch limit, below 0.
+        high: Upper stretch limit, above 1.
+
+    Raises:
+        ValueError: A limit does not leave room for exact zeros or ones, or the concentration is not positive.
+
+    Example:
+        >>> HardKuma(1.0).prob_nonzero(torch.tensor([0.0]))
+        tensor([0.9167])
+    """
+
+    concentration: float = 0.5
+    low: float = -0.1
+    high: float = 1.1
+
+    def __post_init__(self) -> None:
+        if not self.low < 0.0 < 1.0 < self.high:
+            raise ValueError(
+                "The stretch interval must strictly contain [0, 1], or exact zeros and ones "
+                f"have no mass; got low={self.low}, high={self.high}."
+            )
+        if not 0.0 < self.concentration < math.inf:
+            raise ValueError(f"The concentration must be positive and finite; got {self.concentration}.")
+        super().__post_init__()
+
+    def _shapes(self, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+        half = log_alpha.clamp(-_FARTHEST, _FARTHEST) / 2.0
+        return self.concentration * half.exp(), self.concentration * (-half).exp()
+
+    def _log_at(self, t: float | Tensor) -> float | Tensor:
+        x = (t - self.low) / (self.high - self.low)
+        return x.log() if isinstance(x, Tensor) else math.log(x)
+
+    def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        a, b = self._shapes(log_alpha)
+        x = (_log1mexp(torch.log1p(-u) / b) / a).exp()
+        return rectify(self.low + (self.high - self.low) * x)
+
+    def _log_survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        a, b = self._shapes(log_alpha)
+        return b * _log1mexp(a * self._log_at(t))
+
+    def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return self._log_survival(t, log_alpha).exp()
+
+    def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return -torch.expm1(self._log_survival(t, log_alpha))
+
+    def _published(self, log_alpha: Tensor) -> Tensor:
+        closed, one = self._cumulative(0.0, log_alpha), self._survival(1.0, log_alpha)
+        # Farther out the gate is 0 or 1, and the gamma functions of its shapes are too large to subtract.
+        a, b = self._shapes(log_alpha.clamp(-12.0, 12.0))
+        log_mean = b.log() + torch.lgamma(1.0 + 1.0 / a) + torch.lgamma(b) - torch.lgamma(1.0 + 1.0 / a + b)
+        between = rectify(self.low + (self.high - self.low) * log_mean.exp())
+        atom = (one > closed).to(log_alpha.dtype)
+        return torch.where(1.0 - closed - one > torch.maximum(closed, one), between, atom)
+
+    def _location(self, probability: float, t: float) -> float:
+        log_x = float(self._log_at(t))
+        low, high = -_FARTHEST, _FARTHEST
+        for _ in range(80):
+            middle = (low + high) / 2.0
+            a, b = self.concentration * math.exp(middle / 2.0), self.concentration * math.exp(-middle / 2.0)
+            too_low = -math.expm1(b * math.log(-math.expm1(a * log_x))) > probability
+            low, high = (middle, high) if too_low else (low, middle)
+        return (low + high) / 2.0
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it, with finite gradients on both branches."""
+    near = x > -math.log(2.0)
+    close, far = torch.where(near, x, -0.5), torch.where(near, -1.0, x)
+    return torch.where(near, (-torch.expm1(close)).log(), torch.log1p(-far.exp()))

@@ -1,0 +1,263 @@
+"""A module as a pure function: its structure stays in the function, its tensors come in as arguments."""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from l0func import tree
+from l0func.keyed import Keyed
+from l0func.tree import Tree
+
+
+class Functional(NamedTuple):
+    """What :func:`make_functional` returns."""
+
+    fn: PureModule
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+def make_functional(module: nn.Module, /) -> Functional:
+    """Take a module apart into a stateless function, its parameters and its buffers.
+
+    The function keeps the module's structure and its modes (train or eval, of every submodule) as they are now, and none
+    of its tensors: it never reads or writes the module again.
+
+    Args:
+        module: Any module. Tied parameters and shared submodules stay tied: a tensor has one path, its first.
+
+    Returns:
+        ``fn, params, buffers``. ``fn(params, buffers, *args, **kwargs)`` is the module's output;
+        ``fn.with_buffers(params, buffers, *args, **kwargs)`` is ``(output, new buffers)``. ``params`` and ``buffers`` are
+        flat ``{path: Tensor}``, detached copies of the module's own. Frozen parameters are in ``params`` like the others;
+        ``fn.trainable`` has the paths of those that are not frozen.
+
+    Raises:
+        ValueError: A parameter is uninitialised, or an Embedding renormalises its weight in place (``max_norm``).
+        TypeError: ``module`` is not an eager nn.Module.
+
+    Example:
+        >>> fn, params, buffers = make_functional(nn.Linear(2, 3))
+        >>> sorted(params), fn(params, buffers, torch.ones(4, 2)).shape
+        (['bias', 'weight'], torch.Size([4, 3]))
+    """
+    fn = PureModule(module)
+    tensors = {name: p.detach().clone() for name, p in module.named_parameters()}
+    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
+    return Functional(fn, tensors, buffers)
+
+
+class PureModule:
+    """A module without its tensors: ``fn(params, buffers, *args, **kwargs)``.
+
+    Calls share nothing: each runs on a shallow clone of the module tree, so any number of threads may call at once.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        _check_module(module)
+        names = {id(p): name for name, p in module.named_parameters()}
+        buffer_names = {id(b): name for name, b in module.named_buffers()}
+        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
+        self.trainable = frozenset(name for name, p in module.named_parameters() if p.requires_grad)
+        self.buffer_names = frozenset(buffer_names.values())
+        modules = list(module.modules())
+        sites = _Sites(names | buffer_names, {id(m): i for i, m in enumerate(modules)})
+        self._parts = [_Part.of(m, sites) for m in modules]
+
+    def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
+        """The module's output on these parameters and buffers.
+
+        Args:
+            params: The module's parameters, flat or nested.
+            buffers: Its buffers, likewise.
+            *args: The inputs of the module's ``forward``.
+            **kwargs: Its keyword inputs.
+
+        Returns:
+            Whatever ``forward`` returns.
+
+        Raises:
+            ValueError: A path is missing, unknown or of another shape; or the module is random (dropout in training
+                mode), which needs a key: use :func:`l0func.gated`.
+        """
+        return self.with_buffers(params, buffers, *args, **kwargs)[0]
+
+    def with_buffers(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """``(output, new buffers)``: the same call, with what it would have written into the module.
+
+        Args:
+            params: The module's parameters, flat or nested.
+            buffers: Its buffers, likewise.
+            *args: The inputs of the module's ``forward``.
+            **kwargs: Its keyword inputs.
+
+        Returns:
+            The output, and a flat dict of all buffers.
+
+        Raises:
+            ValueError: As for a plain call.
+        """
+        with Keyed(None):
+            return self.run(params, buffers, *args, **kwargs)
+
+    def run(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """``with_buffers`` for a caller that has put a source of randomness around the call."""
+        tensors = tree.leaves(params)
+        state = tree.leaves(buffers, "buffers")
+        self._check(tensors, state)
+        # In-place updates of a buffer, such as BatchNorm's, meet a copy.
+        modules = self._assemble(tensors | {name: b.clone() for name, b in state.items()})
+        output = modules[0](*args, **kwargs)
+        updated = {name: b for i, part in enumerate(self._parts) for name, b in part.buffers_of(modules[i])}
+        return output, {name: updated[name] for name in state}
+
+    def _check(self, tensors: dict[str, Tensor], state: dict[str, Tensor]) -> None:
+        tree.check_names(tensors, self.shapes, "The module's params")
+        tree.check_names(state, self.buffer_names, "The module's buffers")
+        for name, shape in self.shapes.items():
+            if tuple(tensors[name].shape) != shape:
+                raise ValueError(
+                    f"The module's {name!r} has shape {shape}; got {tuple(tensors[name].shape)}. "
+                    "For a module of other sizes call make_functional again."
+                )
+
+    def _assemble(self, tensors: dict[str, Tensor]) -> list[nn.Module]:
+        modules: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
+        for module, part in zip(modules, self._parts, strict=True):
+            part.fill(module, tensors, modules)
+        return modules
+
+    def __repr__(self) -> str:
+        return f"PureModule({self._parts[0].kind.__name__}, {len(self.shapes)} params, {len(self.buffer_names)} buffers)"
+
+
+class _Slot(NamedTuple):
+    """The place of a tensor."""
+
+    path: str
+
+
+class _Reference(NamedTuple):
+    """The place of a weak reference to a tensor: a recurrent layer tells by them whether its weights were replaced."""
+
+    path: str
+
+
+class _Child(NamedTuple):
+    """The place of a submodule."""
+
+    index: int
+
+
+class _Method(NamedTuple):
+    """The place of a method bound to a submodule."""
+
+    function: Any
+    index: int
+
+
+class _Sites(NamedTuple):
+    """Identities of the tensors and submodules of a tree."""
+
+    tensors: dict[int, str]
+    modules: dict[int, int]
+
+    def abstract(self, value: Any) -> Any:
+        """A value with places where it holds tensors, submodules or their methods."""
+        if isinstance(value, Tensor):
+            return _Slot(self.tensors[id(value)]) if id(value) in self.tensors else value
+        if isinstance(value, nn.Module):
+            return _Child(self.modules[id(value)]) if id(value) in self.modules else value
+        if isinstance(value, types.MethodType) and id(value.__self__) in self.modules:
+            return _Method(value.__func__, self.modules[id(value.__self__)])
+        if isinstance(value, weakref.ref) and id(value()) in self.tensors:
+            return _Reference(self.tensors[id(value())])
+        return _rebuilt(value, self.abstract)
+
+
+def _rebuilt(value: Any, visit: Any) -> Any:
+    """A builtin container with every item visited; anything else as it is."""
+    if type(value) in (list, tuple, set):
+        return type(value)(visit(item) for item in value)
+    if type(value) in (dict, OrderedDict):
+        return type(value)((name, visit(item)) for name, item in value.items())
+    return value
+
+
+@dataclass
+class _Part:
+    """One module of the tree: its class, its plain attributes, and the places of everything else."""
+
+    kind: type[nn.Module]
+    plain: dict[str, Any]
+    parameters: dict[str, _Slot | None]
+    buffers: dict[str, _Slot | None]
+    children: dict[str, _Child | None]
+    mutable: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, module: nn.Module, sites: _Sites) -> _Part:
+        registered = ("_parameters", "_buffers", "_modules")
+        tables = [{name: sites.abstract(item) for name, item in vars(module)[key].items()} for key in registered]
+        part = cls(type(module), {}, *tables)
+        for name, value in vars(module).items():
+            if name in registered:
+                continue
+            placed = value if _is_bookkeeping(name) else sites.abstract(value)
+            (part.plain if placed is value else part.mutable)[name] = placed
+        return part
+
+    def fill(self, module: nn.Module, tensors: dict[str, Tensor], modules: list[nn.Module]) -> None:
+        """Give an empty module of this kind its attributes, straight into its ``__dict__``: no hook of its class runs."""
+
+        def concrete(value: Any) -> Any:
+            if type(value) is _Slot:
+                return tensors[value.path]
+            if type(value) is _Reference:
+                return weakref.ref(tensors[value.path])
+            if type(value) is _Child:
+                return modules[value.index]
+            if type(value) is _Method:
+                return types.MethodType(value.function, modules[value.index])
+            return _rebuilt(value, concrete)
+
+        attributes = module.__dict__
+        attributes.update(self.plain)
+        attributes["_parameters"] = {n: None if s is None else tensors[s.path] for n, s in self.parameters.items()}
+        attributes["_buffers"] = {n: None if s is None else tensors[s.path] for n, s in self.buffers.items()}
+        attributes["_modules"] = {n: None if c is None else modules[c.index] for n, c in self.children.items()}
+        for name, value in self.mutable.items():
+            attributes[name] = concrete(value)
+
+    def buffers_of(self, module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """Paths and tensors of the buffers that a filled module holds now."""
+        for name, slot in self.buffers.items():
+            if slot is not None:
+                yield slot.path, getattr(module, name)
+
+
+def _is_bookkeeping(name: str) -> bool:
+    # The hook tables of nn.Module: a call reads them and does not write them.
+    return name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) or name == "_non_persistent_buffers_set"
+
+
+def _check_module(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(f"make_functional takes an eager torch.nn.Module; got {type(module).__name__}.")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise ValueError(f"{name!r} is uninitialised; run the lazy module once on an example before make_functional.")
+    for name, child in module.named_modules():
+        if getattr(child, "max_norm", None) is not None:
+            raise ValueError(
+                f"{type(child).__name__} {name!r} has max_norm={child.max_norm}, which rewrites its weight at every call. "
+                "Build it with max_norm=None, and renormalise the parameters between steps if you need to."
+            )

@@ -1,0 +1,265 @@
+"""A pure function behind gates, for one key; and for a key, so a mask, for every row of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from l0func import random, tree
+from l0func.functional import PureModule
+from l0func.gates import Estimator, apply_masks, check_estimator, deterministic_masks, sample_masks
+from l0func.keyed import Keyed
+from l0func.rows import Rows
+from l0func.spec import GateSpec
+from l0func.tree import Tree
+
+Axis: TypeAlias = Any
+"""A dimension, None, or a pytree of them, as torch.vmap takes it."""
+
+
+class Gated:
+    """What :func:`gated` returns: ``apply(params, gates, buffers, key, *inputs, **kwargs)``."""
+
+    def __init__(self, fn: Callable[..., Any], spec: GateSpec, estimator: Estimator) -> None:
+        self.fn, self.spec, self.estimator = fn, spec, estimator
+
+    def __call__(
+        self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any
+    ) -> Any:
+        """The output under masks drawn from ``key``.
+
+        Args:
+            params: Parameters, flat or nested.
+            gates: ``{gate name: log_alpha}``.
+            buffers: Buffers, flat or nested.
+            key: A key, shape ``(2,)``: masks and the function's own random functions (dropout) are drawn from it. None: the
+                estimator's test-time gates, and no randomness.
+            *inputs: Inputs of the function.
+            **kwargs: Its keyword inputs.
+
+        Returns:
+            Whatever the function returns.
+
+        Raises:
+            TypeError: ``key`` is not a key.
+            ValueError: Params, gates or buffers do not fit; or ``key`` is None and the function is random.
+        """
+        if isinstance(self.fn, PureModule):
+            return self.with_buffers(params, gates, buffers, key, *inputs, **kwargs)[0]
+        return self._run(self.fn, params, gates, buffers, key, inputs, kwargs)
+
+    def with_buffers(
+        self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """``(output, new buffers)``: the same call, with the module's updated buffers.
+
+        Args:
+            params: Parameters, flat or nested.
+            gates: ``{gate name: log_alpha}``.
+            buffers: Buffers, flat or nested.
+            key: A key, shape ``(2,)``, or None.
+            *inputs: Inputs of the function.
+            **kwargs: Its keyword inputs.
+
+        Returns:
+            The output, and a flat dict of all buffers.
+
+        Raises:
+            TypeError: The function was not made by ``make_functional``, or ``key`` is not a key.
+            ValueError: As for a plain call.
+        """
+        if not isinstance(self.fn, PureModule):
+            raise TypeError("with_buffers needs a function made by l0func.make_functional; this one returns no buffers.")
+        return self._run(self.fn.run, params, gates, buffers, key, inputs, kwargs)
+
+    def _run(
+        self,
+        call: Callable[..., Any],
+        params: Tree,
+        gates: Tree,
+        buffers: Tree,
+        key: Tensor | None,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if key is None:
+            masks = deterministic_masks(gates, self.spec, self.estimator)
+        else:
+            masks = sample_masks(key, gates, self.spec)
+        masked = apply_masks(params, masks)
+        with Keyed(key):
+            return call(masked, buffers, *inputs, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, estimator={self.estimator!r})"
+
+
+def gated(fn: Callable[..., Any], spec: GateSpec, *, estimator: Estimator = "louizos") -> Gated:
+    """Put a pure function behind gates.
+
+    Args:
+        fn: ``fn(params, buffers, *inputs, **kwargs)``, from :func:`l0func.make_functional` or your own.
+        spec: The plan of gates over its parameters.
+        estimator: The test-time gates of a call without a key: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
+
+    Returns:
+        ``apply(params, gates, buffers, key, *inputs, **kwargs)``, pure, for one mask; ``apply.with_buffers`` also returns
+        the new buffers.
+
+    Raises:
+        ValueError: The estimator is unknown.
+    """
+    check_estimator(estimator)
+    return Gated(fn, spec, estimator)
+
+
+class PerExample:
+    """What :func:`per_example` returns: ``rows(params, gates, buffers, keys, *inputs, **kwargs)``."""
+
+    def __init__(self, apply: Callable[..., Any], in_dims: Axis, out_dims: Axis, chunk_size: int | None) -> None:
+        self.apply, self.in_dims, self.out_dims, self.chunk_size = apply, in_dims, out_dims, chunk_size
+
+    def __call__(self, params: Tree, gates: Tree, buffers: Tree, keys: Tensor, /, *inputs: Any, **kwargs: Any) -> Any:
+        """The outputs, row ``i`` under the masks of ``keys[i]``.
+
+        Args:
+            params: Parameters, flat or nested.
+            gates: ``{gate name: log_alpha}``.
+            buffers: Buffers, flat or nested.
+            keys: A key for every row, shape ``(B, 2)``: ``l0func.random.split(key, B)``.
+            *inputs: Inputs, with a dimension of rows as ``in_dims`` says.
+            **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
+
+        Returns:
+            What the function returns, with a dimension of rows as ``out_dims`` says.
+
+        Raises:
+            TypeError: ``keys`` are not keys.
+            ValueError: The number of keys is not the number of rows; or as for a plain call.
+        """
+        return self._map(self.apply, self.out_dims, params, gates, buffers, keys, inputs, kwargs)
+
+    def with_buffers(
+        self, params: Tree, gates: Tree, buffers: Tree, keys: Tensor, /, *inputs: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """``(outputs, new buffers)``: BatchNorm in training mode sees the whole batch and gives its running statistics.
+
+        Args:
+            params: Parameters, flat or nested.
+            gates: ``{gate name: log_alpha}``.
+            buffers: Buffers, flat or nested.
+            keys: A key for every row, shape ``(B, 2)``.
+            *inputs: Inputs, with a dimension of rows as ``in_dims`` says.
+            **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
+
+        Returns:
+            The outputs, and a flat dict of all buffers, shared by all rows.
+
+        Raises:
+            TypeError: The function has no ``with_buffers``, or ``keys`` are not keys.
+            ValueError: A buffer would differ from row to row; or as for a plain call.
+        """
+        if not hasattr(self.apply, "with_buffers"):
+            raise TypeError("with_buffers needs a function made by l0func.gated; this one returns no buffers.")
+        out_dims = (self.out_dims, None)
+        apply: Any = self.apply
+        return self._map(apply.with_buffers, out_dims, params, gates, buffers, keys, inputs, kwargs)
+
+    def _map(
+        self,
+        apply: Callable[..., Any],
+        out_dims: Axis,
+        params: Tree,
+        gates: Tree,
+        buffers: Tree,
+        keys: Tensor,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        dims = self.in_dims if isinstance(self.in_dims, tuple) else (self.in_dims,) * len(inputs)
+        if len(dims) != len(inputs):
+            raise ValueError(f"in_dims has {len(dims)} entries for {len(inputs)} inputs; give one for each, or one for all.")
+        arguments = tree.axed((inputs, kwargs), (dims, dict.fromkeys(kwargs, 0)), "in_dims")
+        rows = _count_rows(keys, arguments)
+        output: list[tree.Axed] = []
+
+        def row(key: Tensor, *tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            own_inputs, own_kwargs = arguments.rebuilt([x.unsqueeze(d) for x, d in zip(tensors, arguments.dims, strict=True)])
+            with Rows(key, chunked=self.chunk_size is not None):
+                value = apply(params, gates, buffers, key, *own_inputs, **own_kwargs)
+            output[:] = [tree.axed(value, out_dims, "out_dims")]
+            return [_only_row(x, d) for x, d in zip(output[0].tensors, output[0].dims, strict=True)], output[0].unmapped
+
+        parts: list[tuple[list[Tensor], list[Tensor]]] = []
+        size = self.chunk_size or rows
+        for start in range(0, rows, size):
+            chunk = [x.narrow(d, start, min(size, rows - start)) for x, d in arguments.mapped()]
+            parts.append(torch.vmap(row, (0, *arguments.dims), (0, None))(keys[start : start + size], *chunk))
+        joined = [torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in zip(*(p[0] for p in parts), strict=True)]
+        placed = [x.movedim(0, d) for x, d in zip(joined, output[0].dims, strict=True)]
+        return output[0].rebuilt(placed, parts[-1][1])
+
+    def __repr__(self) -> str:
+        return f"PerExample({self.apply!r}, in_dims={self.in_dims}, out_dims={self.out_dims})"
+
+
+def per_example(
+    apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0, chunk_size: int | None = None
+) -> PerExample:
+    """Give every row of a batch its own masks.
+
+    Each row is presented to the module as a batch of one, under the masks of its own key. BatchNorm in training mode
+    normalises by the whole batch; dropout draws from the row's key.
+
+    Args:
+        apply: ``apply(params, gates, buffers, key, *inputs, **kwargs)``, from :func:`gated`.
+        in_dims: Where the rows of an input are: a dimension for all, or a tuple with an entry for each input, which may be
+            a pytree; None shares the input.
+        out_dims: Where the rows of an output are: a dimension, or a pytree of them in the structure of the output; None
+            for what is the same for all rows.
+        chunk_size: Rows to compute at once; None is all. Memory falls with it, and the draws stay the same.
+
+    Returns:
+        ``rows(params, gates, buffers, keys, *inputs, **kwargs)`` with ``keys`` of shape ``(B, 2)``;
+        ``rows.with_buffers`` also returns the new buffers.
+
+    Raises:
+        ValueError: ``chunk_size`` is not positive.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size is a number of rows, at least 1; got {chunk_size}. None computes all at once.")
+    return PerExample(apply, in_dims, out_dims, chunk_size)
+
+
+def _count_rows(keys: Tensor, arguments: tree.Axed) -> int:
+    random.check_key(keys)
+    if keys.dim() != 2:
+        raise ValueError(
+            f"per_example needs a key for every row, shape (B, 2); got {tuple(keys.shape)}. "
+            "Make them with l0func.random.split(key, B)."
+        )
+    rows = keys.shape[0]
+    if rows == 0:
+        raise ValueError("per_example needs at least one row; got no keys.")
+    sizes = {x.shape[d] for x, d in arguments.mapped()}
+    if len(sizes) > 1:
+        shapes = [f"{tuple(x.shape)} along {d}" for x, d in arguments.mapped()]
+        raise ValueError(f"All inputs have the same number of rows; got {', '.join(shapes)}. See in_dims; None shares one.")
+    if sizes - {rows}:
+        raise ValueError(
+            f"The number of keys is the number of rows; got {rows} keys for {sizes.pop()} rows. "
+            "Make them with l0func.random.split(key, B)."
+        )
+    return rows
+
+
+def _only_row(x: Tensor, dim: int) -> Tensor:
+    if x.shape[dim] != 1:
+        raise ValueError(
+            f"A row's output has one row along its out_dims; got size {x.shape[dim]} along dimension {dim} of "
+            f"{tuple(x.shape)}. Say in out_dims where the rows of each output are, None for an output that has none."
+        )
+    return x.select(dim, 0)

@@ -1,0 +1,220 @@
+"""The stateful face of the library: any module, regularised, as a module."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l0func import costs, random, tree
+from l0func.distributions import HardConcrete
+from l0func.functional import PureModule
+from l0func.gated import Gated, PerExample
+from l0func.gates import Estimator, check_estimator, check_values, init_gates
+from l0func.init import Initialiser, init_params
+from l0func.spec import GateSpec, Group, Rules, gate_spec
+from l0func.summary import Summary, summary
+
+# Two threads in one forward each must draw another key; a lock of its own would keep a module from being pickled.
+_COUNTING = threading.Lock()
+_EPSILON = 1e-6
+
+
+class L0Module(nn.Module):
+    """A copy of a module whose weights are behind learned gates.
+
+    In training every forward draws new masks, one for the batch or one for every row; in eval mode the gates are fixed.
+    Add :meth:`regularization` to the loss. Give ``gates()`` an optimizer without weight decay and with a larger learning
+    rate than ``weights()``.
+
+    Args:
+        module: The module to copy; its weights are kept as they are.
+        lam: Cost of an entry, in the units of the loss: for a mean over N examples the paper's λ divided by N. A number, a
+            tensor, or ``{pattern: either}``.
+        weight_decay: Cost of half a squared weight, while its gate is open. Use no other weight decay.
+        droprate_init: The probability that a gate starts closed, in (0, 1).
+        temperature: β of the hard concrete distribution.
+        limit_a: Its lower stretch limit γ, below 0.
+        limit_b: Its upper stretch limit ζ, above 1.
+        epsilon: Once kept draws away from 0 and 1. Draws are now from the open interval, so it does nothing.
+        rules: Which parameters have which gates, as for :func:`l0func.gate_spec`; ``{"pattern": None}`` excludes.
+        groups: Gates over slices of several parameters, as for :func:`l0func.gate_spec`.
+        init_params: New values for parameters, as for :func:`l0func.init_params`.
+        per_example: Whether every row of a batch (dimension 0 of every input) has its own masks in training.
+        estimator: The gates of eval mode.
+        seed: What all draws follow from; None takes one from ``generator``, or from torch's global generator.
+        generator: Where a seed is taken from.
+
+    Raises:
+        ValueError: A rule, droprate, limit or estimator is not valid; see the functions above.
+
+    Example:
+        >>> net = L0Module(nn.Linear(3, 2), lam=1e-3, seed=0)
+        >>> net(torch.ones(4, 3)).shape
+        torch.Size([4, 2])
+    """
+
+    key: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lam: costs.Lam | Mapping[str, costs.Lam],
+        weight_decay: float = 0.0,
+        droprate_init: float = 0.2,
+        temperature: float = 2 / 3,
+        limit_a: float = -0.1,
+        limit_b: float = 1.1,
+        epsilon: float = _EPSILON,
+        *,
+        rules: Rules | None = None,
+        groups: Mapping[str, Group] | None = None,
+        init_params: Mapping[str, Initialiser | None] | None = None,
+        per_example: bool = False,
+        estimator: Estimator = "louizos",
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_estimator(estimator)
+        _check_epsilon(epsilon)
+        self.module = copy.deepcopy(module)
+        self.lam, self.weight_decay = lam, weight_decay
+        self.per_example, self.estimator = per_example, estimator
+        self.draws = 0
+        params, buffers = self._params(), dict(self.module.named_buffers())
+        PureModule(self.module)
+        distribution = HardConcrete(temperature, limit_a, limit_b)
+        self.spec = gate_spec(params, rules, groups=groups, buffers=buffers, distribution=distribution)
+        seeds, weights, self_key = random.split(random.key(_seed(seed, generator)), 3)
+        gates = init_gates(seeds, self.spec, droprate_init, estimator=estimator)
+        self.log_alpha = nn.ParameterDict({_stored(name): nn.Parameter(value) for name, value in gates.items()})
+        self.register_buffer("key", self_key)
+        if init_params is not None:
+            self._overwrite(params, _initialised(weights, params, init_params))
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """What the module returns, under masks: drawn anew in training, fixed in eval mode.
+
+        Args:
+            *inputs: The module's inputs; with ``per_example`` their rows are along dimension 0.
+            **kwargs: Its keyword inputs, likewise.
+
+        Returns:
+            The module's output.
+        """
+        apply: Any = Gated(PureModule(self.module), self.spec, self.estimator)
+        key = self._next_key() if self.training else None
+        if self.per_example and key is not None:
+            apply = PerExample(apply, 0, 0, None)
+            key = random.split(key, _rows(inputs, kwargs))
+        buffers = dict(self.module.named_buffers())
+        output, updated = apply.with_buffers(self._params(), self.gates(), buffers, key, *inputs, **kwargs)
+        if any(child.training for child in self.module.modules()):
+            self._overwrite(buffers, updated)
+        return output
+
+    def regularization(self) -> Tensor:
+        """The combined L0 and L2 cost, for the loss; see :func:`l0func.penalty`."""
+        return costs.penalty(self._params(), self._checked(), self.spec, self.lam, self.weight_decay)
+
+    def count_l0(self) -> Tensor:
+        """Expected number of parameters that a forward pass retains, those without gates included."""
+        entries = sum(p.size for p in self.spec.parameters)
+        return entries * (1.0 - costs.expected_sparsity(self._checked(), self.spec))
+
+    def count_l2(self) -> Tensor:
+        """Expected cost of encoding the parameters: the sum of squares of their expected values after masking."""
+        return costs.squared_mean(self._params(), self._checked(), self.spec)
+
+    def gates(self) -> dict[str, Tensor]:
+        """The gate locations by name, as the functional core takes them."""
+        return {gate.name: self.log_alpha[_stored(gate.name)] for gate in self.spec.gates}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters of the module by path, as the functional core takes them."""
+        return self._params()
+
+    def summary(self) -> Summary:
+        """The table of :func:`l0func.summary` under this module's estimator."""
+        return summary(self._params(), self.gates(), self.spec, self.estimator)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs beside tensors: the spec, and how many draws were made."""
+        return {"spec": self.spec.to_json(), "draws": self.draws}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up the draws where the checkpoint left them."""
+        self.draws = state["draws"]
+
+    def extra_repr(self) -> str:
+        """The settings, on one line."""
+        return f"lam={self.lam}, per_example={self.per_example}, estimator={self.estimator!r}"
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Before anything is copied: a checkpoint that does not fit leaves the module as it was.
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None and GateSpec.from_json(saved["spec"]) != self.spec:
+            raise ValueError(
+                "The checkpoint was saved with another gate spec: the architecture, the rules or the distribution changed. "
+                f"It has\n{GateSpec.from_json(saved['spec'])}\nand this module\n{self.spec}"
+            )
+        names = {f"{prefix}log_alpha.{_stored(gate.name)}": gate.name for gate in self.spec.gates}
+        check_values({name: state_dict[stored] for stored, name in names.items() if stored in state_dict})
+        load: Any = super()._load_from_state_dict
+        load(state_dict, prefix, *args)
+
+    def _params(self) -> dict[str, Tensor]:
+        return dict(self.module.named_parameters())
+
+    def _checked(self) -> dict[str, Tensor]:
+        gates = self.gates()
+        check_values(gates)
+        return gates
+
+    def _next_key(self) -> Tensor:
+        with _COUNTING:
+            self.draws += 1
+            draw = self.draws
+        return random.fold_in(self.key, draw)
+
+    @torch.no_grad()
+    def _overwrite(self, tensors: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            tensor.copy_(new[name])
+
+
+def _stored(name: str) -> str:
+    # torch allows no dot in the name of a parameter.
+    return name.replace(".", "/")
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if seed is not None:
+        return seed
+    return int(torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, dtype=torch.int64))
+
+
+def _initialised(key: Tensor, params: dict[str, Tensor], rules: Mapping[str, Initialiser | None]) -> dict[str, Tensor]:
+    return init_params(key, params, rules)
+
+
+def _rows(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    rows = next((x.shape[0] for _, x in tree.walk((inputs, kwargs)) if isinstance(x, Tensor) and x.dim() > 0), None)
+    if rows is None:
+        raise ValueError("per_example=True gives every row of an input its own masks; no input is a tensor with rows.")
+    return rows
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if not 0.0 <= epsilon < 0.5:
+        raise ValueError(f"epsilon is a distance from 0 and 1 that draws keep, in [0, 1/2); got {epsilon}.")
+    if epsilon != _EPSILON:
+        warnings.warn(
+            "epsilon has no effect: draws are on the open interval (0, 1), never closer than 6e-8 to its ends.", stacklevel=3
+        )

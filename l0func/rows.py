@@ -1,0 +1,131 @@
+"""The torch functions that know about rows, for a module that vmap shows one row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from l0func.functions import attention, linear, norm, recurrent
+
+
+class Rows(TorchFunctionMode):
+    """A context for one row of a vmapped batch.
+
+    BatchNorm in training mode sees the whole batch; attention and recurrent layers, whose fused forms vmap, jvp or double
+    backward cannot follow, run written out.
+
+    Args:
+        row: A tensor mapped over the rows, such as the row's key.
+        chunked: Whether vmap sees the batch in chunks, so that no statistics of the whole batch exist.
+    """
+
+    def __init__(self, row: Tensor, chunked: bool) -> None:
+        super().__init__()
+        self.row = row
+        self.chunked = chunked
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        rule = RULES.get(func)
+        kwargs = kwargs or {}
+        return func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+
+
+def _batch_norm(
+    mode: Rows,
+    func: Any,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        return func(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    if mode.chunked:
+        raise ValueError(
+            "BatchNorm in training mode normalises by the whole batch, and chunk_size splits it: the statistics would be "
+            "those of a chunk. Leave chunk_size out, or put the BatchNorm in eval mode."
+        )
+    return norm.batch_norm(input, running_mean, running_var, weight, bias, momentum, eps, mode.row)
+
+
+def _instance_norm(
+    mode: Rows,
+    func: Any,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if use_input_stats and running_mean is not None:
+        raise ValueError(
+            "InstanceNorm with track_running_stats in training mode averages its statistics over the batch, which "
+            "per_example has no rule for. Build it with track_running_stats=False, or put it in eval mode."
+        )
+    return func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def _without_dropout(x: Tensor, p: float) -> Tensor:
+    raise AssertionError("A dropout that a key did not answer: Keyed stands inside Rows.")
+
+
+def _attention(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
+        return written_out(*args, **named, dropout=_without_dropout)
+
+    return rule
+
+
+def _multi_head_attention(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
+    # Dropout that is active was answered by the key; what comes here has none.
+    args, named = args[:13], {**named, "training": False}
+    return attention.multi_head_attention_forward(*args, **named, dropout=_without_dropout)
+
+
+def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(mode: Rows, func: Any, *args: Any) -> Any:
+        if recurrent.is_packed(args):
+            raise ValueError(
+                "A packed sequence holds many rows of different lengths, and per_example gives the module one row at a "
+                "time. Pass the padded sequences, and mask the outputs."
+            )
+        return written_out(*args, dropout=_without_dropout)
+
+    return rule
+
+
+def _without_mode(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
+        return written_out(*args, **named)
+
+    return rule
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.scaled_dot_product_attention: _attention(attention.scaled_dot_product_attention),
+    F.multi_head_attention_forward: _multi_head_attention,
+    torch.lstm: _recurrent(recurrent.lstm),
+    torch.gru: _recurrent(recurrent.gru),
+    torch.rnn_tanh: _recurrent(recurrent.rnn_tanh),
+    torch.rnn_relu: _recurrent(recurrent.rnn_relu),
+    torch.lstm_cell: _without_mode(recurrent.lstm_cell),
+    torch.gru_cell: _without_mode(recurrent.gru_cell),
+    F.bilinear: _without_mode(linear.bilinear),
+    getattr(torch, "_weight_norm"): _without_mode(linear.weight_norm),
+}

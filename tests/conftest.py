@@ -1,0 +1,18 @@
+"""What the tests share: the compiler's mark, and the floor that has none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if hasattr(torch.compiler, "is_compiling"):
+        return
+    for item in items:
+        if item.get_closest_marker("compiles"):
+            item.add_marker(pytest.mark.skip(reason="torch 2.1 is refused by name; see test_compose"))
