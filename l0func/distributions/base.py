@@ -145,7 +145,7 @@ class GateDistribution(ABC):
         Returns:
             Expectations in [0, 1], shape ``(*gates)``.
         """
-        return _in_float(log_alpha, lambda la: self._integral(lambda t: (1.0, self._survival(t, la))))
+        return _in_float(log_alpha, lambda la: self._integral(lambda t: (1.0, self._survival(t, la))).clamp(max=1.0))
 
     def second_moment(self, log_alpha: Tensor, /) -> Tensor:
         r"""Exact second moment of each gate.
@@ -158,7 +158,7 @@ class GateDistribution(ABC):
         Returns:
             Expectations in [0, 1], shape ``(*gates)``.
         """
-        return _in_float(log_alpha, lambda la: self._integral(lambda t: (2.0 * t, self._survival(t, la))))
+        return _in_float(log_alpha, lambda la: self._integral(lambda t: (2.0 * t, self._survival(t, la))).clamp(max=1.0))
 
     def variance(self, log_alpha: Tensor, /) -> Tensor:
         r"""Exact variance of each gate, without cancellation.
@@ -177,7 +177,7 @@ class GateDistribution(ABC):
         def evaluate(la: Tensor) -> Tensor:
             m = self._moments(la)
             of_complement = m.complement_second - m.complement_mean**2
-            return torch.where(m.mean < 0.5, m.second - m.mean**2, of_complement)
+            return torch.where(m.mean < 0.5, m.second - m.mean**2, of_complement).clamp(min=0.0)
 
         return _in_float(log_alpha, evaluate)
 

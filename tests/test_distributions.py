@@ -1,0 +1,451 @@
+"""One contract for every gate distribution: a newcomer is added to CASES and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+import l0func as l0
+from l0func import distributions, random
+from l0func.distributions import GateDistribution
+from l0func.distributions.quadrature import gauss_legendre
+
+CASES: list[GateDistribution] = [
+    l0.HardConcrete(),
+    l0.HardConcrete(0.5, -0.1, 1.1),
+    l0.HardConcrete(1.0, -0.25, 1.25),
+    l0.HardConcrete(5.0),
+    l0.HardConcrete(2 / 3, -0.001, 1.001),
+    l0.GaussianGate(),
+    l0.GaussianGate(0.2),
+    l0.HardKuma(),
+    l0.HardKuma(1.0, -0.2, 1.05),
+]
+every = pytest.mark.parametrize("d", CASES, ids=repr)
+FUNCTIONS = ("prob_nonzero", "prob_one", "mean", "second_moment", "variance", "deterministic")
+GRID = [-6.0, -2.5, -1.0, -0.3, 0.0, 0.2, 0.7, 1.5, 3.0, 6.0]
+
+
+def grid(dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor(GRID, dtype=dtype)
+
+
+@every
+def test_moments_equal_simpsons_rule_on_the_written_survival_function(d):
+    first = torch.tensor([oracles.moment(d, la, 1) for la in GRID], dtype=torch.float64)
+    second = torch.tensor([oracles.moment(d, la, 2) for la in GRID], dtype=torch.float64)
+    torch.testing.assert_close(d.mean(grid()), first, rtol=0, atol=1e-10)
+    torch.testing.assert_close(d.second_moment(grid()), second, rtol=0, atol=1e-10)
+    torch.testing.assert_close(d.variance(grid()), second - first**2, rtol=0, atol=1e-10)
+    for name, value in (("mean", first), ("second_moment", second), ("variance", second - first**2)):
+        torch.testing.assert_close(getattr(d, name)(grid(torch.float32)).double(), value, rtol=0, atol=1e-6)
+
+
+@every
+def test_probabilities_equal_the_written_survival_function(d):
+    for la in GRID:
+        at = torch.tensor(la, dtype=torch.float64)
+        assert d.prob_nonzero(at).item() == pytest.approx(float(oracles.survival(d, np.array(0.0), la)), abs=1e-12)
+        assert d.prob_one(at).item() == pytest.approx(float(oracles.survival(d, np.array(1.0), la)), abs=1e-12)
+        for t in (0.05, 0.4, 0.97):
+            assert d.cdf(t, at).item() == pytest.approx(1 - float(oracles.survival(d, np.array(t), la)), abs=1e-12)
+
+
+@every
+def test_draws_are_those_of_the_papers_formula(d):
+    u = np.linspace(1, 99, 99) / 100
+    for la in GRID:
+        drawn = d.quantile(torch.tensor(u), torch.tensor(la, dtype=torch.float64))
+        torch.testing.assert_close(drawn, torch.tensor(oracles.draw(d, u, np.array(la))), rtol=1e-9, atol=1e-12)
+
+
+@every
+def test_samples_average_to_what_is_promised(d):
+    n = 200_000
+    la = grid(torch.float32)
+    z = torch.vmap(lambda key: d.sample(key, la))(random.split(random.key(1), n)).double()
+    promised = {
+        "mean": (z, d.mean(la)),
+        "second_moment": (z**2, d.second_moment(la)),
+        "prob_nonzero": ((z > 0).double(), d.prob_nonzero(la)),
+        "prob_one": ((z == 1).double(), d.prob_one(la)),
+        "cdf": ((z <= 0.3).double(), d.cdf(0.3, la)),
+    }
+    for name, (values, expected) in promised.items():
+        expected, spread = expected.double(), values.std(0)
+        # All values are in [0, 1]; where no draw differed from another, m (1 - m) bounds their variance.
+        spread = torch.where(spread > 0, spread, (expected * (1 - expected)).clamp(min=0).sqrt())
+        error = (values.mean(0) - expected).abs()
+        assert (error <= 5 * spread / math.sqrt(n) + 1e-6).all(), name
+    spread = (z.var(0) - d.variance(la).double()).abs()
+    assert (spread <= 5 * (z - z.mean(0)).pow(2).std(0) / math.sqrt(n) + 1e-6).all()
+
+
+@every
+def test_cdf_and_quantile_invert_each_other_between_the_atoms(d):
+    u = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    for droprate in (0.1, 0.3, 0.6):
+        at = torch.tensor(d.init(droprate), dtype=torch.float64)
+        z = d.quantile(u, at)
+        inside = (z > 0) & (z < 1)
+        assert inside.any()
+        torch.testing.assert_close(d.cdf(z, at)[inside], u[inside], rtol=0, atol=1e-10)
+        assert (d.cdf(z, at)[~inside] >= u[~inside] - 1e-12).all()
+
+
+@every
+def test_cdf_is_zero_below_the_interval_and_one_from_its_end(d):
+    la = grid()
+    assert (d.cdf(-0.01, la) == 0).all()
+    assert (d.cdf(1.0, la) == 1).all()
+    assert (d.cdf(2.5, la) == 1).all()
+    torch.testing.assert_close(d.cdf(0.0, la) + d.prob_nonzero(la), torch.ones_like(la), rtol=0, atol=1e-12)
+
+
+@every
+def test_atoms_are_exact_and_have_no_slope(d):
+    la = grid().requires_grad_()
+    u = torch.tensor([[1e-6], [0.5], [1 - 1e-6]], dtype=torch.float64)
+    z = d.quantile(u, la)
+    (slope,) = torch.autograd.grad(z.sum(), la)
+    per_draw = torch.autograd.functional.jacobian(lambda a: d.quantile(u, a), la.detach()).diagonal(dim1=1, dim2=2)
+    on_atom = (z == 0) | (z == 1)
+    assert (z == 0).any()
+    assert (z == 1).any()
+    assert (per_draw[on_atom] == 0).all()
+    assert (per_draw[~on_atom] > 0).all()
+    torch.testing.assert_close(slope, per_draw.sum(0))
+
+
+@every
+def test_gradients_equal_finite_differences(d):
+    la = grid()
+    step = 1e-6
+    for name in FUNCTIONS:
+        function = getattr(d, name)
+        if name == "deterministic":
+            inside = (function(la) > 1e-3) & (function(la) < 1 - 1e-3)
+            la_here = la[inside]
+        else:
+            la_here = la
+        (gradient,) = torch.autograd.grad(function(leaf := la_here.clone().requires_grad_()).sum(), leaf)
+        difference = (function(la_here + step) - function(la_here - step)) / (2 * step)
+        torch.testing.assert_close(gradient, difference, rtol=2e-6, atol=2e-9)
+    u = torch.tensor(0.37, dtype=torch.float64)
+    z = d.quantile(u, la)
+    la = la[(z > 1e-4) & (z < 1 - 1e-4)]
+    assert torch.autograd.gradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_extreme_locations_and_half_precision_stay_finite(d, dtype):
+    la = torch.tensor([-300.0, -100.0, -40.0, 0.0, 40.0, 100.0, 300.0], dtype=dtype, requires_grad=True)
+    draws = [lambda a, u=u: d.quantile(torch.tensor(u), a) for u in (2.0**-24, 0.3, 1 - 2.0**-24)]
+    fixed = [lambda a, e=e: d.deterministic(a, e) for e in ("louizos", "median", "mean")]
+    for function in (*(getattr(d, name) for name in FUNCTIONS), *draws, *fixed, lambda a: d.cdf(0.5, a)):
+        value = function(la)
+        (gradient,) = torch.autograd.grad(value.sum(), la)
+        assert value.dtype == dtype
+        assert value.isfinite().all()
+        assert gradient.isfinite().all()
+        assert ((value >= 0) & (value <= 1)).all()
+
+
+@every
+def test_variance_has_four_digits_where_float32_would_cancel(d):
+    # Of the two tails, P(z > t) and P(z <= t), the smaller one in float64: its moments do not cancel.
+    t = torch.linspace(0, 1, 20001, dtype=torch.float64).clamp(max=1 - 1e-12)
+    for la in (-40.0, 40.0, -15.0, 15.0):
+        at = torch.tensor(la, dtype=torch.float64)
+        tail, weight = (d._cumulative(t, at), 2 * (1 - t)) if la > 0 else (d._survival(t, at), 2 * t)
+        expected = (torch.trapezoid(tail * weight, t) - torch.trapezoid(tail, t) ** 2).item()
+        if expected < 1e-37:
+            assert d.variance(at.float()).item() < 1e-37
+            continue
+        assert d.variance(at.float()).item() == pytest.approx(expected, rel=1e-4)
+
+
+@every
+def test_a_larger_location_gives_a_larger_gate(d):
+    la = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    for name in ("prob_nonzero", "prob_one", "mean", "second_moment"):
+        assert (getattr(d, name)(la).diff() >= 0).all(), name
+    for estimator in ("louizos", "median", "mean"):
+        assert (d.deterministic(la, estimator).diff() >= -1e-12).all(), estimator
+    assert (d.quantile(torch.tensor(0.4), la).diff() >= 0).all()
+
+
+@every
+def test_vmap_equals_a_loop_over_keys_and_locations(d):
+    keys, la = random.split(random.key(3), 4), torch.randn(4, 5)
+    rows = torch.vmap(d.sample)(keys, la)
+    loop = torch.stack([d.sample(key, row) for key, row in zip(keys, la, strict=True)])
+    torch.testing.assert_close(rows, loop, rtol=0, atol=5e-7)
+    assert torch.equal(rows == 0, loop == 0)
+    for name in FUNCTIONS:
+        torch.testing.assert_close(torch.vmap(getattr(d, name))(la), getattr(d, name)(la))
+
+
+@every
+def test_forward_mode_agrees_with_reverse_mode(d):
+    la = grid()
+    for function in (d.mean, d.variance, lambda a: d.quantile(torch.tensor(0.4), a)):
+        _, tangent = torch.func.jvp(function, (la,), (torch.ones_like(la),))
+        torch.testing.assert_close(tangent, torch.func.grad(lambda a, f=function: f(a).sum())(la))
+
+
+@every
+def test_dtype_and_device_are_those_of_the_locations(d):
+    for la in (torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3, device="meta"), torch.zeros((), dtype=torch.float64)):
+        for name in FUNCTIONS:
+            value = getattr(d, name)(la)
+            assert (value.dtype, value.device.type, value.shape) == (la.dtype, la.device.type, la.shape)
+        u = torch.full(la.shape, 0.5, device=la.device)
+        assert d.quantile(u, la).dtype == la.dtype
+        assert d.quantile(u, la).device.type == la.device.type
+
+
+@every
+@pytest.mark.parametrize("droprate", [1e-3, 0.05, 0.2, 0.5, 0.8, 0.999])
+def test_droprate_is_the_probability_of_starting_closed(d, droprate):
+    at = torch.tensor(d.init(droprate), dtype=torch.float64)
+    assert d.cdf(0.0, at).item() == pytest.approx(droprate, abs=1e-9)
+    half = torch.tensor(d.init(droprate, at=0.5), dtype=torch.float64)
+    assert d.cdf(0.5, half).item() == pytest.approx(droprate, abs=1e-9)
+
+
+@every
+def test_a_distribution_is_a_value(d):
+    assert distributions.from_dict(json.loads(json.dumps(d.to_dict()))) == d
+    for twin in (pickle.loads(pickle.dumps(d)), copy.deepcopy(d), distributions.from_dict(d.to_dict())):
+        assert twin == d
+        assert hash(twin) == hash(d)
+        torch.testing.assert_close(twin.mean(grid()), d.mean(grid()), rtol=0, atol=0)
+    with pytest.raises(FrozenInstanceError):
+        d.temperature = 1.0
+
+
+def test_every_distribution_is_in_the_suite():
+    assert {type(d).__name__ for d in CASES} == set(distributions.DISTRIBUTIONS)
+
+
+# The hard concrete gate: reference values, the textbook form, published thresholds.
+
+REFERENCE = [
+    # log_alpha, temperature, gamma, zeta: P(z != 0), P(z = 1), E[z], E[z^2], Var[z], louizos, median
+    (
+        -12.0,
+        0.6666666666666666,
+        -0.1,
+        1.1,
+        3.0388888056868356e-05,
+        1.2422353610341161e-06,
+        8.231818838290418e-06,
+        4.852582884653894e-06,
+        4.852515121812508e-06,
+        0.0,
+        0.0,
+    ),
+    (
+        -2.398,
+        0.6666666666666666,
+        -0.1,
+        1.1,
+        0.31015320503482063,
+        0.018046417531003486,
+        0.10270884292032315,
+        0.06495640379912959,
+        0.054407297385097975,
+        0.0,
+        0.0,
+    ),
+    (
+        0.0,
+        0.6666666666666666,
+        -0.1,
+        1.1,
+        0.8318221839916904,
+        0.16817781600830958,
+        0.5,
+        0.39801788877589556,
+        0.14801788877589556,
+        0.5,
+        0.5,
+    ),
+    (
+        2.0,
+        0.6666666666666666,
+        -0.1,
+        1.1,
+        0.9733666552614841,
+        0.5990247355990772,
+        0.8573238969676813,
+        0.8072543189886565,
+        0.07225005467680508,
+        0.9569564935734589,
+        1.0,
+    ),
+    (
+        -12.0,
+        0.5,
+        -0.1,
+        1.1,
+        2.0377631751918473e-05,
+        1.8525462960891568e-06,
+        7.263204936930698e-06,
+        4.943083900195611e-06,
+        4.943031146049656e-06,
+        0.0,
+        0.0,
+    ),
+    (
+        -2.398,
+        0.5,
+        -0.1,
+        1.1,
+        0.23164383864377436,
+        0.02667613232362926,
+        0.09424798414659206,
+        0.06701583483362708,
+        0.058133152317930814,
+        0.0,
+        0.0,
+    ),
+    (0.0, 0.5, -0.1, 1.1, 0.7683375209644601, 0.23166247903554, 0.5, 0.42047112151935845, 0.17047112151935842, 0.5, 0.5),
+    (
+        2.0,
+        0.5,
+        -0.1,
+        1.1,
+        0.9607946556879534,
+        0.6901995468896718,
+        0.8673605738832629,
+        0.8306778280940159,
+        0.0783634629669127,
+        0.9569564935734589,
+        1.0,
+    ),
+    (
+        -12.0,
+        1.0,
+        -0.25,
+        1.25,
+        3.072011801199813e-05,
+        1.22884096061368e-06,
+        8.688752818667444e-06,
+        4.871838590413434e-06,
+        4.8717630959878905e-06,
+        0.0,
+        0.0,
+    ),
+    (
+        -2.398,
+        1.0,
+        -0.25,
+        1.25,
+        0.3124775004571044,
+        0.017855306216435957,
+        0.10669652428318731,
+        0.06462918886862233,
+        0.05324504057450955,
+        0.0,
+        0.0,
+    ),
+    (0.0, 1.0, -0.25, 1.25, 0.8333333333333334, 0.16666666666666666, 0.5, 0.3888888888888889, 0.1388888888888889, 0.5, 0.5),
+    (
+        2.0,
+        1.0,
+        -0.25,
+        1.25,
+        0.9736462614859072,
+        0.5964180031090851,
+        0.8525932244875195,
+        0.7970442422576695,
+        0.07012903581564361,
+        1.0,
+        1.0,
+    ),
+]
+
+
+@pytest.mark.parametrize("row", REFERENCE, ids=str)
+def test_hard_concrete_equals_quadrature_of_thirty_digits(row):
+    (la, *settings), expected = row[:4], row[4:]
+    d = l0.HardConcrete(*settings)
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
+        at = torch.tensor(la, dtype=dtype)
+        values = [getattr(d, name)(at) for name in FUNCTIONS[:5]] + [d.deterministic(at), d.deterministic(at, "median")]
+        assert [v.item() for v in values] == pytest.approx(expected, abs=tolerance)
+
+
+def test_the_form_without_logarithms_equals_the_papers():
+    d, n = l0.HardConcrete(), 1_000_000
+    u = random.uniform(random.key(5), n)
+    la = torch.linspace(-8, 8, n)
+    textbook = (torch.sigmoid((torch.logit(u.double()) + la.double()) / d.temperature) * 1.2 - 0.1).clamp(0, 1)
+    ours = d.quantile(u, la)
+    assert (ours.double() - textbook).abs().max().item() < 5e-7
+    assert ((ours == 0) != (textbook == 0)).sum() <= 1
+    assert ((ours == 1) != (textbook == 1)).sum() <= 1
+
+
+def test_the_usual_recipe_starts_with_fewer_closed_gates_than_it_says():
+    d = l0.HardConcrete()
+    for droprate, closed in ((0.2, 0.048), (0.3, 0.080), (0.5, 0.168)):
+        la = d.init(droprate, at=0.5)
+        assert la == pytest.approx(math.log((1 - droprate) / droprate), abs=1e-12)
+        assert d.cdf(0.0, torch.tensor(la)).item() == pytest.approx(closed, abs=5e-4)
+    for droprate, mean in ((0.2, 0.454), (0.3, 0.341), (0.5, 0.194)):
+        assert d.mean(torch.tensor(d.init(droprate))).item() == pytest.approx(mean, abs=5e-4)
+
+
+def test_estimators_close_where_they_are_known_to():
+    d = l0.HardConcrete()
+    la = torch.linspace(-6, 6, 100_001, dtype=torch.float64)
+    for estimator, threshold, error in (("louizos", 0.310, 0.103), ("median", 0.5, 0.194)):
+        z = d.deterministic(la, estimator)
+        assert d.prob_nonzero(la[z == 0]).max().item() == pytest.approx(threshold, abs=1e-3)
+        assert (z - d.mean(la)).abs().max().item() == pytest.approx(error, abs=1e-3)
+    assert (d.deterministic(la, "mean") > 0).all()
+
+
+def test_gauss_legendre_is_exact_for_polynomials():
+    for size in (8, 16, 128):
+        nodes, weights = gauss_legendre(size)
+        for degree in (0, 1, 7, 15):
+            total = math.fsum(w * x**degree for x, w in zip(nodes, weights, strict=True))
+            assert total == pytest.approx(1 / (degree + 1), abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: l0.HardConcrete(gamma=0.0), r"strictly contain \[0, 1\].*gamma=0.0"),
+        (lambda: l0.HardConcrete(zeta=0.9), r"strictly contain \[0, 1\].*zeta=0.9"),
+        (lambda: l0.HardConcrete(temperature=0.0), "temperature must be positive"),
+        (lambda: l0.HardConcrete(temperature=math.nan), "temperature must be positive"),
+        (lambda: l0.HardConcrete(temperature=1e4), "more than 512 quadrature nodes"),
+        (lambda: l0.GaussianGate(sigma=-1.0), "sigma.*positive"),
+        (lambda: l0.HardKuma(low=0.1), r"strictly contain \[0, 1\].*low=0.1"),
+        (lambda: l0.HardKuma(concentration=0.0), "concentration must be positive"),
+        (lambda: l0.HardConcrete().init(0.0), "strictly between 0 and 1; got 0.0"),
+        (lambda: l0.HardConcrete().init(1.5), "strictly between 0 and 1; got 1.5"),
+        (lambda: l0.HardConcrete().init(0.5, at=1.0), r"in \[0, 1\); got at=1.0"),
+        (lambda: l0.HardConcrete().deterministic(torch.zeros(2), "count"), "'louizos', 'median' or 'mean'; got 'count'"),
+        (lambda: distributions.from_dict({"kind": "Bernoulli"}), "one of .*HardConcrete.*'Bernoulli'"),
+    ],
+)
+def test_bad_settings_are_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
