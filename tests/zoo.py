@@ -161,7 +161,9 @@ CASES = [
     Case("words", Words, lambda: (torch.randint(0, 7, (5, 4)),)),
     Case("tied", Tied, _x(4)),
     Case("two_inputs", TwoInputs, lambda: (torch.randn(5, 3), (torch.randn(5, 2), 0.5))),
-    Case("norms", lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)), _x(2, 5, 5)),
+    Case(
+        "norms", lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)), _x(2, 5, 5)
+    ),
     Case("bilinear", lambda: nn.Bilinear(3, 2, 4), lambda: (torch.randn(5, 3), torch.randn(5, 2))),
     Case("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), _x(3)),
 ]
