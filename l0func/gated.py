@@ -197,10 +197,10 @@ class PerExample:
         size = self.chunk_size or rows
         for start in range(0, rows, size):
             chunk = [x.narrow(d, start, min(size, rows - start)) for x, d in arguments.mapped()]
-            parts.append(torch.vmap(row, (0, *arguments.dims), (0, None))(keys[start : start + size], *chunk))
+            parts.append(torch.vmap(row, (0, *arguments.dims))(keys[start : start + size], *chunk))
         joined = [torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in zip(*(p[0] for p in parts), strict=True)]
         placed = [x.movedim(0, d) for x, d in zip(joined, output[0].dims, strict=True)]
-        return output[0].rebuilt(placed, parts[-1][1])
+        return output[0].rebuilt(placed, [_same_for_all(x) for x in parts[-1][1]])
 
     def __repr__(self) -> str:
         return f"PerExample({self.apply!r}, in_dims={self.in_dims}, out_dims={self.out_dims})"
@@ -254,6 +254,18 @@ def _count_rows(keys: Tensor, arguments: tree.Axed) -> int:
             "Make them with l0func.random.split(key, B)."
         )
     return rows
+
+
+def _same_for_all(x: Tensor) -> Tensor:
+    # vmap's out_dims=None takes any tensor that an outer vmap maps for one that differs between these rows. What does not
+    # differ comes out of it expanded.
+    if x.shape[0] > 1 and x.stride(0) != 0:
+        raise ValueError(
+            f"What has no rows is the same for all of them; an output or buffer of shape {tuple(x.shape[1:])} differs from row "
+            "to row. Give it a dimension of rows in out_dims, or, if the module writes each input into a buffer, put it in eval "
+            "mode."
+        )
+    return x[0]
 
 
 def _only_row(x: Tensor, dim: int) -> Tensor:

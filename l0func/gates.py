@@ -172,7 +172,7 @@ def _deterministic(gate: Gate, log_alpha: Tensor, estimator: Estimator) -> Tenso
         return gate.distribution.deterministic(log_alpha, estimator)
     flat = log_alpha.reshape(-1)
     closed = (1 - gate.distribution.prob_nonzero(flat)).sum().round()
-    rank = flat.argsort(stable=True).argsort()
+    rank = flat.sort(stable=True).indices.argsort()
     soft = gate.distribution.mean(flat)
     return torch.where(rank >= closed, soft, 0.0).reshape(log_alpha.shape)
 

@@ -42,12 +42,22 @@ def batch_norm(
     mean, variance, count = _batch_statistics(x, row)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            running_mean.copy_((1.0 - momentum) * running_mean + momentum * mean)
-            running_var.copy_((1.0 - momentum) * running_var + momentum * variance * count / (count - 1))
+            _update(running_mean, mean, momentum)
+            _update(running_var, variance * count / (count - 1), momentum)
     shape = (1, -1, *(1,) * (x.dim() - 2))
     y = (x - mean.reshape(shape)) * (variance.reshape(shape) + eps).rsqrt()
     y = y if weight is None else y * weight.reshape(shape)
     return y if bias is None else y + bias.reshape(shape)
+
+
+def _update(running: Tensor, new: Tensor, momentum: float) -> None:
+    try:
+        running.copy_((1.0 - momentum) * running + momentum * new)
+    except RuntimeError as error:
+        raise ValueError(
+            "Running statistics that one set of buffers holds would differ between the models that are mapped over. "
+            "Stack the buffers as the params are, one set for each model, and map over both."
+        ) from error
 
 
 @torch.compiler.allow_in_graph
