@@ -183,6 +183,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.rrelu: _rrelu,
     F.gumbel_softmax: _gumbel_softmax,
     torch.bernoulli: _bernoulli,
+    Tensor.bernoulli: _bernoulli,
     torch.rand_like: _like(random.uniform),
     torch.randn_like: _like(random.normal),
     torch.rand: _new(random.uniform),

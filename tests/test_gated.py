@@ -256,6 +256,7 @@ class Noisy(nn.Module):
             "rand_like": torch.rand_like(x),
             "randn_like": torch.randn_like(x),
             "bernoulli": torch.bernoulli(torch.full_like(x, 0.25)),
+            "method": torch.full_like(x, 0.75).bernoulli(),
             "gumbel": F.gumbel_softmax(torch.zeros(x.shape[0], 3), hard=True),
             "again": torch.rand_like(x),
         }
@@ -278,6 +279,7 @@ def test_every_way_to_draw_is_answered_from_the_key():
     assert y["randn"].shape == (4, 3)
     assert abs(y["randn_like"].std().item() - 1) < 0.02
     assert abs(y["bernoulli"].mean().item() - 0.25) < 0.01
+    assert abs(y["method"].mean().item() - 0.75) < 0.01
     torch.testing.assert_close(y["gumbel"].sum(1), torch.ones(50_000))
     assert (y["gumbel"].mean(0) - 1 / 3).abs().max() < 0.02
 

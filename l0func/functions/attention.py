@@ -182,7 +182,7 @@ def _project(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:
     """``(S, N, E)`` to ``(N, H, S, E / H)``."""
-    return x.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3)
+    return x.reshape(*x.shape[:-1], num_heads, -1).permute(1, 2, 0, 3)
 
 
 def _weights(q: Tensor, k: Tensor, masks: list[Tensor], extra: int) -> Tensor:
