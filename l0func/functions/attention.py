@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import torch
@@ -46,28 +46,25 @@ def scaled_dot_product_attention(
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
     scores = query @ key.transpose(-2, -1) * (1.0 / sqrt(query.shape[-1]) if scale is None else scale)
-    blocked = None
-    if is_causal:
-        blocked = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     if attn_mask is not None:
-        blocked, bias = (~attn_mask, None) if attn_mask.dtype == torch.bool else _split(attn_mask)
-        scores = scores if bias is None else scores + bias
-    weights = _softmax(scores, blocked)
-    return (weights if dropout_p == 0.0 else dropout(weights, dropout_p)) @ value
+        scores = scores + _additive(~attn_mask if attn_mask.dtype == torch.bool else attn_mask, scores.dtype)
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores + _additive(later, scores.dtype)
+    weights = scores.softmax(dim=-1) if attn_mask is None and not is_causal else _softmax(scores)
+    return (dropout(weights, dropout_p) if dropout_p > 0.0 else weights) @ value
 
 
-def _split(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """An additive mask as what it blocks, and the finite rest."""
-    blocked = mask == float("-inf")
-    return blocked, torch.where(blocked, 0.0, mask)
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that blocks where it is True, or is additive already, as what is added to the scores."""
+    return (torch.where(mask, float("-inf"), 0.0) if mask.dtype == torch.bool else mask).to(dtype)
 
 
-def _softmax(scores: Tensor, blocked: Tensor | None) -> Tensor:
-    if blocked is None:
-        return scores.softmax(dim=-1)
-    # A finite filling: where a whole row is blocked, -inf would give NaN, also in the gradients of what is then zeroed.
-    lowest = torch.finfo(scores.dtype).min
-    return torch.where(blocked, 0.0, torch.where(blocked, lowest, scores).softmax(dim=-1))
+def _softmax(scores: Tensor) -> Tensor:
+    """Attention weights: 0 for a query whose every score is -inf."""
+    nothing = (scores == float("-inf")).all(dim=-1, keepdim=True)
+    # Filled before the softmax as well as after: NaN there would return in the gradients of what is then zeroed.
+    return torch.where(nothing, 0.0, torch.where(nothing, 0.0, scores).softmax(dim=-1))
 
 
 def multi_head_attention_forward(
@@ -128,51 +125,52 @@ def multi_head_attention_forward(
         static_k: Keys after projection, shape ``(N * H, S, E / H)``.
         static_v: Values after projection, likewise.
         average_attn_weights: Whether the weights are averaged over heads.
-        is_causal: A hint that ``attn_mask`` is causal.
+        is_causal: A hint that ``attn_mask`` is causal; the mask is what applies.
         dropout: Where the draws come from.
 
     Returns:
-        The output, of the shape of ``query``, and the weights: ``(N, L, S)``, or ``(N, H, L, S)``; or None.
+        The output, of the shape of ``query``, and the weights: ``(N, L, S)``, or ``(N, H, L, S)``; or None. A query that
+        may attend to nothing has weights of 0, also where torch gives NaN.
 
     Raises:
-        ValueError: E is not what was announced or not divisible by H, or ``is_causal`` comes without a mask.
+        ValueError: E is not what was announced or not divisible by H, a mask has another shape, ``is_causal`` comes
+            without a mask, or a bias without its pair or with static keys or values.
     """
-    if query.shape[-1] != embed_dim_to_check or embed_dim_to_check % num_heads:
-        raise ValueError(f"Attention of {num_heads} heads over {embed_dim_to_check} features; got {query.shape[-1]}.")
-    if is_causal and attn_mask is None:
-        raise ValueError("is_causal is a hint about attn_mask: give the mask too.")
-    batched = query.dim() == 3
-    if not batched:
-        query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
-        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-    if use_separate_proj_weight:
-        parts = (q_proj_weight, k_proj_weight, v_proj_weight)
-    else:
-        assert in_proj_weight is not None
-        parts = in_proj_weight.chunk(3)
-    biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
-    q, k, v = (_project(x, w, b) for x, w, b in zip((query, key, value), parts, biases, strict=True))
-    extra = 0
-    if bias_k is not None and bias_v is not None:
-        k, v = (torch.cat((x, b.expand(-1, x.shape[1], -1))) for x, b in ((k, bias_k), (v, bias_v)))
-        extra += 1
-    q, k, v = (_heads(x, num_heads) for x in (q, k, v))
-    k = k if static_k is None else static_k.reshape(k.shape[0], num_heads, *static_k.shape[1:])
-    v = v if static_v is None else static_v.reshape(v.shape[0], num_heads, *static_v.shape[1:])
-    if add_zero_attn:
-        k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        extra += 1
-    if attn_mask is not None and attn_mask.dim() == 3:
-        attn_mask = attn_mask.reshape(-1, num_heads, *attn_mask.shape[1:])
-    padding = None if key_padding_mask is None else key_padding_mask[:, None, None, :]
-    weights = _weights(q, k, [m for m in (attn_mask, padding) if m is not None], extra)
+    _check_heads(query.shape[-1], embed_dim_to_check, num_heads)
+    _refuse(is_causal and attn_mask is None, "is_causal is a hint about attn_mask: give the mask too.")
+    _refuse((bias_k is None) != (bias_v is None), "bias_k and bias_v come together or not at all.")
+    static = static_k is not None or static_v is not None
+    _refuse(static and bias_k is not None, "A bias cannot be appended to static keys or values: give one of the two.")
+    inputs = [x if x.dim() == 3 else x.unsqueeze(1) for x in (query, key, value)]
+    weights_in = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else _thirds(in_proj_weight)
+    q, k, v = (_project(x, w, b) for x, w, b in zip(inputs, weights_in, _thirds(in_proj_bias), strict=True))
+    masks = _masks(attn_mask, key_padding_mask, (q.shape[1], num_heads, q.shape[0], k.shape[0]))
+    q = _heads(q, num_heads)
+    k = _keys(k, bias_k, static_k, add_zero_attn, num_heads)
+    v = _keys(v, bias_v, static_v, add_zero_attn, num_heads)
+    weights = _weights(q, k, masks, extra=int(bias_k is not None) + int(add_zero_attn))
     weights = dropout(weights, dropout_p) if training and dropout_p > 0.0 else weights
-    joined = (weights @ v).permute(2, 0, 1, 3).flatten(2)
-    output = F.linear(joined, out_proj_weight, out_proj_bias)
+    output = F.linear((weights @ v).permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
     shown = weights.mean(dim=1) if average_attn_weights else weights
-    if not batched:
+    if query.dim() == 2:
         output, shown = output.squeeze(1), shown.squeeze(0)
     return output, shown if need_weights else None
+
+
+def _check_heads(features: int, announced: int, num_heads: int) -> None:
+    _refuse(
+        features != announced or announced % num_heads != 0,
+        f"Attention of {num_heads} heads needs queries of {announced} features, a multiple of the heads; got {features}.",
+    )
+
+
+def _refuse(wrong: bool, message: str) -> None:
+    if wrong:
+        raise ValueError(message)
+
+
+def _thirds(packed: Tensor | None) -> Sequence[Tensor | None]:
+    return (None, None, None) if packed is None else packed.chunk(3)
 
 
 def _project(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -182,17 +180,41 @@ def _project(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:
     """``(S, N, E)`` to ``(N, H, S, E / H)``."""
-    return x.reshape(*x.shape[:-1], num_heads, -1).permute(1, 2, 0, 3)
+    # Not with -1: no size follows from an empty batch.
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).permute(1, 2, 0, 3)
 
 
-def _weights(q: Tensor, k: Tensor, masks: list[Tensor], extra: int) -> Tensor:
-    """Attention weights under masks that block where they are True, or are added; ``extra`` last keys have no mask."""
+def _keys(x: Tensor, bias: Tensor | None, static: Tensor | None, zero: bool, num_heads: int) -> Tensor:
+    """Projected keys or values ``(S, N, E)`` by heads, with those that are appended or that stand in for them."""
+    if static is not None:
+        x = static.reshape(x.shape[1], num_heads, *static.shape[1:])
+    else:
+        x = _heads(x if bias is None else torch.cat((x, bias.expand(-1, x.shape[1], -1))), num_heads)
+    return F.pad(x, (0, 0, 0, 1)) if zero else x
+
+
+def _masks(mask: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, int, int]) -> list[Tensor]:
+    """The masks that there are, broadcastable to ``sizes``, which is (N, H, L, S)."""
+    n, heads, length, keys = sizes
+    found: list[Tensor] = []
+    if mask is not None:
+        _check_shape("attn_mask", mask, (length, keys), (n * heads, length, keys))
+        found.append(mask if mask.dim() == 2 else mask.reshape(sizes))
+    if padding is not None:
+        _check_shape("key_padding_mask", padding, (n, keys), (keys,))
+        found.append(padding.reshape(-1, 1, 1, keys))
+    return found
+
+
+def _check_shape(name: str, x: Tensor, *allowed: tuple[int, ...]) -> None:
+    # Broadcasting would take the masks of a whole batch for one row, and return a batch.
+    if tuple(x.shape) not in allowed:
+        raise ValueError(f"{name} has shape {' or '.join(map(str, allowed))} for these inputs; got {tuple(x.shape)}.")
+
+
+def _weights(q: Tensor, k: Tensor, masks: Sequence[Tensor], extra: int) -> Tensor:
+    """Attention weights under masks that block where True, or are added; the last ``extra`` keys are open to all."""
     scores = q @ k.transpose(-2, -1) / sqrt(q.shape[-1])
-    blocked: Tensor | None = None
     for mask in masks:
-        mask_blocks, bias = (mask, None) if mask.dtype == torch.bool else _split(mask)
-        scores = scores if bias is None else scores + F.pad(bias, (0, extra)).to(scores.dtype)
-        # As integers: pad has no batching rule for booleans everywhere.
-        padded = F.pad(mask_blocks.to(torch.uint8), (0, extra)) != 0
-        blocked = padded if blocked is None else blocked | padded
-    return _softmax(scores, blocked)
+        scores = scores + F.pad(_additive(mask, scores.dtype), (0, extra))
+    return _softmax(scores) if masks else scores.softmax(dim=-1)

@@ -42,7 +42,12 @@ def lstm(
     *,
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A long short-term memory network, with the arguments of ``torch.lstm``.
+    r"""A long short-term memory network, with the arguments of ``torch.lstm``.
+
+    .. math::
+        i, f, g, o = W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}, \quad
+        c_t = \sigma(f)\, c_{t-1} + \sigma(i) \tanh g, \quad
+        h_t = W_{hr} (\sigma(o) \tanh c_t)
 
     Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; with a projection, Sak, Senior & Beaufays (2014),
     arXiv:1402.1128.
@@ -60,7 +65,8 @@ def lstm(
         dropout: Where the draws come from.
 
     Returns:
-        Outputs of the last layer, final outputs and final cell states of all layers.
+        Outputs of the last layer, ``(T, N, directions * (H or projection))`` in the layout of ``input``, and the final
+        outputs and cell states of all layers, of the shapes in ``hx``.
     """
     run = _Run(weights, has_biases, num_layers, dropout_p if train else 0.0, bidirectional, batch_first, dropout)
     output, (h, c) = run(_lstm_cell, input, tuple(hx))
@@ -80,7 +86,12 @@ def gru(
     *,
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor]:
-    """A network of gated recurrent units, with the arguments of ``torch.gru``.
+    r"""A network of gated recurrent units, with the arguments of ``torch.gru``.
+
+    .. math::
+        r, z = \sigma(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh}), \quad
+        n = \tanh(W_{in} x_t + b_{in} + r\, (W_{hn} h_{t-1} + b_{hn})), \quad
+        h_t = (1 - z)\, n + z\, h_{t-1}
 
     Source: Cho et al. (2014), arXiv:1406.1078.
 
@@ -97,7 +108,8 @@ def gru(
         dropout: Where the draws come from.
 
     Returns:
-        Outputs of the last layer, and final states of all layers.
+        Outputs of the last layer, ``(T, N, directions * H)`` in the layout of ``input``, and the final states of all
+        layers, of the shape of ``hx``.
     """
     run = _Run(weights, has_biases, num_layers, dropout_p if train else 0.0, bidirectional, batch_first, dropout)
     output, (h,) = run(_gru_cell, input, (hx,))
@@ -121,7 +133,10 @@ def _elman(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor
         *,
         dropout: Dropout,
     ) -> tuple[Tensor, Tensor]:
-        """A network of Elman (1990) units; arguments and results as for :func:`gru`."""
+        r"""A network of Elman units, :math:`h_t = a(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})`.
+
+        Source: Elman (1990), "Finding structure in time". Arguments and results as for :func:`gru`.
+        """
         run = _Run(weights, has_biases, num_layers, dropout_p if train else 0.0, bidirectional, batch_first, dropout)
         output, (h,) = run(cell, input, (hx,))
         return output, h
@@ -134,7 +149,12 @@ rnn_relu = _elman(torch.relu)
 
 
 def lstm_cell(
-    input: Tensor, hx: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    input: Tensor,
+    hx: Sequence[Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
 ) -> State:
     """One step of :func:`lstm`, with the arguments of ``torch.lstm_cell``: the new output and cell state."""
     return _lstm_cell(F.linear(input, w_ih, b_ih), tuple(hx), _Weights(w_ih, w_hh, b_ih, b_hh, None))
@@ -148,7 +168,7 @@ def gru_cell(
 
 
 def is_packed(args: Sequence[Any]) -> bool:
-    """Whether the arguments of a recurrent function are those of a packed sequence: ``(data, batch_sizes, hx, ...)``."""
+    """Whether a recurrent function's positional arguments are a packed sequence's: ``(data, batch_sizes, hx, ...)``."""
     # Without packing the third argument is the list of weights.
     hx = args[2]
     return isinstance(hx, Tensor) or not isinstance(args[3], bool)

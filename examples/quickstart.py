@@ -1,0 +1,111 @@
+"""How few weights does a network need to read handwritten digits?
+
+Trains an MLP 64-300-100-10 on scikit-learn's digits with a learned gate on every weight, an independent mask for every
+example, prunes it, and draws which pixels the surviving first-layer weights still look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import l0func as l0
+
+EPOCHS, BATCH, LAM = 18, 32, 1.5e-5
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pixels in [0, 1] and labels: train pixels, test pixels, train labels, test labels."""
+    pixels, labels = load_digits(return_X_y=True)
+    parts = train_test_split(pixels.astype("float32") / 16, labels, test_size=0.2, random_state=0, stratify=labels)
+    x_train, x_test, y_train, y_test = map(torch.as_tensor, parts)
+    return x_train, x_test, y_train, y_test
+
+
+def draw(first_layer: Tensor, x: Tensor, accuracy: float, density: float, path: Path) -> None:
+    """The mean digit beside the number of weights that still look at each pixel."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    looks = (first_layer != 0).sum(0).reshape(8, 8)
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.7), layout="constrained")
+    for axis, image, title, cmap in (
+        (axes[0], x.mean(0).reshape(8, 8), "mean digit", "gray"),
+        (axes[1], looks, f"surviving weights on each pixel (of {len(first_layer)})", "viridis"),
+    ):
+        shown = axis.imshow(image, cmap=cmap)
+        figure.colorbar(shown, ax=axis, shrink=0.8)
+        axis.set(title=title, xticks=[], yticks=[])
+    for (row, column), count in zip(
+        torch.cartesian_prod(torch.arange(8), torch.arange(8)).tolist(), looks.flatten(), strict=True
+    ):
+        bright = count > 0.6 * looks.max()
+        axes[1].text(column, row, int(count), ha="center", va="center", fontsize=7, color="black" if bright else "white")
+    figure.suptitle(f"{density:.1%} of the weights are left, {accuracy:.1%} of test digits read")
+    figure.savefig(path, dpi=140)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--picture", type=Path, default=Path("quickstart.png"), help="where the picture goes")
+    picture = parser.parse_args().picture
+    start = time.perf_counter()
+    x_train, x_test, y_train, y_test = digits()
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+
+    fn, params, buffers = l0.make_functional(mlp)
+    spec = l0.gate_spec(params, {"*.weight": l0.element(), "*.bias": None})
+    init_key, order_key, mask_key = l0.random.split(l0.random.key(0), 3)
+    gates = l0.init_gates(init_key, spec, droprate=0.2)
+    apply = l0.gated(fn, spec)
+    rows = l0.per_example(apply)
+
+    def accuracy(outputs: Tensor) -> float:
+        return (outputs.argmax(1) == y_test).float().mean().item()
+
+    leaves = [tensor.requires_grad_() for tensor in (*params.values(), *gates.values())]
+    optimizer = torch.optim.Adam([{"params": leaves[: len(params)], "lr": 5e-3}, {"params": leaves[len(params) :], "lr": 0.1}])
+    step, bar = 0, tqdm(range(EPOCHS), desc="training", unit="epoch")
+    for epoch in bar:
+        for batch in l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x_train)).argsort().split(BATCH):
+            keys = l0.random.split(l0.random.fold_in(mask_key, step), len(batch))
+            loss = F.cross_entropy(rows(params, gates, buffers, keys, x_train[batch]), y_train[batch])
+            (loss + l0.penalty(params, gates, spec, LAM)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+        density = 1 - l0.expected_sparsity(gates, spec).item()
+        bar.set_postfix(loss=f"{loss.item():.3f}", density=f"{density:.1%}")
+
+    with torch.no_grad():
+        pruned = l0.prune(params, gates, spec)
+        gated_accuracy = accuracy(apply(params, gates, buffers, None, x_test))
+        pruned_accuracy = accuracy(fn(pruned, buffers, x_test))
+    table = l0.summary(params, gates, spec)
+    weights = [row for row in table.rows if row.gates]
+    left = sum(row.realised_open for row in weights) / sum(row.entries for row in weights)
+    draw(pruned["0.weight"], x_train, pruned_accuracy, left, picture)
+
+    print(f"\n{table}\n")
+    print(f"test accuracy behind its gates      {gated_accuracy:.2%}")
+    print(f"test accuracy pruned                {pruned_accuracy:.2%}")
+    print(f"weights left                        {left:.2%}")
+    print(f"picture                             {picture}")
+    print(f"seconds                             {time.perf_counter() - start:.0f}")
+    assert pruned_accuracy >= 0.96, "the pruned network reads at least 96 % of the test digits"
+    assert left <= 0.15, "at most 15 % of the weights are left"
+
+
+if __name__ == "__main__":
+    main()
