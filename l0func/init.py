@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -62,7 +63,10 @@ def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Ten
             raise ValueError(f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}.")
         return new.to(old)
     name, settings = (initialiser, {}) if isinstance(initialiser, str) else initialiser
-    function = _named(name)
+    name = _full(name)
+    if name == "sparse_":
+        return _sparse(key, tuple(old.shape), **settings).to(old)
+    function = getattr(nn.init, name)
     takes_generator = "generator" in inspect.signature(function).parameters
     if not takes_generator and _is_random(name):
         raise ValueError(
@@ -74,11 +78,20 @@ def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Ten
         return function(torch.empty_like(old, requires_grad=False), **settings, **generator)
 
 
-def _named(name: str) -> Callable[..., Tensor]:
+def _full(name: str) -> str:
     full = name if name.endswith("_") else f"{name}_"
     if full not in NAMES:
         raise ValueError(f"torch.nn.init has no {name!r}{tree.closest(full, NAMES)}.")
-    return getattr(nn.init, full)
+    return full
+
+
+def _sparse(key: Tensor, shape: tuple[int, ...], sparsity: float, std: float = 0.01) -> Tensor:
+    # torch.nn.init.sparse_ takes a generator and shuffles by the global one all the same.
+    if len(shape) != 2:
+        raise ValueError(f"sparse_ fills matrices; got shape {shape}.")
+    order, values = random.split(key, 2)
+    rank = random.uniform(order, shape).argsort(dim=0).argsort(dim=0)
+    return torch.where(rank < math.ceil(sparsity * shape[0]), 0.0, std * random.normal(values, shape))
 
 
 def _is_random(name: str) -> bool:

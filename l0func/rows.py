@@ -96,13 +96,17 @@ def _multi_head_attention(mode: Rows, func: Any, *args: Any, **named: Any) -> An
     return attention.multi_head_attention_forward(*args, **named, dropout=_without_dropout)
 
 
+def _packed(mode: Rows, func: Any, *args: Any) -> Any:
+    raise ValueError(
+        "A packed sequence holds many rows of different lengths, and per_example gives the module one row at a time. Pass the "
+        "padded sequences, and mask the outputs."
+    )
+
+
 def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
     def rule(mode: Rows, func: Any, *args: Any) -> Any:
         if recurrent.is_packed(args):
-            raise ValueError(
-                "A packed sequence holds many rows of different lengths, and per_example gives the module one row at a "
-                "time. Pass the padded sequences, and mask the outputs."
-            )
+            return _packed(mode, func, *args)
         return written_out(*args, dropout=_without_dropout)
 
     return rule
@@ -127,5 +131,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.lstm_cell: _without_mode(recurrent.lstm_cell),
     torch.gru_cell: _without_mode(recurrent.gru_cell),
     F.bilinear: _without_mode(linear.bilinear),
+    getattr(torch, "_pack_padded_sequence"): _packed,
     getattr(torch, "_weight_norm"): _without_mode(linear.weight_norm),
 }

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_DYNAMO: Any = import_module("torch._dynamo") if not hasattr(torch.compiler, "is_compiling") else None
+_COMPILES = hasattr(torch.compiler, "is_compiling")
+_DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
 
 
 def compiling() -> bool:
@@ -17,7 +18,7 @@ def compiling() -> bool:
     Raises:
         RuntimeError: It is, by torch 2.1, whose compiler follows neither vmap nor tensor subclasses.
     """
-    if _DYNAMO is None:
+    if _COMPILES:
         return torch.compiler.is_compiling()
     if _DYNAMO.is_compiling():
         raise RuntimeError(f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly.")

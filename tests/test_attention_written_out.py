@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.functions.attention import multi_head_attention_forward, scaled_dot_product_attention
 
 N, H, L, S, E = 2, 2, 4, 3, 6
-INF = float("inf")
+INF, LOWEST = float("inf"), torch.finfo(torch.float64).min
 GQA = "enable_gqa" in (F.scaled_dot_product_attention.__doc__ or "")
 close = torch.testing.assert_close
 
@@ -50,6 +50,20 @@ def with_gradients(f: Any, *leaves: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
     return output, torch.autograd.grad(loss, leaves, allow_unused=True)
 
 
+def multi_head(bias: bool = False, zero: bool = False, separate: bool = False, batched: bool = True) -> dict[str, Any]:
+    """Keyword arguments for multi-head attention of L queries to S keys."""
+    kdim, vdim, batch = 5 if separate else E, 4 if separate else E, [N] if batched else []
+    shapes = {"query": (L, *batch, E), "key": (S, *batch, kdim), "value": (S, *batch, vdim), "in_proj_bias": (3 * E,)}
+    shapes |= {"out_proj_weight": (E, E), "out_proj_bias": (E,)}
+    separately = {"q_proj_weight": (E, E), "k_proj_weight": (E, kdim), "v_proj_weight": (E, vdim)}
+    shapes |= separately if separate else {"in_proj_weight": (3 * E, E)}
+    shapes |= {"bias_k": (1, 1, E), "bias_v": (1, 1, E)} if bias else {}
+    tensors = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    absent = dict.fromkeys(("in_proj_weight", "bias_k", "bias_v"))
+    static = {"embed_dim_to_check": E, "num_heads": H, "add_zero_attn": zero, "dropout_p": 0.0}
+    return {**absent, **tensors, **static, "use_separate_proj_weight": separate}
+
+
 def qkv(query_heads: int = H, heads: int = H) -> tuple[Tensor, Tensor, Tensor]:
     return draw(N, query_heads, L, E), draw(N, heads, S, E, seed=1), draw(N, heads, S, 5, seed=2)
 
@@ -63,15 +77,13 @@ OPTIONS = {
     "allowed for a row": {"attn_mask": ~mask(N, 1, 1, S)},
     "added": {"attn_mask": mask(L, S, kind="float")},
     "added for each": {"attn_mask": mask(N, 1, L, S, kind="float")},
-    "lowest and blocked": {"attn_mask": torch.tensor([torch.finfo(torch.float64).min] * 2 + [-INF]).double()},
+    "lowest and blocked": {"attn_mask": draw(L, 1) + torch.tensor([LOWEST, LOWEST, -INF], dtype=torch.float64)},
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_written_out_attention_equals_torch_attention(option):
-    named = dict(OPTIONS[option])
-    if named.get("attn_mask") is not None and named["attn_mask"].dim() == 1:
-        named["attn_mask"] = named["attn_mask"].expand(L, S)
+    named = OPTIONS[option]
     ours = with_gradients(lambda *x: sdpa(*x, **named), *qkv())
     close(ours, with_gradients(lambda *x: F.scaled_dot_product_attention(*x, **named), *qkv()))
 
@@ -99,11 +111,9 @@ def test_a_query_that_may_attend_to_nothing_gives_zero_and_finite_gradients(kind
         theirs = with_gradients(lambda *x: F.scaled_dot_product_attention(*x, attn_mask=given), *qkv())
         close((output, slopes), theirs)
     assert all(slope.isfinite().all() for slope in slopes)
-    names = multi_head(bias=False, zero=False, separate=False) | {"attn_mask": blocked}
-    attended, weights = mha(**names)
-    assert weights is not None
-    assert torch.equal(weights[:, 1], torch.zeros(N, S).double())
-    close(attended[1], names["out_proj_bias"].expand(N, E))
+    attended, weights = mha(**multi_head(), attn_mask=blocked)
+    assert not weights[:, 1].any()
+    close(attended[1], multi_head()["out_proj_bias"].expand(N, E))
 
 
 def test_dropout_acts_on_the_attention_weights():
@@ -111,25 +121,9 @@ def test_dropout_acts_on_the_attention_weights():
     keep = torch.tensor([0.0, 2.0, 1.0]).double()
     dropped = sdpa(q, k, v, dropout_p=0.25, dropout=lambda w, p: w * keep + p - 0.25)
     close(dropped, F.scaled_dot_product_attention(q, k, v * keep[:, None]))
-    names = multi_head(bias=False, zero=False, separate=False) | {"static_v": draw(N * H, S, E // H), "dropout_p": 0.5}
+    names = multi_head() | {"static_v": draw(N * H, S, E // H), "dropout_p": 0.5}
     ours = mha(**names, training=True, dropout=lambda w, p: w * keep + p - 0.5)[0]
     close(ours, mha(**names | {"static_v": names["static_v"] * keep[:, None]}, training=False)[0])
-
-
-def multi_head(bias: bool, zero: bool, separate: bool, batched: bool = True) -> dict[str, Any]:
-    """Keyword arguments for multi-head attention over S keys by L queries."""
-    torch.manual_seed(0)
-    sizes = {"kdim": 5, "vdim": 4} if separate else {}
-    m = nn.MultiheadAttention(E, H, add_bias_kv=bias, add_zero_attn=zero, dtype=torch.float64, **sizes)
-    nn.init.normal_(m.in_proj_bias)
-    nn.init.normal_(m.out_proj.bias)
-    features = {"query": (L, E), "key": (S, sizes.get("kdim", E)), "value": (S, sizes.get("vdim", E))}
-    inputs = {n: draw(s[0], *([N] if batched else []), s[1], seed=i) for i, (n, s) in enumerate(features.items())}
-    taken = ("in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    weights = {name: x if (x := getattr(m, name)) is None else x.detach() for name in taken}
-    out = {"out_proj_weight": m.out_proj.weight.detach(), "out_proj_bias": m.out_proj.bias.detach()}
-    rest = {"embed_dim_to_check": E, "num_heads": H, "add_zero_attn": zero, "dropout_p": 0.0}
-    return {**inputs, **weights, **out, **rest, "use_separate_proj_weight": separate}
 
 
 def masks(dims: int, padded: bool, kind: str, batched: bool) -> dict[str, Tensor]:
@@ -161,9 +155,82 @@ def test_written_out_multi_head_attention_equals_torch(bias, zero, separate, dim
 
 @pytest.mark.parametrize("shown", SHOWN, ids=str)
 def test_statics_causal_hints_missing_biases_and_empty_batches_are_those_of_torch(shown):
-    names = multi_head(bias=False, zero=True, separate=False) | shown
+    names = multi_head(zero=True) | shown
     same(names | {"static_k": draw(N * H, 5, E // H), "static_v": draw(N * H, 5, E // H, seed=3)})
     same(names | {"in_proj_bias": None, "out_proj_bias": None})
     same(names | {"query": draw(L, 0, E), "key": draw(S, 0, E), "value": draw(S, 0, E)})
     causal = torch.ones(L, S, dtype=torch.bool).triu(1)
     same(names | {"add_zero_attn": False, "attn_mask": causal, "is_causal": True})
+
+
+def test_masks_of_two_kinds_block_together():
+    names = multi_head(bias=True, zero=True)
+    added, padding = mask(L, S, kind="float"), mask(N, S)
+    as_floats = {"attn_mask": added, "key_padding_mask": torch.zeros(N, S).double().masked_fill(padding, -INF)}
+    ours = mha(**names, attn_mask=added, key_padding_mask=padding)
+    close(ours, F.multi_head_attention_forward(**names | as_floats))
+
+
+def test_the_arguments_are_those_of_torch_and_dropout():
+    ours, theirs = (
+        [(p.name, p.default) for p in inspect.signature(f).parameters.values()]
+        for f in (multi_head_attention_forward, F.multi_head_attention_forward)
+    )
+    assert ours == [*theirs, ("dropout", inspect.Parameter.empty)]
+
+
+WRONG = [
+    ({"embed_dim_to_check": 5}, "Attention of 2 heads needs queries of 5 features"),
+    ({"num_heads": 4}, "a multiple of the heads; got 6"),
+    ({"is_causal": True}, "give the mask too"),
+    ({"bias_k": draw(1, 1, E)}, "bias_k and bias_v come together"),
+    ({"bias_k": draw(1, 1, E), "bias_v": draw(1, 1, E), "static_k": draw(4, S, 3)}, "cannot be appended to static keys"),
+    ({"attn_mask": mask(6, L, S)}, r"attn_mask has shape \(4, 3\) or \(4, 4, 3\) .* got \(6, 4, 3\)"),
+    ({"key_padding_mask": mask(3, S)}, r"key_padding_mask has shape \(2, 3\) or \(3,\) .* got \(3, 3\)"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG, ids=[m for _, m in WRONG])
+def test_arguments_that_do_not_fit_are_refused_by_name(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        mha(**multi_head() | wrong)
+
+
+MODEL = multi_head(bias=True, zero=True)
+
+
+def whole(query: Tensor, key: Tensor, w_in: Tensor, blocked: Tensor) -> Tensor:
+    """A multi-head attention of all that a transform may meet, and a scaled dot product of its result."""
+    inputs = {"query": query, "key": key, "value": key, "in_proj_weight": w_in}
+    y = mha(**MODEL | inputs, attn_mask=blocked, key_padding_mask=blocked[:N])[0]
+    return sdpa(y, y, y, attn_mask=~blocked[:1, :N], is_causal=True)
+
+
+def rows(n: int) -> tuple[Tensor, ...]:
+    return draw(n, L, N, E), draw(n, S, N, E, seed=1), draw(n, 3 * E, E, seed=2), mask(n, L, S)
+
+
+def test_mapped_rows_equal_a_loop_over_them():
+    looped = [whole(*row) for row in zip(*rows(3), strict=True)]
+    close(torch.vmap(whole)(*rows(3)), torch.stack(looped))
+    for slope in (torch.func.grad, torch.func.jacrev):
+        f = slope(lambda *x: whole(*x).sum(), (0, 1, 2))
+        looped = [f(*row) for row in zip(*rows(3), strict=True)]
+        close(torch.vmap(f)(*rows(3)), tuple(map(torch.stack, zip(*looped, strict=True))))
+
+
+def test_first_and_second_derivatives_are_differences_in_both_modes():
+    *leaves, blocked = (x[0] for x in rows(1))
+    leaves = tuple(x.requires_grad_() for x in leaves)
+
+    def f(*x: Tensor) -> Tensor:
+        return whole(*x, blocked)
+
+    assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True, fast_mode=True)
+
+
+@pytest.mark.compiles
+def test_compiled_attention_equals_eager():
+    f = torch.func.grad(lambda *x: torch.vmap(whole)(*x).sum(), (0, 1, 2))
+    close(torch.compile(f, fullgraph=True, backend="aot_eager")(*rows(2)), f(*rows(2)))

@@ -60,6 +60,12 @@ def _update(running: Tensor, new: Tensor, momentum: float) -> None:
         ) from error
 
 
+_ONE_ROW = (
+    "BatchNorm in training mode mixes the rows of a batch, so a gradient of one row alone is not defined. "
+    "Differentiate outside per_example, or put the BatchNorm in eval mode."
+)
+
+
 @torch.compiler.allow_in_graph
 def _batch_statistics(x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Traced into, the compiler would run the function's forward and pass its vmap rule by.
@@ -72,10 +78,11 @@ class _BatchStatistics(Function):
 
     @staticmethod
     def forward(*args: Any) -> Any:
-        raise ValueError(
-            "BatchNorm in training mode mixes the rows of a batch, so a gradient of one row alone is not defined. "
-            "Differentiate outside per_example, or put the BatchNorm in eval mode."
-        )
+        raise ValueError(_ONE_ROW)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        raise ValueError(_ONE_ROW)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

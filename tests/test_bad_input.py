@@ -1,0 +1,234 @@
+"""Every wrong input is named: the rule, what arrived, the nearest valid thing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_gated import KEYS, setting
+from torch import Tensor, nn
+from zoo import BY_NAME
+
+import l0func as l0
+from l0func import random
+
+PARAMS = {"fc1.weight": torch.ones(4, 3), "fc1.bias": torch.ones(4), "fc2.weight": torch.ones(2, 4)}
+SPEC = l0.gate_spec(PARAMS)
+GATES = l0.init_gates(random.key(0), SPEC)
+
+
+def spec(rules: Any = None, **named: Any) -> Any:
+    return lambda: l0.gate_spec(PARAMS, rules, **named)
+
+
+def grouped(multiplies: Any, owns: Any = None) -> Any:
+    return lambda: l0.gate_spec(PARAMS, groups={"hidden": l0.group(multiplies, owns=owns)})
+
+
+BAD_SPECS = [
+    (spec({"fc3.*": l0.element()}), r"'fc3\.\*' matches no parameter; the closest is 'fc[12]\..*fnmatch-style"),
+    (
+        spec({"fc1.weight": l0.axis(2)}),
+        r"On 'fc1.weight': axis\(dim=2\) names dimension 2 .*\(4, 3\); its dimensions are -2 to 1",
+    ),
+    (spec({"fc1.weight": l0.axis(0, 3, 9)}), r"part \[start, stop\) of the 4 indices of dimension 0; got \[3, 9\)"),
+    (spec({"fc1.weight": l0.axes(0, -2)}), "must name different dimensions"),
+    (spec({"fc1.weight": l0.blocks(0, 3)}), r"size that divides the 4 indices .* got 3"),
+    (spec({"fc1.weight": l0.tiles(1, 2)}), "number of tiles that divides 3"),
+    (spec({"fc1.weight": l0.blocks(0, 2, sharers=2)}), "which only a group's owns can"),
+    (spec({"fc1.weight": [l0.axis(0), l0.axis(0)]}), r"'fc1.weight' twice|twice by the same rule"),
+    (
+        grouped({"fc2.weight": l0.axis(1)}, {"fc1.weight": l0.axis(1)}),
+        r"group 'hidden' have the same number of gates; .*\(4,\).*\(3,\)",
+    ),
+    (grouped({"fc2.weight": l0.axis(2)}), r"On 'fc2.weight': axis\(dim=2\) names dimension 2"),
+    (
+        grouped({"fc2.wieght": l0.axis(1)}),
+        r"Group 'hidden' names 'fc2.wieght', which is not there; the closest is 'fc2.weight'",
+    ),
+    (
+        grouped({"fc2.weight": l0.axis(1)}, {"bn.running_mean": l0.axis(0)}),
+        "Buffers are seen only if gate_spec is given buffers",
+    ),
+    (grouped({}), "multiplies at least one parameter"),
+    (grouped({"fc2.weight": l0.blocks(1, 4, sharers=2)}), "Name it in owns"),
+    (spec(distribution={"fc1.*": l0.HardConcrete()}), r"No pattern gives a distribution to the gate 'fc2.weight'"),
+    (spec(distribution={"fc9.*": l0.HardConcrete()}), r"'fc9\.\*' matches no gate"),
+    (
+        spec({"*": l0.element()}, groups={"fc1.bias": l0.group({"fc2.weight": l0.axis(1)})}),
+        "Two sets of gates have the name 'fc1.bias'",
+    ),
+    (lambda: l0.gate_spec({}), "params is empty"),
+    (lambda: l0.gate_spec(l0.make_functional(nn.ReLU()).params), "params is empty"),
+    (lambda: l0.gate_spec({"ids": torch.ones(3, dtype=torch.int64)}), r"'ids' is torch.int64. Exclude it: \{'ids': None\}"),
+    (lambda: l0.gate_spec({"a": {"b.c": torch.ones(1)}, "a.b": {"c": torch.ones(1)}}), "same dotted path, 'a.b.c'"),
+]
+
+
+@pytest.mark.parametrize(("call", "match"), BAD_SPECS, ids=[str(i) for i in range(len(BAD_SPECS))])
+def test_plans_that_make_no_sense_are_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_a_rule_that_is_none_is_named():
+    with pytest.raises(TypeError, match=r"A rule is element\(\), axis.*'fc1.weight' has 'axis0'"):
+        l0.gate_spec(PARAMS, {"fc1.weight": ["axis0"]})
+
+
+CHANGED = {**GATES, "fc1.weight": torch.zeros(5, 3)}
+BAD_GATES = [
+    (lambda: l0.init_gates(random.key(0), SPEC, droprate=1.0), "strictly between 0 and 1; got 1.0"),
+    (lambda: l0.init_gates(random.key(0), SPEC, droprate=-0.1), "strictly between 0 and 1; got -0.1"),
+    (
+        lambda: l0.init_gates(random.key(0), SPEC, droprate={"fc1*": 0.2}),
+        "No pattern gives a droprate to the gate 'fc2.weight'",
+    ),
+    (lambda: l0.init_gates(random.key(0), SPEC, droprate={"conv*": 0.2}), r"'conv\*' matches no gate"),
+    (
+        lambda: l0.init_gates(random.key(0), SPEC, droprate=lambda k, s: torch.ones(2)),
+        r"shape \(4, 3\); their initialiser gave \(2,\)",
+    ),
+    (lambda: l0.init_gates(random.key(0), SPEC, noise=-1.0), "standard deviation, at least 0; got -1.0"),
+    (lambda: l0.init_gates(random.key(0), SPEC, meaning="open"), "'closed'.*'below_half'.*got 'open'"),
+    (lambda: l0.init_gates(random.split(random.key(0), 2), SPEC), r"One key has shape \(2,\); got \(2, 2\)"),
+    (lambda: l0.sample_masks(KEYS, GATES, SPEC), r"One key has shape \(2,\); got \(5, 2\).*per_example"),
+    (lambda: l0.sample_masks(random.key(0)[:1], GATES, SPEC), r"shape \(2,\).*got \(1,\)"),
+    (
+        lambda: l0.sample_masks(random.key(0), CHANGED, SPEC),
+        r"shape \(4, 3\) for 'fc1.weight'; got \(5, 3\).*different architectures",
+    ),
+    (lambda: l0.mean_masks({}, SPEC), "gates lacks 'fc1.bias'"),
+    (lambda: l0.expected_l0({**GATES, "fc3.weight": torch.ones(1)}, SPEC), "gates has no 'fc3.weight'; the closest is"),
+    (lambda: l0.expected_l0({**GATES, "fc1.bias": torch.ones(4, dtype=torch.int64)}, SPEC), "'fc1.bias' is torch.int64"),
+    (lambda: l0.deterministic_masks(GATES, SPEC, "meen"), r"got 'meen'; the closest is 'mean'"),
+    (lambda: l0.gated(lambda p, b: None, SPEC, estimator="best"), "got 'best'"),
+    (
+        lambda: l0.apply_masks(PARAMS, {"fc1.wait": torch.ones(4, 1)}),
+        r"'fc1.wait', which is no parameter; the closest is 'fc1.weight'",
+    ),
+    (
+        lambda: l0.apply_masks(PARAMS, {"fc1.weight": torch.ones(3)}),
+        r"mask of 'fc1.weight' has shape \(3,\), which does not fit \(4, 3\)",
+    ),
+    (lambda: l0.apply_masks(PARAMS, {"fc1.weight": torch.ones(2, 3)}), r"\(2, 3\), which does not fit \(4, 3\)"),
+    (lambda: l0.expected_l2({**PARAMS, "fc1.bias": torch.ones(5)}, GATES, SPEC), r"'fc1.bias' of shape \(4,\); got \(5,\)"),
+    (lambda: l0.penalty(PARAMS, GATES, SPEC, {"fc1*": 0.1}), "No pattern gives lam to the gated parameter 'fc2.weight'"),
+    (lambda: l0.penalty(PARAMS, GATES, SPEC, {"fc9*": 0.1, "*": 1.0}), r"'fc9\*' matches no gated parameter"),
+]
+
+
+@pytest.mark.parametrize(("call", "match"), BAD_GATES, ids=[str(i) for i in range(len(BAD_GATES))])
+def test_gates_masks_and_costs_that_do_not_fit_are_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_keys_of_the_wrong_type_are_named():
+    for key in (torch.zeros(2), torch.zeros(2, dtype=torch.int32)):
+        with pytest.raises(TypeError, match=r"int64 tensor of shape \(2,\)"):
+            l0.sample_masks(key, GATES, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("droprate", "estimator", "warned"),
+    [(0.7, "louizos", True), (0.6, "louizos", False), (0.55, "median", True), (0.45, "median", False), (0.9, "mean", False)],
+)
+def test_a_droprate_at_which_everything_starts_closed_is_warned_of(droprate, estimator, warned):
+    def start() -> dict[str, Tensor]:
+        return l0.init_gates(random.key(0), SPEC, droprate=droprate, estimator=estimator)
+
+    if warned:
+        with pytest.warns(UserWarning, match=rf"droprate {droprate} .* all start closed under the '{estimator}'"):
+            start()
+    else:
+        start()
+
+
+@pytest.mark.parametrize("function", [l0.summary, l0.prune])
+def test_nan_among_the_gates_is_counted_and_named(function):
+    broken = {**GATES, "fc1.bias": torch.tensor([0.0, math.nan, 1.0, math.nan])}
+    with pytest.raises(ValueError, match=r"2 of 4 gate locations of 'fc1.bias' are NaN"):
+        function(PARAMS, broken, SPEC)
+
+
+# Rows.
+
+
+def rows(case: str, *inputs: Any, keys: Any = KEYS, **named: Any) -> Any:
+    s = setting(BY_NAME[case])
+    return l0.per_example(s.apply, **named)(s.params, s.gates, s.buffers, keys, *(inputs or s.inputs))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda: rows("mlp", torch.ones(4, 4)),
+            r"number of keys is the number of rows; got 5 keys for 4 rows.*split\(key, B\)",
+        ),
+        (lambda: rows("mlp", keys=random.key(0)), r"a key for every row, shape \(B, 2\); got \(2,\)"),
+        (lambda: rows("mlp", keys=KEYS[:0]), "at least one row"),
+        (
+            lambda: rows("bilinear", torch.ones(5, 3), torch.ones(4, 2)),
+            r"same number of rows; got \(5, 3\) along 0, \(4, 2\) along 0",
+        ),
+        (lambda: rows("bilinear", in_dims=(0,)), "in_dims has 1 entries for 2 inputs"),
+        (lambda: rows("mlp", in_dims=2), r"in_dims names dimension 2 of a tensor of shape \(5, 4\)"),
+        (lambda: rows("two_inputs", in_dims=(0, (0, 0, 0))), "does not fit the 2 parts of a tuple"),
+        (lambda: rows("mlp", out_dims=1), r"one row along its out_dims; got size 3 along dimension 1 of \(1, 3\)"),
+        (lambda: rows("mlp", out_dims=None), "differs from row to row"),
+        (lambda: rows("mlp", chunk_size=0), "at least 1; got 0"),
+        (lambda: rows("cnn_train", chunk_size=2), "normalises by the whole batch, and chunk_size splits it"),
+        (lambda: rows("cnn_train", torch.ones(1, 1, 3, 3), keys=KEYS[:1]), r"more than one value a channel"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_inputs_that_vmap_would_pass_by_are_refused():
+    class Batch:
+        x = torch.ones(5, 4)
+
+    with pytest.raises(TypeError, match="pytrees of tensors and constants; got Batch"):
+        rows("mlp", Batch())
+
+
+def test_a_packed_sequence_over_rows_is_refused_by_name():
+    class Packs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([2]), batch_first=True))[0].data
+
+    fn, params, buffers = l0.make_functional(Packs())
+    plan = l0.gate_spec(params)
+    apply = l0.gated(fn, plan)
+    gates = l0.init_gates(random.key(0), plan)
+    assert apply(params, gates, buffers, KEYS[0], torch.ones(1, 3, 3)).shape == (2, 4)
+    with pytest.raises(ValueError, match="A packed sequence holds many rows"):
+        l0.per_example(apply)(params, gates, buffers, KEYS, torch.ones(5, 3, 3))
+
+
+def test_statistics_of_instances_over_rows_are_refused_by_name():
+    module = nn.Sequential(nn.Conv1d(2, 3, 1), nn.InstanceNorm1d(3, track_running_stats=True))
+    fn, params, buffers = l0.make_functional(module)
+    plan = l0.gate_spec(params)
+    with pytest.raises(ValueError, match="InstanceNorm with track_running_stats in training mode"):
+        l0.per_example(l0.gated(fn, plan))(params, l0.init_gates(random.key(0), plan), buffers, KEYS, torch.ones(5, 2, 4))
+
+
+def test_a_gradient_inside_a_row_through_batch_statistics_is_refused():
+    s = setting(BY_NAME["cnn_train"])
+
+    def slope(params: Any, gates: Any, buffers: Any, key: Tensor, x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: s.apply(params, gates, buffers, key, x).sum())(x)
+
+    with pytest.raises(ValueError, match="a gradient of one row alone is not defined"):
+        l0.per_example(slope)(s.params, s.gates, s.buffers, KEYS, *s.inputs)
