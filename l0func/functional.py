@@ -7,13 +7,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from l0func import tree
 from l0func.keyed import Keyed
+from l0func.transforms import untyped
 from l0func.tree import Tree
 
 
@@ -154,14 +155,14 @@ class _Reference(NamedTuple):
 class _Child(NamedTuple):
     """The place of a submodule."""
 
-    index: int
+    number: int
 
 
 class _Method(NamedTuple):
     """The place of a method bound to a submodule."""
 
     function: Any
-    index: int
+    number: int
 
 
 class _Sites(NamedTuple):
@@ -178,9 +179,14 @@ class _Sites(NamedTuple):
             return _Child(self.modules[id(value)]) if id(value) in self.modules else value
         if isinstance(value, types.MethodType) and id(value.__self__) in self.modules:
             return _Method(value.__func__, self.modules[id(value.__self__)])
-        if isinstance(value, weakref.ref) and id(value()) in self.tensors:
-            return _Reference(self.tensors[id(value())])
+        referent: Any = _referent(value)
+        if referent is not None and id(referent) in self.tensors:
+            return _Reference(self.tensors[id(referent)])
         return _rebuilt(value, self.abstract)
+
+
+def _referent(value: Any) -> Any:
+    return cast("Any", value)() if isinstance(value, weakref.ref) else None
 
 
 def _rebuilt(value: Any, visit: Any) -> Any:
@@ -224,16 +230,16 @@ class _Part:
             if type(value) is _Reference:
                 return weakref.ref(tensors[value.path])
             if type(value) is _Child:
-                return modules[value.index]
+                return modules[value.number]
             if type(value) is _Method:
-                return types.MethodType(value.function, modules[value.index])
+                return types.MethodType(value.function, modules[value.number])
             return _rebuilt(value, concrete)
 
         attributes = module.__dict__
         attributes.update(self.plain)
         attributes["_parameters"] = {n: None if s is None else tensors[s.path] for n, s in self.parameters.items()}
         attributes["_buffers"] = {n: None if s is None else tensors[s.path] for n, s in self.buffers.items()}
-        attributes["_modules"] = {n: None if c is None else modules[c.index] for n, c in self.children.items()}
+        attributes["_modules"] = {n: None if c is None else modules[c.number] for n, c in self.children.items()}
         for name, value in self.mutable.items():
             attributes[name] = concrete(value)
 
@@ -249,11 +255,15 @@ def _is_bookkeeping(name: str) -> bool:
     return name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) or name == "_non_persistent_buffers_set"
 
 
-def _check_module(module: nn.Module) -> None:
-    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
+def _is_eager(module: Any) -> bool:
+    return isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule)
+
+
+def _check_module(module: Any) -> None:
+    if not _is_eager(module):
         raise TypeError(f"make_functional takes an eager torch.nn.Module; got {type(module).__name__}.")
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if untyped.nn.parameter.is_lazy(tensor):
             raise ValueError(f"{name!r} is uninitialised; run the lazy module once on an example before make_functional.")
     for name, child in module.named_modules():
         if getattr(child, "max_norm", None) is not None:

@@ -24,11 +24,10 @@ class Gated:
     """What :func:`gated` returns: ``apply(params, gates, buffers, key, *inputs, **kwargs)``."""
 
     def __init__(self, fn: Callable[..., Any], spec: GateSpec, estimator: Estimator) -> None:
-        self.fn, self.spec, self.estimator = fn, spec, estimator
+        self.fn, self.spec = fn, spec
+        self.estimator: Estimator = estimator
 
-    def __call__(
-        self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any
-    ) -> Any:
+    def __call__(self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any) -> Any:
         """The output under masks drawn from ``key``.
 
         Args:
@@ -179,7 +178,8 @@ class PerExample:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        dims = self.in_dims if isinstance(self.in_dims, tuple) else (self.in_dims,) * len(inputs)
+        in_dims = self.in_dims
+        dims = (in_dims,) * len(inputs) if in_dims is None or isinstance(in_dims, int) else in_dims
         if len(dims) != len(inputs):
             raise ValueError(f"in_dims has {len(dims)} entries for {len(inputs)} inputs; give one for each, or one for all.")
         arguments = tree.axed((inputs, kwargs), (dims, dict.fromkeys(kwargs, 0)), "in_dims")
@@ -198,7 +198,7 @@ class PerExample:
         for start in range(0, rows, size):
             chunk = [x.narrow(d, start, min(size, rows - start)) for x, d in arguments.mapped()]
             parts.append(torch.vmap(row, (0, *arguments.dims))(keys[start : start + size], *chunk))
-        joined = [torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in zip(*(p[0] for p in parts), strict=True)]
+        joined = [torch.cat(pieces) if len(parts) > 1 else pieces[0] for pieces in zip(*(p[0] for p in parts), strict=True)]
         placed = [x.movedim(0, d) for x, d in zip(joined, output[0].dims, strict=True)]
         return output[0].rebuilt(placed, [_same_for_all(x) for x in parts[-1][1]])
 
@@ -206,9 +206,7 @@ class PerExample:
         return f"PerExample({self.apply!r}, in_dims={self.in_dims}, out_dims={self.out_dims})"
 
 
-def per_example(
-    apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0, chunk_size: int | None = None
-) -> PerExample:
+def per_example(apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0, chunk_size: int | None = None) -> PerExample:
     """Give every row of a batch its own masks.
 
     Each row is presented to the module as a batch of one, under the masks of its own key. BatchNorm in training mode
@@ -262,8 +260,7 @@ def _same_for_all(x: Tensor) -> Tensor:
     if x.shape[0] > 1 and x.stride(0) != 0:
         raise ValueError(
             f"What has no rows is the same for all of them; an output or buffer of shape {tuple(x.shape[1:])} differs from row "
-            "to row. Give it a dimension of rows in out_dims, or, if the module writes each input into a buffer, put it in eval "
-            "mode."
+            "to row. Give it a dimension of rows in out_dims; a module that writes inputs into a buffer belongs in eval mode."
         )
     return x[0]
 

@@ -62,7 +62,7 @@ def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Ten
         if new.shape != old.shape:
             raise ValueError(f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}.")
         return new.to(old)
-    name, settings = (initialiser, {}) if isinstance(initialiser, str) else initialiser
+    name, settings = initialiser if isinstance(initialiser, tuple) else (initialiser, dict[str, Any]())
     name = _full(name)
     if name == "sparse_":
         return _sparse(key, tuple(old.shape), **settings).to(old)

@@ -85,7 +85,11 @@ def _dropout(kept: Callable[[int], int], alpha: bool = False) -> Callable[..., A
 
 def _trained(rule: Callable[..., Any]) -> Callable[..., Any]:
     """A rule for the functions of the torch namespace, which call the flag ``train``."""
-    return lambda mode, func, input, p, train: rule(mode, func, input, p, train)
+
+    def trained(mode: Keyed, func: Any, input: Tensor, p: float, train: bool) -> Tensor:
+        return rule(mode, func, input, p, train)
+
+    return trained
 
 
 def _rrelu(
@@ -168,22 +172,34 @@ def _refused(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
     )
 
 
-_ALL, _CHANNELS = (lambda dim: dim), (lambda dim: 2)
+def _all(dim: int) -> int:
+    return dim
+
+
+def _channels(dim: int) -> int:
+    return 2
+
+
+_IN_PLACE = ("bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_", "uniform_")
+_GLOBAL = ("multinomial", "normal", "poisson", "randint", "randint_like", "randperm", "rrelu")
+_POOLS = tuple(f"fractional_max_pool{d}d{ending}" for d in (2, 3) for ending in ("", "_with_indices"))
+
 RULES: dict[Any, Callable[..., Any]] = {
-    F.dropout: _dropout(_ALL),
+    F.dropout: _dropout(_all),
     F.dropout1d: _dropout(lambda dim: dim - 1),
-    F.dropout2d: _dropout(_CHANNELS),
+    F.dropout2d: _dropout(_channels),
     F.dropout3d: _dropout(lambda dim: dim - 3),
-    F.alpha_dropout: _dropout(_ALL, alpha=True),
-    F.feature_alpha_dropout: _dropout(_CHANNELS, alpha=True),
-    torch.dropout: _trained(_dropout(_ALL)),
-    torch.feature_dropout: _trained(_dropout(_CHANNELS)),
-    torch.alpha_dropout: _trained(_dropout(_ALL, alpha=True)),
-    torch.feature_alpha_dropout: _trained(_dropout(_CHANNELS, alpha=True)),
+    F.alpha_dropout: _dropout(_all, alpha=True),
+    F.feature_alpha_dropout: _dropout(_channels, alpha=True),
+    torch.dropout: _trained(_dropout(_all)),
+    torch.feature_dropout: _trained(_dropout(_channels)),
+    torch.alpha_dropout: _trained(_dropout(_all, alpha=True)),
+    torch.feature_alpha_dropout: _trained(_dropout(_channels, alpha=True)),
     F.rrelu: _rrelu,
     F.gumbel_softmax: _gumbel_softmax,
     torch.bernoulli: _bernoulli,
     Tensor.bernoulli: _bernoulli,
+    # torch 2.13's compiler passes these two by every mode: compiled modules should write torch.rand(x.shape).
     torch.rand_like: _like(random.uniform),
     torch.randn_like: _like(random.normal),
     torch.rand: _new(random.uniform),
@@ -194,10 +210,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.gru: _recurrent(recurrent.gru),
     torch.rnn_tanh: _recurrent(recurrent.rnn_tanh),
     torch.rnn_relu: _recurrent(recurrent.rnn_relu),
+    **dict.fromkeys((getattr(Tensor, name) for name in (*_IN_PLACE, "multinomial")), _refused),
+    **dict.fromkeys((getattr(torch, name) for name in _GLOBAL), _refused),
+    **dict.fromkeys((getattr(F, name) for name in _POOLS), _refused),
 }
-_RANDOM_IN_PLACE = ("bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_", "uniform_")
-_RANDOM = ("multinomial", "normal", "poisson", "randint", "randint_like", "randperm", "rrelu")
-RULES |= dict.fromkeys((getattr(Tensor, name) for name in (*_RANDOM_IN_PLACE, "multinomial")), _refused)
-RULES |= dict.fromkeys((getattr(torch, name) for name in _RANDOM), _refused)
-_POOLS = [f"fractional_max_pool{d}d{ending}" for d in (2, 3) for ending in ("", "_with_indices")]
-RULES |= dict.fromkeys((getattr(F, name) for name in _POOLS), _refused)

@@ -85,7 +85,8 @@ class L0Module(nn.Module):
         _check_epsilon(epsilon)
         self.module = copy.deepcopy(module)
         self.lam, self.weight_decay = lam, weight_decay
-        self.per_example, self.estimator = per_example, estimator
+        self.per_example = per_example
+        self.estimator: Estimator = estimator
         self.draws = 0
         params, buffers = self._params(), dict(self.module.named_buffers())
         PureModule(self.module)
@@ -156,7 +157,16 @@ class L0Module(nn.Module):
         """The settings, on one line."""
         return f"lam={self.lam}, per_example={self.per_example}, estimator={self.estimator!r}"
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: Any,
+        local_metadata: Any,
+        strict: Any,
+        missing_keys: Any,
+        unexpected_keys: Any,
+        error_msgs: Any,
+    ) -> None:
         # Before anything is copied: a checkpoint that does not fit leaves the module as it was.
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None and GateSpec.from_json(saved["spec"]) != self.spec:
@@ -166,8 +176,8 @@ class L0Module(nn.Module):
             )
         names = {f"{prefix}log_alpha.{_stored(gate.name)}": gate.name for gate in self.spec.gates}
         check_values({name: state_dict[stored] for stored, name in names.items() if stored in state_dict})
-        load: Any = super()._load_from_state_dict
-        load(state_dict, prefix, *args)
+        parent: Any = super()
+        parent._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
     def _params(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters())

@@ -183,9 +183,7 @@ class _Block:
         rounds = np.arange(ROUNDS, dtype=np.uint64)[:, None, None]
         self.weyl = rounds * np.array(WEYL[::-1], dtype=np.uint64)[:, None]
 
-    def fill(
-        self, target: NDArray[Any], seed: NDArray[np.uint64], base: NDArray[np.uint64], start: int, as_unit: bool
-    ) -> None:
+    def fill(self, target: NDArray[Any], seed: NDArray[np.uint64], base: NDArray[np.uint64], start: int, as_unit: bool) -> None:
         """Write the calls ``base + start + (0, 1, ...)`` of the streams ``seed`` into ``target``, shape ``(n, 4)``."""
         np, size = self.np, target.shape[0]
         x, y, product = self.buffers[:, :, :size]

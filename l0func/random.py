@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from l0func import philox
-from l0func.transforms import compiling, values
+from l0func.transforms import compiling, untyped, values
 
 __all__ = ["fold_in", "key", "normal", "split", "uniform"]
 
@@ -231,12 +231,12 @@ def _traced_draws(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
 
 
 # One node of the compiler's graph instead of some two hundred to be traced through Python: the ten rounds, unrolled.
-@torch.compiler.allow_in_graph
+@untyped.compiler.allow_in_graph
 def _traced_words(keys: Tensor, calls: int) -> Tensor:
     return philox.words(keys, calls)
 
 
-@torch.compiler.allow_in_graph
+@untyped.compiler.allow_in_graph
 def _traced_fold(keys: Tensor, data: Tensor) -> Tensor:
     return torch.stack(philox.folded(keys[..., 0], keys[..., 1], data), dim=-1)
 

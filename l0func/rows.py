@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from l0func.functions import attention, linear, norm, recurrent
+from l0func.transforms import untyped
 
 
 class Rows(TorchFunctionMode):
@@ -131,6 +132,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.lstm_cell: _without_mode(recurrent.lstm_cell),
     torch.gru_cell: _without_mode(recurrent.gru_cell),
     F.bilinear: _without_mode(linear.bilinear),
-    getattr(torch, "_pack_padded_sequence"): _packed,
-    getattr(torch, "_weight_norm"): _without_mode(linear.weight_norm),
+    untyped._pack_padded_sequence: _packed,
+    untyped._weight_norm: _without_mode(linear.weight_norm),
 }

@@ -58,8 +58,7 @@ class Rule(ABC):
 def _dimension(dim: int, shape: Shape, rule: Rule) -> int:
     if not -len(shape) <= dim < len(shape):
         raise ValueError(
-            f"{rule} names dimension {dim} of a tensor of shape {shape}; "
-            f"its dimensions are {-len(shape)} to {len(shape) - 1}."
+            f"{rule} names dimension {dim} of a tensor of shape {shape}; its dimensions are {-len(shape)} to {len(shape) - 1}."
         )
     return dim % len(shape)
 
@@ -158,8 +157,7 @@ class blocks(Rule):
         _, start, stop = _part(self, shape)
         if self.size < 1 or (stop - start) % self.size:
             raise ValueError(
-                f"{self} needs a size that divides the {stop - start} indices of a tensor of shape {shape}; "
-                f"got {self.size}."
+                f"{self} needs a size that divides the {stop - start} indices of a tensor of shape {shape}; got {self.size}."
             )
         return ((stop - start) // self.size * self.sharers,)
 

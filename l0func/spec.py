@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -59,9 +59,7 @@ class Parameter:
     dtype: torch.dtype
     bindings: tuple[Binding, ...] = ()
 
-    def lay_out(
-        self, values: Mapping[str, Tensor], *, owned: bool, of_owners: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
+    def lay_out(self, values: Mapping[str, Tensor], *, owned: bool, of_owners: Mapping[str, Tensor] | None = None) -> Tensor:
         """The product, for every entry, of the values of the *distinct* gates on it.
 
         Args:
@@ -275,7 +273,7 @@ def _bound_by_rules(tensors: Mapping[str, Tensor], rules: Rules) -> list[tuple[s
         slices = next(iter(tree.matches(path, rules)), None)
         of_path = () if slices is None else _rules(slices)
         for rule in of_path:
-            if not isinstance(rule, Rule):  # pyright: ignore
+            if not isinstance(cast("object", rule), Rule):
                 raise TypeError(
                     f"A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole() or None; "
                     f"{path!r} has {rule!r}. Groups go to the groups argument."

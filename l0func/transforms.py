@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+untyped: Any = torch
+"""torch, for those of its functions that have no types."""
+
 _COMPILES = hasattr(torch.compiler, "is_compiling")
 _DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
 

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import optree
 import torch
@@ -61,19 +62,23 @@ def _level(value: Any) -> _Level | None:
     # Builtin containers by hand: torch.compile does not follow optree through a dict.
     if isinstance(value, _LEAVES):
         return None
-    if type(value) in (dict, OrderedDict):
-        keys = list(value)
-        return _Level([str(k) for k in keys], list(value.values()), lambda new: type(value)(zip(keys, new, strict=True)))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields: Any = value
-        return _Level(list(fields._fields), list(fields), lambda new: type(fields)(*new))
-    if type(value) in (list, tuple):
-        return _Level([str(i) for i in range(len(value))], list(value), lambda new: type(value)(new))
-    if optree.tree_is_leaf(value, none_is_leaf=True):
+    container = value
+    kind = cast("Any", type(container))
+    if kind in (dict, OrderedDict):
+        return _Level([str(key) for key in container], list(container.values()), partial(_to_dict, kind, list(container)))
+    if tuple in kind.__mro__ and hasattr(kind, "_fields"):
+        return _Level(list(kind._fields), list(container), kind._make)
+    if kind in (list, tuple):
+        return _Level([str(i) for i in range(len(container))], list(container), kind)
+    if optree.tree_is_leaf(container, none_is_leaf=True):
         return None
-    custom: Any = optree.tree_flatten_one_level(value, none_is_leaf=True)
+    custom: Any = optree.tree_flatten_one_level(container, none_is_leaf=True)
     names = [str(entry) for entry in custom.entries]
-    return _Level(names, list(custom.children), lambda new: custom.unflatten_func(custom.metadata, new))
+    return _Level(names, list(custom.children), partial(custom.unflatten_func, custom.metadata))
+
+
+def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:
+    return kind(zip(keys, values, strict=True))
 
 
 def walk(value: Any, /, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,7 +122,10 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, what: str) -> No
 
 def matches(path: str, patterns: Mapping[str, Value], /) -> Sequence[Value]:
     """The value of the first pattern that matches the path: one value, or none."""
-    return next(([value] for pattern, value in patterns.items() if fnmatchcase(path, pattern)), [])
+    for pattern, value in patterns.items():
+        if fnmatchcase(path, pattern):
+            return [value]
+    return []
 
 
 def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, what: str) -> None:
@@ -150,7 +158,7 @@ def per_path(setting: Value | Mapping[str, Value], paths: Iterable[str], /, what
     paths = list(paths)
     if not isinstance(setting, Mapping):
         return dict.fromkeys(paths, setting)
-    patterns: Mapping[str, Value] = setting  # pyright: ignore
+    patterns = cast("Mapping[str, Value]", setting)
     check_patterns(patterns, paths, of)
     found = {path: matches(path, patterns) for path in paths}
     for path, value in found.items():

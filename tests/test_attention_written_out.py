@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from l0func.functions.attention import multi_head_attention_forward, scaled_dot_product_attention
 
 N, H, L, S, E = 2, 2, 4, 3, 6
-INF, LOWEST = float("inf"), torch.finfo(torch.float64).min
+OUT, LOWEST = float("-inf"), torch.finfo(torch.float64).min
+SHOWN = [{"need_weights": False}, {"average_attn_weights": True}, {"average_attn_weights": False}]
 GQA = "enable_gqa" in (F.scaled_dot_product_attention.__doc__ or "")
 close = torch.testing.assert_close
 
@@ -23,12 +24,8 @@ def untouched(x: Tensor, p: float) -> Tensor:
     raise AssertionError("dropout was drawn where none is active")
 
 
-def sdpa(*args: Any, **named: Any) -> Tensor:
-    return scaled_dot_product_attention(*args, **{"dropout": untouched, **named})
-
-
-def mha(*args: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
-    return multi_head_attention_forward(*args, **{"dropout": untouched, **named})
+sdpa = partial(scaled_dot_product_attention, dropout=untouched)
+mha = partial(multi_head_attention_forward, dropout=untouched)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -39,7 +36,7 @@ def mask(*shape: int, kind: str = "bool") -> Tensor:
     """True, or -inf, where attention is blocked; the first key is open to all."""
     blocked = draw(*shape, seed=7) > 0.3
     blocked[..., 0] = False
-    return blocked if kind == "bool" else draw(*shape, seed=8).masked_fill(blocked, -INF)
+    return blocked if kind == "bool" else draw(*shape, seed=8).masked_fill(blocked, OUT)
 
 
 def with_gradients(f: Any, *leaves: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
@@ -59,13 +56,12 @@ def multi_head(bias: bool = False, zero: bool = False, separate: bool = False, b
     shapes |= separately if separate else {"in_proj_weight": (3 * E, E)}
     shapes |= {"bias_k": (1, 1, E), "bias_v": (1, 1, E)} if bias else {}
     tensors = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
-    absent = dict.fromkeys(("in_proj_weight", "bias_k", "bias_v"))
     static = {"embed_dim_to_check": E, "num_heads": H, "add_zero_attn": zero, "dropout_p": 0.0}
-    return {**absent, **tensors, **static, "use_separate_proj_weight": separate}
+    static |= {"in_proj_weight": None, "bias_k": None, "bias_v": None, "use_separate_proj_weight": separate}
+    return static | tensors
 
 
-def qkv(query_heads: int = H, heads: int = H) -> tuple[Tensor, Tensor, Tensor]:
-    return draw(N, query_heads, L, E), draw(N, heads, S, E, seed=1), draw(N, heads, S, 5, seed=2)
+QKV = (draw(N, H, L, E), draw(N, H, S, E, seed=1), draw(N, H, S, 5, seed=2))
 
 
 OPTIONS = {
@@ -75,21 +71,20 @@ OPTIONS = {
     "allowed": {"attn_mask": ~mask(L, S)},
     "allowed for each head": {"attn_mask": ~mask(N, H, L, S), "scale": 2.0},
     "allowed for a row": {"attn_mask": ~mask(N, 1, 1, S)},
-    "added": {"attn_mask": mask(L, S, kind="float")},
     "added for each": {"attn_mask": mask(N, 1, L, S, kind="float")},
-    "lowest and blocked": {"attn_mask": draw(L, 1) + torch.tensor([LOWEST, LOWEST, -INF], dtype=torch.float64)},
+    "lowest and blocked": {"attn_mask": draw(L, 1) + torch.tensor([LOWEST, LOWEST, OUT], dtype=torch.float64)},
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_written_out_attention_equals_torch_attention(option):
     named = OPTIONS[option]
-    ours = with_gradients(lambda *x: sdpa(*x, **named), *qkv())
-    close(ours, with_gradients(lambda *x: F.scaled_dot_product_attention(*x, **named), *qkv()))
+    ours = with_gradients(lambda *x: sdpa(*x, **named), *QKV)
+    close(ours, with_gradients(lambda *x: F.scaled_dot_product_attention(*x, **named), *QKV))
 
 
 def test_shared_heads_equal_repeated_heads():
-    q, k, v = qkv(query_heads=6)
+    q, k, v = draw(N, 6, L, E), *QKV[1:]
     repeated = F.scaled_dot_product_attention(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1))
     close(sdpa(q, k, v, enable_gqa=True), repeated)
     if GQA:
@@ -98,26 +93,25 @@ def test_shared_heads_equal_repeated_heads():
 
 def test_a_mask_and_causality_block_together():
     both = mask(L, S) | torch.ones(L, S, dtype=torch.bool).triu(1)
-    close(sdpa(*qkv(), attn_mask=~mask(L, S), is_causal=True), F.scaled_dot_product_attention(*qkv(), attn_mask=~both))
+    close(sdpa(*QKV, attn_mask=~mask(L, S), is_causal=True), F.scaled_dot_product_attention(*QKV, attn_mask=~both))
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
 def test_a_query_that_may_attend_to_nothing_gives_zero_and_finite_gradients(kind):
     blocked = mask(L, S).index_fill(0, torch.tensor(1), True)
-    given = ~blocked if kind == "bool" else torch.zeros(L, S).double().masked_fill(blocked, -INF)
-    output, slopes = with_gradients(lambda *x: sdpa(*x, attn_mask=given), *qkv())
-    assert torch.equal(output[:, :, 1], torch.zeros(N, H, 5).double())
-    if GQA:  # Older versions give NaN.
-        theirs = with_gradients(lambda *x: F.scaled_dot_product_attention(*x, attn_mask=given), *qkv())
-        close((output, slopes), theirs)
+    given = ~blocked if kind == "bool" else torch.zeros(L, S).double().masked_fill(blocked, OUT)
+    output, slopes = with_gradients(lambda *x: sdpa(*x, attn_mask=given), *QKV)
+    assert not output[:, :, 1].any()
     assert all(slope.isfinite().all() for slope in slopes)
+    if GQA:  # Older versions give NaN.
+        close((output, slopes), with_gradients(lambda *x: F.scaled_dot_product_attention(*x, attn_mask=given), *QKV))
     attended, weights = mha(**multi_head(), attn_mask=blocked)
     assert not weights[:, 1].any()
     close(attended[1], multi_head()["out_proj_bias"].expand(N, E))
 
 
 def test_dropout_acts_on_the_attention_weights():
-    q, k, v = qkv()
+    q, k, v = QKV
     keep = torch.tensor([0.0, 2.0, 1.0]).double()
     dropped = sdpa(q, k, v, dropout_p=0.25, dropout=lambda w, p: w * keep + p - 0.25)
     close(dropped, F.scaled_dot_product_attention(q, k, v * keep[:, None]))
@@ -132,17 +126,14 @@ def masks(dims: int, padded: bool, kind: str, batched: bool) -> dict[str, Tensor
     return found | ({"key_padding_mask": mask(*([N] if batched else []), S, kind=kind)} if padded else {})
 
 
-def same(names: dict[str, Any], ours: Any = mha) -> None:
+def same(names: dict[str, Any]) -> None:
     """Values, and gradients for every floating tensor, are those of torch."""
     leaves = {n: x for n, x in names.items() if isinstance(x, Tensor) and x.is_floating_point()}
-    runs = [
-        with_gradients(lambda *x, f=f: f(**names | dict(zip(leaves, x, strict=True))), *leaves.values())
-        for f in (ours, F.multi_head_attention_forward)
-    ]
-    close(runs[0], runs[1])
 
+    def run(f: Any) -> Any:
+        return with_gradients(lambda *x: f(**names | dict(zip(leaves, x, strict=True))), *leaves.values())
 
-SHOWN = [{"need_weights": False}, {"average_attn_weights": True}, {"average_attn_weights": False}]
+    close(run(mha), run(F.multi_head_attention_forward))
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -163,37 +154,20 @@ def test_statics_causal_hints_missing_biases_and_empty_batches_are_those_of_torc
     same(names | {"add_zero_attn": False, "attn_mask": causal, "is_causal": True})
 
 
-def test_masks_of_two_kinds_block_together():
-    names = multi_head(bias=True, zero=True)
-    added, padding = mask(L, S, kind="float"), mask(N, S)
-    as_floats = {"attn_mask": added, "key_padding_mask": torch.zeros(N, S).double().masked_fill(padding, -INF)}
-    ours = mha(**names, attn_mask=added, key_padding_mask=padding)
-    close(ours, F.multi_head_attention_forward(**names | as_floats))
+WRONG = {
+    "a multiple of the heads; got 6": {"num_heads": 4},
+    "give the mask too": {"is_causal": True},
+    "bias_k and bias_v come together": {"bias_k": draw(1, 1, E)},
+    "cannot be appended to static": {"bias_k": draw(1, 1, E), "bias_v": draw(1, 1, E), "static_k": draw(4, S, 3)},
+    r"attn_mask has shape \(4, 3\) or \(4, 4, 3\) .* got \(6, 4, 3\)": {"attn_mask": mask(6, L, S)},
+    r"padding_mask has shape \(2, 3\) or \(3,\) .* got \(3, 3\)": {"key_padding_mask": mask(3, S)},
+}
 
 
-def test_the_arguments_are_those_of_torch_and_dropout():
-    ours, theirs = (
-        [(p.name, p.default) for p in inspect.signature(f).parameters.values()]
-        for f in (multi_head_attention_forward, F.multi_head_attention_forward)
-    )
-    assert ours == [*theirs, ("dropout", inspect.Parameter.empty)]
-
-
-WRONG = [
-    ({"embed_dim_to_check": 5}, "Attention of 2 heads needs queries of 5 features"),
-    ({"num_heads": 4}, "a multiple of the heads; got 6"),
-    ({"is_causal": True}, "give the mask too"),
-    ({"bias_k": draw(1, 1, E)}, "bias_k and bias_v come together"),
-    ({"bias_k": draw(1, 1, E), "bias_v": draw(1, 1, E), "static_k": draw(4, S, 3)}, "cannot be appended to static keys"),
-    ({"attn_mask": mask(6, L, S)}, r"attn_mask has shape \(4, 3\) or \(4, 4, 3\) .* got \(6, 4, 3\)"),
-    ({"key_padding_mask": mask(3, S)}, r"key_padding_mask has shape \(2, 3\) or \(3,\) .* got \(3, 3\)"),
-]
-
-
-@pytest.mark.parametrize(("wrong", "message"), WRONG, ids=[m for _, m in WRONG])
-def test_arguments_that_do_not_fit_are_refused_by_name(wrong, message):
+@pytest.mark.parametrize("message", WRONG)
+def test_arguments_that_do_not_fit_are_refused_by_name(message):
     with pytest.raises(ValueError, match=message):
-        mha(**multi_head() | wrong)
+        mha(**multi_head() | WRONG[message])
 
 
 MODEL = multi_head(bias=True, zero=True)
@@ -213,19 +187,14 @@ def rows(n: int) -> tuple[Tensor, ...]:
 def test_mapped_rows_equal_a_loop_over_them():
     looped = [whole(*row) for row in zip(*rows(3), strict=True)]
     close(torch.vmap(whole)(*rows(3)), torch.stack(looped))
-    for slope in (torch.func.grad, torch.func.jacrev):
-        f = slope(lambda *x: whole(*x).sum(), (0, 1, 2))
-        looped = [f(*row) for row in zip(*rows(3), strict=True)]
-        close(torch.vmap(f)(*rows(3)), tuple(map(torch.stack, zip(*looped, strict=True))))
+    slope = torch.func.grad(lambda *x: whole(*x).sum(), (0, 1, 2))
+    looped = [slope(*row) for row in zip(*rows(3), strict=True)]
+    close(torch.vmap(slope)(*rows(3)), tuple(map(torch.stack, zip(*looped, strict=True))))
 
 
 def test_first_and_second_derivatives_are_differences_in_both_modes():
     *leaves, blocked = (x[0] for x in rows(1))
-    leaves = tuple(x.requires_grad_() for x in leaves)
-
-    def f(*x: Tensor) -> Tensor:
-        return whole(*x, blocked)
-
+    leaves, f = tuple(x.requires_grad_() for x in leaves), partial(whole, blocked=blocked)
     assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True, fast_mode=True)
 

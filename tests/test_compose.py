@@ -83,7 +83,7 @@ def test_one_compilation_serves_many_steps_and_is_the_same_in_machine_code():
 
 @pytest.mark.skipif(hasattr(torch.compiler, "is_compiling"), reason="this torch compiles")
 def test_a_torch_that_cannot_compile_is_refused_by_name():
-    with pytest.raises(RuntimeError, match="l0func compiles on torch 2.2 and later"):
+    with pytest.raises(RuntimeError, match=r"l0func compiles on torch 2.2 and later"):
         torch.compile(lambda key: random.uniform(key, 3), backend="eager")(random.key(0))
 
 

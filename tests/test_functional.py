@@ -222,16 +222,16 @@ def test_what_does_not_fit_the_module_is_named():
         fn({**params, "4.bias": torch.zeros(3)}, buffers, x)
     with pytest.raises(TypeError, match=r"leaves of params are tensors; '4.bias' is float"):
         fn({**params, "4.bias": 1.0}, buffers, x)
+    mlp = l0.make_functional(BY_NAME["mlp_dropout"].build())
     with pytest.raises(ValueError, match=r"'dropout' is random, and there is no key"):
-        mlp = l0.make_functional(BY_NAME["mlp_dropout"].build())
         mlp.fn(mlp.params, mlp.buffers, torch.zeros(1, 4))
 
 
 def test_modules_that_cannot_be_pure_are_refused_by_name():
     with pytest.raises(ValueError, match=r"Embedding '0' has max_norm=1.0, which rewrites its weight"):
         l0.make_functional(nn.Sequential(nn.Embedding(3, 2, max_norm=1.0)))
+    lazy = nn.Sequential(_lazy())
     with pytest.raises(ValueError, match=r"'0.weight' is uninitialised; run the lazy module once"):
-        lazy = nn.Sequential(_lazy())
         l0.make_functional(lazy)
     with pytest.raises(TypeError, match=r"eager torch.nn.Module; got function"):
         l0.make_functional(lambda x: x)

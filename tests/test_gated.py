@@ -366,5 +366,5 @@ def test_a_function_that_is_not_from_a_module_can_be_gated():
     torch.testing.assert_close(y[2], x[2] @ (params["w"] * mask) + 1)
     median = l0.deterministic_masks(gates, spec, "median")["w"]
     torch.testing.assert_close(apply(params, gates, buffers, None, x), x @ (params["w"] * median) + 1)
-    with pytest.raises(TypeError, match="with_buffers needs a function made by l0func.make_functional"):
+    with pytest.raises(TypeError, match=r"with_buffers needs a function made by l0func.make_functional"):
         apply.with_buffers(params, gates, buffers, None, x)

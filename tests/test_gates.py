@@ -70,7 +70,7 @@ def dense(values: dict[str, Tensor], name: str, number: int) -> float:
 
 @every
 def test_masks_multiply_the_distinct_gates_of_every_entry(name):
-    params, gates, spec = plan(name)
+    _, gates, spec = plan(name)
     key = random.key(5)
     drawn = {
         g.name: g.distribution.quantile(
@@ -320,7 +320,7 @@ def test_rules_print_as_they_are_written():
 
 
 def test_open_entries_and_expected_density_agree_when_gates_have_decided():
-    params, _, spec = plan("units_and_weights")
+    _, _, spec = plan("units_and_weights")
     gates = {g.name: torch.where(random.uniform(KEY, g.shape) < 0.5, -40.0, 40.0) for g in spec.gates}
     kept = sum(e.sum() for e in open_entries(deterministic_gates(gates, spec, "louizos"), spec).values())
     assert kept.item() == pytest.approx(l0.expected_l0(gates, spec).item(), abs=1e-3)

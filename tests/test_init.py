@@ -85,5 +85,5 @@ def test_what_is_no_initialiser_is_named():
 
 @pytest.mark.skipif(HAS_GENERATOR, reason="this torch's initialisers take a generator")
 def test_initialisers_without_a_generator_are_refused_by_name():
-    with pytest.raises(ValueError, match="torch.nn.init.normal_ takes no generator in torch 2.1"):
+    with pytest.raises(ValueError, match=r"torch.nn.init.normal_ takes no generator in torch 2.1"):
         l0.init_params(KEY, params(), {"*": "normal_"})

@@ -215,9 +215,9 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing():
 
 def test_settings_that_are_wrong_are_named():
     mlp = BY_NAME["mlp"].build()
-    with pytest.raises(ValueError, match="strictly between 0 and 1; got 1.0"):
+    with pytest.raises(ValueError, match=r"strictly between 0 and 1; got 1.0"):
         l0.L0Module(mlp, 1e-3, droprate_init=1.0)
-    with pytest.raises(ValueError, match="gamma=0.1"):
+    with pytest.raises(ValueError, match=r"gamma=0.1"):
         l0.L0Module(mlp, 1e-3, limit_a=0.1)
     with pytest.raises(ValueError, match="epsilon is a distance"):
         l0.L0Module(mlp, 1e-3, epsilon=0.7)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -38,7 +37,9 @@ class GateDistribution(ABC):
     """Nodes t in (0, 1) and weights that integrate the survival function to 1e-11 for every location."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", _rule_for(self))
+        if self not in _RULES:
+            _RULES[self] = self._converged_rule()
+        object.__setattr__(self, "rule", _RULES[self])
 
     # What a subclass writes. Locations arrive as float32 or float64.
 
@@ -233,6 +234,24 @@ class GateDistribution(ABC):
 
     # Integrals of the survival function.
 
+    def _converged_rule(self) -> Rule:
+        """The smallest rule that integrates all four moments to 1e-11 where the survival function bends most."""
+        levels = (1e-4, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
+        locations = [self._location(p, t) for p in levels for t in (0.0, 0.1, 0.5, 0.9, 0.999)]
+        la = torch.tensor(locations, dtype=torch.float64)
+
+        def evaluate(size: int) -> Tensor:
+            object.__setattr__(self, "rule", self._nodes(size))
+            return torch.stack(self._moments(la))
+
+        size = converged(evaluate)
+        if size is None:
+            raise ValueError(
+                f"The moments of {self} need more than 512 quadrature nodes; its survival function is close to a step. "
+                "Choose a less extreme temperature or wider stretch limits."
+            )
+        return self._nodes(size)
+
     def _integral(self, term: Callable[[float], tuple[float, Tensor]]) -> Tensor:
         # A node at a time: the memory of one gate vector, not of one for each node.
         total: Tensor | float = 0.0
@@ -251,6 +270,9 @@ class GateDistribution(ABC):
         )
 
 
+_RULES: dict[GateDistribution, Rule] = {}
+
+
 def rectify(y: Tensor) -> Tensor:
     """``y`` clipped to [0, 1], with derivative 0 at both ends and outside."""
     # torch.clamp passes the gradient of a draw that lands exactly on 0 or 1.
@@ -261,23 +283,3 @@ def _in_float(log_alpha: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor
     # Sixteen bits are enough to hold a gate, not to compute one.
     wide = log_alpha if log_alpha.dtype == torch.float64 else log_alpha.to(torch.float32)
     return evaluate(wide).to(log_alpha.dtype)
-
-
-@cache
-def _rule_for(distribution: GateDistribution) -> Rule:
-    """The smallest rule that integrates all four moments to 1e-11 where the survival function bends most."""
-    levels = (1e-4, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
-    locations = [distribution._location(p, t) for p in levels for t in (0.0, 0.1, 0.5, 0.9, 0.999)]
-    la = torch.tensor(locations, dtype=torch.float64)
-
-    def evaluate(size: int) -> Tensor:
-        object.__setattr__(distribution, "rule", distribution._nodes(size))
-        return torch.stack(distribution._moments(la))
-
-    size = converged(evaluate)
-    if size is None:
-        raise ValueError(
-            f"The moments of {distribution} need more than 512 quadrature nodes; its survival function is close to a step. "
-            "Choose a less extreme temperature or wider stretch limits."
-        )
-    return distribution._nodes(size)

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
 from torch import Tensor
 
 from l0func.distributions.base import GateDistribution, rectify
+from l0func.transforms import untyped
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class GaussianGate(GateDistribution):
         super().__post_init__()
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return rectify(log_alpha + self.sigma * torch.special.ndtri(u))
+        return rectify(log_alpha + self.sigma * untyped.special.ndtri(u))
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return torch.special.ndtr((log_alpha - t) / self.sigma)
+        return untyped.special.ndtr((log_alpha - t) / self.sigma)
 
     def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return torch.special.ndtr((t - log_alpha) / self.sigma)
+        return untyped.special.ndtr((t - log_alpha) / self.sigma)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         return rectify(log_alpha)

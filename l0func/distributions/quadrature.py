@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l0func.transforms import untyped
+
 SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
@@ -28,7 +30,7 @@ def gauss_legendre(size: int, /) -> Rule:
     k = torch.arange(1, size, dtype=torch.float64)
     off_diagonal = k / (4.0 * k**2 - 1.0).sqrt()
     jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
-    nodes, vectors = torch.linalg.eigh(jacobi)
+    nodes, vectors = untyped.linalg.eigh(jacobi)
     return Rule(tuple(((nodes + 1.0) / 2.0).tolist()), tuple((vectors[0] ** 2).tolist()))
 
 

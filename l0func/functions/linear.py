@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l0func.transforms import untyped
+
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""A form in two inputs, :math:`y_o = x_1^\top W_o x_2 + b_o`, with the arguments of ``F.bilinear``.
@@ -36,4 +38,4 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
         The shape of ``v``.
     """
     others = [d for d in range(v.dim()) if dim == -1 or d != dim]
-    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=True))
+    return v * (g / untyped.linalg.vector_norm(v, dim=others, keepdim=True))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from l0func.transforms import untyped
+
 
 def batch_norm(
     x: Tensor,
@@ -66,7 +68,7 @@ _ONE_ROW = (
 )
 
 
-@torch.compiler.allow_in_graph
+@untyped.compiler.allow_in_graph
 def _batch_statistics(x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Traced into, the compiler would run the function's forward and pass its vmap rule by.
     statistics: Any = _BatchStatistics
