@@ -66,7 +66,7 @@ def _level(value: Any) -> _Level | None:
     kind = cast("Any", type(container))
     if kind in (dict, OrderedDict):
         return _Level([str(key) for key in container], list(container.values()), partial(_to_dict, kind, list(container)))
-    if tuple in kind.__mro__ and hasattr(kind, "_fields"):
+    if _is_namedtuple(container):
         return _Level(list(kind._fields), list(container), kind._make)
     if kind in (list, tuple):
         return _Level([str(i) for i in range(len(container))], list(container), kind)
@@ -75,6 +75,10 @@ def _level(value: Any) -> _Level | None:
     custom: Any = optree.tree_flatten_one_level(container, none_is_leaf=True)
     names = [str(entry) for entry in custom.entries]
     return _Level(names, list(custom.children), partial(custom.unflatten_func, custom.metadata))
+
+
+def _is_namedtuple(value: Any) -> bool:
+    return hasattr(value, "_fields") and isinstance(value, tuple)
 
 
 def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:

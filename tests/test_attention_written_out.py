@@ -61,16 +61,13 @@ def multi_head(bias: bool = False, zero: bool = False, separate: bool = False, b
     return static | tensors
 
 
+MODEL = multi_head(bias=True, zero=True)
 QKV = (draw(N, H, L, E), draw(N, H, S, E, seed=1), draw(N, H, S, 5, seed=2))
-
-
 OPTIONS = {
     "plain": {},
-    "scaled": {"scale": 0.3},
     "causal": {"is_causal": True},
     "allowed": {"attn_mask": ~mask(L, S)},
     "allowed for each head": {"attn_mask": ~mask(N, H, L, S), "scale": 2.0},
-    "allowed for a row": {"attn_mask": ~mask(N, 1, 1, S)},
     "added for each": {"attn_mask": mask(N, 1, L, S, kind="float")},
     "lowest and blocked": {"attn_mask": draw(L, 1) + torch.tensor([LOWEST, LOWEST, OUT], dtype=torch.float64)},
 }
@@ -78,9 +75,8 @@ OPTIONS = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_written_out_attention_equals_torch_attention(option):
-    named = OPTIONS[option]
-    ours = with_gradients(lambda *x: sdpa(*x, **named), *QKV)
-    close(ours, with_gradients(lambda *x: F.scaled_dot_product_attention(*x, **named), *QKV))
+    ours, theirs = (partial(f, **OPTIONS[option]) for f in (sdpa, F.scaled_dot_product_attention))
+    close(with_gradients(ours, *QKV), with_gradients(theirs, *QKV))
 
 
 def test_shared_heads_equal_repeated_heads():
@@ -111,18 +107,17 @@ def test_a_query_that_may_attend_to_nothing_gives_zero_and_finite_gradients(kind
 
 
 def test_dropout_acts_on_the_attention_weights():
-    q, k, v = QKV
-    keep = torch.tensor([0.0, 2.0, 1.0]).double()
-    dropped = sdpa(q, k, v, dropout_p=0.25, dropout=lambda w, p: w * keep + p - 0.25)
+    (q, k, v), keep = QKV, torch.tensor([0.0, 2.0, 1.0]).double()
+    dropped = sdpa(*QKV, dropout_p=0.25, dropout=lambda w, p: w * keep + p - 0.25)
     close(dropped, F.scaled_dot_product_attention(q, k, v * keep[:, None]))
-    names = multi_head() | {"static_v": draw(N * H, S, E // H), "dropout_p": 0.5}
-    ours = mha(**names, training=True, dropout=lambda w, p: w * keep + p - 0.5)[0]
-    close(ours, mha(**names | {"static_v": names["static_v"] * keep[:, None]}, training=False)[0])
+    names, static = multi_head() | {"dropout_p": 0.5}, draw(N * H, S, E // H)
+    ours = mha(**names, static_v=static, training=True, dropout=lambda w, p: w * keep + p - 0.5)[0]
+    close(ours, mha(**names, static_v=static * keep[:, None], training=False)[0])
 
 
 def masks(dims: int, padded: bool, kind: str, batched: bool) -> dict[str, Tensor]:
-    batch = N if batched else 1
-    found = {2: {"attn_mask": mask(L, S, kind=kind)}, 3: {"attn_mask": mask(batch * H, L, S, kind=kind)}}.get(dims, {})
+    first = {0: None, 2: (), 3: (N * H if batched else H,)}[dims]
+    found = {} if first is None else {"attn_mask": mask(*first, L, S, kind=kind)}
     return found | ({"key_padding_mask": mask(*([N] if batched else []), S, kind=kind)} if padded else {})
 
 
@@ -145,17 +140,20 @@ def test_written_out_multi_head_attention_equals_torch(bias, zero, separate, dim
 
 
 @pytest.mark.parametrize("shown", SHOWN, ids=str)
-def test_statics_causal_hints_missing_biases_and_empty_batches_are_those_of_torch(shown):
+def test_statics_hints_mixed_masks_missing_biases_and_empty_batches_are_those_of_torch(shown):
     names = multi_head(zero=True) | shown
     same(names | {"static_k": draw(N * H, 5, E // H), "static_v": draw(N * H, 5, E // H, seed=3)})
     same(names | {"in_proj_bias": None, "out_proj_bias": None})
     same(names | {"query": draw(L, 0, E), "key": draw(S, 0, E), "value": draw(S, 0, E)})
+    added, padding = mask(L, S, kind="float"), torch.zeros(N, S).double().masked_fill(mask(N, S), OUT)
+    mixed = mha(**names, attn_mask=added, key_padding_mask=mask(N, S))
+    close(mixed, F.multi_head_attention_forward(**names, attn_mask=added, key_padding_mask=padding))
     causal = torch.ones(L, S, dtype=torch.bool).triu(1)
     same(names | {"add_zero_attn": False, "attn_mask": causal, "is_causal": True})
 
 
 WRONG = {
-    "a multiple of the heads; got 6": {"num_heads": 4},
+    "a multiple of heads; got 6": {"num_heads": 4},
     "give the mask too": {"is_causal": True},
     "bias_k and bias_v come together": {"bias_k": draw(1, 1, E)},
     "cannot be appended to static": {"bias_k": draw(1, 1, E), "bias_v": draw(1, 1, E), "static_k": draw(4, S, 3)},
@@ -170,9 +168,6 @@ def test_arguments_that_do_not_fit_are_refused_by_name(message):
         mha(**multi_head() | WRONG[message])
 
 
-MODEL = multi_head(bias=True, zero=True)
-
-
 def whole(query: Tensor, key: Tensor, w_in: Tensor, blocked: Tensor) -> Tensor:
     """A multi-head attention of all that a transform may meet, and a scaled dot product of its result."""
     inputs = {"query": query, "key": key, "value": key, "in_proj_weight": w_in}
@@ -185,8 +180,7 @@ def rows(n: int) -> tuple[Tensor, ...]:
 
 
 def test_mapped_rows_equal_a_loop_over_them():
-    looped = [whole(*row) for row in zip(*rows(3), strict=True)]
-    close(torch.vmap(whole)(*rows(3)), torch.stack(looped))
+    close(torch.vmap(whole)(*rows(3)), torch.stack([whole(*row) for row in zip(*rows(3), strict=True)]))
     slope = torch.func.grad(lambda *x: whole(*x).sum(), (0, 1, 2))
     looped = [slope(*row) for row in zip(*rows(3), strict=True)]
     close(torch.vmap(slope)(*rows(3)), tuple(map(torch.stack, zip(*looped, strict=True))))

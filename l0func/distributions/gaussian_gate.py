@@ -27,6 +27,7 @@ class GaussianGate(GateDistribution):
         ValueError: ``sigma`` is not positive.
 
     Example:
+        >>> import torch
         >>> GaussianGate().prob_nonzero(torch.tensor([-0.5, 0.0, 0.5]))
         tensor([0.1587, 0.5000, 0.8413])
     """

@@ -129,8 +129,8 @@ def multi_head_attention_forward(
         dropout: Where the draws come from.
 
     Returns:
-        The output, of the shape of ``query``, and the weights: ``(N, L, S)``, or ``(N, H, L, S)``; or None. A query that
-        may attend to nothing has weights of 0, also where torch gives NaN.
+        The output, of the shape of ``query``, and the weights: ``(N, L, S)``, or ``(N, H, L, S)``; or None. A query
+        that may attend to nothing has weights of 0, also where torch gives NaN.
 
     Raises:
         ValueError: E is not what was announced or not divisible by H, a mask has another shape, ``is_causal`` comes
@@ -160,7 +160,7 @@ def multi_head_attention_forward(
 def _check_heads(features: int, announced: int, num_heads: int) -> None:
     _refuse(
         features != announced or announced % num_heads != 0,
-        f"Attention of {num_heads} heads needs queries of {announced} features, a multiple of the heads; got {features}.",
+        f"Attention of {num_heads} heads needs queries of {announced} features, a multiple of heads; got {features}.",
     )
 
 

@@ -58,8 +58,20 @@ def main() -> None:
             60,
         )
         speed = n / t["l0"]
-        rows.append({"case": f"draw and mask, compiled, {n:.1e} gates, same formula", "ratio": t["same"] / t["l0"], "draws_per_s": speed})
-        rows.append({"case": f"draw and mask, compiled, {n:.1e} gates, paper's formula", "ratio": t["paper"] / t["l0"], "draws_per_s": speed})
+        rows.append(
+            {
+                "case": f"draw and mask, compiled, {n:.1e} gates, same formula",
+                "ratio": t["same"] / t["l0"],
+                "draws_per_s": speed,
+            }
+        )
+        rows.append(
+            {
+                "case": f"draw and mask, compiled, {n:.1e} gates, paper's formula",
+                "ratio": t["paper"] / t["l0"],
+                "draws_per_s": speed,
+            }
+        )
     print(f"{'case':62}{'torch.rand / l0func':>20}{'M draws/s':>12}")
     for row in rows:
         print(f"{row['case']:62}{row['ratio']:20.2f}{row['draws_per_s'] / 1e6:12.0f}")
