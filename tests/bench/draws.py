@@ -1,6 +1,6 @@
 """Draws against torch.rand, interleaved in one run: eager, and drawing with masking compiled.
 
-    python tests/bench/random.py
+    python tests/bench/draws.py
 
 Prints a table and, as the last line, the same as JSON. Ratios are torch.rand's time over ours: larger is better.
 """

@@ -1,0 +1,56 @@
+"""The README and the examples do what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def run(*arguments: str, cwd: Path) -> str:
+    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """The rows of a summary by parameter: shape, gates, and the rest."""
+    rows = (re.split(r"\s{2,}", line.strip()) for line in text.splitlines())
+    return {row[0]: row[1:] for row in rows if len(row) >= 7}
+
+
+def test_the_readmes_program_prints_what_the_readme_shows(tmp_path):
+    (tmp_path / "program.py").write_text(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1))
+    shown, printed = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1), run("program.py", cwd=tmp_path)
+    accuracy = [float(re.search(r"([\d.]+)% of unseen digits", text).group(1)) for text in (shown, printed)]
+    # The draws are the same to the bit everywhere; what 400 steps of floating-point sums make of them is not.
+    assert accuracy[1] == pytest.approx(accuracy[0], abs=3)
+    ours, theirs = table(printed), table(shown)
+    assert list(ours) == list(theirs)
+    assert ours["0.weight"][:2] == theirs["0.weight"][:2]
+    realised = [float(t["total"][-2].rstrip("%")) for t in (ours, theirs)]
+    assert realised[0] == pytest.approx(realised[1], abs=5)
+
+
+def test_the_seeds_tasks_hold(tmp_path):
+    assert "identity" in run(str(ROOT / "examples" / "seed_tasks.py"), cwd=tmp_path)
+
+
+def test_the_gate_runs_the_readmes_commands_as_written():
+    gate = (ROOT / ".ci" / "run").read_text()
+    tests, quickstart = 'pip install -e ".[dev]" && pytest', "python examples/quickstart.py"
+    assert f"\n{tests}\n" in README
+    assert f"\n{tests}\n" in gate
+    assert f'\npip install -e ".[dev]" && {quickstart}\n' in README
+    assert f"\n{quickstart} " in gate
+
+
+def test_every_file_that_the_readme_names_is_there():
+    for name in re.findall(r"\(?((?:examples|tests)/[\w/]+\.\w+)", README):
+        assert (ROOT / name).exists(), name
