@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from l0func.functions import attention, linear, norm, recurrent
+from l0func.functions import attention, embedding, linear, norm, recurrent
 from l0func.transforms import untyped
 
 
@@ -113,6 +113,30 @@ def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+def _embedding_bag(
+    rows: Rows,
+    func: Any,
+    /,
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    if input.dim() != 2 or scale_grad_by_freq or sparse:
+        raise ValueError(
+            "An EmbeddingBag over rows takes bags of one size, shape (B, bag), without offsets, sparse gradients or gradients "
+            f"scaled by frequency; got indices of shape {tuple(input.shape)} in a row."
+        )
+    return embedding.embedding_bag(input, weight, mode, per_sample_weights, padding_idx)
+
+
 def _without_mode(written_out: Callable[..., Any]) -> Callable[..., Any]:
     def rule(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
         return written_out(*args, **named)
@@ -131,6 +155,9 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.rnn_relu: _recurrent(recurrent.rnn_relu),
     torch.lstm_cell: _without_mode(recurrent.lstm_cell),
     torch.gru_cell: _without_mode(recurrent.gru_cell),
+    torch.rnn_tanh_cell: _without_mode(recurrent.rnn_tanh_cell),
+    torch.rnn_relu_cell: _without_mode(recurrent.rnn_relu_cell),
+    F.embedding_bag: _embedding_bag,
     F.bilinear: _without_mode(linear.bilinear),
     untyped._pack_padded_sequence: _packed,
     untyped._weight_norm: _without_mode(linear.weight_norm),

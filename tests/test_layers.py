@@ -15,7 +15,7 @@ ROOT = Path(l0func.__file__).parent
 FLOORS = [
     {"transforms", "tree", "philox"},
     {"random"},
-    {"functions.attention", "functions.dropout", "functions.linear", "functions.norm"},
+    {"functions.attention", "functions.dropout", "functions.embedding", "functions.linear", "functions.norm"},
     {"functions.recurrent", "distributions.quadrature"},
     {"distributions.base", "keyed", "rows"},
     {"distributions.hard_concrete", "distributions.gaussian_gate", "distributions.hard_kuma", "functional"},

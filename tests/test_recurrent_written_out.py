@@ -118,6 +118,9 @@ def test_written_out_cells_equal_torch_cells():
         close(recurrent.lstm_cell(x, (h, c), *flat), torch.lstm_cell(x, (h, c), *flat))
         flat = weights(KINDS[2], 1, 1, biases)
         close(recurrent.gru_cell(x, h, *flat), torch.gru_cell(x, h, *flat))
+        flat = weights(KINDS[3], 1, 1, biases)
+        close(recurrent.rnn_tanh_cell(x, h, *flat), torch.rnn_tanh_cell(x, h, *flat))
+        close(recurrent.rnn_relu_cell(x, h, *flat), torch.rnn_relu_cell(x, h, *flat))
 
 
 class Recorded(TorchFunctionMode):

@@ -89,6 +89,18 @@ class Words(nn.Module):
         return self.out(self.norm(self.embed(tokens)).mean(1))
 
 
+class Bags(nn.Module):
+    """Bags of tokens, some of them padding, and a recurrent cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(7, 4, padding_idx=0)
+        self.cell = nn.RNNCell(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.cell(self.bag(tokens))
+
+
 class Functions(nn.Module):
     """Dropout by function call, and noise, as a module's author may write them."""
 
@@ -159,6 +171,7 @@ CASES = [
     Case("encoder", lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), _x(3, 4), train=True),
     Case("encoder_eval", lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), _x(3, 4)),
     Case("words", Words, lambda: (torch.randint(0, 7, (5, 4)),)),
+    Case("bags", Bags, lambda: (torch.randint(0, 7, (5, 4)),)),
     Case("tied", Tied, _x(4)),
     Case("two_inputs", TwoInputs, lambda: (torch.randn(5, 3), (torch.randn(5, 2), 0.5))),
     Case(

@@ -167,6 +167,20 @@ def gru_cell(
     return _gru_cell(F.linear(input, w_ih, b_ih), (hx,), _Weights(w_ih, w_hh, b_ih, b_hh, None))[0]
 
 
+def _elman_cell(activation: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def cell(
+        input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    ) -> Tensor:
+        """One step of an Elman network, with the arguments of ``torch.rnn_tanh_cell``: the new state."""
+        return activation(F.linear(input, w_ih, b_ih) + F.linear(hx, w_hh, b_hh))
+
+    return cell
+
+
+rnn_tanh_cell = _elman_cell(torch.tanh)
+rnn_relu_cell = _elman_cell(torch.relu)
+
+
 def is_packed(args: Sequence[Any]) -> bool:
     """Whether a recurrent function's positional arguments are a packed sequence's: ``(data, batch_sizes, hx, ...)``."""
     # Without packing the third argument is the list of weights.
