@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from l0func import random
+from l0func.answering import Answering
 from l0func.functions import attention, recurrent
 from l0func.functions import dropout as drop
 
@@ -18,7 +18,7 @@ from l0func.functions import dropout as drop
 _MODULE_STREAM = 0x6D6F64756C65
 
 
-class Keyed(TorchFunctionMode):
+class Keyed(Answering):
     """A context in which torch's random functions draw from ``key``, one fold of it for each call.
 
     Args:
@@ -26,16 +26,9 @@ class Keyed(TorchFunctionMode):
     """
 
     def __init__(self, key: Tensor | None) -> None:
-        super().__init__()
-        self.base = None if key is None else random.fold_in(key, _MODULE_STREAM)
-        self.calls = 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        rule = RULES.get(func)
-        kwargs = kwargs or {}
-        return func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+        super().__init__(RULES)
+        self.key, self.calls = key, 0
+        self.base: Tensor | None = None
 
     def key_for(self, func: Any) -> Tensor:
         """The key of this call, the next of the sequence.
@@ -43,11 +36,13 @@ class Keyed(TorchFunctionMode):
         Raises:
             ValueError: There is none.
         """
-        if self.base is None:
+        if self.key is None:
             raise ValueError(
                 f"{_name(func)} is random, and there is no key to draw from. Call the module through l0func.gated with a "
                 "key, or put it in eval mode before l0func.make_functional."
             )
+        if self.base is None:
+            self.base = random.fold_in(self.key, _MODULE_STREAM)
         self.calls += 1
         return random.fold_in(self.base, self.calls - 1)
 

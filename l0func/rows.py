@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from l0func.answering import Answering
 from l0func.functions import attention, embedding, linear, norm, recurrent
 from l0func.transforms import untyped
 
 
-class Rows(TorchFunctionMode):
+class Rows(Answering):
     """A context for one row of a vmapped batch.
 
     BatchNorm in training mode sees the whole batch; attention and recurrent layers, whose fused forms vmap, jvp or double
@@ -26,16 +26,9 @@ class Rows(TorchFunctionMode):
     """
 
     def __init__(self, row: Tensor, chunked: bool) -> None:
-        super().__init__()
+        super().__init__(RULES)
         self.row = row
         self.chunked = chunked
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        rule = RULES.get(func)
-        kwargs = kwargs or {}
-        return func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
 
 
 def _batch_norm(

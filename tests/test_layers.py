@@ -13,7 +13,7 @@ import l0func
 
 ROOT = Path(l0func.__file__).parent
 FLOORS = [
-    {"transforms", "tree", "philox"},
+    {"answering", "transforms", "tree", "philox"},
     {"random"},
     {"functions.attention", "functions.dropout", "functions.embedding", "functions.linear", "functions.norm"},
     {"functions.recurrent", "distributions.quadrature"},
