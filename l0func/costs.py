@@ -127,7 +127,8 @@ def penalty(
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
         spec: The plan.
-        lam: Cost of an entry: a number, a tensor (which vmaps), or ``{pattern: either}`` over parameter paths.
+        lam: Cost of an entry: a number, a scalar tensor (which vmaps), a tensor that broadcasts to the parameter, or
+            ``{pattern: any of these}`` over parameter paths.
         weight_decay: Cost of half a squared weight, while its gate is open.
         detach_params: Whether weight decay leaves the weights alone and only tells their gates what they cost.
 
@@ -142,7 +143,7 @@ def penalty(
     lams = tree.per_path(lam, [p.path for p in spec.gated()], "lam", "gated parameter")
     terms: list[Tensor] = []
     for p in spec.gated():
-        terms.append(lams[p.path] * _entry_sum(opens[p.path], p))
+        terms.append(_priced(lams[p.path], opens[p.path], p))
         if isinstance(weight_decay, Tensor) or weight_decay != 0.0:
             weight = tensors[p.path].detach() if detach_params else tensors[p.path]
             terms.append(0.5 * weight_decay * (weight**2 * opens[p.path]).sum())
@@ -170,6 +171,17 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
                 "different architectures: build the spec from these params."
             )
     return tensors
+
+
+def _priced(lam: Lam, opens: Tensor, p: Parameter) -> Tensor:
+    if not isinstance(lam, Tensor) or lam.dim() == 0:
+        return lam * _entry_sum(opens, p)
+    try:
+        return (lam.expand(p.shape) * opens).sum()
+    except RuntimeError:
+        raise ValueError(
+            f"lam is a number or broadcasts to its parameter; got {tuple(lam.shape)} for {p.path!r} of shape {p.shape}."
+        ) from None
 
 
 def _entry_sum(values: Tensor, p: Parameter) -> Tensor:

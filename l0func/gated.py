@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -227,7 +228,7 @@ def per_example(apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0
     Raises:
         ValueError: ``chunk_size`` is not positive.
     """
-    if chunk_size is not None and chunk_size < 1:
+    if chunk_size is not None and operator.index(chunk_size) < 1:
         raise ValueError(f"chunk_size is a number of rows, at least 1; got {chunk_size}. None computes all at once.")
     return PerExample(apply, in_dims, out_dims, chunk_size)
 

@@ -196,7 +196,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
         ValueError: A mask is for an unknown parameter, or does not broadcast to its parameter.
     """
     tensors = tree.leaves(params)
-    for path, mask in masks.items():
+    for path, mask in tree.leaves(masks, "masks").items():
         if path not in tensors:
             raise ValueError(f"There is a mask for {path!r}, which is no parameter{tree.closest(path, tensors)}.")
         shape = tuple(tensors[path].shape)

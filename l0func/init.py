@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Ten
         if new.shape != old.shape:
             raise ValueError(f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}.")
         return new.to(old)
+    if not isinstance(cast("object", initialiser), str | tuple):
+        raise TypeError(f"An initialiser is a name, (name, settings), a callable or None; {path!r} has {initialiser!r}.")
     name, settings = initialiser if isinstance(initialiser, tuple) else (initialiser, dict[str, Any]())
     name = _full(name)
     if name == "sparse_":

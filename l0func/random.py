@@ -40,10 +40,7 @@ def key(seed: int, /) -> Tensor:
         >>> key(7)
         tensor([7, 0])
     """
-    seed = operator.index(seed)
-    if not -(1 << 63) <= seed < 1 << 64:
-        raise ValueError(f"A seed is one 64-bit word, in [-2**63, 2**64); got {seed}. Fold larger numbers in parts.")
-    return torch.tensor([seed - (1 << 64) if seed >= 1 << 63 else seed, 0], dtype=torch.int64)
+    return torch.tensor([_signed(_word(seed, "A seed is")), 0], dtype=torch.int64)
 
 
 def split(key: Tensor, num: int = 2, /) -> Tensor:
@@ -65,6 +62,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
         torch.Size([3, 2])
     """
     check_key(key)
+    num = operator.index(num)
     if num < 0:
         raise ValueError(f"split gives a number of keys that is at least 0; got {num}.")
     return _fold(key.unsqueeze(-2), torch.arange(num, dtype=torch.int64, device=key.device))
@@ -83,7 +81,7 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
 
     Raises:
         TypeError: ``key`` or ``data`` is not of an integer type.
-        ValueError: ``key`` does not end in a dimension of 2.
+        ValueError: ``key`` does not end in a dimension of 2, or ``data`` does not fit 64 bits.
 
     Example:
         >>> step_key = fold_in(key(0), 12)
@@ -95,7 +93,7 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             raise TypeError(f"fold_in takes an integer or a tensor of an integer type; got {data.dtype}.")
         return _fold(key, data.to(device=key.device, dtype=torch.int64))
-    data = operator.index(data)
+    data = _word(data, "fold_in takes")
     stream = values(key) if key.dim() == 1 else None
     if stream is not None:
         # In Python integers a fold costs microseconds; in tensor operations, hundreds.
@@ -269,6 +267,13 @@ class _Draw(Function):
 
 def _calls(count: int) -> int:
     return -(-count // 4)
+
+
+def _word(number: int, what: str) -> int:
+    number = operator.index(number)
+    if not -(1 << 63) <= number < 1 << 64:
+        raise ValueError(f"{what} one 64-bit word, in [-2**63, 2**64); got {number}. Fold larger numbers in parts.")
+    return number
 
 
 def _signed(number: int) -> int:

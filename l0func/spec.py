@@ -131,17 +131,24 @@ def group(
     if not multiplies:
         raise ValueError("A group multiplies at least one parameter, or nothing tells its gates what they are worth.")
     for path, slices in multiplies.items():
-        if any(getattr(rule, "sharers", 1) > 1 for rule in _rules(slices)):
+        if any(getattr(rule, "sharers", 1) > 1 for rule in _rules(path, slices)):
             raise ValueError(f"Gates with sharers own a run of indices; {path!r} is multiplied. Name it in owns.")
     return Group(_frozen(multiplies), _frozen(owns or {}), json.dumps(dict(attrs or {}), sort_keys=True))
 
 
-def _rules(slices: Slices) -> tuple[Rule, ...]:
-    return (slices,) if isinstance(slices, Rule) else tuple(slices)
+def _rules(path: str, slices: Slices) -> tuple[Rule, ...]:
+    listed: tuple[object, ...] = tuple(slices) if isinstance(slices, list | tuple) else (slices,)
+    for rule in listed:
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                "A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole(), a list of these, or None; "
+                f"{path!r} has {rule!r}. Groups go to the groups argument."
+            )
+    return cast("tuple[Rule, ...]", listed)
 
 
 def _frozen(slices: Mapping[str, Slices]) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
-    return tuple((path, _rules(of_path)) for path, of_path in slices.items())
+    return tuple((path, _rules(path, of_path)) for path, of_path in slices.items())
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class GateSpec:
         """The spec that :meth:`to_json` wrote.
 
         Raises:
-            ValueError: A rule or a distribution is unknown.
+            ValueError: The text is no spec, or a rule or a distribution is unknown.
         """
 
         def gate(record: dict[str, Any]) -> Gate:
@@ -196,7 +203,9 @@ class GateSpec:
             bindings = tuple(binding(b) for b in record["bindings"])
             return Parameter(record["path"], tuple(record["shape"]), getattr(torch, record["dtype"]), bindings)
 
-        record = json.loads(text)
+        record: Any = json.loads(text)
+        if not (_is_mapping(record) and {"gates", "parameters", "buffers", "attrs"} <= set(record)):
+            raise ValueError(f"A spec is what GateSpec.to_json wrote; got {text[:60]!r}.")
         return GateSpec(
             tuple(gate(g) for g in record["gates"]),
             tuple(tensor(p) for p in record["parameters"]),
@@ -235,6 +244,7 @@ def gate_spec(
         The spec. Gates are float32, or float64 if a parameter that they are on is.
 
     Raises:
+        TypeError: A rule, group or distribution is not one.
         ValueError: There are no parameters; a pattern or path matches nothing; a rule does not fit; slices of one group
             have different numbers of gates; a gate stands on integers; a name is used twice.
     """
@@ -242,6 +252,7 @@ def gate_spec(
     state = tree.leaves(buffers, "buffers") if buffers is not None else {}
     if not tensors:
         raise ValueError("There are no parameters to gate: params is empty. A module without parameters needs no gates.")
+    _check_kinds(rules, groups, distribution)
     if rules is None and groups is None:
         rules = {"*": element()}
     bound = _bound_by_rules(tensors, rules or {})
@@ -266,18 +277,33 @@ def gate_spec(
     )
 
 
+def _check_kinds(rules: Any, groups: Any, distribution: Any) -> None:
+    # What duck typing would take and fail on far from here, or not at all.
+    for name, table, form in (("rules", rules, "{pattern: rule}"), ("groups", groups, "{name: l0func.group(...)}")):
+        if not (table is None or _is_mapping(table)):
+            raise TypeError(f"{name} are {form}; got {type(table).__name__}.")
+    _check_instances(groups or {}, Group, "A group is made by l0func.group(...)")
+    chosen = distribution if _is_mapping(distribution) else {"*": distribution}
+    _check_instances(chosen, GateDistribution, "A distribution is an instance, such as HardConcrete()")
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _check_instances(table: Mapping[str, Any], kind: type, rule: str) -> None:
+    for name, value in table.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{rule}; {name!r} has {value!r}.")
+
+
 def _bound_by_rules(tensors: Mapping[str, Tensor], rules: Rules) -> list[tuple[str, Binding]]:
     tree.check_patterns(rules, tensors, "parameter")
     bound: list[tuple[str, Binding]] = []
     for path in tensors:
         slices = next(iter(tree.matches(path, rules)), None)
-        of_path = () if slices is None else _rules(slices)
+        of_path = () if slices is None else _rules(path, slices)
         for rule in of_path:
-            if not isinstance(cast("object", rule), Rule):
-                raise TypeError(
-                    f"A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole() or None; "
-                    f"{path!r} has {rule!r}. Groups go to the groups argument."
-                )
             if getattr(rule, "sharers", 1) > 1:
                 raise ValueError(f"{rule} lets gates share a run, which only a group's owns can; {path!r} is multiplied.")
             bound.append((path, Binding(path if len(of_path) == 1 else f"{path}:{rule}", rule, multiplies=True)))

@@ -73,9 +73,31 @@ def test_plans_that_make_no_sense_are_named(call, match):
         call()
 
 
-def test_a_rule_that_is_none_is_named():
-    with pytest.raises(TypeError, match=r"A rule is element\(\), axis.*'fc1.weight' has 'axis0'"):
-        l0.gate_spec(PARAMS, {"fc1.weight": ["axis0"]})
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: l0.gate_spec(PARAMS, {"fc1.weight": ["axis0"]}), r"A rule is element\(\), axis.*'fc1.weight' has 'axis0'"),
+        (lambda: l0.gate_spec(PARAMS, {"fc1.weight": "element"}), r"'fc1.weight' has 'element'"),
+        (lambda: l0.gate_spec(PARAMS, {"fc1.weight": l0.element}), r"'fc1.weight' has <class .*element'>"),
+        (lambda: l0.gate_spec(PARAMS, ["fc1.weight"]), r"rules are \{pattern: rule\}; got list"),
+        (lambda: l0.gate_spec(PARAMS, groups={"h": {"fc2.weight": l0.axis(1)}}), "A group is made by l0func.group.*'h' has"),
+        (lambda: l0.gate_spec(PARAMS, distribution=l0.HardConcrete), "A distribution is an instance.*<class"),
+        (lambda: l0.gate_spec(nn.Linear(2, 2)), "leaves of params are tensors; '' is Linear"),
+        (lambda: l0.init_params(random.key(0), PARAMS, {"*": 3}), "An initialiser is a name.*'fc1.weight' has 3"),
+        (lambda: l0.apply_masks(PARAMS, {"fc1.weight": 1.0}), "leaves of masks are tensors; 'fc1.weight' is float"),
+        (lambda: l0.per_example(l0.gated(None, SPEC), chunk_size=2.5), "integer"),
+        (lambda: random.split(random.key(0), 2.0), "integer"),
+    ],
+)
+def test_things_of_the_wrong_kind_are_named(call, match):
+    with pytest.raises(TypeError, match=match):
+        call()
+
+
+def test_a_text_that_is_no_spec_is_named():
+    for text in ("{}", "[1, 2]"):
+        with pytest.raises(ValueError, match=r"A spec is what GateSpec.to_json wrote"):
+            l0.GateSpec.from_json(text)
 
 
 CHANGED = {**GATES, "fc1.weight": torch.zeros(5, 3)}
@@ -115,6 +137,7 @@ BAD_GATES = [
     ),
     (lambda: l0.apply_masks(PARAMS, {"fc1.weight": torch.ones(2, 3)}), r"\(2, 3\), which does not fit \(4, 3\)"),
     (lambda: l0.expected_l2({**PARAMS, "fc1.bias": torch.ones(5)}, GATES, SPEC), r"'fc1.bias' of shape \(4,\); got \(5,\)"),
+    (lambda: l0.penalty(PARAMS, GATES, SPEC, torch.ones(5)), r"broadcasts to its parameter; got \(5,\) for"),
     (lambda: l0.penalty(PARAMS, GATES, SPEC, {"fc1*": 0.1}), "No pattern gives lam to the gated parameter 'fc2.weight'"),
     (lambda: l0.penalty(PARAMS, GATES, SPEC, {"fc9*": 0.1, "*": 1.0}), r"'fc9\*' matches no gated parameter"),
 ]

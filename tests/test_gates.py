@@ -194,6 +194,14 @@ def test_penalty_is_the_papers_formula_and_maps_over_lambda():
     )
 
 
+def test_lambda_may_differ_from_entry_to_entry():
+    params, gates, spec = plan("hidden_units")
+    price = random.uniform(random.key(3), (4, 3))
+    opens = l0.HardConcrete().prob_nonzero(gates["hidden"])
+    expected = (price * opens[:, None]).sum() + 0.5 * opens.sum() + 0.5 * 2 * opens.sum()
+    torch.testing.assert_close(l0.penalty(params, gates, spec, {"w1": price, "*": 0.5}), expected)
+
+
 def test_detached_weight_decay_reaches_the_gates_and_not_the_weights():
     params, gates, spec = plan("every_scalar")
 

@@ -153,6 +153,7 @@ def test_empty_draws_have_their_shape():
     [
         (lambda: random.key(2**64), ValueError, "one 64-bit word"),
         (lambda: random.key(0.5), TypeError, "integer"),
+        (lambda: random.fold_in(random.key(0), 2**70), ValueError, "fold_in takes one 64-bit word"),
         (lambda: random.uniform(torch.zeros(2), 3), TypeError, r"int64 tensor of shape \(2,\).*float32"),
         (lambda: random.uniform(7, 3), TypeError, r"got int\. Make one with l0func.random.key"),
         (lambda: random.uniform(torch.zeros(3, dtype=torch.int64), 3), ValueError, r"shape \(2,\).*got \(3,\)"),
