@@ -1,4 +1,4 @@
-"""Every random function of a module answered from a key, or refused: never from the global generator."""
+"""What a pure function may not do, random draws first: answered from a key, or refused by name."""
 
 from __future__ import annotations
 
@@ -167,6 +167,21 @@ def _refused(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
     )
 
 
+def _embedding(position: int) -> Callable[..., Any]:
+    """The rule of a lookup whose argument at ``position`` is max_norm."""
+
+    def rule(mode: Keyed, func: Any, /, *args: Any, **named: Any) -> Any:
+        max_norm = args[position] if len(args) > position else named.get("max_norm")
+        if max_norm is not None:
+            raise ValueError(
+                f"{_name(func)} with max_norm={max_norm} rewrites its weight, which a pure function may not. Leave it out, and "
+                "renormalise the parameter between steps if you need to."
+            )
+        return func(*args, **named)
+
+    return rule
+
+
 def _all(dim: int) -> int:
     return dim
 
@@ -201,6 +216,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.randn: _new(random.normal),
     F.scaled_dot_product_attention: _scaled_dot_product_attention,
     F.multi_head_attention_forward: _multi_head_attention,
+    F.embedding: _embedding(3),
+    F.embedding_bag: _embedding(3),
     torch.lstm: _recurrent(recurrent.lstm),
     torch.gru: _recurrent(recurrent.gru),
     torch.rnn_tanh: _recurrent(recurrent.rnn_tanh),

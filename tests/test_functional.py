@@ -237,6 +237,24 @@ def test_modules_that_cannot_be_pure_are_refused_by_name():
         l0.make_functional(lambda x: x)
 
 
+class Renormalised(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3, 2), 5.0))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.weight, max_norm=1.0)
+
+
+@pytest.mark.parametrize("function", [nn.functional.embedding, nn.functional.embedding_bag])
+def test_a_lookup_that_rewrites_its_weight_is_refused_before_it_does(function):
+    fn, params, buffers = l0.make_functional(Renormalised(function))
+    with pytest.raises(ValueError, match=r"'embedding.*' with max_norm=1.0 rewrites its weight"):
+        fn(params, buffers, torch.zeros(2, 2, dtype=torch.int64))
+    assert (params["weight"] == 5).all()
+
+
 def _lazy() -> nn.Module:
     import warnings
 

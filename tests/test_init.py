@@ -38,6 +38,14 @@ def test_every_initialiser_of_torch_draws_from_the_key_alone(name):
         assert not torch.equal(drawn["a.weight"], l0.init_params(random.key(1), params(), rule)["a.weight"])
 
 
+def test_initialisers_that_do_not_draw_set_what_they_say():
+    kernel = l0.init_params(KEY, {"w": torch.ones(2, 2, 3)}, {"w": "dirac_"})["w"]
+    x = random.normal(KEY, (1, 2, 5))
+    torch.testing.assert_close(nn.functional.conv1d(x, kernel, padding=1), x)
+    assert torch.equal(l0.init_params(KEY, {"w": torch.ones(2, 3)}, {"w": "eye"})["w"], torch.eye(2, 3))
+    assert (l0.init_params(KEY, {"w": torch.ones(2)}, {"w": ("constant_", {"val": 0.25})})["w"] == 0.25).all()
+
+
 @needs_generator
 def test_initialisers_have_the_moments_that_torch_gives_them():
     wide = {"w": torch.empty(400, 300)}
