@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,10 +143,7 @@ def _numpy_blocks(np: Any, streams: Tensor, calls: Sequence[int], as_unit: bool)
     out = torch.empty((total, 4), dtype=torch.float32 if as_unit else torch.int64)
     target = out.numpy()
     block = _scratch_block(np)
-    # Blocks of equal size: a short last one would cost nearly as much as a full one.
-    step = -(-total // max(round(total / BLOCK), 1))
-    for start in range(0, total, max(step, 1)):
-        stop = min(start + step, total)
+    for start, stop in _block_bounds(counts.tolist()):
         first, last = np.searchsorted(ends, (start, stop - 1), side="right")
         rows = slice(int(first), int(last) + 1)
         origin = ends[rows] - counts[rows]
@@ -157,6 +155,20 @@ def _numpy_blocks(np: Any, streams: Tensor, calls: Sequence[int], as_unit: bool)
             seed = flat[rows, 0]
         block.fill(target[start:stop], seed, base, start, as_unit)
     return out.reshape(*batch, sum(calls), 4)
+
+
+def _block_bounds(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where blocks begin and end, over streams laid one after another."""
+    # A stream that would fill much of a block has blocks of its own: a block across streams needs a key for each call.
+    position, runs = 0, [0]
+    for count in counts:
+        if count >= BLOCK // 8:
+            runs += [position, position + count]
+        position += count
+    for first, last in pairwise([*runs, position]):
+        # Blocks of equal size: a short last one would cost nearly as much as a full one.
+        step = max(-(-(last - first) // max(round((last - first) / BLOCK), 1)), 1)
+        yield from ((start, min(start + step, last)) for start in range(first, last, step))
 
 
 # One scratch block a thread: fresh half-megabyte buffers at every draw cost a quarter of a draw of 10⁵ in page faults.

@@ -78,7 +78,7 @@ def test_vmap_nested_vmap_and_its_order_do_not_change_a_bit():
 
 @pytest.mark.parametrize("n", [1, 4, philox.BLOCK * 4 - 1, philox.BLOCK * 6 + 3, 200_001])
 def test_blocks_of_numpy_and_of_tensors_and_no_blocks_give_the_same_bits(n):
-    streams, calls = random.split(random.key(2), 2), (-(-n // 4), 3)
+    streams, calls = random.split(random.key(2), 4), (2, -(-n // 4), 3, 1)
     whole = torch.cat([philox.words(stream, c) for stream, c in zip(streams, calls, strict=True)])
     assert torch.equal(philox.eager(streams, calls, False), whole)
     assert torch.equal(philox._tensor_blocks(streams, calls, False), whole)
