@@ -1,16 +1,19 @@
 """L0 regularisation for PyTorch as pure functions."""
 
 from l0func import random
+from l0func.compact import compact, to_module
 from l0func.costs import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
 from l0func.distributions import GateDistribution, GaussianGate, HardConcrete, HardKuma
 from l0func.functional import make_functional
 from l0func.gated import gated, per_example
 from l0func.gates import apply_masks, compensate, deterministic_masks, init_gates, mean_masks, sample_masks
 from l0func.init import init_params
+from l0func.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.module import L0Module
 from l0func.prune import prune
 from l0func.rules import axes, axis, blocks, element, tiles, whole
 from l0func.spec import GateSpec, gate_spec, group
+from l0func.structure import UnitGroups, unit_groups
 from l0func.summary import summary
 
 __all__ = [
@@ -20,15 +23,20 @@ __all__ = [
     "HardConcrete",
     "HardKuma",
     "L0Module",
+    "MacCounts",
+    "UnitGroups",
     "apply_masks",
     "axes",
     "axis",
     "blocks",
+    "compact",
     "compensate",
+    "count_macs",
     "deterministic_masks",
     "element",
     "expected_l0",
     "expected_l2",
+    "expected_macs",
     "expected_sparsity",
     "gate_spec",
     "gated",
@@ -41,9 +49,12 @@ __all__ = [
     "per_example",
     "prune",
     "random",
+    "realised_macs",
     "sample_masks",
     "squared_mean",
     "summary",
     "tiles",
+    "to_module",
+    "unit_groups",
     "whole",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -70,8 +71,10 @@ class PureModule:
         self.trainable = frozenset(name for name, p in module.named_parameters() if p.requires_grad)
         self.buffer_names = frozenset(buffer_names.values())
         modules = list(module.modules())
+        named: Iterable[tuple[str, nn.Module]] = cast("Any", module).named_modules()
+        self.module_paths = [path for path, _ in named]
         sites = _Sites(names | buffer_names, {id(m): i for i, m in enumerate(modules)})
-        self._parts = [_Part.of(m, sites) for m in modules]
+        self._parts = [Part.of(m, sites) for m in modules]
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
         """The module's output on these parameters and buffers.
@@ -119,6 +122,36 @@ class PureModule:
         output = modules[0](*args, **kwargs)
         updated = {name: b for i, part in enumerate(self._parts) for name, b in part.buffers_of(modules[i])}
         return output, {name: updated[name] for name in state}
+
+    def eval(self) -> PureModule:
+        """The same function with every submodule in eval mode: dropout off, BatchNorm by its running statistics."""
+        return self._with(lambda number, part: replace(part, plain=part.plain | {"training": False}))
+
+    def module(self, params: Tree, buffers: Tree, /) -> nn.Module:
+        """An nn.Module of this structure, with copies of these tensors as its own."""
+        tensors, state = tree.leaves(params), tree.leaves(buffers, "buffers")
+        self._check(tensors, state)
+        own = {path: nn.Parameter(p.detach().clone(), path in self.trainable) for path, p in tensors.items()}
+        modules = self._assemble({**own, **{path: b.detach().clone() for path, b in state.items()}})
+        for module in modules:
+            # Hook tables are shared by all calls of a function; a module has its own.
+            module.__dict__.update({name: copy(v) for name, v in vars(module).items() if _is_bookkeeping(name)})
+        return modules[0]
+
+    def parts(self) -> Iterator[tuple[str, Part]]:
+        """The paths of the submodules, and what each is without its tensors."""
+        return zip(self.module_paths, self._parts, strict=True)
+
+    def resized(self, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, Part]) -> PureModule:
+        """The same function for parameters of other shapes, with some submodules replaced, by their paths."""
+        changed = self._with(lambda number, part: parts.get(self.module_paths[number], part))
+        changed.shapes = {path: shapes[path] for path in self.shapes}
+        return changed
+
+    def _with(self, change: Callable[[int, Part], Part]) -> PureModule:
+        changed = copy(self)
+        changed._parts = [change(number, part) for number, part in enumerate(self._parts)]
+        return changed
 
     def _check(self, tensors: dict[str, Tensor], state: dict[str, Tensor]) -> None:
         tree.check_names(tensors, self.shapes, "The module's params")
@@ -199,7 +232,7 @@ def _rebuilt(value: Any, visit: Any) -> Any:
 
 
 @dataclass
-class _Part:
+class Part:
     """One module of the tree: its class, its plain attributes, and the places of everything else."""
 
     kind: type[nn.Module]
@@ -209,8 +242,23 @@ class _Part:
     children: dict[str, _Child | None]
     mutable: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def paths(self) -> dict[str, str]:
+        """The paths of its own parameters and buffers by their names in the module."""
+        return {name: slot.path for name, slot in (*self.parameters.items(), *self.buffers.items()) if slot is not None}
+
+    def attributes(self) -> dict[str, Any]:
+        """Its attributes but tensors and submodules."""
+        return self.plain | self.mutable
+
+    def with_attribute(self, name: str, value: Any) -> Part:
+        """The same with another value of one of them."""
+        if name in self.mutable:
+            return replace(self, mutable=self.mutable | {name: value})
+        return replace(self, plain=self.plain | {name: value})
+
     @classmethod
-    def of(cls, module: nn.Module, sites: _Sites) -> _Part:
+    def of(cls, module: nn.Module, sites: _Sites) -> Part:
+        """A module without its tensors and submodules, which have their places in ``sites``."""
         registered = ("_parameters", "_buffers", "_modules")
         tables = [{name: sites.abstract(item) for name, item in vars(module)[key].items()} for key in registered]
         part = cls(type(module), {}, *tables)
@@ -257,6 +305,19 @@ def _is_bookkeeping(name: str) -> bool:
 
 def _is_eager(module: Any) -> bool:
     return isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule)
+
+
+def check_function(fn: Any) -> None:
+    """Refuse what is not a pure module.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(fn, PureModule):
+        raise TypeError(
+            "fn is what l0func.make_functional or l0func.compact returned, which knows its module's structure; "
+            f"got {type(fn).__name__}."
+        )
 
 
 def _check_module(module: Any) -> None:

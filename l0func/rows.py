@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +29,13 @@ class Rows(Answering):
         super().__init__(RULES)
         self.row = row
         self.chunked = chunked
+
+
+class WrittenOut(Answering):
+    """A context in which attention and recurrent layers run as the products that they are, for a count or a trace of them."""
+
+    def __init__(self) -> None:
+        super().__init__(WRITTEN_OUT)
 
 
 def _batch_norm(
@@ -137,21 +144,44 @@ def _without_mode(written_out: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-RULES: dict[Any, Callable[..., Any]] = {
-    F.batch_norm: _batch_norm,
-    F.instance_norm: _instance_norm,
+def _unless_packed(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(mode: Answering, func: Any, *args: Any) -> Any:
+        return func(*args) if recurrent.is_packed(args) else written_out(*args, dropout=_without_dropout)
+
+    return rule
+
+
+def _flat_bags(mode: Answering, func: Any, /, *args: Any, **named: Any) -> Tensor:
+    flat = args[0].dim() != 2
+    return func(*args, **named) if flat else _embedding_bag(cast("Rows", mode), func, *args, **named)
+
+
+_RECURRENT: dict[Any, Callable[..., Any]] = {
+    torch.lstm: recurrent.lstm,
+    torch.gru: recurrent.gru,
+    torch.rnn_tanh: recurrent.rnn_tanh,
+    torch.rnn_relu: recurrent.rnn_relu,
+}
+_FUSED: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention(attention.scaled_dot_product_attention),
     F.multi_head_attention_forward: _multi_head_attention,
-    torch.lstm: _recurrent(recurrent.lstm),
-    torch.gru: _recurrent(recurrent.gru),
-    torch.rnn_tanh: _recurrent(recurrent.rnn_tanh),
-    torch.rnn_relu: _recurrent(recurrent.rnn_relu),
     torch.lstm_cell: _without_mode(recurrent.lstm_cell),
     torch.gru_cell: _without_mode(recurrent.gru_cell),
     torch.rnn_tanh_cell: _without_mode(recurrent.rnn_tanh_cell),
     torch.rnn_relu_cell: _without_mode(recurrent.rnn_relu_cell),
-    F.embedding_bag: _embedding_bag,
     F.bilinear: _without_mode(linear.bilinear),
-    untyped._pack_padded_sequence: _packed,
     untyped._weight_norm: _without_mode(linear.weight_norm),
+}
+RULES: dict[Any, Callable[..., Any]] = {
+    **_FUSED,
+    **{func: _recurrent(written_out) for func, written_out in _RECURRENT.items()},
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.embedding_bag: _embedding_bag,
+    untyped._pack_padded_sequence: _packed,
+}
+WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
+    **_FUSED,
+    **{func: _unless_packed(written_out) for func, written_out in _RECURRENT.items()},
+    F.embedding_bag: _flat_bags,
 }

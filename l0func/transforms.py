@@ -11,6 +11,17 @@ from torch import Tensor
 untyped: Any = torch
 """torch, for those of its functions that have no types."""
 
+
+def loose(tensor: Tensor, /) -> Any:
+    """The tensor, for those of its methods that have no types."""
+    return tensor
+
+
+def listed(numbers: Tensor, /) -> list[int]:
+    """A vector of integers as Python's."""
+    return loose(numbers).tolist()
+
+
 _COMPILES = hasattr(torch.compiler, "is_compiling")
 _DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
 

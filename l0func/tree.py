@@ -77,6 +77,11 @@ def _level(value: Any) -> _Level | None:
     return _Level(names, list(custom.children), partial(custom.unflatten_func, custom.metadata))
 
 
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
+    """A pytree with every tensor of it changed; other leaves stay."""
+    return _mapped("", value, lambda path, leaf: function(leaf) if isinstance(leaf, Tensor) else leaf)
+
+
 def _is_namedtuple(value: Any) -> bool:
     return hasattr(value, "_fields") and isinstance(value, tuple)
 

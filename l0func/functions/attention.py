@@ -151,10 +151,11 @@ def multi_head_attention_forward(
     weights = _weights(q, k, masks, extra=int(bias_k is not None) + int(add_zero_attn))
     weights = dropout(weights, dropout_p) if training and dropout_p > 0.0 else weights
     output = F.linear((weights @ v).permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
+    output = output.squeeze(1) if query.dim() == 2 else output
+    if not need_weights:
+        return output, None
     shown = weights.mean(dim=1) if average_attn_weights else weights
-    if query.dim() == 2:
-        output, shown = output.squeeze(1), shown.squeeze(0)
-    return output, shown if need_weights else None
+    return output, shown.squeeze(0) if query.dim() == 2 else shown
 
 
 def _check_heads(features: int, announced: int, num_heads: int) -> None:

@@ -1,0 +1,187 @@
+"""Multiply-adds of a network under its gates: dense, expected and realised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func import tree
+from l0func.functional import PureModule, check_function
+from l0func.gates import Estimator, Gates, check_gates, check_values, deterministic_gates
+from l0func.spec import GateSpec, Parameter
+from l0func.tracing.follow import follow
+from l0func.tracing.trace import Trace
+from l0func.transforms import listed
+from l0func.tree import Tree
+
+Slice = tuple[str, int, int]
+"""A path, a dimension and an index along it."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Products between activations that the same units take part in, such as the scores of one attention head.
+
+    Attributes:
+        macs: Multiply-adds.
+        slices: Slices of parameters that make these units.
+    """
+
+    macs: int
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class MacCounts:
+    """What one call multiplies, with every gate open.
+
+    Attributes:
+        uses: ``{parameter path: how often an entry is multiplied}``: a scalar, or a tensor of the parameter's shape.
+        products: Products between activations.
+        sizes: Numbers of entries of the parameters in ``uses``.
+    """
+
+    uses: Mapping[str, Tensor]
+    products: tuple[Product, ...]
+    sizes: Mapping[str, int]
+
+    @property
+    def by_parameter(self) -> dict[str, int]:
+        """Multiply-adds with the entries of each parameter."""
+        return {path: int(uses * self.sizes[path] if uses.dim() == 0 else uses.sum()) for path, uses in self.uses.items()}
+
+    @property
+    def total(self) -> int:
+        """Multiply-adds of the call."""
+        return sum(self.by_parameter.values()) + sum(product.macs for product in self.products)
+
+
+def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> MacCounts:
+    """Count the multiply-adds of one call, by running it once and seeing how often each parameter entry is used.
+
+    Counted are matrix products and convolutions, attention and recurrent layers as the products that they consist of: half of
+    what ``torch.utils.flop_counter`` says.
+
+    Args:
+        fn: What ``make_functional`` or ``compact`` returned.
+        params: Its parameters, flat or nested.
+        buffers: Its buffers.
+        *inputs: The inputs of its ``forward``; the counts are for all their rows.
+
+    Returns:
+        The counts, for :func:`expected_macs` and :func:`realised_macs`; ``.total`` is the dense number.
+
+    Raises:
+        TypeError: ``fn`` is not what ``make_functional`` returned.
+        ValueError: The trees do not fit ``fn``, or forward branches on data.
+    """
+    check_function(fn)
+    trace = follow(fn, tree.leaves(params), tree.leaves(buffers, "buffers"), inputs)
+    sizes = {path: torch.Size(trace.shapes[path]).numel() for path in trace.uses}
+    return MacCounts(dict(trace.uses), tuple(_products(trace)), sizes)
+
+
+def _products(trace: Trace) -> Iterator[Product]:
+    makers: dict[int, list[Slice]] = {}
+    for (path, dim), slices in trace.slices.items():
+        for position, root in enumerate(listed(trace.units.roots(slices.labels))):
+            if root >= 0 and trace.units.reason(root) is None:
+                makers.setdefault(root, []).append((path, dim, position))
+    merged: dict[tuple[Slice, ...], int] = {}
+    for pair, macs in trace.products.items():
+        roots = sorted({trace.units.root(label) for label in pair if label >= 0})
+        slices = tuple(s for root in roots for s in makers.get(root, []))
+        merged[slices] = merged.get(slices, 0) + macs
+    yield from (Product(macs, slices) for slices, macs in merged.items())
+
+
+def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
+    r"""Expected multiply-adds of the call that was counted.
+
+    .. math:: \sum_j n_j \prod_{g \in j} P(z_g \ne 0)
+
+    over parameter entries :math:`j`, each used :math:`n_j` times, and its distinct gates; a product between activations needs
+    the gates of the units that take part. Differentiable, so that it can be the penalty in place of the L0 norm.
+
+    Args:
+        gates: ``{gate name: log_alpha}``.
+        spec: The plan.
+        counts: What :func:`count_macs` returned.
+
+    Returns:
+        Multiply-adds, a scalar.
+
+    Raises:
+        ValueError: Gates do not fit the spec, or the counts are another network's.
+    """
+    named = check_gates(gates, spec)
+    return _macs({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}, spec, counts)
+
+
+def realised_macs(gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Estimator = "louizos") -> int:
+    """Multiply-adds with entries behind open gates only: for gates of groups, those of the compacted network.
+
+    Args:
+        gates: ``{gate name: log_alpha}``.
+        spec: The plan.
+        counts: What :func:`count_macs` returned.
+        estimator: The test-time gates.
+
+    Returns:
+        Multiply-adds of the call that was counted.
+
+    Raises:
+        ValueError: Gates do not fit the spec, one is NaN, or the counts are another network's.
+    """
+    named = check_gates(gates, spec)
+    check_values(named)
+    z = deterministic_gates(named, spec, estimator)
+    return round(float(_macs({name: (value != 0).double() for name, value in z.items()}, spec, counts)))
+
+
+def _macs(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
+    parameters = {p.path: p for p in spec.parameters}
+    for path, size in counts.sizes.items():
+        if path in parameters and parameters[path].size != size:
+            raise ValueError(
+                f"The counts are of a network whose {path!r} has {size} entries; the spec's has {parameters[path].size}."
+            )
+    tree.check_names(counts.uses.keys() & parameters.keys(), counts.uses, "The spec, unlike the counts,")
+    total = next(iter(opens.values())).new_zeros(()) if opens else torch.zeros(())
+    for path, uses in counts.uses.items():
+        total = total + _of_parameter(opens, parameters[path], uses)
+    for product in counts.products:
+        total = total + product.macs * _together(opens, product.slices, parameters)
+    return total
+
+
+def _of_parameter(opens: Gates, p: Parameter, uses: Tensor) -> Tensor | float:
+    if not p.bindings:
+        return float(uses.expand(p.shape).sum())
+    probability = p.lay_out(opens, owned=True)
+    if uses.dim() == 0:
+        return probability.sum() * (p.size / max(probability.numel(), 1) * float(uses))
+    return (probability * uses.to(probability)).sum()
+
+
+def _together(opens: Gates, slices: tuple[Slice, ...], parameters: Mapping[str, Parameter]) -> Tensor | float:
+    """The probability that all of the distinct gates on these slices are open."""
+    distinct = {gate for at in slices if at[0] in parameters for gate in _gates_on(parameters[at[0]], at)}
+    probability: Tensor | float = 1.0
+    for name, number in sorted(distinct):
+        probability = probability * opens[name][number]
+    return probability
+
+
+def _gates_on(p: Parameter, at: Slice) -> Iterator[tuple[str, int]]:
+    for binding in p.bindings:
+        dim = getattr(binding.rule, "dim", None)
+        if dim is None or dim % len(p.shape) != at[1] or getattr(binding.rule, "sharers", 1) > 1:
+            continue
+        number = int(binding.rule.index(p.shape).flatten()[at[2]])
+        if number >= 0:
+            yield binding.gate, number

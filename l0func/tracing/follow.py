@@ -1,0 +1,158 @@
+"""Run a pure function once and follow its units through every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from l0func import random, tree
+from l0func.functional import PureModule
+from l0func.keyed import Keyed
+from l0func.rows import WrittenOut
+from l0func.tracing import dataflow, layers, products
+from l0func.tracing.rules import Call, Followed, Rule
+from l0func.tracing.trace import State, Trace, whole
+from l0func.tracing.units import NONE
+
+_READERS = ("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim")
+RULES: dict[str, Rule] = {**products.RULES, **layers.RULES, **dataflow.RULES}
+
+
+def follow(fn: PureModule, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> Trace:
+    """The trace of ``fn(params, buffers, *inputs)``, in the modes that fn has.
+
+    Args:
+        fn: A pure function.
+        params: Its parameters, flat.
+        buffers: Its buffers, flat.
+        inputs: Its inputs, on the CPU or wherever the parameters are.
+
+    Raises:
+        ValueError: Forward branches on data: it reads numbers out of a tensor that depends on inputs or parameters.
+    """
+    # Fresh objects: a tensor's identity is what its state is found by, and a caller may pass one as two things.
+    params, buffers = ({path: t.detach() for path, t in tensors.items()} for tensors in (params, buffers))
+    inputs = tree.map_tensors(lambda t: t.detach(), inputs)
+    tracer = _Tracer({path: tuple(t.shape) for path, t in {**params, **buffers}.items()})
+    for path, tensor in {**params, **buffers}.items():
+        tracer.begin(path, tensor)
+    fixed = tracer.trace.units.fixed(1, "they are joined with an input of the module")
+    for _, tensor in tree.walk(inputs):
+        if isinstance(tensor, Tensor):
+            tracer.begin_input(tensor, fixed)
+    with torch.no_grad(), WrittenOut(), Keyed(random.key(0)), tracer:
+        output, _ = fn.run(params, buffers, *inputs)
+    tracer.trace.units.step = -1
+    outputs = [tensor for _, tensor in tree.walk(output) if isinstance(tensor, Tensor)]
+    for tensor in outputs:
+        if tracer.state(tensor) is not None:
+            tracer.trace.units.fix(tracer.labels(tensor), "they are an output of the module")
+    tracer.trace.finish(tracer.used(outputs))
+    return tracer.trace
+
+
+class _Tracer(TorchDispatchMode, Followed):
+    """States of all tensors of one call, by identity; they are kept alive, so that no identity is used twice."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        cast("Any", super()).__init__()
+        self.trace = Trace(shapes)
+        self._known: dict[int, tuple[Tensor, State]] = {}
+        self._steps: list[tuple[list[int], list[int]]] = []
+        self._bases: dict[int, int] = {}
+        self._data: set[int] = set()
+
+    def begin(self, path: str, tensor: Tensor) -> None:
+        """Know a tensor as a parameter or buffer."""
+        self.set(tensor, whole(path, tuple(tensor.shape)) if tensor.dim() else torch.full((), NONE))
+        if tensor.is_floating_point():
+            # A table of positions or a mask, in integers, is no data: forward may read numbers out of it.
+            self._data.add(id(tensor))
+
+    def begin_input(self, tensor: Tensor, labels: Tensor) -> None:
+        """Know a tensor as an input."""
+        self.set(tensor, labels.reshape((1,) * tensor.dim()).expand(tensor.shape))
+        self._data.add(id(tensor))
+
+    def set(self, tensor: Tensor, state: State) -> None:
+        """Know a tensor."""
+        self._known[id(tensor)] = (tensor, state)
+
+    def state(self, tensor: Tensor) -> State | None:
+        """What is known of a tensor."""
+        return self._known[id(tensor)][1] if id(tensor) in self._known else None
+
+    def used(self, outputs: Iterable[Tensor]) -> set[int]:
+        """The steps that these tensors were computed by."""
+        live = {id(t) for t in outputs}
+        steps: set[int] = set()
+        for number in range(len(self._steps) - 1, -1, -1):
+            read, made = self._steps[number]
+            if live & set(made):
+                steps.add(number)
+                live |= set(read)
+        return steps
+
+    def _log(self, call: Call) -> None:
+        self.trace.units.step = len(self._steps)
+        made = [id(t) for t in call.outputs]
+        read = [id(t) for t in call.tensors()]
+        if call.func.is_view and read:
+            self._bases.update(dict.fromkeys(made, read[0]))
+        # What is written into a view is in its base as well.
+        for at in made:
+            while at in self._bases and at in read:
+                at = self._bases[at]
+                made.append(at)
+                read.append(at)
+        self._steps.append((read, made))
+        if self._data.intersection(read) and call.name not in dataflow.FACTORIES:
+            self._data.update(made)
+
+    def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
+        name: str = func.overloadpacket.__name__
+        if name in _READERS and any(id(tensor) in self._data for tensor in _tensors(args)):
+            raise ValueError(
+                f"The module's forward branches on data: {name!r} reads numbers out of a tensor that depends on inputs or "
+                "parameters, so that what one example runs through says nothing of the next. Take the branch out, or write the "
+                "groups by hand with l0func.group."
+            )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._check_branch(func, args)
+        output = func(*args, **kwargs)
+        call = Call(func, args, kwargs, tuple(_tensors(output)))
+        self._log(call)
+        if not any(self.state(t) is not None for t in call.tensors()):
+            for made in call.outputs:
+                self.set(made, torch.full(tuple(made.shape), NONE))
+            return output
+        _rule_for(func)(self, call)
+        return output
+
+
+def _rule_for(func: Any) -> Rule:
+    name: str = func.overloadpacket.__name__
+    known = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    if known is not None:
+        return known
+    if torch.Tag.pointwise in func.tags:
+        return dataflow.pointwise
+    if func.is_view:
+        return dataflow.moved
+    return dataflow.unknown
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in cast("Sequence[Any]", value):
+            yield from _tensors(item)
