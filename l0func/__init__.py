@@ -1,9 +1,10 @@
 """L0 regularisation for PyTorch as pure functions."""
 
-from l0func import random
+from l0func import plot, random
 from l0func.compact import compact, to_module
 from l0func.costs import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
 from l0func.distributions import GateDistribution, GaussianGate, HardConcrete, HardKuma
+from l0func.files import load, save
 from l0func.functional import make_functional
 from l0func.gated import gated, per_example
 from l0func.gates import apply_masks, compensate, deterministic_masks, init_gates, mean_masks, sample_masks
@@ -12,6 +13,7 @@ from l0func.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.module import L0Module
 from l0func.prune import prune
 from l0func.rules import axes, axis, blocks, element, tiles, whole
+from l0func.sparse import to_sparse_csr
 from l0func.spec import GateSpec, gate_spec, group
 from l0func.structure import UnitGroups, unit_groups
 from l0func.summary import summary
@@ -43,18 +45,22 @@ __all__ = [
     "group",
     "init_gates",
     "init_params",
+    "load",
     "make_functional",
     "mean_masks",
     "penalty",
     "per_example",
+    "plot",
     "prune",
     "random",
     "realised_macs",
     "sample_masks",
+    "save",
     "squared_mean",
     "summary",
     "tiles",
     "to_module",
+    "to_sparse_csr",
     "unit_groups",
     "whole",
 ]

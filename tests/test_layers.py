@@ -27,10 +27,10 @@ FLOORS = [
     {"distributions", "rules", "resize", "tracing.follow"},
     {"spec"},
     {"gates", "init", "removal", "grouping"},
-    {"costs", "macs"},
-    {"prune", "gated"},
+    {"costs", "macs", "sparse"},
+    {"prune", "gated", "files"},
     {"summary", "compact"},
-    {"module", "structure"},
+    {"module", "structure", "plot"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
