@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from l0func import tree
+from l0func.fold import fold_constants
 from l0func.functional import Functional, PureModule, check_function
 from l0func.gates import Estimator, check_gates, deterministic_gates
 from l0func.prune import prune
 from l0func.removal import remove
 from l0func.spec import GateSpec
+from l0func.structure import same_output
 from l0func.tree import Tree
 
 Empty = Literal["raise", "constant"]
@@ -26,13 +28,19 @@ def compact(
     spec: GateSpec,
     estimator: Estimator = "louizos",
     *,
+    example_inputs: Any = None,
     empty: Empty = "raise",
 ) -> Functional:
     """The network without its closed units: a smaller pure function with smaller parameters and buffers.
 
     The gates of groups remove: what a closed one multiplies or owns goes from every tensor, and the attributes that forward
-    reads its sizes from follow. Gates by rules, on single weights or on rows without what depends on them, remove nothing:
-    their zeros stay, and so does a bias that speaks for a row of zeros. Open gates are folded into the weights.
+    reads its sizes from follow. Open gates are folded into the weights. Gates by rules, on single weights or on rows without
+    what depends on them, remove nothing by themselves: their zeros stay, and so does a bias that speaks for a row of zeros.
+
+    With ``example_inputs`` the result is traced as well. Units that nothing reads any more go, whatever gates did it; those
+    whose rows are all zero say a constant, which moves into the biases of what reads them; where that would not be exact, as
+    before a padded convolution, they are kept. And the result is run: if it fails, or differs from the pruned network, that
+    is an error.
 
     Args:
         fn: What ``make_functional`` returned.
@@ -41,6 +49,7 @@ def compact(
         buffers: Its buffers.
         spec: The plan.
         estimator: The test-time gates.
+        example_inputs: A tensor, or a tuple of the inputs of forward, two rows or more.
         empty: What to do with a group that closes altogether: ``"raise"``, or keep one unit of it as ``"constant"``, whose
             weights are 0.
 
@@ -51,7 +60,8 @@ def compact(
     Raises:
         TypeError: ``fn`` is not what ``make_functional`` returned.
         ValueError: The trees do not fit the spec or each other; a group closes altogether; groups contradict each other, or
-            name slices that a module cannot do without, such as a LayerNorm's.
+            name slices that a module cannot do without, such as a LayerNorm's; or the smaller network, on the examples, fails
+            or differs.
     """
     check_function(fn)
     if empty not in ("raise", "constant"):
@@ -64,7 +74,23 @@ def compact(
         opens = {name: _kept_open(name, value != 0, spec, empty) for name, value in z.items()}
         for p in spec.buffers:
             tree.check_names(state.keys() & {p.path}, [p.path], f"The buffers ({', '.join(state) or 'none'})")
-        return remove(fn, pruned, state, spec, opens)
+        small = remove(fn, pruned, state, spec, opens)
+        if example_inputs is None:
+            return small
+        inputs = cast("tuple[Any, ...]", example_inputs) if isinstance(example_inputs, tuple) else (example_inputs,)
+        expected = fn(pruned, state, *inputs)
+        _check_equal(small, inputs, expected)
+        return _without_idle_units(small, inputs, expected, empty)
+
+
+def _without_idle_units(small: Functional, inputs: tuple[Any, ...], expected: Any, empty: Empty) -> Functional:
+    folded, spec, read = fold_constants(small, inputs)
+    if spec is None:
+        return small
+    opens = {name: _kept_open(name, opened, spec, empty) for name, opened in read.items()}
+    smaller = remove(*folded, spec, opens)
+    _check_equal(smaller, inputs, expected)
+    return smaller
 
 
 def _kept_open(name: str, opens: Tensor, spec: GateSpec, empty: Empty) -> Tensor:
@@ -81,6 +107,27 @@ def _kept_open(name: str, opens: Tensor, spec: GateSpec, empty: Empty) -> Tensor
     kept = opens.clone()
     kept.view(-1)[0] = True
     return kept
+
+
+def _check_equal(small: Functional, inputs: tuple[Any, ...], expected: Any) -> None:
+    """Refuse a smaller network that does not give what is expected of it.
+
+    Raises:
+        ValueError: It fails, or gives something else.
+    """
+    fn, params, buffers = small
+    try:
+        output = fn(params, buffers, *inputs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"The compacted network does not run on the examples: {str(error).splitlines()[0]}. Its groups leave something "
+            "out, such as the other branch of a residual connection; l0func.unit_groups finds all that goes together."
+        ) from None
+    if not same_output(output, expected):
+        raise ValueError(
+            "The compacted network's output on the examples is not the pruned one's: its groups remove units that something "
+            "else still depends on. l0func.unit_groups finds all that goes together."
+        )
 
 
 def to_module(fn: PureModule, params: Tree, buffers: Tree) -> nn.Module:

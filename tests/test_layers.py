@@ -29,8 +29,9 @@ FLOORS = [
     {"gates", "init", "removal", "grouping"},
     {"costs", "macs", "sparse"},
     {"prune", "gated", "files"},
-    {"summary", "compact"},
-    {"module", "structure", "plot"},
+    {"summary", "structure"},
+    {"module", "plot", "fold"},
+    {"compact"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

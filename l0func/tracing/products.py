@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l0func.tracing.rules import Call, Followed, Rule
-from l0func.tracing.trace import Weight
+from l0func.tracing.trace import Reader, Weight, along
 from l0func.tracing.units import NONE, varies
 from l0func.transforms import loose
 
@@ -16,7 +16,7 @@ def _mm(followed: Followed, call: Call) -> None:
 
 
 def _addmm(followed: Followed, call: Call) -> None:
-    labels = product(followed, call.args[1], call.args[2])
+    labels = product(followed, call.args[1], call.args[2], call.args[0])
     followed.set(call.outputs[0], joined(followed, [call.args[0]], labels))
 
 
@@ -35,25 +35,32 @@ def _linear(followed: Followed, call: Call) -> None:
     if followed.weight(weight) is None or weight.dim() != 2:
         refuse(followed, call)
         return
-    labels = _read_by(followed, call.args[0], followed.weight(weight), reads=1, owns=0)
+    labels = _read_by(followed, call.args[0], followed.weight(weight), 1, 0, bias)
     followed.set(call.outputs[0], labels if bias is None else joined(followed, [bias], labels))
 
 
-def product(followed: Followed, a: Tensor, b: Tensor) -> Tensor:
-    """Labels of the product of two matrices, or batches of them, ``(*, n, k)`` and ``(*, k, m)``."""
+def product(followed: Followed, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Labels of the product of two matrices, or batches of them, ``(*, n, k)`` and ``(*, k, m)``, before a bias is added."""
     left, right = followed.weight(a), followed.weight(b)
     if left is not None and right is not None:
         return _of_weights(followed, left, right, (*a.shape[:-1], b.shape[-1]))
     if right is not None:
-        return _read_by(followed, a, _one_of_batch(followed, right), b.dim() - 2, b.dim() - 1)
+        return _read_by(followed, a, _one_of_batch(followed, right), b.dim() - 2, b.dim() - 1, bias)
     if left is not None:
-        labels = _read_by(followed, b.mT, _one_of_batch(followed, left), a.dim() - 1, a.dim() - 2, followed.labels(b).mT)
+        one = _one_of_batch(followed, left)
+        labels = _read_by(followed, b.mT, one, a.dim() - 1, a.dim() - 2, None, followed.labels(b).mT)
         return labels.mT
     return _of_activations(followed, followed.labels(a), followed.labels(b))
 
 
 def _read_by(
-    followed: Followed, x: Tensor, weight: Weight | None, reads: int, owns: int, labels: Tensor | None = None
+    followed: Followed,
+    x: Tensor,
+    weight: Weight | None,
+    reads: int,
+    owns: int,
+    bias: Tensor | None,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Labels of ``x`` (or those given) times a weight whose dimensions ``reads`` and ``owns`` are summed over and kept."""
     labels = followed.labels(x) if labels is None else labels
@@ -71,9 +78,18 @@ def _read_by(
     columns = rows.amax(0) if len(rows) else rows.new_full(rows.shape[1:], NONE)
     followed.units.tie(rows, columns)
     followed.trace.read(weight, reads, columns)
+    _log_reader(followed, weight, reads, x.reshape(rows.shape), bias, border=False)
     made = followed.units.fresh(kept)
     followed.trace.own(weight, owns, made)
     return made.expand(*labels.shape[:-1], kept)
+
+
+def _log_reader(followed: Followed, weight: Weight, dim: int, values: Tensor, bias: Tensor | None, border: bool) -> None:
+    found = along(weight, dim)
+    of_bias = followed.weight(bias)
+    if found is not None:
+        path = None if of_bias is None else of_bias.path
+        followed.trace.readers.append(Reader(weight.path, *found, values, path, border))
 
 
 def _one_of_batch(followed: Followed, weight: Weight) -> Weight:
@@ -132,6 +148,10 @@ def _convolution(followed: Followed, call: Call) -> None:
     followed.units.tie(channels, of_channel[:, None])
     spatial = x if transposed else out
     followed.trace.count(weight, spatial.shape[0] * spatial[0, 0].numel())
+    if groups == 1:
+        border = transposed or any(call.args[4])
+        values = x.movedim(1, 0).reshape(x.shape[1], -1).T
+        _log_reader(followed, weight, 0 if transposed else 1, values, bias, border)
     made = _grouped(followed, weight, of_channel, groups, transposed, out.shape[1])
     made = made.reshape(1, -1, *(1,) * (out.dim() - 2)).expand(out.shape)
     followed.set(out, made if bias is None else joined(followed, [bias], made, dim=1))

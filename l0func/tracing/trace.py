@@ -23,6 +23,26 @@ class Weight(NamedTuple):
     coordinates: tuple[Tensor, ...]
 
 
+class Reader(NamedTuple):
+    """A product by which a parameter reads units.
+
+    Attributes:
+        path: Of the parameter.
+        dim: Its dimension along which the units lie.
+        positions: The index along it of each column of ``values``.
+        values: What it read, shape (rows, columns).
+        bias: The path of the bias that is added to the product, if a parameter is.
+        border: Whether the parameter also reads zeros around the values, as a padded convolution does.
+    """
+
+    path: str
+    dim: int
+    positions: Tensor
+    values: Tensor
+    bias: str | None
+    border: bool
+
+
 State = Tensor | Weight
 """What is known of a tensor: the unit of every element as a label, int64; or that it is a parameter, moved about."""
 
@@ -46,6 +66,7 @@ class Trace:
         slices: For ``(path, dim)`` the unit of every index, and whether the unit is read there or owns the slice.
         uses: How often each entry of a parameter is multiplied: a number, or a tensor of the parameter's shape.
         products: Multiply-adds between activations by the units of the two.
+        readers: The products by which parameters read units, in order.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -53,6 +74,7 @@ class Trace:
     slices: dict[tuple[str, int], Slices] = field(default_factory=dict[tuple[str, int], Slices])
     uses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     products: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
+    readers: list[Reader] = field(default_factory=list[Reader])
     tainted: dict[str, str] = field(default_factory=dict[str, str])
     _atoms: dict[str, int] = field(default_factory=dict[str, int])
     _touched: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
