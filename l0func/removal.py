@@ -36,6 +36,7 @@ def remove(
     Raises:
         ValueError: The slices contradict each other, or a module cannot do without some.
     """
+    opens = {name: opened.cpu() for name, opened in opens.items()}
     kept = kept_slices(spec, opens)
     tensors = {**params, **buffers}
     parts = {path: _part(path, part, tensors, kept) for path, part in fn.parts()}

@@ -36,9 +36,10 @@ class UnitGroups(dict[str, Group]):
         self.sizes, self.refused = dict(sizes), dict(refused)
 
     def __repr__(self) -> str:
-        lines = [f"UnitGroups: {sum(self.sizes.values())} units in {len(self)} groups"]
+        groups = "1 group" if len(self) == 1 else f"{len(self)} groups"
+        lines = [f"UnitGroups: {sum(self.sizes.values())} units in {groups}"]
         lines += [f"  {name}: {n} units" for name, n in self.sizes.items()]
-        lines += [f"  not {name}: {reason}" for name, reason in self.refused.items()]
+        lines += [f"  stays {name}: {reason}" for name, reason in self.refused.items()]
         return "\n".join(lines)
 
 
@@ -134,7 +135,7 @@ def _ancestors(path: str) -> Iterator[str]:
 
 
 def _integers(part: Part) -> Iterator[tuple[str, int]]:
-    if issubclass(part.kind, tuple(RULES)):
+    if issubclass(part.kind, tuple(RULES)) and part.paths():
         # These follow their tensors.
         return
     for name, value in part.attributes().items():
@@ -158,6 +159,7 @@ class _Trial:
     def __init__(self, function: Functional, inputs: tuple[Any, ...]) -> None:
         self.function = function
         self.inputs = inputs
+        self.device = next((p.device for p in function.params.values()), None)
         wide = tree.map_tensors(_wide, (inputs, _shaken(function)))
         try:
             function.fn(*wide[1], *wide[0])
@@ -173,7 +175,7 @@ class _Trial:
         fn = self.function.fn
         try:
             spec = gate_spec(self.params, groups=groups, buffers=self.buffers)
-            gates = {gate.name: _some_closed(gate.name, gate.shape[0]).to(gate.dtype) for gate in spec.gates}
+            gates = {gate.name: _some_closed(gate.name, gate.shape[0]).to(self.device, gate.dtype) for gate in spec.gates}
             pruned = prune(self.params, gates, spec)
             expected = fn(pruned, self.buffers, *self.inputs)
             opens = {name: z != 0 for name, z in deterministic_gates(gates, spec, "louizos").items()}

@@ -257,6 +257,24 @@ STRANGERS = [
     Case("last_state", LastState, lambda: (torch.randn(4, 3, 3),)),
     Case("folded", Folded, images(4)),
     Case(
+        "without_affine",
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 8, 3),
+            nn.GroupNorm(4, 8, affine=False),
+            nn.Conv2d(8, 6, 1),
+            nn.BatchNorm2d(6, affine=False),
+            nn.Conv2d(6, 2, 1),
+        ),
+        images(2, 5, 5),
+    ),
+    Case(
+        "unflattened",
+        lambda: nn.Sequential(
+            nn.Linear(4, 20), nn.Unflatten(1, (5, 2, 2)), nn.ReLU(), nn.Conv2d(5, 4, 2), nn.Flatten(), nn.Linear(4, 2)
+        ),
+        images(4),
+    ),
+    Case(
         "transformer",
         lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), 2, enable_nested_tensor=False),
         images(4, 8),

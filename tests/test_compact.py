@@ -352,3 +352,36 @@ def test_residual_branches_that_would_disagree_are_an_error(left, match):
     gates = {"h": torch.where(torch.arange(4) < left, 3.0, -20.0)}
     with pytest.raises(ValueError, match=match):
         l0.compact(fn, params, gates, buffers, spec, example_inputs=torch.randn(3, 3))
+
+
+def test_a_head_size_that_does_not_divide_is_refused():
+    _, params, _ = l0.make_functional(nn.ModuleDict({"v": nn.Linear(4, 8), "o": nn.Linear(8, 4)}))
+    with pytest.raises(ValueError, match=r"On 'o.weight': blocks\(dim=1, size=3\) needs a size that divides the 8 indices"):
+        l0.gate_spec(params, groups={"heads": l0.group({"o.weight": blocks(1, 3)}, {"v.weight": blocks(0, 3)})})
+
+
+class Shared(nn.Module):
+    """One layer at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.twice, self.leave = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.enter(x)))))))
+
+
+def test_weights_used_at_two_places_have_one_group_and_two_are_an_error():
+    groups = l0.unit_groups(Shared(), torch.randn(3, 3))
+    assert groups.sizes == {"enter": 4}
+    assert dict(groups["enter"].multiplies).keys() == {"twice.weight", "leave.weight"}
+    fn, params, buffers = l0.make_functional(Shared())
+    rows = {"twice.weight": axis(0), "twice.bias": axis(0)}
+    two = {
+        "first": l0.group({"twice.weight": axis(1)}, {"enter.weight": axis(0), "enter.bias": axis(0)}),
+        "second": l0.group({"leave.weight": axis(1)}, rows),
+    }
+    spec = l0.gate_spec(params, groups=two)
+    gates = {"first": torch.tensor([3.0, -20.0, 3.0, 3.0]), "second": torch.tensor([3.0, 3.0, -20.0, -20.0])}
+    with pytest.raises(ValueError, match="does not run on the examples"):
+        l0.compact(fn, params, gates, buffers, spec, example_inputs=torch.randn(3, 3))

@@ -60,6 +60,16 @@ def test_a_state_dict_round_trip_is_bit_equal(name):
     assert torch.equal(other(*inputs), module(*inputs))
 
 
+@pytest.mark.parametrize("name", ["unet", "transformer"])
+def test_a_compacted_module_goes_through_safetensors(name, tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    module, inputs, small = compacted(name)
+    library.save_file(module.state_dict(), tmp_path / "net.safetensors")
+    other = l0.to_module(small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers).eval()
+    other.load_state_dict(library.load_file(tmp_path / "net.safetensors"))
+    assert torch.equal(other(*inputs), module(*inputs))
+
+
 def test_an_exported_network_needs_no_l0func_to_run(tmp_path):
     if not MODERN:
         pytest.skip("torch 2.1 exports by another interface")

@@ -19,6 +19,10 @@ def run(*arguments: str, cwd: Path) -> str:
     return result.stdout
 
 
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+
+
 def table(text: str) -> dict[str, list[str]]:
     """The rows of a summary by parameter: shape, gates, and the rest."""
     rows = (re.split(r"\s{2,}", line.strip()) for line in text.splitlines())
@@ -26,8 +30,8 @@ def table(text: str) -> dict[str, list[str]]:
 
 
 def test_the_readmes_program_prints_what_the_readme_shows(tmp_path):
-    (tmp_path / "program.py").write_text(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1))
-    shown, printed = re.search(r"```text\n(.*?)```", README, re.DOTALL).group(1), run("program.py", cwd=tmp_path)
+    (tmp_path / "program.py").write_text(blocks("python")[0])
+    shown, printed = blocks("text")[0], run("program.py", cwd=tmp_path)
     accuracy = [float(re.search(r"([\d.]+)% of unseen digits", text).group(1)) for text in (shown, printed)]
     # The draws are the same to the bit everywhere; what 400 steps of floating-point sums make of them is not.
     assert accuracy[1] == pytest.approx(accuracy[0], abs=3)
@@ -38,17 +42,25 @@ def test_the_readmes_program_prints_what_the_readme_shows(tmp_path):
     assert realised[0] == pytest.approx(realised[1], abs=5)
 
 
+def test_the_readmes_compaction_prints_what_the_readme_shows(tmp_path):
+    (tmp_path / "program.py").write_text(blocks("python")[1])
+    printed = run("program.py", cwd=tmp_path)
+    # Older versions of torch print fewer of a module's settings.
+    assert printed.replace(", bias=True, track", ", track") == blocks("text")[1].replace(", bias=True, track", ", track")
+
+
 def test_the_seeds_tasks_hold(tmp_path):
     assert "identity" in run(str(ROOT / "examples" / "seed_tasks.py"), cwd=tmp_path)
 
 
 def test_the_gate_runs_the_readmes_commands_as_written():
     gate = (ROOT / ".ci" / "run").read_text()
-    tests, quickstart = 'pip install -e ".[dev]" && pytest', "python examples/quickstart.py"
+    tests, examples = 'pip install -e ".[dev]" && pytest', ("quickstart", "compact_cnn")
     assert f"\n{tests}\n" in README
     assert f"\n{tests}\n" in gate
-    assert f'\npip install -e ".[dev]" && {quickstart}\n' in README
-    assert f"\n{quickstart} " in gate
+    for example in examples:
+        assert f'\npip install -e ".[dev]" && python examples/{example}.py\n' in README
+        assert f"\npython examples/{example}.py " in gate
 
 
 def test_every_file_that_the_readme_names_is_there():

@@ -38,6 +38,8 @@ FOUND = {
     "last_state": {"lstm": 6},
     "folded": {"enter": 5, "conv": 6},
     "conv1d": {"0": 6, "3": 4},
+    "without_affine": {"0": 4, "2": 6},
+    "unflattened": {"0": 5, "3": 4},
 }
 NOTHING = {
     "functions": "output of the module",
@@ -176,7 +178,7 @@ def test_a_size_written_into_forward_costs_only_the_units_behind_it():
     groups = l0.unit_groups(FixedView(), torch.randn(3, 3))
     assert groups.sizes == {"free": 5}
     assert "shape '[-1, 6]' is invalid" in groups.refused["a.weight"]
-    assert "not a.weight: a trial" in repr(groups)
+    assert "stays a.weight: a trial" in repr(groups)
 
 
 def test_an_average_of_heads_that_no_one_reads_does_not_keep_the_heads():

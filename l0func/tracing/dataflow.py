@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func import tree
 from l0func.tracing.products import refuse
 from l0func.tracing.rules import Call, Followed, Rule
 from l0func.tracing.trace import State, Weight
@@ -114,7 +115,8 @@ def _moved(call: Call, labels: Tensor) -> Any:
     if call.name in ("view", "_unsafe_view"):
         # What is known of a tensor may be laid out in memory otherwise than the tensor.
         return labels.reshape(call.args[1])
-    return call.func(labels, *call.args[1:], **call.kwargs)
+    # Indices may be on another device than what is known of the tensor.
+    return call.func(labels, *tree.map_tensors(lambda t: t.cpu(), call.args[1:]), **call.kwargs)
 
 
 def _outputs(value: Any) -> list[Tensor]:
