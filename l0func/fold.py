@@ -59,6 +59,9 @@ def _noisy(inputs: tuple[Any, ...]) -> Any:
 def _read(params: Mapping[str, Tensor], groups: UnitGroups, name: str, by_path: Mapping[str, Parameter]) -> Tensor:
     """For each unit of a group whether any slice that reads it is not zero."""
     count = groups.sizes[name]
+    if name in groups.normed:
+        # The norm reads them.
+        return torch.ones(count, dtype=torch.bool)
     return _any_nonzero(params, groups[name].multiplies, by_path, count)
 
 
@@ -88,6 +91,8 @@ def _folded(
 ) -> tuple[dict[str, Tensor], bool]:
     result, changed = dict(params), False
     for name, group in groups.items():
+        if name in groups.normed:
+            continue
         made = ((path, rules) for path, rules in group.owns if path in by_path and len(by_path[path].shape) > 1)
         silent = ~_any_nonzero(params, made, by_path, groups.sizes[name])
         candidates = silent & _read(params, groups, name, by_path)

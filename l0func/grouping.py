@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor
 from l0func.rules import Rule, axis, blocks, tiles
 from l0func.spec import Group, group
 from l0func.tracing.trace import Trace
-from l0func.transforms import listed
+from l0func.transforms import listed, loose
 
 
 class Place(NamedTuple):
-    """A dimension of a tensor in which units have slices, and whether they are read there."""
+    """A dimension of a tensor in which units have slices, whether they are read there, and whether a gate multiplies them."""
 
     path: str
     dim: int
     reads: bool
+    multiplies: bool
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class Found:
         name: Of the group: the module, or the parameter, that makes them.
         count: Number of units.
         sizes: Numbers of slices in a row that one unit has somewhere.
-        multiplies: The rules of the slices that read them.
-        owns: The rules of the slices that are theirs.
+        multiplies: The rules of the slices that a gate scales: those that read them; under an RMSNorm those that make them.
+        owns: The rules of the other slices.
+        maker: The parameter that makes them first.
+        normed: Whether an RMSNorm runs over them, which reads them without a slice.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Found:
     sizes: frozenset[int]
     multiplies: dict[str, list[Rule]]
     owns: dict[str, list[Rule]]
+    normed: bool
+    maker: str
 
     def group(self, attrs: dict[str, int]) -> Group:
         """As a group, with how much of an attribute each unit stands for."""
@@ -72,12 +77,19 @@ def found_in(trace: Trace) -> tuple[list[Found], dict[str, str]]:
 
 def _by_unit(trace: Trace) -> dict[int, _Slices]:
     units: dict[int, _Slices] = {}
+    normed = _normed(trace)
     for (path, dim), slices in trace.slices.items():
-        roots, reading = listed(trace.units.roots(slices.labels)), listed(slices.reads)
-        for position, (root, reads) in enumerate(zip(roots, reading, strict=True)):
+        flags = (listed(flag) for flag in (trace.units.roots(slices.labels), slices.reads, slices.owns))
+        for position, (root, reads, owns) in enumerate(zip(*flags, strict=True)):
             if root >= 0:
-                units.setdefault(root, {}).setdefault(Place(path, dim, bool(reads)), []).append(position)
+                # A closed unit under an RMSNorm must be exactly zero where it is made, or the others are scaled by it.
+                multiplies = bool(owns) and path not in trace.norms if root in normed else bool(reads)
+                units.setdefault(root, {}).setdefault(Place(path, dim, bool(reads), multiplies), []).append(position)
     return units
+
+
+def _normed(trace: Trace) -> set[int]:
+    return {root for labels in trace.normed for root in listed(loose(trace.units.roots(labels)).unique())}
 
 
 def _maker(slices: _Slices) -> str | None:
@@ -123,9 +135,10 @@ def _add(run: list[_Slices], trace: Trace, found: list[Found], refused: dict[str
         if rules is None:
             refused.setdefault(maker, f"their slices of {place.path!r} are in an order that no rule has")
             return
-        (multiplies if place.reads else owns).setdefault(place.path, []).extend(rules)
+        (multiplies if place.multiplies else owns).setdefault(place.path, []).extend(rules)
         sizes |= {len(run[0][place]), *(rule.size for rule in rules if isinstance(rule, blocks))}
-    found.append(Found(maker, len(run), frozenset(sizes), multiplies, owns))
+    normed = any(place.path in trace.norms for place in run[0])
+    found.append(Found(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker))
 
 
 def _rules(positions: Tensor, dim: int, size: int) -> list[Rule] | None:
@@ -166,5 +179,5 @@ def _named(found: list[Found]) -> list[Found]:
     for f, module in zip(found, modules, strict=True):
         name = module if module and modules.count(module) == 1 else f.name
         before = sum(other.name == f.name for other in found[: len(named)])
-        named.append(Found(f"{name}:{before + 1}" if before else name, f.count, f.sizes, f.multiplies, f.owns))
+        named.append(replace(f, name=f"{name}:{before + 1}" if before else name))
     return named

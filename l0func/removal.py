@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l0func import tree
 from l0func.functional import Functional, Part, PureModule
-from l0func.resize import Slimming, resize
+from l0func.resize import Slimming, rescaling, resize
 from l0func.spec import GateSpec
 
 Kept = dict[str, dict[int, Tensor]]
@@ -39,9 +39,10 @@ def remove(
     opens = {name: opened.cpu() for name, opened in opens.items()}
     kept = kept_slices(spec, opens)
     tensors = {**params, **buffers}
-    parts = {path: _part(path, part, tensors, kept) for path, part in fn.parts()}
+    parts = {path: resize(_slimming(path, part, tensors, kept)) for path, part in fn.parts()}
     changed = _with_attributes(dict(fn.parts()), parts, spec, opens)
-    small = {path: _sliced(tensor, kept.get(path, {})) for path, tensor in tensors.items()}
+    factors = {at: factor for path, part in fn.parts() for at, factor in _factors(path, part, tensors, kept).items()}
+    small = {path: _sliced(tensor, kept.get(path, {})) * factors.get(path, 1) for path, tensor in tensors.items()}
     resized = fn.resized({path: tuple(t.shape) for path, t in small.items()}, changed)
     return Functional(resized, {path: small[path] for path in params}, {path: small[path] for path in buffers})
 
@@ -63,10 +64,15 @@ def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> Kept:
     return kept
 
 
-def _part(path: str, part: Part, tensors: Mapping[str, Tensor], kept: Kept) -> Part:
+def _slimming(path: str, part: Part, tensors: Mapping[str, Tensor], kept: Kept) -> Slimming:
     paths = part.paths()
-    shapes = {name: tuple(tensors[at].shape) for name, at in paths.items()}
-    return resize(Slimming(path, part, shapes, {name: kept[at] for name, at in paths.items() if at in kept}))
+    own = {name: tensors[at] for name, at in paths.items()}
+    return Slimming(path, part, own, {name: kept[at] for name, at in paths.items() if at in kept})
+
+
+def _factors(path: str, part: Part, tensors: Mapping[str, Tensor], kept: Kept) -> dict[str, float]:
+    factors = rescaling(_slimming(path, part, tensors, kept))
+    return {at: factors[name] for name, at in part.paths().items() if name in factors}
 
 
 def _sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:

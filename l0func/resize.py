@@ -24,12 +24,14 @@ class Slimming:
     Args:
         path: Of the module.
         part: The module without its tensors.
-        shapes: Of its tensors, by their names in it.
+        tensors: Its own, by their names in it.
         kept: For tensors that lose slices.
     """
 
-    def __init__(self, path: str, part: Part, shapes: Mapping[str, tuple[int, ...]], kept: Mapping[str, Kept]) -> None:
-        self.path, self.part, self.shapes, self.kept = path, part, shapes, kept
+    def __init__(self, path: str, part: Part, tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+        self.path, self.part, self.kept = path, part, kept
+        self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        self.dtypes = {name: t.dtype for name, t in tensors.items()}
 
     def has(self, name: str) -> bool:
         """Whether the module has a tensor of this name."""
@@ -145,6 +147,26 @@ def _layer_norm(s: Slimming) -> Part:
     raise s.error("it normalises over what would be removed, so that all that is left would change")
 
 
+def _rms_norm(s: Slimming) -> Part:
+    if len(s.shapes["weight"]) != 1:
+        raise s.error("it normalises over several dimensions at once")
+    eps: float | None = s.part.plain["eps"]
+    eps = torch.finfo(s.dtypes["weight"]).eps if eps is None else eps
+    left = s.count("weight", 0)
+    # The mean square over what is left is larger by N / N', the closed units being zero.
+    return replace(s.part, plain=s.part.plain | {"eps": eps * len(s.of("weight", 0)) / left}).with_attribute(
+        "normalized_shape", (left,)
+    )
+
+
+def rescaling(slimming: Slimming) -> dict[str, float]:
+    """Factors of the module's tensors that make up for the slices it loses, by their names in it."""
+    if slimming.kept and _RMS_NORM is not None and issubclass(slimming.part.kind, _RMS_NORM):
+        kept = slimming.of("weight", 0)
+        return {"weight": (len(kept) / int(kept.sum())) ** 0.5}
+    return {}
+
+
 def _embedding(s: Slimming) -> Part:
     s.untouched("weight", 0, "its indices would then mean other rows")
     return _attributes(s, embedding_dim=s.count("weight", 1))
@@ -217,13 +239,16 @@ def _tile(s: Slimming, name: str, tiles: int) -> Tensor:
     return kept[0]
 
 
+# torch 2.4 was the first to have one.
+_RMS_NORM: type[nn.Module] | None = getattr(nn, "RMSNorm", None)
+
 RULES: dict[type[nn.Module], Callable[[Slimming], Part]] = {
     nn.Linear: _linear,
     cast("type[nn.Module]", _ConvNd): _conv,
     cast("type[nn.Module]", _NormBase): _norm,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
-    **({nn.RMSNorm: _layer_norm} if hasattr(nn, "RMSNorm") else {}),
+    **({} if _RMS_NORM is None else {_RMS_NORM: _rms_norm}),
     nn.Embedding: _embedding,
     nn.EmbeddingBag: _embedding,
     nn.PReLU: _prelu,

@@ -29,11 +29,14 @@ class UnitGroups(dict[str, Group]):
     Attributes:
         sizes: How many units each group has.
         refused: For units that cannot be removed, by the parameter that makes them, why.
+        normed: The groups over whose units an RMSNorm runs: their gates multiply what makes the units, not what reads them.
     """
 
-    def __init__(self, groups: Mapping[str, Group], sizes: Mapping[str, int], refused: Mapping[str, str]) -> None:
+    def __init__(self, groups: Mapping[str, Group], found: Sequence[Found], refused: Mapping[str, str]) -> None:
         super().__init__(groups)
-        self.sizes, self.refused = dict(sizes), dict(refused)
+        self.sizes = {f.name: f.count for f in found if f.name in groups}
+        self.refused = dict(refused)
+        self.normed = frozenset(f.name for f in found if f.normed and f.name in groups)
 
     def __repr__(self) -> str:
         groups = "1 group" if len(self) == 1 else f"{len(self)} groups"
@@ -78,7 +81,7 @@ def groups_in(function: Functional, inputs: tuple[Any, ...], trace: Trace) -> Un
     """The groups of a function that was traced on these inputs; maybe none."""
     found, refused = found_in(trace)
     groups = _tried(_Trial(function, inputs), found, refused)
-    return UnitGroups(groups, {f.name: f.count for f in found if f.name in groups}, refused)
+    return UnitGroups(groups, found, refused)
 
 
 def _tried(trial: _Trial, found: Sequence[Found], refused: dict[str, str]) -> dict[str, Group]:
@@ -93,7 +96,7 @@ def _tried(trial: _Trial, found: Sequence[Found], refused: dict[str, str]) -> di
         if problem is None:
             believed[f.name] = cast("Group", fitting)
         else:
-            refused[next(iter(f.owns))] = f"a trial without some of them failed: {problem}"
+            refused[f.maker] = f"a trial without some of them failed: {problem}"
     return believed
 
 

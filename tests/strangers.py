@@ -235,6 +235,32 @@ class Folded(nn.Module):
         return self.leave(torch.relu(self.conv(torch.relu(self.enter(x)).view(-1, *self.shape))).flatten(1))
 
 
+class Normed(nn.Module):
+    """Token embeddings into a residual stream under RMSNorm, with gated feed-forward layers."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.RMSNorm(width, eps=0.1), nn.RMSNorm(width)
+            self.q, self.o = nn.Linear(width, 6), nn.Linear(6, width)
+            self.up, self.gate, self.down = nn.Linear(width, 9), nn.Linear(width, 9), nn.Linear(9, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.o(torch.tanh(self.q(self.norm1(x))))
+            y = self.norm2(x)
+            return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.positions = nn.Embedding(11, 8), nn.Parameter(torch.randn(1, 16, 8))
+        self.blocks = nn.Sequential(self.Block(8), self.Block(8))
+        self.norm, self.head = nn.RMSNorm(8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens) + self.positions[:, : tokens.shape[1]]
+        return self.head(self.norm(self.blocks(x)))
+
+
 def images(*shape: int):
     return lambda: (torch.randn(3, *shape),)
 
@@ -256,6 +282,7 @@ STRANGERS = [
     Case("tagger_gru", lambda: Tagger(nn.GRU), tokens(9, 4)),
     Case("last_state", LastState, lambda: (torch.randn(4, 3, 3),)),
     Case("folded", Folded, images(4)),
+    *([Case("rms_norms", Normed, tokens(11, 5))] if hasattr(nn, "RMSNorm") else []),
     Case(
         "without_affine",
         lambda: nn.Sequential(

@@ -385,3 +385,18 @@ def test_weights_used_at_two_places_have_one_group_and_two_are_an_error():
     gates = {"first": torch.tensor([3.0, -20.0, 3.0, 3.0]), "second": torch.tensor([3.0, 3.0, -20.0, -20.0])}
     with pytest.raises(ValueError, match="does not run on the examples"):
         l0.compact(fn, params, gates, buffers, spec, example_inputs=torch.randn(3, 3))
+
+
+@pytest.mark.skipif(not hasattr(nn, "RMSNorm"), reason="torch 2.4 was the first to have nn.RMSNorm")
+def test_an_rms_norm_over_fewer_units_makes_up_for_those_that_went():
+    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(3, 8), nn.RMSNorm(8, eps=0.3), nn.Linear(8, 2)).double())
+    writers = {"0.weight": axis(0), "0.bias": axis(0)}
+    spec = l0.gate_spec(params, groups={"h": l0.group(writers, {"1.weight": axis(0), "2.weight": axis(1)})})
+    gates = {"h": torch.tensor([3.0, -20.0, 1.0, -20.0, -20.0, 0.5, 2.0, -20.0], dtype=torch.float64)}
+    small = l0.compact(fn, params, gates, buffers, spec)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    pruned = l0.prune(params, gates, spec)
+    torch.testing.assert_close(small.fn(small.params, {}, x), fn(pruned, buffers, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(small.params["1.weight"], pruned["1.weight"][[0, 2, 5, 6]] * 2**0.5)
+    module = l0.to_module(*small)
+    assert (module[1].normalized_shape, module[1].eps) == ((4,), 0.6)

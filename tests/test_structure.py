@@ -38,6 +38,7 @@ FOUND = {
     "last_state": {"lstm": 6},
     "folded": {"enter": 5, "conv": 6},
     "conv1d": {"0": 6, "3": 4},
+    "rms_norms": {"words": 8, **{f"blocks.{i}.{name}": n for i in range(2) for name, n in (("q", 6), ("gate", 9))}},
     "without_affine": {"0": 4, "2": 6},
     "unflattened": {"0": 5, "3": 4},
 }
@@ -107,6 +108,17 @@ def test_a_residual_stream_goes_together_and_concatenated_readers_have_offsets()
     unet = l0.unit_groups(by_name["unet"].build(), by_name["unet"].batch())
     multiplies, _ = slices(unet["up1"])
     assert multiplies == {"join1.0.weight": [axis(1, 6)]}
+
+
+@pytest.mark.skipif(not hasattr(nn, "RMSNorm"), reason="torch 2.4 was the first to have nn.RMSNorm")
+def test_under_an_rms_norm_the_gate_is_on_what_makes_the_stream():
+    case = next(c for c in STRANGERS if c.name == "rms_norms")
+    groups = l0.unit_groups(case.build(), case.batch())
+    multiplies, owns = slices(groups["words"])
+    writers = {f"blocks.{i}.{layer}.{name}" for i in range(2) for layer in ("o", "down") for name in ("weight", "bias")}
+    assert set(multiplies) == {"words.weight", "positions", *writers}
+    assert {"blocks.0.norm1.weight", "norm.weight", "blocks.0.q.weight", "head.weight"} <= set(owns)
+    assert groups.normed == {"words"}
 
 
 def test_attributes_that_forward_reads_sizes_from_are_found_by_trial():

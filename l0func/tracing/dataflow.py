@@ -72,7 +72,7 @@ def _combined(followed: Followed, call: Call, operands: Sequence[Tensor], out: T
         result = full if result is None else torch.where(result >= 0, result, full)
     if result is None:
         fallback = [of for of in labels if bool((of >= 0).any())]
-        return (fallback[0] if fallback else labels[0][:0].new_full((1,) * out.dim(), NONE)).expand(out.shape)
+        return (fallback[0] if fallback else torch.full((1,) * out.dim(), NONE)).expand(out.shape)
     return result
 
 

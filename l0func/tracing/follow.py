@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l0func import random, tree
+from l0func.answering import Answering
 from l0func.functional import PureModule
 from l0func.keyed import Keyed
 from l0func.rows import WrittenOut
@@ -44,7 +46,7 @@ def follow(fn: PureModule, params: Mapping[str, Tensor], buffers: Mapping[str, T
     for _, tensor in tree.walk(inputs):
         if isinstance(tensor, Tensor):
             tracer.begin_input(tensor, fixed)
-    with torch.no_grad(), WrittenOut(), Keyed(random.key(0)), tracer:
+    with torch.no_grad(), WrittenOut(), _Norms(tracer), Keyed(random.key(0)), tracer:
         output, _ = fn.run(params, buffers, *inputs)
     tracer.trace.units.step = -1
     outputs = [tensor for _, tensor in tree.walk(output) if isinstance(tensor, Tensor)]
@@ -65,6 +67,7 @@ class _Tracer(TorchDispatchMode, Followed):
         self._steps: list[tuple[list[int], list[int]]] = []
         self._bases: dict[int, int] = {}
         self._data: set[int] = set()
+        self._paused = False
 
     def begin(self, path: str, tensor: Tensor) -> None:
         """Know a tensor as a parameter or buffer."""
@@ -97,12 +100,26 @@ class _Tracer(TorchDispatchMode, Followed):
                 live |= set(read)
         return steps
 
-    def _log(self, call: Call) -> None:
-        self.trace.units.step = len(self._steps)
+    def rms_norm(self, func: Any, input: Tensor, normalized_shape: Any, weight: Tensor | None, eps: float | None) -> Tensor:
+        """Follow an RMSNorm as one operation, before it falls into many."""
+        self._paused = True
+        try:
+            output: Tensor = func(input, normalized_shape, weight, eps)
+            self._log([id(t) for t in (input, weight) if t is not None], [id(output)])
+            layers.rms_norm(self, input, len(normalized_shape), weight, output)
+            return output
+        finally:
+            self._paused = False
+
+    def _log_call(self, call: Call) -> None:
         made = [id(t) for t in call.outputs]
         read = [id(t) for t in call.tensors()]
         if call.func.is_view and read:
             self._bases.update(dict.fromkeys(made, read[0]))
+        self._log(read, made, fresh=call.name in dataflow.FACTORIES)
+
+    def _log(self, read: list[int], made: list[int], fresh: bool = False) -> None:
+        self.trace.units.step = len(self._steps)
         # What is written into a view is in its base as well.
         for at in made:
             while at in self._bases and at in read:
@@ -110,7 +127,7 @@ class _Tracer(TorchDispatchMode, Followed):
                 made.append(at)
                 read.append(at)
         self._steps.append((read, made))
-        if self._data.intersection(read) and call.name not in dataflow.FACTORIES:
+        if self._data.intersection(read) and not fresh:
             self._data.update(made)
 
     def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
@@ -126,16 +143,31 @@ class _Tracer(TorchDispatchMode, Followed):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
         self._check_branch(func, args)
         output = func(*args, **kwargs)
         call = Call(func, args, kwargs, tuple(_tensors(output)))
-        self._log(call)
+        self._log_call(call)
         if not any(self.state(t) is not None for t in call.tensors()):
             for made in call.outputs:
                 self.set(made, torch.full(tuple(made.shape), NONE))
             return output
         _rule_for(func)(self, call)
         return output
+
+
+class _Norms(Answering):
+    """A context in which an RMSNorm is followed as one operation."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        def rule(
+            mode: Answering, func: Any, input: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None
+        ) -> Tensor:
+            return tracer.rms_norm(func, input, shape, weight, eps)
+
+        functions = (getattr(F, "rms_norm", None), getattr(torch, "rms_norm", None))
+        super().__init__({function: rule for function in functions if function is not None})
 
 
 def _rule_for(func: Any) -> Rule:

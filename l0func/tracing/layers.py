@@ -52,6 +52,20 @@ def _layer_norm(followed: Followed, call: Call) -> None:
     followed.set(call.outputs[0], labels)
 
 
+def rms_norm(followed: Followed, x: Tensor, dims: int, weight: Tensor | None, out: Tensor) -> None:
+    """The rule of an RMSNorm over the last dimensions, which is called by a function of its own."""
+    labels = followed.labels(x)
+    of_weight = followed.weight(weight)
+    if varies(labels, labels.dim() - 1) and dims == 1 and of_weight is not None:
+        followed.trace.normed.append(labels)
+        followed.trace.norms.add(of_weight.path)
+    elif any(varies(labels, labels.dim() - 1 - i) for i in range(dims)):
+        followed.units.fix(labels, "a normalisation, 'rms_norm' without a weight of one dimension, runs over them")
+    if weight is not None:
+        followed.units.tie(followed.labels(weight), labels)
+    followed.set(out, labels)
+
+
 def _embedding(followed: Followed, call: Call) -> None:
     table, out = call.args[0], call.outputs[0]
     weight = followed.weight(table)

@@ -129,9 +129,11 @@ def _single(labels: Tensor) -> bool:
 
 
 def _count(followed: Followed, left: Tensor, right: Tensor, terms: int) -> None:
-    pairs, counts = loose(torch.stack((left.reshape(-1), right.reshape(-1)), dim=-1)).unique(dim=0, return_counts=True)
+    size = 1 + max(int(t.max()) for t in (left, right)) if left.numel() else 1
+    # NONE is -1: shifted by one, a pair is one number.
+    pairs, counts = loose((left + 1).reshape(-1) * (size + 1) + (right + 1).reshape(-1)).unique(return_counts=True)
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        followed.trace.products[pair[0], pair[1]] += count * terms
+        followed.trace.products[pair // (size + 1) - 1, pair % (size + 1) - 1] += count * terms
 
 
 def _convolution(followed: Followed, call: Call) -> None:

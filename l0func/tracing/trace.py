@@ -66,6 +66,8 @@ class Trace:
         slices: For ``(path, dim)`` the unit of every index, and whether the unit is read there or owns the slice.
         uses: How often each entry of a parameter is multiplied: a number, or a tensor of the parameter's shape.
         products: Multiply-adds between activations by the units of the two.
+        normed: Labels of units that an RMSNorm runs over, which goes on without some of them if these are exactly zero.
+        norms: The paths of its weights.
         readers: The products by which parameters read units, in order.
     """
 
@@ -74,6 +76,8 @@ class Trace:
     slices: dict[tuple[str, int], Slices] = field(default_factory=dict[tuple[str, int], Slices])
     uses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     products: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
+    normed: list[Tensor] = field(default_factory=list[Tensor])
+    norms: set[str] = field(default_factory=set[str])
     readers: list[Reader] = field(default_factory=list[Reader])
     tainted: dict[str, str] = field(default_factory=dict[str, str])
     _atoms: dict[str, int] = field(default_factory=dict[str, int])
