@@ -72,6 +72,8 @@ def found_in(trace: Trace) -> tuple[list[Found], dict[str, str]]:
     for units in vectors.values():
         for run in _runs(units):
             _add(run, trace, found, refused)
+    for path, reason in trace.tainted.items():
+        refused.setdefault(path, reason)
     return _named(found), refused
 
 

@@ -50,7 +50,7 @@ def density(summary: Summary, ax: Axes = None, names: Sequence[str] | None = Non
     ax.set_yticks(places, [row.name for row in rows])
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel="entries that are open, %")
-    _titled(ax, "Density by parameter")
+    _titled(ax, "Density")
     return ax
 
 
@@ -212,7 +212,7 @@ def tradeoff(runs: Mapping[str, Sequence[tuple[float, float]]], ax: Axes = None,
 def _titled(ax: Axes, title: str) -> None:
     """A title with the legend beside it, where no bar is."""
     ax.set_title(title, loc="left")
-    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False, borderaxespad=0.2, fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
 
 

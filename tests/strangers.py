@@ -261,6 +261,41 @@ class Normed(nn.Module):
         return self.head(self.norm(self.blocks(x)))
 
 
+class Padded(nn.Module):
+    """Cross-attention, time first, under a mask that forward writes into views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mha, self.out = nn.MultiheadAttention(8, 4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = torch.zeros(x.shape[1], x.shape[0], dtype=torch.bool)
+        padding[:, 1:][:, 1:].fill_(True)
+        mask = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+        y, _ = self.mha(x, 0.5 * x, x + 1, key_padding_mask=padding, attn_mask=mask)
+        return self.out(y)
+
+
+class Pixels(nn.Module):
+    """Channel attention, a shuffle of pixels, a gated recurrent cell over rows, and weights that forward centres."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.shuffle, self.mix = nn.Conv2d(2, 16, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(4, 6, 1)
+        self.squeeze, self.centred = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6)), nn.Conv2d(6, 5, 1)
+        self.cell, self.out = nn.GRUCell(5, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(torch.relu(self.shuffle(self.enter(x))))
+        x = x * torch.sigmoid(self.squeeze(x.mean((2, 3))) + self.squeeze(x.amax((2, 3))))[:, :, None, None]
+        weight = self.centred.weight - self.centred.weight.mean((1, 2, 3), keepdim=True)
+        rows = F.conv2d(x, weight, self.centred.bias).mean(3)
+        h = x.new_zeros(len(x), self.cell.hidden_size)
+        for row in rows.unbind(2):
+            h = self.cell(row, h)
+        return self.out(h)
+
+
 def images(*shape: int):
     return lambda: (torch.randn(3, *shape),)
 
@@ -281,6 +316,8 @@ STRANGERS = [
     Case("tagger_lstm", lambda: Tagger(nn.LSTM), tokens(9, 4)),
     Case("tagger_gru", lambda: Tagger(nn.GRU), tokens(9, 4)),
     Case("last_state", LastState, lambda: (torch.randn(4, 3, 3),)),
+    Case("padded", Padded, lambda: (torch.randn(4, 3, 8),)),
+    Case("pixels", Pixels, images(2, 3, 3)),
     Case("folded", Folded, images(4)),
     *([Case("rms_norms", Normed, tokens(11, 5))] if hasattr(nn, "RMSNorm") else []),
     Case(

@@ -121,14 +121,19 @@ class _Tracer(TorchDispatchMode, Followed):
     def _log(self, read: list[int], made: list[int], fresh: bool = False) -> None:
         self.trace.units.step = len(self._steps)
         # What is written into a view is in its base as well.
-        for at in made:
-            while at in self._bases and at in read:
-                at = self._bases[at]
-                made.append(at)
-                read.append(at)
+        for at in [at for at in made if at in read]:
+            bases = self._bases_of(at)
+            made, read = made + bases, read + bases
         self._steps.append((read, made))
         if self._data.intersection(read) and not fresh:
             self._data.update(made)
+
+    def _bases_of(self, at: int) -> list[int]:
+        found: list[int] = []
+        while at in self._bases and self._bases[at] not in (*found, at):
+            at = self._bases[at]
+            found.append(at)
+        return found
 
     def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
         name: str = func.overloadpacket.__name__

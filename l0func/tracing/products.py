@@ -140,10 +140,12 @@ def _convolution(followed: Followed, call: Call) -> None:
     x, kernel, bias = call.args[:3]
     transposed, groups = call.args[6], call.args[8]
     weight = followed.weight(kernel)
-    if weight is None:
-        refuse(followed, call)
-        return
     (out,) = call.outputs
+    if weight is None:
+        spatial = x if transposed else out
+        followed.trace.products[NONE, NONE] += spatial.shape[0] * spatial[0, 0].numel() * kernel.numel()
+        refuse(followed, call, " for a kernel that forward computes")
+        return
     labels = followed.labels(x)
     channels = labels.movedim(1, 0).reshape(labels.shape[1], -1)
     of_channel = channels.amax(1)
@@ -185,13 +187,14 @@ def joined(followed: Followed, tensors: list[Tensor], labels: Tensor, dim: int =
     return labels
 
 
-def refuse(followed: Followed, call: Call) -> None:
+def refuse(followed: Followed, call: Call, why: str = "") -> None:
     """Nothing that goes through this call can be removed."""
-    reason = f"they go through the operation {call.name!r}, which has no rule"
+    operation = f"the operation {call.name!r}, which has no rule{why}"
+    reason = f"they go through {operation}"
     for tensor in call.tensors():
         weight = followed.weight(tensor)
         if weight is not None:
-            followed.trace.taint(weight.path, f"{weight.path!r} goes through the operation {call.name!r}, which has no rule")
+            followed.trace.taint(weight.path, f"{weight.path!r} goes through {operation}")
         else:
             followed.units.fix(followed.labels(tensor), reason)
     for output in call.outputs:
