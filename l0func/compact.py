@@ -62,6 +62,15 @@ def compact(
         ValueError: The trees do not fit the spec or each other; a group closes altogether; groups contradict each other, or
             name slices that a module cannot do without, such as a LayerNorm's; or the smaller network, on the examples, fails
             or differs.
+
+    Example:
+        >>> import l0func as l0
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> fn, params, buffers = l0.make_functional(net)
+        >>> spec = l0.gate_spec(params, groups=l0.unit_groups(net, torch.ones(2, 4)))
+        >>> small = compact(fn, params, {"0": torch.tensor([4.0, -4.0, 4.0])}, buffers, spec)
+        >>> {path: tuple(p.shape) for path, p in small.params.items()}
+        {'0.weight': (2, 4), '0.bias': (2,), '2.weight': (2, 2), '2.bias': (2,)}
     """
     check_function(fn)
     if empty not in ("raise", "constant"):

@@ -78,6 +78,11 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
     Raises:
         TypeError: ``fn`` is not what ``make_functional`` returned.
         ValueError: The trees do not fit ``fn``, or forward branches on data.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.count_macs(*l0.make_functional(torch.nn.Linear(4, 3)), torch.ones(5, 4)).total
+        60
     """
     check_function(fn)
     trace = follow(fn, tree.leaves(params), tree.leaves(buffers, "buffers"), inputs)

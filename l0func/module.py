@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from l0func import costs, random, tree
+from l0func.compact import Empty, compact, to_module
 from l0func.distributions import HardConcrete
-from l0func.functional import PureModule
+from l0func.functional import PureModule, make_functional
 from l0func.gated import Gated, PerExample
 from l0func.gates import Estimator, check_estimator, check_values, init_gates
 from l0func.init import Initialiser, init_params
@@ -144,6 +145,25 @@ class L0Module(nn.Module):
     def summary(self) -> Summary:
         """The table of :func:`l0func.summary` under this module's estimator."""
         return summary(self._params(), self.gates(), self.spec, self.estimator)
+
+    def compacted(self, example_inputs: Any = None, empty: Empty = "raise") -> nn.Module:
+        """A plain module without gates, in eval mode, with what this module's estimator keeps; see :func:`l0func.compact`.
+
+        Args:
+            example_inputs: A tensor, or a tuple of inputs: what single gates left idle goes too.
+            empty: What to do with a group that closes altogether.
+
+        Returns:
+            A smaller copy of the wrapped module.
+
+        Raises:
+            ValueError: As for :func:`l0func.compact`.
+        """
+        fn, params, buffers = make_functional(self.module)
+        small = compact(
+            fn.eval(), params, self.gates(), buffers, self.spec, self.estimator, example_inputs=example_inputs, empty=empty
+        )
+        return to_module(*small)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs beside tensors: the spec, and how many draws were made."""

@@ -25,6 +25,10 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
 
     Raises:
         ValueError: ``max_density`` is not in [0, 1].
+
+    Example:
+        >>> to_sparse_csr({"w": torch.diag(torch.tensor([1.0, 2.0, 3.0]))})["w"].values()
+        tensor([1., 2., 3.])
     """
     if not 0 <= max_density <= 1:
         raise ValueError(f"A density is a share in [0, 1]; got max_density={max_density}.")

@@ -66,6 +66,12 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
     Raises:
         TypeError: ``module`` is not an eager nn.Module.
         ValueError: Forward branches on data; or no unit at all can be removed, with the reasons.
+
+    Example:
+        >>> unit_groups(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(2, 4))
+        UnitGroups: 3 units in 1 group
+          0: 3 units
+          stays 2.weight: they are an output of the module
     """
     inputs = cast("tuple[Any, ...]", example_inputs) if isinstance(example_inputs, tuple) else (example_inputs,)
     fn, params, buffers = make_functional(module)

@@ -172,7 +172,6 @@ def test_files_that_are_no_such_files_are_refused(tmp_path):
 # Sparse rows
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_sparse_rows_compute_what_the_zeros_did():
     fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5)))
     spec = l0.gate_spec(params, {"*.weight": l0.element()})

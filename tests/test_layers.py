@@ -30,8 +30,9 @@ FLOORS = [
     {"costs", "macs", "sparse"},
     {"prune", "gated", "files"},
     {"summary", "structure"},
-    {"module", "plot", "fold"},
+    {"plot", "fold"},
     {"compact"},
+    {"module"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -235,3 +235,34 @@ def test_settings_that_are_wrong_are_named():
     for use in (wrapped.regularization, wrapped.count_l0, wrapped.count_l2, wrapped.summary):
         with pytest.raises(ValueError, match=r"1 of 3 gate locations of '2.bias' are NaN"):
             use()
+
+
+def test_a_compacted_module_is_plain_small_and_gives_what_eval_mode_gave():
+    case = BY_NAME["cnn"]
+    plain = case.build()
+    net = l0.L0Module(plain, lam=1e-3, groups=l0.unit_groups(plain, case.batch()), seed=0)
+    with torch.no_grad():
+        net.log_alpha["0"].copy_(torch.tensor([2.0, -20.0, 0.5]))
+    small = net.eval().compacted()
+    assert not any(type(m).__module__.startswith("l0func") for m in small.modules())
+    assert not any(m.training for m in small.modules())
+    assert sum(p.numel() for p in small.parameters()) == net.summary().total.realised_open
+    torch.testing.assert_close(small(*case.batch()), net(*case.batch()))
+    with torch.no_grad():
+        net.log_alpha["0"].fill_(-20.0)
+    with pytest.raises(ValueError, match="All 3 units of '0' are closed"):
+        net.compacted()
+    torch.testing.assert_close(net.compacted(empty="constant")(*case.batch()), net(*case.batch()))
+
+
+def test_single_gates_leave_idle_units_that_go_with_examples():
+    net = l0.L0Module(
+        nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), lam=1e-3, rules={"*.weight": l0.element()}, seed=0
+    )
+    with torch.no_grad():
+        net.log_alpha["2/weight"][:, 1:3] = -20.0
+    assert net.eval().compacted()[0].out_features == 5
+    small = net.compacted(torch.randn(4, 3))
+    assert small[0].out_features == 3
+    x = torch.randn(6, 3)
+    torch.testing.assert_close(small(x), net(x))
