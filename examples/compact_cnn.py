@@ -159,8 +159,11 @@ def main() -> None:
     start = l0.compensate(params, gates, spec)
     runs, points = [], [(1.0, accuracy(dense, x_test, y_test))]
     for lam in chosen.lam:
-        share = lambda gates, lam=lam: lam * l0.expected_macs(gates, spec, counts) / counts.total  # noqa: E731
-        runs.append(train(l0.gated(fn, spec), start, gates, buffers, (x, y), chosen.epochs, share, f"lam {lam:g}"))
+
+        def cost(gates: Tensors, lam: float = lam) -> Tensor:
+            return lam * l0.expected_macs(gates, spec, counts) / counts.total
+
+        runs.append(train(l0.gated(fn, spec), start, gates, buffers, (x, y), chosen.epochs, cost, f"lam {lam:g}"))
         small = l0.to_module(*l0.compact(fn.eval(), *runs[-1][:3], spec))
         kept = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in dense.parameters())
         points.append((kept, accuracy(small, x_test, y_test)))

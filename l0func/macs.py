@@ -18,8 +18,8 @@ from l0func.tracing.trace import Trace
 from l0func.transforms import listed
 from l0func.tree import Tree
 
-Slice = tuple[str, int, int]
-"""A path, a dimension and an index along it."""
+Slices = tuple[str, int, tuple[int, ...]]
+"""A path, a dimension and indices along it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Product:
     """
 
     macs: int
-    slices: tuple[Slice, ...]
+    slices: tuple[Slices, ...]
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
 
 
 def _products(trace: Trace) -> Iterator[Product]:
-    makers: dict[int, list[Slice]] = {}
-    for (path, dim), slices in trace.slices.items():
+    makers: dict[int, dict[tuple[str, int], list[int]]] = {}
+    for where, slices in trace.slices.items():
         for position, root in enumerate(listed(trace.units.roots(slices.labels))):
             if root >= 0 and trace.units.reason(root) is None:
-                makers.setdefault(root, []).append((path, dim, position))
-    merged: dict[tuple[Slice, ...], int] = {}
+                makers.setdefault(root, {}).setdefault(where, []).append(position)
+    merged: dict[tuple[Slices, ...], int] = {}
     for pair, macs in trace.products.items():
         roots = sorted({trace.units.root(label) for label in pair if label >= 0})
-        slices = tuple(s for root in roots for s in makers.get(root, []))
+        slices = tuple((*where, tuple(at)) for root in roots for where, at in makers.get(root, {}).items())
         merged[slices] = merged.get(slices, 0) + macs
     yield from (Product(macs, slices) for slices, macs in merged.items())
 
@@ -110,7 +110,7 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
     .. math:: \sum_j n_j \prod_{g \in j} P(z_g \ne 0)
 
     over parameter entries :math:`j`, each used :math:`n_j` times, and its distinct gates; a product between activations needs
-    the gates of the units that take part. Differentiable, so that it can be the penalty in place of the L0 norm.
+    the gates that the units taking part are wholly behind. Differentiable: it can be the penalty in place of the L0 norm.
 
     Args:
         gates: ``{gate name: log_alpha}``.
@@ -173,20 +173,21 @@ def _of_parameter(opens: Gates, p: Parameter, uses: Tensor) -> Tensor | float:
     return (probability * uses.to(probability)).sum()
 
 
-def _together(opens: Gates, slices: tuple[Slice, ...], parameters: Mapping[str, Parameter]) -> Tensor | float:
-    """The probability that all of the distinct gates on these slices are open."""
-    distinct = {gate for at in slices if at[0] in parameters for gate in _gates_on(parameters[at[0]], at)}
+def _together(opens: Gates, slices: tuple[Slices, ...], parameters: Mapping[str, Parameter]) -> Tensor | float:
+    """The probability that the distinct gates are open that units are wholly behind."""
+    distinct = {gate for path, dim, at in slices if path in parameters for gate in _gates_on(parameters[path], dim, at)}
     probability: Tensor | float = 1.0
     for name, number in sorted(distinct):
         probability = probability * opens[name][number]
     return probability
 
 
-def _gates_on(p: Parameter, at: Slice) -> Iterator[tuple[str, int]]:
-    for binding in p.bindings:
-        dim = getattr(binding.rule, "dim", None)
-        if dim is None or dim % len(p.shape) != at[1] or getattr(binding.rule, "sharers", 1) > 1:
-            continue
-        number = int(binding.rule.index(p.shape).flatten()[at[2]])
-        if number >= 0:
-            yield binding.gate, number
+def _gates_on(p: Parameter, dim: int, indices: tuple[int, ...]) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for gate in {binding.gate for binding in p.bindings}:
+        # A gate may have several rules on one tensor, such as a head's rows in each third of a packed projection.
+        rules = [binding.rule for binding in p.bindings if binding.gate == gate]
+        numbers = {max(rule.number(index, dim, p.shape) for rule in rules) for index in indices}
+        if len(numbers) == 1 and -1 not in numbers:
+            found.append((gate, numbers.pop()))
+    return found

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
-from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from l0func.functional import Part
 from l0func.smaller import FewerHeads, UnequalRecurrent, recurrent_names
@@ -242,10 +240,15 @@ def _tile(s: Slimming, name: str, tiles: int) -> Tensor:
 # torch 2.4 was the first to have one.
 _RMS_NORM: type[nn.Module] | None = getattr(nn, "RMSNorm", None)
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CHANNEL_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
 RULES: dict[type[nn.Module], Callable[[Slimming], Part]] = {
     nn.Linear: _linear,
-    cast("type[nn.Module]", _ConvNd): _conv,
-    cast("type[nn.Module]", _NormBase): _norm,
+    **dict.fromkeys(_CONVOLUTIONS, _conv),
+    **dict.fromkeys(_CHANNEL_NORMS, _norm),
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
     **({} if _RMS_NORM is None else {_RMS_NORM: _rms_norm}),

@@ -46,6 +46,10 @@ class Rule(ABC):
         numbers = torch.arange(2, math.prod(gates) + 2, dtype=torch.float64).reshape(gates)
         return self.spread(numbers, shape).to(torch.int64) - 2
 
+    def number(self, index: int, dim: int, shape: Shape) -> int:
+        """The number of the one gate on a whole slice, the ``index``-th along a dimension, or -1: plain integers."""
+        return -1
+
     def to_dict(self) -> dict[str, Any]:
         """The rule as JSON values, for :func:`from_dict`."""
         return {"rule": type(self).__name__, **vars(self)}
@@ -111,6 +115,11 @@ class axis(Rule):
         dim, start, stop = _part(self, shape)
         return _along(_padded(values, start, shape[dim] - stop), dim, len(shape))
 
+    def number(self, index: int, dim: int, shape: Shape) -> int:
+        """See :meth:`Rule.number`."""
+        own, start, stop = _part(self, shape)
+        return index - start if dim == own and start <= index < stop else -1
+
 
 @dataclass(frozen=True, repr=False, init=False)
 class axes(Rule):
@@ -169,6 +178,11 @@ class blocks(Rule):
         runs = values.unsqueeze(-1).expand(-1, self.size).reshape(-1)
         return _along(_padded(runs, start, shape[dim] - stop), dim, len(shape))
 
+    def number(self, index: int, dim: int, shape: Shape) -> int:
+        """See :meth:`Rule.number`."""
+        own, start, stop = _part(self, shape)
+        return (index - start) // self.size if dim == own and start <= index < stop and self.sharers == 1 else -1
+
 
 @dataclass(frozen=True, repr=False)
 class tiles(Rule):
@@ -190,6 +204,11 @@ class tiles(Rule):
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
         return _along(values.repeat(self.n), _dimension(self.dim, shape, self), len(shape))
+
+    def number(self, index: int, dim: int, shape: Shape) -> int:
+        """See :meth:`Rule.number`."""
+        own = _dimension(self.dim, shape, self)
+        return index % (shape[own] // self.n) if dim == own else -1
 
 
 def _part(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:

@@ -39,8 +39,8 @@ def problem(case: Any, dtype: torch.dtype) -> tuple[Any, ...] | None:
     except ValueError:
         return None
     fn, params, buffers = l0.make_functional(module)
-    wide = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
-    params, buffers, inputs = (tree.map_tensors(wide, part) for part in (params, buffers, case.batch()))
+    parts = (params, buffers, case.batch())
+    params, buffers, inputs = (tree.map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, p) for p in parts)
     return fn, params, buffers, l0.gate_spec(params, groups=groups, buffers=buffers), inputs
 
 

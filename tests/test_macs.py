@@ -103,3 +103,52 @@ def test_counts_of_another_network_are_refused():
         l0.expected_macs(l0.init_gates(l0.random.key(0), spec), spec, counts)
     with pytest.raises(TypeError, match="got Linear"):
         l0.count_macs(nn.Linear(3, 2), params, buffers, torch.ones(1, 3))
+
+
+@pytest.mark.parametrize(
+    "rule", [l0.axis(1, 2, 7), l0.axis(-1), l0.blocks(0, 2), l0.blocks(1, 3, 1, 7), l0.tiles(1, 4), l0.element()]
+)
+def test_the_number_of_a_slices_gate_is_the_one_that_its_entries_have(rule):
+    shape = (6, 8)
+    index = rule.index(shape).expand(shape)
+    for dim in (0, 1):
+        for i in range(shape[dim]):
+            numbers = set(index.select(dim, i).flatten().tolist())
+            assert rule.number(i, dim, shape) == (numbers.pop() if len(numbers) == 1 else -1)
+    assert l0.blocks(0, 2, sharers=2).number(0, 0, shape) == -1
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("name", ["cnn", "attention", "lstm"])
+def test_expected_counts_are_mapped_and_compiled_like_any_penalty(name):
+    case = BY_NAME[name]
+    module = case.build().eval()
+    fn, params, buffers = l0.make_functional(module)
+    spec = l0.gate_spec(params, groups=l0.unit_groups(module, case.batch()), buffers=buffers)
+    counts = l0.count_macs(fn, params, buffers, *case.batch())
+    one, two = (l0.init_gates(l0.random.key(i), spec, noise=2.0) for i in range(2))
+
+    def expected(gates: dict) -> torch.Tensor:
+        return l0.expected_macs(gates, spec, counts)
+
+    stacked = {n: torch.stack((one[n], two[n])) for n in one}
+    torch.testing.assert_close(torch.vmap(expected)(stacked), torch.stack((expected(one), expected(two))))
+    step = torch.compile(torch.func.grad(expected), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(step(one), torch.func.grad(expected)(one))
+
+
+def test_scores_count_with_the_gates_that_their_heads_are_wholly_behind():
+    case = BY_NAME["attention"]
+    fn, params, buffers = l0.make_functional(case.build())
+    counts = l0.count_macs(fn, params, buffers, *case.batch())
+    dense = {path: counts.by_parameter[path] for path in counts.uses}
+    rows = [l0.blocks(0, 2, start, start + 4) for start in (0, 4, 8)]
+    whole = l0.gate_spec(params, groups={"heads": l0.group({"mha.in_proj_weight": rows})})
+    half = {"heads": torch.tensor([20.0, -20.0])}
+    scores = counts.total - sum(dense.values())
+    left = l0.realised_macs(half, whole, counts)
+    assert left == dense["mha.in_proj_weight"] / 2 + dense["mha.out_proj.weight"] + scores / 2
+    # A gate on every row closes no head, even if all rows of one close: only their own products go.
+    single = l0.gate_spec(params, {"mha.in_proj_weight": l0.axis(0)})
+    closed = {"mha.in_proj_weight": torch.tensor([20.0, 20.0, -20.0, -20.0] * 3)}
+    assert l0.realised_macs(closed, single, counts) == left + scores / 2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func import tree
-from l0func.tracing.products import refuse
+from l0func.tracing.products import of_values, refuse
 from l0func.tracing.rules import Call, Followed, Rule
 from l0func.tracing.trace import State, Weight
 from l0func.tracing.units import NONE, varies
@@ -144,12 +144,9 @@ def _made(followed: Followed, call: Call) -> None:
         followed.set(output, torch.full(tuple(output.shape), NONE))
 
 
-def _glu(followed: Followed, call: Call) -> None:
-    state = followed.state(call.args[0])
-    if isinstance(state, Weight) or state is None:
-        refuse(followed, call)
-        return
-    halves = state.chunk(2, call.args[1] if len(call.args) > 1 else -1)
+@of_values
+def _glu(followed: Followed, call: Call, labels: Tensor) -> None:
+    halves = labels.chunk(2, call.args[1] if len(call.args) > 1 else -1)
     followed.units.tie(*halves)
     followed.set(call.outputs[0], halves[0])
 
@@ -164,52 +161,40 @@ def _joined(followed: Followed, call: Call) -> None:
     followed.set(call.outputs[0], labels)
 
 
-def _padded(followed: Followed, call: Call) -> None:
-    state = followed.state(call.args[0])
-    if isinstance(state, Weight) or state is None:
-        refuse(followed, call)
-        return
+@of_values
+def _padded(followed: Followed, call: Call, labels: Tensor) -> None:
     pads: list[int] = list(call.args[1])
-    dims = [state.dim() - 1 - i // 2 for i, p in enumerate(pads) if p]
-    if any(varies(state, d) for d in dims):
+    dims = [labels.dim() - 1 - i // 2 for i, p in enumerate(pads) if p]
+    if any(varies(labels, d) for d in dims):
         beside = followed.units.fixed(1, "they are padded along the dimension in which they lie, to a fixed size")
-        labels = torch.constant_pad_nd(state, pads, int(beside))
+        padded = torch.constant_pad_nd(labels, pads, int(beside))
     else:
-        index = tuple(slice(0, 1) if d in dims else slice(None) for d in range(state.dim()))
-        labels = state[index].expand(call.outputs[0].shape)
-    followed.set(call.outputs[0], labels)
+        index = tuple(slice(0, 1) if d in dims else slice(None) for d in range(labels.dim()))
+        padded = labels[index].expand(call.outputs[0].shape)
+    followed.set(call.outputs[0], padded)
 
 
-def reduced(followed: Followed, call: Call) -> None:
+@of_values
+def reduced(followed: Followed, call: Call, labels: Tensor) -> None:
     """Sums, means, maxima and the like over dimensions."""
-    state = followed.state(call.args[0])
-    if isinstance(state, Weight) or state is None:
-        refuse(followed, call)
-        return
-    dims, keep = _dimensions(call, state.dim()), bool(call.argument("keepdim", False))
-    if any(varies(state, d) for d in dims):
-        followed.units.fix(state, f"the operation {call.name!r} runs over them")
-    labels = state.amax(dims, keepdim=keep) if dims else state
+    dims, keep = _dimensions(call, labels.dim()), bool(call.argument("keepdim", False))
+    if any(varies(labels, d) for d in dims):
+        followed.units.fix(labels, f"the operation {call.name!r} runs over them")
+    left = labels.amax(dims, keepdim=keep) if dims else labels
     for output in call.outputs:
-        followed.set(output, labels.expand(output.shape))
+        followed.set(output, left.expand(output.shape))
 
 
-def along(followed: Followed, call: Call) -> None:
+@of_values
+def along(followed: Followed, call: Call, labels: Tensor) -> None:
     """A softmax, a sort, a running sum: each element depends on all others along a dimension."""
-    state = followed.state(call.args[0])
-    if isinstance(state, Weight) or state is None:
-        refuse(followed, call)
-        return
-    for dim in _dimensions(call, state.dim()):
-        if varies(state, dim):
-            followed.units.fix(state, f"the operation {call.name!r} runs over them")
+    dims = _dimensions(call, labels.dim())
+    for dim in dims:
+        if varies(labels, dim):
+            followed.units.fix(labels, f"the operation {call.name!r} runs over them")
     for output in call.outputs:
-        labels = state if output.shape == state.shape else state.narrow(_last(call, state), 0, 1)
-        followed.set(output, labels.expand(output.shape))
-
-
-def _last(call: Call, state: Tensor) -> int:
-    return _dimensions(call, state.dim())[0]
+        one = labels if output.shape == labels.shape else labels.narrow(dims[0], 0, 1)
+        followed.set(output, one.expand(output.shape))
 
 
 def _dimensions(call: Call, dims: int) -> list[int]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from l0func.tracing.products import joined, refuse
+from l0func.tracing.products import joined, of_values, refuse
 from l0func.tracing.rules import Call, Followed, Rule
-from l0func.tracing.trace import Weight
 from l0func.tracing.units import varies
 
 
@@ -80,12 +77,8 @@ def _embedding(followed: Followed, call: Call) -> None:
 def _spatial(dims: int) -> Rule:
     """The rule of an operation that resamples the last ``dims`` dimensions of each channel."""
 
-    def rule(followed: Followed, call: Call) -> None:
-        state: Any = followed.state(call.args[0])
-        if state is None or isinstance(state, Weight):
-            refuse(followed, call)
-            return
-        labels: Tensor = state
+    @of_values
+    def rule(followed: Followed, call: Call, labels: Tensor) -> None:
         rank = labels.dim()
         if any(varies(labels, d) for d in range(rank - dims, rank)):
             followed.units.fix(labels, f"the operation {call.name!r} runs over them")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -199,6 +201,19 @@ def refuse(followed: Followed, call: Call, why: str = "") -> None:
             followed.units.fix(followed.labels(tensor), reason)
     for output in call.outputs:
         followed.set(output, followed.units.fixed(1, reason).reshape((1,) * output.dim()).expand(output.shape))
+
+
+def of_values(rule: Callable[[Followed, Call, Tensor], None]) -> Rule:
+    """A rule from one for the labels of the first argument, which refuses parameters."""
+
+    def guarded(followed: Followed, call: Call) -> None:
+        state = followed.state(call.args[0])
+        if isinstance(state, Tensor):
+            rule(followed, call, state)
+        else:
+            refuse(followed, call)
+
+    return guarded
 
 
 RULES: dict[str, Rule] = {
