@@ -90,7 +90,8 @@ def _written(before: State, labels: Tensor) -> Tensor:
     if isinstance(before, Weight):
         return labels
     if 0 in before.stride() or before.shape != labels.shape:
-        return labels.clone()
+        # What repeats itself is never written into, and need not be a copy.
+        return labels if 0 in labels.stride() else labels.clone()
     return before.copy_(labels)
 
 
