@@ -13,7 +13,7 @@ from l0func.functional import Functional, PureModule, check_function
 from l0func.gates import Estimator, check_gates, deterministic_gates
 from l0func.prune import prune
 from l0func.removal import remove
-from l0func.spec import GateSpec
+from l0func.spec import GateSpec, check_spec
 from l0func.structure import same_output
 from l0func.tree import Tree
 
@@ -73,6 +73,7 @@ def compact(
         {'0.weight': (2, 4), '0.bias': (2,), '2.weight': (2, 2), '2.bias': (2,)}
     """
     check_function(fn)
+    check_spec(spec)
     if empty not in ("raise", "constant"):
         raise ValueError(f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}.")
     state = tree.leaves(buffers, "buffers")
@@ -127,9 +128,11 @@ def _check_equal(small: Functional, inputs: tuple[Any, ...], expected: Any) -> N
     fn, params, buffers = small
     try:
         output = fn(params, buffers, *inputs)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:
+        # Whatever a stranger's forward raises on other sizes is the reason.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"The compacted network does not run on the examples: {str(error).splitlines()[0]}. Its groups leave something "
+            f"The compacted network does not run on the examples: {reason}. Its groups leave something "
             "out, such as the other branch of a residual connection; l0func.unit_groups finds all that goes together."
         ) from None
     if not same_output(output, expected):

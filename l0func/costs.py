@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l0func import tree
 from l0func.gates import Gates, check_gates, mean_masks
-from l0func.spec import GateSpec, Parameter
+from l0func.spec import GateSpec, Parameter, check_spec
 from l0func.tree import Tree
 
 Lam = float | Tensor
@@ -162,6 +162,7 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     Raises:
         ValueError: A name is missing or unknown, or a shape differs.
     """
+    check_spec(spec)
     tensors = tree.leaves(params)
     tree.check_names(tensors, [p.path for p in spec.parameters], "The spec's params")
     for p in spec.parameters:

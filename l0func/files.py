@@ -73,7 +73,9 @@ def load(path: str | PathLike[str]) -> Saved:
         flat: dict[str, Tensor] = library.load_file(path)
     except import_module("safetensors").SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
-    if metadata.get("format") != _FORMAT:
+    known = ("params", "gates", "buffers", "extra")
+    foreign = [name for name in flat if name.partition("/")[0] not in known]
+    if metadata.get("format") != _FORMAT or "spec" not in metadata or foreign:
         raise ValueError(
             f"{path} was not written by l0func.save: its metadata says {metadata.get('format', 'nothing')!r}, not {_FORMAT!r}. "
             "A plain state_dict is read by safetensors.torch.load_file."

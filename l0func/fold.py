@@ -21,8 +21,9 @@ from l0func.tracing.trace import Reader, Trace
 def fold_constants(function: Functional, inputs: tuple[Any, ...]) -> tuple[Functional, GateSpec | None, Gates]:
     """Add what constant units say to the biases of what reads them, so that nothing reads them any more.
 
-    A unit is constant if every matrix or kernel that makes it is zero for it, and if its readers see one value in all rows
-    and places, on the examples and on noisy copies of them. A constant is folded where each of its readers has a bias and is
+    A unit is constant if every matrix or kernel that makes it is zero for it, if what follows makes constants of constants
+    whatever the input and its size, and if its readers see one value in all rows and places, on the examples and on noisy
+    copies of them. A constant is folded where each of its readers has a bias and is
     used once; before a padded convolution only zero is, since folding would miss the border.
 
     Args:
@@ -117,7 +118,7 @@ def _fold(
     said = [_constants(of[0], dim, columns) for of in readers]
     first, second = said
     reader = readers[0][0]
-    if first is None or second is None or not _same(first, second):
+    if not reader.steady or first is None or second is None or not _same(first, second):
         return None
     weight = (
         params[path].movedim(dim, 0)[columns].flatten(2) if p.shape[2:] else params[path].movedim(dim, 0)[columns][..., None]

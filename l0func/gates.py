@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func import random, tree
-from l0func.spec import Gate, GateSpec
+from l0func.spec import Gate, GateSpec, check_spec
 from l0func.transforms import values
 from l0func.tree import Tree
 
@@ -228,6 +228,7 @@ def check_gates(gates: Tree, spec: GateSpec) -> Gates:
     Raises:
         ValueError: A name is missing or unknown, a shape differs, or gates are not of a floating type.
     """
+    check_spec(spec)
     named = tree.leaves(gates, "gates")
     tree.check_names(named, [gate.name for gate in spec.gates], "The spec's gates")
     for gate in spec.gates:

@@ -277,6 +277,19 @@ def gate_spec(
     )
 
 
+def check_spec(spec: Any) -> None:
+    """Refuse what is not a spec.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(spec, GateSpec):
+        raise TypeError(
+            f"A spec is what l0func.gate_spec returned; got {type(spec).__name__}. "
+            "Groups go in as gate_spec(params, groups=groups)."
+        )
+
+
 def _check_kinds(rules: Any, groups: Any, distribution: Any) -> None:
     # What duck typing would take and fail on far from here, or not at all.
     for name, table, form in (("rules", rules, "{pattern: rule}"), ("groups", groups, "{name: l0func.group(...)}")):

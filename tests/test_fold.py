@@ -90,3 +90,55 @@ def test_units_that_single_weights_left_idle_go():
     assert 0 < int(working.sum()) < 30
     assert small.fn.shapes["0.weight"] == (int(working.sum()), 20)
     torch.testing.assert_close(small.fn(small.params, {}, x), fn(pruned, {}, x), rtol=1e-12, atol=1e-12)
+
+
+class Between(nn.Module):
+    """Something between a layer and its reader that an example of one size, or one mask, does not show."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.a, self.b, self.o = kind, nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.places = nn.Parameter(torch.arange(12.0)[:, None] / 5)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        if self.kind == "sum":
+            h = h.sum(1)
+        if self.kind == "length":
+            h = h / x.shape[1]
+        if self.kind == "mask":
+            h = h * mask[..., None]
+        if self.kind == "fill":
+            h = h.masked_fill(~mask[..., None], 0.5)
+        if self.kind == "place":
+            h = h * self.places[: x.shape[1]]
+        if self.kind == "running":
+            h = h.cumsum(1)
+        if self.kind == "mean":
+            h = h.mean(1)
+        return self.o(self.b(h).tanh())
+
+
+@pytest.mark.parametrize("kind", ["sum", "length", "mask", "fill", "place", "running", "mean", "nothing"])
+def test_a_constant_of_the_example_only_is_not_folded(kind):
+    module = Between(kind).double()
+    module.a.bias.data.fill_(0.5)
+    fn, params, buffers = l0.make_functional(module)
+    spec = l0.gate_spec(params, {"a.weight": axis(0)})
+    gates = {"a.weight": torch.tensor([-20.0, 3, -20, 3, 3, 3], dtype=torch.float64)}
+    short = 1 if kind in ("place", "running") else 5
+    example = (torch.randn(3, short, 4).double(), torch.ones(3, short, dtype=torch.bool))
+    small = l0.compact(fn, params, gates, buffers, spec, example_inputs=example)
+    assert small.fn.shapes["a.weight"][0] == (4 if kind in ("mean", "nothing") else 6)
+    other = (torch.randn(2, 9, 4).double(), torch.randn(2, 9) > 0)
+    expected = fn(l0.prune(params, gates, spec), buffers, *other)
+    torch.testing.assert_close(small.fn(small.params, {}, *other), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_examples_that_are_not_numbers_are_compared_as_such():
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    fn, params, buffers = l0.make_functional(module)
+    x = torch.full((2, 3), float("nan"))
+    spec = l0.gate_spec(params, groups=l0.unit_groups(module, x))
+    gates = {"0": torch.tensor([3.0, -20.0, 3.0, 3.0])}
+    assert l0.compact(fn, params, gates, buffers, spec, example_inputs=x).fn.shapes["0.weight"] == (3, 3)

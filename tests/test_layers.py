@@ -17,7 +17,7 @@ FLOORS = [
     {"random", "tracing.units"},
     {"tracing.trace"},
     {"tracing.rules"},
-    {"tracing.products"},
+    {"tracing.products", "tracing.steady"},
     {"tracing.dataflow"},
     {"tracing.layers"},
     {"functions.attention", "functions.dropout", "functions.embedding", "functions.linear", "functions.norm"},

@@ -217,3 +217,50 @@ def test_finding_changes_nothing(case):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     assert modes == [m.training for m in module.modules()]
+
+
+class Halves(nn.Module):
+    """Forwards that take equal losses of two halves well, and unequal ones not."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.a, self.b, self.c = kind, nn.Linear(4, 8), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.o = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.kind == "narrow":
+            return self.o(h * 2 if h.shape[1] < 3 else h)
+        p, q = h.chunk(2, -1)
+        if self.kind == "joined":
+            return self.o(torch.cat([p.tanh(), q.relu()], -1))
+        return self.b(p.relu()) + self.c(q.sigmoid())
+
+
+@pytest.mark.parametrize("kind", ["joined", "apart", "narrow"])
+def test_a_forward_that_depends_on_how_many_units_go_where_is_refused(kind):
+    with pytest.raises(ValueError, match=r"a trial without some of them failed"):
+        l0.unit_groups(Halves(kind), torch.randn(3, 4))
+
+
+def test_states_that_are_read_as_one_tensor_keep_their_layers_alike():
+    class Final(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = nn.GRU(3, 6, 2, bidirectional=True, batch_first=True), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.rnn(x)[1][2:].transpose(0, 1).flatten(1))
+
+    with pytest.raises(ValueError, match="'tuple' object has no attribute 'transpose'"):
+        l0.unit_groups(Final(), torch.randn(3, 4, 3))
+
+
+def test_a_plan_of_the_wrong_kind_is_named():
+    module = BY_NAME["mlp"].build()
+    groups = l0.unit_groups(module, torch.randn(2, 4))
+    fn, params, buffers = l0.make_functional(module)
+    with pytest.raises(TypeError, match=r"A spec is what l0func.gate_spec returned; got UnitGroups"):
+        l0.compact(fn, params, {"0": torch.zeros(6)}, buffers, groups)
+    with pytest.raises(TypeError, match="got UnitGroups"):
+        l0.prune(params, {"0": torch.zeros(6)}, groups)

@@ -17,6 +17,7 @@ from l0func.keyed import Keyed
 from l0func.rows import WrittenOut
 from l0func.tracing import dataflow, layers, products
 from l0func.tracing.rules import Call, Followed, Rule
+from l0func.tracing.steady import is_steady
 from l0func.tracing.trace import State, Trace, whole
 from l0func.tracing.units import NONE
 
@@ -67,7 +68,12 @@ class _Tracer(TorchDispatchMode, Followed):
         self._steps: list[tuple[list[int], list[int]]] = []
         self._bases: dict[int, int] = {}
         self._data: set[int] = set()
+        self._steady: set[int] = set()
         self._paused = False
+
+    def steady(self, tensor: Tensor) -> bool:
+        """Whether all of a tensor is constant where what makes its units is zero."""
+        return id(tensor) in self._steady
 
     def begin(self, path: str, tensor: Tensor) -> None:
         """Know a tensor as a parameter or buffer."""
@@ -159,6 +165,8 @@ class _Tracer(TorchDispatchMode, Followed):
                 self.set(made, torch.full(tuple(made.shape), NONE))
             return output
         _rule_for(func)(self, call)
+        if is_steady(self, call):
+            self._steady.update(id(made) for made in call.outputs)
         return output
 
 

@@ -80,18 +80,20 @@ def _read_by(
     columns = rows.amax(0) if len(rows) else rows.new_full(rows.shape[1:], NONE)
     followed.units.tie(rows, columns)
     followed.trace.read(weight, reads, columns)
-    _log_reader(followed, weight, reads, x.reshape(rows.shape), bias, border=False)
+    _log_reader(followed, weight, reads, x, x.reshape(rows.shape), bias, border=False)
     made = followed.units.fresh(kept)
     followed.trace.own(weight, owns, made)
     return made.expand(*labels.shape[:-1], kept)
 
 
-def _log_reader(followed: Followed, weight: Weight, dim: int, values: Tensor, bias: Tensor | None, border: bool) -> None:
+def _log_reader(
+    followed: Followed, weight: Weight, dim: int, x: Tensor, values: Tensor, bias: Tensor | None, border: bool
+) -> None:
     found = along(weight, dim)
     of_bias = followed.weight(bias)
     if found is not None:
         path = None if of_bias is None else of_bias.path
-        followed.trace.readers.append(Reader(weight.path, *found, values, path, border))
+        followed.trace.readers.append(Reader(weight.path, *found, values, path, border, followed.steady(x)))
 
 
 def _one_of_batch(followed: Followed, weight: Weight) -> Weight:
@@ -157,7 +159,7 @@ def _convolution(followed: Followed, call: Call) -> None:
     if groups == 1:
         border = transposed or any(call.args[4])
         values = x.movedim(1, 0).reshape(x.shape[1], -1).T
-        _log_reader(followed, weight, 0 if transposed else 1, values, bias, border)
+        _log_reader(followed, weight, 0 if transposed else 1, x, values, bias, border)
     made = _grouped(followed, weight, of_channel, groups, transposed, out.shape[1])
     made = made.reshape(1, -1, *(1,) * (out.dim() - 2)).expand(out.shape)
     followed.set(out, made if bias is None else joined(followed, [bias], made, dim=1))

@@ -57,6 +57,10 @@ class Followed(ABC):
     def set(self, tensor: Tensor, state: State) -> None:
         """Know a tensor."""
 
+    @abstractmethod
+    def steady(self, tensor: Tensor) -> bool:
+        """Whether all of a tensor is constant where what makes its units is zero."""
+
     @property
     def units(self) -> Units:
         """The units of the trace."""

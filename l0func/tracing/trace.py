@@ -32,6 +32,7 @@ class Reader(NamedTuple):
         positions: The index along it of each column of ``values``.
         values: What it read, shape (rows, columns).
         bias: The path of the bias that is added to the product, if a parameter is.
+        steady: Whether the values are constant, whatever the input and its size, for units that are made by zeros.
         border: Whether the parameter also reads zeros around the values, as a padded convolution does.
     """
 
@@ -41,6 +42,7 @@ class Reader(NamedTuple):
     values: Tensor
     bias: str | None
     border: bool
+    steady: bool
 
 
 State = Tensor | Weight
