@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, islice
 from math import isfinite
 from typing import Any, cast
@@ -182,24 +182,16 @@ class _Trial:
 
     def problem(self, groups: Mapping[str, Group]) -> str | None:
         """What goes wrong when some units of these groups are removed; None if nothing does."""
-        # Half of every group, all but one, and one unit of every other group in such a way that any two groups once lose
-        # different numbers: a forward that halves its input takes equal losses well.
-        bits = range(len(groups).bit_length())
-        shares = [
-            [0.5] * len(groups),
-            [1.0] * len(groups),
-            *([float(i >> b & 1) * 1e-9 for i in range(1, len(groups) + 1)] for b in bits),
-        ]
-        found = (self._problem(groups, dict(zip(groups, of_each, strict=True))) for of_each in shares)
+        found = (self._problem(groups, lost) for lost in _losses(len(groups)))
         return next((problem for problem in found if problem is not None), None)
 
-    def _problem(self, groups: Mapping[str, Group], shares: Mapping[str, float]) -> str | None:
+    def _problem(self, groups: Mapping[str, Group], lost: Callable[[int, int], int]) -> str | None:
         fn = self.function.fn
         try:
             spec = gate_spec(self.params, groups=groups, buffers=self.buffers)
             gates = {
-                gate.name: _closed(gate.name, gate.shape[0], shares[gate.name]).to(self.device, gate.dtype)
-                for gate in spec.gates
+                gate.name: _closed(gate.name, gate.shape[0], lost(i, gate.shape[0])).to(self.device, gate.dtype)
+                for i, gate in enumerate(spec.gates)
             }
             pruned = prune(self.params, gates, spec)
             expected = fn(pruned, self.buffers, *self.inputs)
@@ -230,10 +222,21 @@ def _shaken(function: Functional) -> tuple[dict[str, Tensor], dict[str, Tensor]]
     return params, {path: shake(path, b, 0.0) for path, b in function.buffers.items()}
 
 
-def _closed(name: str, count: int, share: float) -> Tensor:
-    """Gates of which a share is closed: none for 0, else at least one, and never all."""
+def _losses(groups: int) -> Iterator[Callable[[int, int], int]]:
+    """Ways to lose units: from the number of a group and its size to how many it loses.
+
+    Half of all, all but one, and then one unit of some groups, so that any two of them once lose different numbers: a forward
+    that halves its input takes equal losses well.
+    """
+    yield lambda i, size: size // 2
+    yield lambda i, size: size - 1
+    for bit in range(groups.bit_length()):
+        yield lambda i, size, bit=bit: (i + 1) >> bit & 1
+
+
+def _closed(name: str, count: int, closed: int) -> Tensor:
+    """Gates of which so many are closed, and the others open to a degree of their own."""
     u = random.uniform(random.fold_in(random.key(1), stream(name)), count)
-    closed = min(max(round(share * count), 1), count - 1) if share else 0
     return torch.where(u.argsort().argsort() < closed, -20.0, 4 * u)
 
 
