@@ -82,6 +82,7 @@ def compact(
         pruned = tree.leaves(prune(params, gates, spec, estimator))
         z = deterministic_gates(check_gates(gates, spec), spec, estimator)
         opens = {name: _kept_open(name, value != 0, spec, empty) for name, value in z.items()}
+        tree.check_names(state, fn.buffer_names, "The function's buffers")
         for p in spec.buffers:
             tree.check_names(state.keys() & {p.path}, [p.path], f"The buffers ({', '.join(state) or 'none'})")
         small = remove(fn, pruned, state, spec, opens)
