@@ -9,6 +9,7 @@ from l0func.functional import make_functional
 from l0func.gated import gated, per_example
 from l0func.gates import apply_masks, compensate, deterministic_masks, init_gates, mean_masks, sample_masks
 from l0func.init import init_params
+from l0func.kernels.choice import kernel_in_use, use_kernel
 from l0func.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.module import L0Module
 from l0func.prune import prune
@@ -45,6 +46,7 @@ __all__ = [
     "group",
     "init_gates",
     "init_params",
+    "kernel_in_use",
     "load",
     "make_functional",
     "mean_masks",
@@ -62,5 +64,6 @@ __all__ = [
     "to_module",
     "to_sparse_csr",
     "unit_groups",
+    "use_kernel",
     "whole",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,9 +13,16 @@ from l0func import random, tree
 from l0func.functional import PureModule
 from l0func.gates import Estimator, apply_masks, check_estimator, deterministic_masks, sample_masks
 from l0func.keyed import Keyed
+from l0func.parameter import dense
 from l0func.rows import Rows
 from l0func.spec import GateSpec
+from l0func.standins import StandIns
+from l0func.transforms import mapped
 from l0func.tree import Tree
+
+Sampling = Literal["exact", "local_reparam"]
+
+SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
 
 Axis: TypeAlias = Any
 """A dimension, None, or a pytree of them, as torch.vmap takes it."""
@@ -24,9 +31,11 @@ Axis: TypeAlias = Any
 class Gated:
     """What :func:`gated` returns: ``apply(params, gates, buffers, key, *inputs, **kwargs)``."""
 
-    def __init__(self, fn: Callable[..., Any], spec: GateSpec, estimator: Estimator) -> None:
+    def __init__(self, fn: Callable[..., Any], spec: GateSpec, estimator: Estimator, sampling: Sampling = "exact") -> None:
         self.fn, self.spec = fn, spec
         self.estimator: Estimator = estimator
+        self.sampling: Sampling = sampling
+        self.stand_ins = StandIns(spec, by_sums=sampling == "local_reparam")
 
     def __call__(self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any) -> Any:
         """The output under masks drawn from ``key``.
@@ -86,23 +95,37 @@ class Gated:
         kwargs: dict[str, Any],
     ) -> Any:
         if key is None:
-            masks = deterministic_masks(gates, self.spec, self.estimator)
+            masked = apply_masks(params, deterministic_masks(gates, self.spec, self.estimator))
+        elif not mapped(key):
+            self._check_one_key(key)
+            masked = apply_masks(params, sample_masks(key, gates, self.spec))
         else:
-            masks = sample_masks(key, gates, self.spec)
-        masked = apply_masks(params, masks)
+            masked = self.stand_ins(key, params, gates)
         with Keyed(key):
-            return call(masked, buffers, *inputs, **kwargs)
+            return tree.map_tensors(dense, call(masked, buffers, *inputs, **kwargs))
+
+    def _check_one_key(self, key: Tensor) -> None:
+        random.check_key(key)
+        if self.sampling == "local_reparam" and self.stand_ins.by_entry:
+            raise ValueError(
+                "Local reparameterisation draws every row's sums apart, which is no mask that a batch shares. Give each row a "
+                "key, through l0func.per_example, or use sampling='exact'."
+            )
 
     def __repr__(self) -> str:
-        return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, estimator={self.estimator!r})"
+        settings = f"sampling={self.sampling!r}, estimator={self.estimator!r}"
+        return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, {settings})"
 
 
-def gated(fn: Callable[..., Any], spec: GateSpec, *, estimator: Estimator = "louizos") -> Gated:
+def gated(fn: Callable[..., Any], spec: GateSpec, *, sampling: Sampling = "exact", estimator: Estimator = "louizos") -> Gated:
     """Put a pure function behind gates.
 
     Args:
         fn: ``fn(params, buffers, *inputs, **kwargs)``, from :func:`l0func.make_functional` or your own.
         spec: The plan of gates over its parameters.
+        sampling: ``"exact"`` draws masks. ``"local_reparam"`` draws, for linear layers and convolutions with a gate on every
+            entry, the pre-activations of each row from the Gaussian with the same two moments (Kingma, Salimans & Welling
+            2015); it needs a key for every row.
         estimator: The test-time gates of a call without a key: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
 
     Returns:
@@ -110,10 +133,12 @@ def gated(fn: Callable[..., Any], spec: GateSpec, *, estimator: Estimator = "lou
         the new buffers.
 
     Raises:
-        ValueError: The estimator is unknown.
+        ValueError: The estimator or the sampling is unknown; or local reparameterisation would be wrong for a rule.
     """
     check_estimator(estimator)
-    return Gated(fn, spec, estimator)
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling is one of {SAMPLINGS}; got {sampling!r}{tree.closest(sampling, SAMPLINGS)}.")
+    return Gated(fn, spec, estimator, sampling)
 
 
 class PerExample:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -115,14 +115,23 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
 
 def sample_gates(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
     """One draw of every gate, ``{gate name: z}``, in one call of the generator."""
-    if not spec.gates:
-        return {}
-    device = gates[spec.gates[0].name].device
+    return drawn(gate_keys(key, gates, spec.gates), gates, spec.gates)
+
+
+def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Tensor:
+    """The own keys of some gates, shape ``(G, 2)``."""
     # Keyed by name, not by position: gating one more layer leaves every other mask unchanged.
-    streams = torch.tensor([gate.stream for gate in spec.gates], dtype=torch.int64, device=device)
-    keys = random.fold_in(key.to(device).unsqueeze(-2), streams)
-    draws = random.uniforms(keys, [gate.shape for gate in spec.gates])
-    return {g.name: g.distribution.quantile(u, gates[g.name]) for g, u in zip(spec.gates, draws, strict=True)}
+    device = gates[wanted[0].name].device if wanted else key.device
+    streams = torch.tensor([gate.stream for gate in wanted], dtype=torch.int64, device=device)
+    return random.fold_in(key.to(device).unsqueeze(-2), streams)
+
+
+def drawn(keys: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Gates:
+    """One draw of some gates from their own keys, ``{gate name: z}``, in one call of the generator."""
+    if not wanted:
+        return {}
+    draws = random.uniforms(keys, [gate.shape for gate in wanted])
+    return {g.name: g.distribution.quantile(u, gates[g.name]) for g, u in zip(wanted, draws, strict=True)}
 
 
 def mean_masks(gates: Tree, spec: GateSpec) -> Masks:

@@ -34,9 +34,10 @@ BLOCK = 12288
 
 
 def _product(multiplier: int, word: Word) -> tuple[Word, Word]:
+    """High and low half of a product of 32-bit words; what stands above their 32 bits is garbage."""
     # The product with multiplier - 2**32 stays within int64; overflow would be undefined once compiled to C++.
     shifted = word * (multiplier - (1 << 32))
-    return ((shifted >> 32) + word) & LOW, shifted & LOW
+    return (shifted >> 32) + word, shifted
 
 
 def philox(counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]) -> tuple[Word, Word, Word, Word]:
@@ -56,9 +57,10 @@ def philox(counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]) -> tu
     for _ in range(ROUNDS):
         high0, low0 = _product(MULTIPLIERS[0], c0)
         high1, low1 = _product(MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        # Only what is multiplied next must be clean.
+        c0, c1, c2, c3 = (high1 ^ c1 ^ k0) & LOW, low1, (high0 ^ c3 ^ k1) & LOW, low0
         k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
-    return c0, c1, c2, c3
+    return c0, c1 & LOW, c2, c3 & LOW
 
 
 def _at(offset: Word, index: Word) -> tuple[Word, Word]:
@@ -77,7 +79,7 @@ def as_int64(low: Word, high: Word) -> Word:
 def call(seed: Word, offset: Word, index: Word) -> tuple[Word, Word, Word, Word]:
     """The four words of call number ``index`` of the stream ``(seed, offset)``."""
     low, high = _at(offset, index)
-    zero = low * 0
+    zero: Any = 0
     return philox((low, high, zero, zero), (seed & LOW, (seed >> 32) & LOW))
 
 

@@ -183,6 +183,23 @@ def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]
     return [draw.reshape((*batch, *shape)) for draw, shape in zip(flat, shapes, strict=True)]
 
 
+def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
+    """Uniforms of some calls of a key's stream.
+
+    Args:
+        key: A key, shape ``(2,)``.
+        call: Numbers of calls, int64 of any shape; call c makes elements 4c to 4c + 3 of ``uniform(key)``.
+
+    Returns:
+        float32, shape ``(*call, 4)``.
+    """
+    return _traced_at(key, call) if compiling() else _at(key, call)
+
+
+def _at(key: Tensor, call: Tensor) -> Tensor:
+    return philox.unit(torch.stack(philox.call(key[0], key[1], call), dim=-1))
+
+
 def check_key(key: object, /) -> None:
     """Refuse what is not a key or a batch of keys.
 
@@ -232,6 +249,11 @@ def _traced_draws(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
 @untyped.compiler.allow_in_graph
 def _traced_words(keys: Tensor, calls: int) -> Tensor:
     return philox.words(keys, calls)
+
+
+@untyped.compiler.allow_in_graph
+def _traced_at(key: Tensor, call: Tensor) -> Tensor:
+    return _at(key, call)
 
 
 @untyped.compiler.allow_in_graph

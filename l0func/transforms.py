@@ -39,6 +39,22 @@ def compiling() -> bool:
     return False
 
 
+def compiles() -> bool:
+    """Whether this torch has the compiler and the custom operators that the library uses."""
+    return _COMPILES and hasattr(untyped.library, "custom_op")
+
+
+def mapped(tensor: Tensor, /) -> bool:
+    """Whether a vmap around this code holds a batch of values where the tensor shows one."""
+    functorch: Any = untyped._C._functorch
+    if compiling():
+        # The compiler follows this question and not the next.
+        return functorch.is_batchedtensor(tensor)
+    while functorch.is_gradtrackingtensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return functorch.is_batchedtensor(tensor)
+
+
 def values(tensor: Any, /) -> Any:
     """The tensor's values as nested lists, or None where a transform, a compiler or a fake tensor hides them."""
     if compiling() or type(tensor) is not Tensor or tensor.is_meta:
@@ -49,3 +65,20 @@ def values(tensor: Any, /) -> Any:
     except RuntimeError:
         # vmap's way to say that there is no one value.
         return None
+
+
+def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype of a product of two tensors, autocast included; and the one to compute it in, which is never short."""
+    autocast = _autocast(x.device.type)
+    dtype = torch.promote_types(x.dtype, weight.dtype) if autocast is None else autocast
+    return dtype, torch.promote_types(dtype, torch.float32)
+
+
+def _autocast(kind: str) -> torch.dtype | None:
+    """What autocast makes of products on a kind of device, if it is on."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return untyped.get_autocast_dtype(kind) if untyped.is_autocast_enabled(kind) else None
+    # torch 2.1 to 2.3 ask for each device by name.
+    if kind == "cpu":
+        return untyped.get_autocast_cpu_dtype() if untyped.is_autocast_cpu_enabled() else None
+    return untyped.get_autocast_gpu_dtype() if untyped.is_autocast_enabled() else None

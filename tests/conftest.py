@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+import l0func as l0
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The compiled kernel takes seconds for every shape; test_kernels holds it to the eager one.
+    l0.use_kernel("eager")
     config.addinivalue_line("markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1")
 
 

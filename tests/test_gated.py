@@ -104,7 +104,7 @@ def test_gated_equals_the_masks_applied_by_hand(case: Case):
     close(apply(s.params, s.gates, s.buffers, None, *s.inputs), fn(l0.prune(s.params, s.gates, s.spec), s.buffers, *s.inputs))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.rows_alone and c.name != "words"], ids=repr)
+@pytest.mark.parametrize("case", [c for c in CASES if c.rows_alone], ids=repr)
 def test_gradients_of_rows_are_those_of_a_loop(case: Case):
     s = setting(case)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -36,10 +36,15 @@ class GateDistribution(ABC):
     rule: Rule
     """Nodes t in (0, 1) and weights that integrate the survival function to 1e-11 for every location."""
 
+    identity: str
+    """Text that :func:`named` turns back into the distribution, in this process."""
+
     def __post_init__(self) -> None:
         if self not in _RULES:
             _RULES[self] = self._converged_rule()
         object.__setattr__(self, "rule", _RULES[self])
+        object.__setattr__(self, "identity", f"{type(self).__module__}.{self!r}")
+        _NAMED[self.identity] = self
 
     # What a subclass writes. Locations arrive as float32 or float64.
 
@@ -66,6 +71,32 @@ class GateDistribution(ABC):
     def _nodes(self, size: int) -> Rule:
         """A rule of ``size`` nodes on [0, 1]; a subclass may place its nodes where its survival function bends."""
         return gauss_legendre(size)
+
+    def prepared(self, log_alpha: Tensor) -> Tensor:
+        """What :meth:`derivatives` needs of a location, computed once for many draws."""
+        return log_alpha
+
+    def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
+        """Derivatives of the draw in its location, given what :meth:`prepared` made of that; order 0 is the draw.
+
+        Args:
+            u: Probabilities in (0, 1), shape ``(*many, *gates)``.
+            prepared: Shape ``(*gates)``.
+            orders: Which derivatives.
+
+        Returns:
+            For each order a tensor of the shape of ``u``; from order 1 on it is 0 where the draw is exactly 0 or 1.
+        """
+        return [self._derivative(u, prepared.expand(u.shape), order) for order in orders]
+
+    def _derivative(self, u: Tensor, log_alpha: Tensor, order: int) -> Tensor:
+        if order == 0:
+            return self._quantile(u, log_alpha)
+
+        def lower(la: Tensor) -> Tensor:
+            return self._derivative(u, la, order - 1)
+
+        return torch.func.jvp(lower, (log_alpha.contiguous(),), (torch.ones_like(u, dtype=log_alpha.dtype),))[1]
 
     # What everyone may call.
 
@@ -174,13 +205,26 @@ class GateDistribution(ABC):
         Returns:
             Variances in [0, 1/4], shape ``(*gates)``.
         """
+        return _in_float(log_alpha, lambda la: self._mean_and_variance(la)[1])
 
-        def evaluate(la: Tensor) -> Tensor:
-            m = self._moments(la)
-            of_complement = m.complement_second - m.complement_mean**2
-            return torch.where(m.mean < 0.5, m.second - m.mean**2, of_complement).clamp(min=0.0)
+    def mean_and_variance(self, log_alpha: Tensor, /) -> tuple[Tensor, Tensor]:
+        """:meth:`mean` and :meth:`variance` in one pass.
 
-        return _in_float(log_alpha, evaluate)
+        Args:
+            log_alpha: Gate locations, shape ``(*gates)``.
+
+        Returns:
+            Two tensors of shape ``(*gates)``.
+        """
+        wide = log_alpha if log_alpha.dtype == torch.float64 else log_alpha.to(torch.float32)
+        mean, variance = self._mean_and_variance(wide)
+        return mean.to(log_alpha.dtype), variance.to(log_alpha.dtype)
+
+    def _mean_and_variance(self, la: Tensor) -> tuple[Tensor, Tensor]:
+        m = self._moments(la)
+        of_complement = m.complement_second - m.complement_mean**2
+        variance = torch.where(m.mean < 0.5, m.second - m.mean**2, of_complement).clamp(min=0.0)
+        return m.mean.clamp(max=1.0), variance
 
     def deterministic(self, log_alpha: Tensor, estimator: Estimator = "louizos", /) -> Tensor:
         """One fixed gate value, for test time.
@@ -230,7 +274,7 @@ class GateDistribution(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The distribution as JSON values, for :func:`l0func.distributions.from_dict`."""
-        return {"kind": type(self).__name__, **{name: value for name, value in vars(self).items() if name != "rule"}}
+        return {"kind": type(self).__name__, **{name: value for name, value in vars(self).items() if name not in _DERIVED}}
 
     # Integrals of the survival function.
 
@@ -270,7 +314,14 @@ class GateDistribution(ABC):
         )
 
 
+_DERIVED = ("rule", "identity")
 _RULES: dict[GateDistribution, Rule] = {}
+_NAMED: dict[str, GateDistribution] = {}
+
+
+def named(identity: str) -> GateDistribution:
+    """The distribution of this identity."""
+    return _NAMED[identity]
 
 
 def rectify(y: Tensor) -> Tensor:

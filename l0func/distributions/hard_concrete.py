@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,15 +69,36 @@ class HardConcrete(GateDistribution):
         )
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return rectify(self._concrete(u, log_alpha) * (self.zeta - self.gamma) + self.gamma)
+        return rectify(self._concrete(u, self.prepared(log_alpha)) * (self.zeta - self.gamma) + self.gamma)
 
-    def _concrete(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+    def prepared(self, log_alpha: Tensor) -> Tensor:
+        r"""See :meth:`GateDistribution.prepared`: :math:`e^{-\\log\\alpha}` where β = 2/3."""
+        # Beyond ±40 every draw is 0 or 1 and its derivative is 0, so the clamp changes nothing but keeps the powers of
+        # the odds, and with them the gradients, finite.
+        return torch.exp(-log_alpha.clamp(-40.0, 40.0)) if self.temperature == 2 / 3 else log_alpha
+
+    def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
+        r"""See :meth:`GateDistribution.derivatives`.
+
+        .. math:: z^{(k)} = (\zeta - \gamma)\, \sigma^{(k)}\bigl((\mathrm{logit}\,u + \log\alpha)/\beta\bigr) / \beta^k
+
+        inside (0, 1).
+        """
+        s = self._concrete(u, prepared)
+        width = self.zeta - self.gamma
+        z = (s * width + self.gamma).clamp(0.0, 1.0)
+        # 1 where the draw is open and not 1, else 0; torch.where takes ten times as long.
+        between = (z * (1.0 - z)).sign() if max(orders) > 0 else z
+        return [
+            z if order == 0 else _sigmoid_derivative(s, order) * between * (width / self.temperature**order) for order in orders
+        ]
+
+    def _concrete(self, u: Tensor, prepared: Tensor) -> Tensor:
         odds = (1.0 - u) / u
         if self.temperature != 2 / 3:
-            return torch.sigmoid((log_alpha - odds.log()) / self.temperature)
-        # For β = 2/3 a draw needs no log, and exp only once a gate. Beyond ±40 every draw is 0 or 1 and its derivative
-        # is 0, so the clamp changes nothing but keeps the intermediate powers, and with them the gradients, finite.
-        r = odds * torch.exp(-log_alpha.clamp(-40.0, 40.0))
+            return torch.sigmoid((prepared - odds.log()) / self.temperature)
+        # For β = 2/3 a draw needs no log, and exp only once a gate.
+        r = odds * prepared
         return 1.0 / (1.0 + r * r.sqrt())
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
@@ -90,3 +112,16 @@ class HardConcrete(GateDistribution):
 
     def _location(self, probability: float, t: float) -> float:
         return math.log((1.0 - probability) / probability) + float(self._bend(t))
+
+
+def _sigmoid_derivative(s: Tensor, order: int) -> Tensor:
+    """The derivative of some order of the logistic function where its value is ``s``."""
+    # A polynomial in s: every derivative turns P(s) into P'(s) (s - s²).
+    p = [0, 1]
+    for _ in range(order):
+        slope = [n * c for n, c in enumerate(p)][1:]
+        p = [first - second for first, second in zip([0, *slope, 0], [0, 0, *slope], strict=True)]
+    value = s * p[-1] + p[-2]
+    for c in reversed(p[:-2]):
+        value = value * s + c
+    return value

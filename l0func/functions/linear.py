@@ -7,6 +7,8 @@ from torch import Tensor
 
 from l0func.transforms import untyped
 
+BILINEAR = "...i,oij,...j->...o"
+
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""A form in two inputs, :math:`y_o = x_1^\top W_o x_2 + b_o`, with the arguments of ``F.bilinear``.
@@ -20,7 +22,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     Returns:
         Shape ``(*batch, O)``.
     """
-    y = torch.einsum("...i,oij,...j->...o", input1, weight, input2)
+    y = torch.einsum(BILINEAR, input1, weight, input2)
     return y if bias is None else y + bias
 
 

@@ -243,7 +243,9 @@ class _Run(NamedTuple):
     def _named(self, own: Sequence[Tensor]) -> _Weights:
         biases = (own[2], own[3]) if self.has_biases else (None, None)
         projection = own[-1] if len(own) == (5 if self.has_biases else 3) else None
-        return _Weights(own[0], own[1], *biases, projection)
+        # Read at every step: what is only a recipe for a weight is laid out once.
+        each_step = None if projection is None else projection.contiguous()
+        return _Weights(own[0], own[1].contiguous(), *biases, each_step)
 
 
 def _over_time(cell: _Cell, x: Tensor, state: State, w: _Weights, backwards: bool) -> tuple[Tensor, State]:
