@@ -209,7 +209,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
         if path not in tensors:
             raise ValueError(f"There is a mask for {path!r}, which is no parameter{tree.closest(path, tensors)}.")
         shape = tuple(tensors[path].shape)
-        if mask.dim() != len(shape) or any(m not in (1, n) for m, n in zip(mask.shape, shape, strict=True)):
+        if mask.dim() != len(shape) or not all(m == 1 or m == n for m, n in zip(mask.shape, shape, strict=True)):
             raise ValueError(f"The mask of {path!r} has shape {tuple(mask.shape)}, which does not fit {shape}.")
     return tree.rebuild(params, {path: p * masks[path].to(p.dtype) if path in masks else p for path, p in tensors.items()})
 

@@ -81,6 +81,22 @@ def test_one_compilation_serves_many_steps_and_is_the_same_in_machine_code():
     assert len(frames) == 1
 
 
+@pytest.mark.compiles
+def test_a_compiled_step_takes_batches_and_layers_of_other_sizes():
+    def step(rows: Any, params: Any, gates: Any, keys: Tensor, x: Tensor) -> Any:
+        return torch.func.grad(lambda p, g: rows(p, g, {}, keys, x).sin().sum(), (0, 1))(params, gates)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for batch, out, into in ((4, 3, 5), (6, 3, 5), (7, 3, 5), (7, 4, 6), (5, 2, 8), (9, 6, 7)):
+        fn, params, _ = l0.make_functional(torch.nn.Linear(into, out))
+        spec = l0.gate_spec(params)
+        rows = l0.per_example(l0.gated(fn, spec))
+        arguments = (params, l0.init_gates(random.key(1), spec), random.split(random.key(2), batch), torch.randn(batch, into))
+        ours, eager = compiled(rows, *arguments), step(rows, *arguments)
+        optree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5), ours, eager)
+
+
 @pytest.mark.skipif(hasattr(torch.compiler, "is_compiling"), reason="this torch compiles")
 def test_a_torch_that_cannot_compile_is_refused_by_name():
     with pytest.raises(RuntimeError, match=r"l0func compiles on torch 2.2 and later"):

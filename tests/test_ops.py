@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import optree
 import pytest
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_de
 
     for ours, theirs in zip(flat(again(r.fast)), flat(again(r.plain)), strict=True):
         torch.testing.assert_close(ours, theirs)
-    directions = torch.utils._pytree.tree_map(torch.sin, r.arguments)
+    directions = optree.tree_map(torch.sin, r.arguments)
     ours, theirs = (torch.func.jvp(road, r.arguments, directions)[1] for road in (r.fast, r.plain))
     torch.testing.assert_close(ours, theirs)
 
@@ -143,7 +144,7 @@ def test_structured_gates_never_build_a_mask_for_every_row(rule: Any):
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, Tensor))
+            sizes.extend(t.numel() for t in optree.tree_leaves(out) if isinstance(t, Tensor))
             return out
 
     params = {"w": torch.randn(40, 30)}
@@ -229,6 +230,8 @@ def test_the_storage_of_a_gated_parameter_is_nan():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rule", [l0.element(), l0.axis(0)])
 def test_short_floats_stay_short(dtype: torch.dtype, rule: Any):
+    if dtype == torch.float16 and not hasattr(torch.compiler, "is_compiling"):
+        pytest.skip("torch 2.1 multiplies no float16 matrices on the CPU")
     torch.manual_seed(0)
     r = roads(OPERATIONS[0], rule, dtype)
     ours = r.fast(*r.arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +61,14 @@ def _plan(static: Static) -> tuple[Plan, bool]:
 
 def _apply(static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
     function: Any = _Sweep
-    return function.apply(static, tuple(outputs), *tensors)
+    return function.apply(_concrete(static), tuple(outputs), *tensors)
+
+
+def _concrete(value: Any) -> Any:
+    # A compiler may leave sizes open; those of a weight are part of the plan.
+    if isinstance(value, tuple):
+        return tuple(_concrete(item) for item in cast("tuple[Any, ...]", value))
+    return int(value) if isinstance(value, torch.SymInt) else value
 
 
 @untyped.compiler.allow_in_graph

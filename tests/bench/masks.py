@@ -1,0 +1,211 @@
+"""A mask for every example, against what a user would write and against the ungated layer: forward and backward, interleaved.
+
+    python tests/bench/masks.py
+
+Prints a table and, as the last line, the same as JSON. "vmap" is torch.vmap over ``weight * mask`` with torch.rand noise.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import l0func as l0
+from l0func import random
+
+Step = Callable[[], Any]
+
+
+def medians(contenders: dict[str, Step], rounds: int) -> dict[str, float]:
+    """Median seconds of each contender, one call of every contender a round."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 2):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[2:]) for name, values in times.items()}
+
+
+def paper(u: Tensor, log_alpha: Tensor) -> Tensor:
+    """The paper's gate, as a user would write it."""
+    return (torch.sigmoid((torch.logit(u) + log_alpha) / (2 / 3)) * 1.2 - 0.1).clamp(0, 1)
+
+
+class Case:
+    """A network, its gates, a batch, and the ways to take a step on it."""
+
+    def __init__(self, module: nn.Module, x: Tensor, rules: Any) -> None:
+        self.fn, self.params, self.buffers = l0.make_functional(module)
+        self.spec = l0.gate_spec(self.params, rules)
+        self.gates = l0.init_gates(random.key(0), self.spec)
+        self.x, self.key = x, random.key(1)
+        self.leaves = [t.requires_grad_() for t in (*self.params.values(), *self.gates.values())]
+
+    def step(self, output: Callable[[], Tensor]) -> Step:
+        """Forward and backward."""
+
+        def run() -> None:
+            output().sum().backward()
+            for leaf in self.leaves:
+                leaf.grad = None
+
+        return run
+
+    def ungated(self, compiled: bool = False) -> Step:
+        def call(params: Any, x: Tensor) -> Tensor:
+            return self.fn(params, self.buffers, x)
+
+        run = torch.compile(call) if compiled else call
+        return self.step(lambda: run(self.params, self.x))
+
+    def rows(self, compiled: bool = False, **sampling: Any) -> Step:
+        rows = l0.per_example(l0.gated(self.fn, self.spec, **sampling))
+
+        def call(params: Any, gates: Any, key: Tensor, x: Tensor) -> Tensor:
+            return rows(params, gates, self.buffers, random.split(key, len(x)), x)
+
+        run = torch.compile(call, fullgraph=True) if compiled else call
+        return self.step(lambda: run(self.params, self.gates, self.key, self.x))
+
+    def vmap(self, compiled: bool = False) -> Step:
+        def row(params: Any, gates: Any, x: Tensor) -> Tensor:
+            drawn = {name: paper(torch.rand(la.shape), la) for name, la in gates.items()}
+            masked = {name: p * drawn[name] if name in drawn else p for name, p in params.items()}
+            return torch.func.functional_call(self.module, masked, (x[None],))[0]
+
+        self.module = self.fn.module(self.params, self.buffers)
+        mapped = torch.vmap(row, (None, None, 0), randomness="different")
+        run = torch.compile(mapped) if compiled else mapped
+        return self.step(lambda: run(self.params, self.gates, self.x))
+
+
+def lenet() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)),
+    )
+
+
+ENTRIES = {"*weight": l0.element(), "*": None}
+CHANNELS = {"3.weight": l0.axis(1), "7.weight": l0.blocks(1, 16), "9.weight": l0.axis(1), "*": None}
+
+
+def structured() -> list[dict[str, Any]]:
+    found = []
+    for name, rule in (("row", l0.axis(0)), ("column", l0.axis(1))):
+        case = Case(nn.Linear(1024, 1024), torch.randn(256, 1024), {"weight": rule, "*": None})
+        ways = {"eager": case.rows(), "ungated": case.ungated(), "compiled": case.rows(True), "ungated c": case.ungated(True)}
+        t = medians(ways, 21)
+        title = f"a gate per {name}, Linear 1024→1024, B 256"
+        found.append({"case": f"{title}, eager", "over ungated": t["eager"] / t["ungated"], "target": 1.6})
+        found.append({"case": f"{title}, compiled", "over ungated": t["compiled"] / t["ungated c"], "target": 1.2})
+    case = Case(lenet(), torch.randn(128, 1, 28, 28), CHANNELS)
+    t = medians({"eager": case.rows(), "ungated": case.ungated()}, 21)
+    found.append({"case": "conv channels, LeNet-5-Caffe, B 128", "over ungated": t["eager"] / t["ungated"], "target": 1.2})
+    return found
+
+
+def entries() -> list[dict[str, Any]]:
+    case = Case(nn.Linear(784, 300), torch.randn(128, 784), ENTRIES)
+    fast = case.rows(True)
+
+    def eager_compiled() -> None:
+        l0.use_kernel("compiled")
+        opted()
+        l0.use_kernel("auto")
+
+    opted = case.rows()
+    ways = {"compiled": fast, "opted": eager_compiled, "eager": case.rows(), "vmap": case.vmap(), "vmap c": case.vmap(True)}
+    t = medians(ways, 7)
+    title = "a gate per weight, exact, Linear 784→300, B 128"
+    return [
+        {"case": f"{title}, compiled, against vmap", "faster": t["vmap"] / t["compiled"], "target": 18},
+        {"case": f"{title}, compiled, against vmap compiled", "faster": t["vmap c"] / t["compiled"], "target": 2.5},
+        {"case": f"{title}, compiled kernel in eager code, against vmap", "faster": t["vmap"] / t["opted"], "target": 18},
+        {"case": f"{title}, eager, against vmap", "faster": t["vmap"] / t["eager"], "target": 2},
+    ]
+
+
+def local() -> list[dict[str, Any]]:
+    case = Case(nn.Linear(1024, 1024), torch.randn(256, 1024), ENTRIES)
+    settings: dict[str, Any] = {"sampling": "local_reparam"}
+    ways = {"e": case.rows(**settings), "u": case.ungated(), "c": case.rows(True, **settings), "uc": case.ungated(True)}
+    t = medians(ways, 11)
+    title = "a gate per weight, local reparameterisation, Linear 1024→1024, B 256"
+    return [
+        {"case": f"{title}, eager", "over ungated": t["e"] / t["u"], "target": 5},
+        {"case": f"{title}, compiled", "over ungated": t["c"] / t["uc"], "target": 3.9},
+    ]
+
+
+def convolutions() -> list[dict[str, Any]]:
+    case = Case(lenet(), torch.randn(128, 1, 28, 28), ENTRIES)
+    opted = case.rows()
+
+    def compiled() -> None:
+        l0.use_kernel("compiled")
+        opted()
+        l0.use_kernel("auto")
+
+    t = medians({"eager": case.rows(), "compiled": compiled, "vmap": case.vmap()}, 5)
+    title = "a gate per weight, exact, LeNet-5-Caffe, B 128, against vmap"
+    return [
+        {"case": f"{title}, eager", "faster": t["vmap"] / t["eager"], "target": 5},
+        {"case": f"{title}, compiled kernel", "faster": t["vmap"] / t["compiled"], "target": 5},
+    ]
+
+
+PEAK = """
+import re, sys, torch
+sys.path.insert(0, sys.argv[1])
+import masks
+
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
+
+case = masks.Case(torch.nn.Linear(784, 300), torch.randn(int(sys.argv[3]), 784), masks.ENTRIES)
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+getattr(case, sys.argv[2])()()
+print(status("VmHWM") - before)
+"""
+
+
+def peak(way: str, rows: int) -> float:
+    """Megabytes above the start, in a fresh process; Linux only."""
+    folder = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", PEAK, folder, way, str(rows)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def memory() -> list[dict[str, Any]]:
+    title = "peak memory, a gate per weight, exact, Linear 784→300"
+    found = [{"case": f"{title}, B 128, vmap over ours", "less": peak("vmap", 128) / peak("rows", 128), "target": 20}]
+    found += [{"case": f"{title}, eager, B {rows}", "megabytes": peak("rows", rows)} for rows in (64, 512, 4096)]
+    found += [{"case": f"{title}, ungated, B {rows}", "megabytes": peak("ungated", rows)} for rows in (64, 512, 4096)]
+    return found
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    for table in (structured, entries, local, convolutions, memory):
+        for row in table():
+            rows.append(row)
+            numbers = "  ".join(f"{k} {v:.2f}" for k, v in row.items() if k != "case")
+            print(f"{row['case']:95}{numbers}", flush=True)
+    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
