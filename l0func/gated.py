@@ -222,7 +222,9 @@ class PerExample:
         parts: list[tuple[list[Tensor], list[Tensor]]] = []
         size = self.chunk_size or rows
         for start in range(0, rows, size):
-            chunk = [x.narrow(d, start, min(size, rows - start)) for x, d in arguments.mapped()]
+            length = min(size, rows - start)
+            # Of a slice the backward pass writes a whole input of zeros.
+            chunk = [x if length == rows else x.narrow(d, start, length) for x, d in arguments.mapped()]
             parts.append(torch.vmap(row, (0, *arguments.dims))(keys[start : start + size], *chunk))
         joined = [torch.cat(pieces) if len(parts) > 1 else pieces[0] for pieces in zip(*(p[0] for p in parts), strict=True)]
         placed = [x.movedim(0, d) for x, d in zip(joined, output[0].dims, strict=True)]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import l0func as l0
 from l0func import distributions, random
-from l0func.distributions import GateDistribution
+from l0func.distributions import GateDistribution, hard_concrete
 from l0func.distributions.quadrature import gauss_legendre
 
 CASES: list[GateDistribution] = [
@@ -25,6 +25,7 @@ CASES: list[GateDistribution] = [
     l0.HardConcrete(1.0, -0.25, 1.25),
     l0.HardConcrete(5.0),
     l0.HardConcrete(2 / 3, -0.001, 1.001),
+    l0.HardConcrete(2 / 3, -0.2, 1.05),
     l0.GaussianGate(),
     l0.GaussianGate(0.2),
     l0.HardKuma(),
@@ -145,6 +146,46 @@ def test_gradients_equal_finite_differences(d):
     la = la[(z > 1e-4) & (z < 1 - 1e-4)]
     assert torch.autograd.gradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
     assert torch.autograd.gradgradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
+
+
+@every
+def test_written_slopes_are_the_recorded_ones_as_often_as_one_derives(d):
+    la, u = torch.linspace(-3, 3, 13, dtype=torch.float64), torch.linspace(0.05, 0.95, 13, dtype=torch.float64)
+
+    def thrice(f):
+        slopes = [f]
+        for _ in range(2):
+            slopes.append(torch.func.grad(lambda *a, f=slopes[-1]: f(*a).sum()))
+        slopes.append(lambda *a: torch.func.jvp(lambda la: slopes[2](la, *a[1:]), a[:1], (torch.ones_like(a[0]),))[1])
+        return slopes
+
+    for n in (0, 1):
+        written, recorded = thrice(lambda a, n=n: d.mean_and_variance(a)[n]), thrice(lambda a, n=n: d._mean_and_variance(a)[n])
+        for ours, theirs in zip(written, recorded, strict=True):
+            torch.testing.assert_close(ours(la), theirs(la), rtol=1e-8, atol=1e-9)
+    for ours, theirs in zip(thrice(lambda a, u: d.quantile(u, a)), thrice(lambda a, u: d._quantile(u, a)), strict=True):
+        torch.testing.assert_close(ours(la, u), theirs(la, u), rtol=1e-8, atol=1e-9)
+
+
+@every
+def test_a_quantile_has_a_slope_in_its_probability_too(d):
+    la, u = torch.tensor([-0.5, 0.1, 0.6], dtype=torch.float64), torch.tensor([0.45, 0.5, 0.4], dtype=torch.float64)
+    step = torch.full_like(u, 1e-6)
+    difference = (d.quantile(u + step, la) - d.quantile(u - step, la)) / 2e-6
+    backward = torch.func.grad(lambda u: d.quantile(u, la).sum())(u)
+    forward = torch.func.jvp(lambda u: d.quantile(u, la), (u,), (torch.ones_like(u),))[1]
+    torch.testing.assert_close(backward, difference, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(forward, backward)
+
+
+@every
+def test_locations_in_many_blocks_and_any_strides_give_the_same(d, monkeypatch):
+    la = torch.randn(7, 9, dtype=torch.float64)
+    whole = d.mean_and_variance(la)
+    monkeypatch.setattr(hard_concrete, "_BLOCK", 10)
+    for ours, theirs in zip(d.mean_and_variance(la.t()), whole, strict=True):
+        torch.testing.assert_close(ours, theirs.t(), rtol=1e-13, atol=1e-15)
+    assert d.mean_and_variance(la[:0])[1].shape == (0, 9)
 
 
 @every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import oracles
 import pytest
 import torch
 from test_distributions import FUNCTIONS
@@ -187,3 +188,14 @@ def test_estimators_close_where_they_are_known_to():
         assert d.prob_nonzero(la[z == 0]).max().item() == pytest.approx(threshold, abs=1e-3)
         assert (z - d.mean(la)).abs().max().item() == pytest.approx(error, abs=1e-3)
     assert (d.deterministic(la, "mean") > 0).all()
+
+
+def test_a_temperature_whose_odds_no_float_holds_has_its_moments_too():
+    d, la = l0.HardConcrete(30.0, -0.5, 1.5), torch.tensor([-8.0, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    mean, variance = d.mean_and_variance(la)
+    second = torch.tensor([oracles.moment(d, at, 2) for at in la.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(mean, torch.tensor([oracles.moment(d, at, 1) for at in la.tolist()], dtype=torch.float64))
+    torch.testing.assert_close(variance, second - mean.detach() ** 2)
+    step = 1e-5
+    difference = (d.variance(la.detach() + step) - d.variance(la.detach() - step)) / (2 * step)
+    torch.testing.assert_close(torch.autograd.grad(variance.sum(), la)[0], difference, rtol=1e-5, atol=1e-9)

@@ -13,7 +13,7 @@ import l0func
 
 ROOT = Path(l0func.__file__).parent
 FLOORS = [
-    {"answering", "transforms", "tree", "philox", "smaller", "kernels.unfold"},
+    {"answering", "transforms", "tree", "philox", "smaller", "kernels.unfold", "distributions.smooth"},
     {"random", "tracing.units", "kernels.choice"},
     {"tracing.trace"},
     {"tracing.rules"},

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from l0func import random
 from l0func.distributions.quadrature import Rule, converged, gauss_legendre
+from l0func.distributions.smooth import smooth
+from l0func.transforms import compiling, untyped
 
 Estimator = Literal["louizos", "median", "mean"]
 
@@ -36,13 +38,17 @@ class GateDistribution(ABC):
     rule: Rule
     """Nodes t in (0, 1) and weights that integrate the survival function to 1e-11 for every location."""
 
+    short_rule: Rule
+    """The same to 1e-7, which is what float32 can hold."""
+
     identity: str
     """Text that :func:`named` turns back into the distribution, in this process."""
 
     def __post_init__(self) -> None:
         if self not in _RULES:
-            _RULES[self] = self._converged_rule()
-        object.__setattr__(self, "rule", _RULES[self])
+            _RULES[self] = self._converged_rule(1e-11), self._converged_rule(1e-7)
+        for name, rule in zip(("rule", "short_rule"), _RULES[self], strict=True):
+            object.__setattr__(self, name, rule)
         object.__setattr__(self, "identity", f"{type(self).__module__}.{self!r}")
         _NAMED[self.identity] = self
 
@@ -87,16 +93,15 @@ class GateDistribution(ABC):
         Returns:
             For each order a tensor of the shape of ``u``; from order 1 on it is 0 where the draw is exactly 0 or 1.
         """
-        return [self._derivative(u, prepared.expand(u.shape), order) for order in orders]
+        shape = untyped.broadcast_shapes(u.shape, prepared.shape)
+        return [_differentiated(lambda la: self._quantile(u, la), order, prepared.expand(shape)) for order in orders]
 
-    def _derivative(self, u: Tensor, log_alpha: Tensor, order: int) -> Tensor:
-        if order == 0:
-            return self._quantile(u, log_alpha)
+    def _draws(self, order: int, log_alpha: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.derivatives(u, self.prepared(log_alpha), (order, order + 1)))
 
-        def lower(la: Tensor) -> Tensor:
-            return self._derivative(u, la, order - 1)
-
-        return torch.func.jvp(lower, (log_alpha.contiguous(),), (torch.ones_like(u, dtype=log_alpha.dtype),))[1]
+    def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
+        """The derivatives of some order of mean and variance, and the next."""
+        return tuple(value for k in (order, order + 1) for value in _differentiated(self._mean_and_variance, k, log_alpha))
 
     # What everyone may call.
 
@@ -122,7 +127,12 @@ class GateDistribution(ABC):
         Returns:
             Gates in [0, 1]; their derivative with respect to ``log_alpha`` is 0 where they are exactly 0 or 1.
         """
-        return _in_float(log_alpha, lambda la: self._quantile(u.to(la.dtype), la))
+
+        def draw(la: Tensor) -> Tensor:
+            # What a compiler sees it fuses, slopes included.
+            return self._quantile(u.to(la.dtype), la) if compiling() else smooth(self._draws, 0, la, u.to(la.dtype))[0]
+
+        return _in_float(log_alpha, draw)
 
     def cdf(self, x: float | Tensor, log_alpha: Tensor, /) -> Tensor:
         r"""The probability of a gate of at most ``x``, :math:`P(z \le x)`.
@@ -177,7 +187,7 @@ class GateDistribution(ABC):
         Returns:
             Expectations in [0, 1], shape ``(*gates)``.
         """
-        return _in_float(log_alpha, lambda la: self._integral(lambda t: (1.0, self._survival(t, la))).clamp(max=1.0))
+        return _in_float(log_alpha, lambda la: self._integral(la.dtype, lambda t: (1.0, self._survival(t, la))).clamp(max=1.0))
 
     def second_moment(self, log_alpha: Tensor, /) -> Tensor:
         r"""Exact second moment of each gate.
@@ -190,7 +200,9 @@ class GateDistribution(ABC):
         Returns:
             Expectations in [0, 1], shape ``(*gates)``.
         """
-        return _in_float(log_alpha, lambda la: self._integral(lambda t: (2.0 * t, self._survival(t, la))).clamp(max=1.0))
+        return _in_float(
+            log_alpha, lambda la: self._integral(la.dtype, lambda t: (2.0 * t, self._survival(t, la))).clamp(max=1.0)
+        )
 
     def variance(self, log_alpha: Tensor, /) -> Tensor:
         r"""Exact variance of each gate, without cancellation.
@@ -205,7 +217,7 @@ class GateDistribution(ABC):
         Returns:
             Variances in [0, 1/4], shape ``(*gates)``.
         """
-        return _in_float(log_alpha, lambda la: self._mean_and_variance(la)[1])
+        return self.mean_and_variance(log_alpha)[1]
 
     def mean_and_variance(self, log_alpha: Tensor, /) -> tuple[Tensor, Tensor]:
         """:meth:`mean` and :meth:`variance` in one pass.
@@ -217,7 +229,7 @@ class GateDistribution(ABC):
             Two tensors of shape ``(*gates)``.
         """
         wide = log_alpha if log_alpha.dtype == torch.float64 else log_alpha.to(torch.float32)
-        mean, variance = self._mean_and_variance(wide)
+        mean, variance = self._mean_and_variance(wide) if compiling() else smooth(self._moment_derivatives, 0, wide)[:2]
         return mean.to(log_alpha.dtype), variance.to(log_alpha.dtype)
 
     def _mean_and_variance(self, la: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,8 +290,8 @@ class GateDistribution(ABC):
 
     # Integrals of the survival function.
 
-    def _converged_rule(self) -> Rule:
-        """The smallest rule that integrates all four moments to 1e-11 where the survival function bends most."""
+    def _converged_rule(self, tolerance: float) -> Rule:
+        """The smallest rule that integrates all four moments where the survival function bends most."""
         levels = (1e-4, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
         locations = [self._location(p, t) for p in levels for t in (0.0, 0.1, 0.5, 0.9, 0.999)]
         la = torch.tensor(locations, dtype=torch.float64)
@@ -288,7 +300,7 @@ class GateDistribution(ABC):
             object.__setattr__(self, "rule", self._nodes(size))
             return torch.stack(self._moments(la))
 
-        size = converged(evaluate)
+        size = converged(evaluate, tolerance)
         if size is None:
             raise ValueError(
                 f"The moments of {self} need more than 512 quadrature nodes; its survival function is close to a step. "
@@ -296,32 +308,47 @@ class GateDistribution(ABC):
             )
         return self._nodes(size)
 
-    def _integral(self, term: Callable[[float], tuple[float, Tensor]]) -> Tensor:
+    def _integral(self, dtype: torch.dtype, term: Callable[[float], tuple[float, Tensor]]) -> Tensor:
         # A node at a time: the memory of one gate vector, not of one for each node.
         total: Tensor | float = 0.0
-        for t, weight in zip(*self.rule, strict=True):
+        for t, weight in zip(*self._rule_for(dtype), strict=True):
             factor, value = term(t)
             total = total + (weight * factor) * value
         assert isinstance(total, Tensor)
         return total
 
+    def _rule_for(self, dtype: torch.dtype) -> Rule:
+        return self.rule if dtype == torch.float64 else self.short_rule
+
     def _moments(self, la: Tensor) -> Moments:
         return Moments(
-            self._integral(lambda t: (1.0, self._survival(t, la))),
-            self._integral(lambda t: (2.0 * t, self._survival(t, la))),
-            self._integral(lambda t: (1.0, self._cumulative(t, la))),
-            self._integral(lambda t: (2.0 * (1.0 - t), self._cumulative(t, la))),
+            self._integral(la.dtype, lambda t: (1.0, self._survival(t, la))),
+            self._integral(la.dtype, lambda t: (2.0 * t, self._survival(t, la))),
+            self._integral(la.dtype, lambda t: (1.0, self._cumulative(t, la))),
+            self._integral(la.dtype, lambda t: (2.0 * (1.0 - t), self._cumulative(t, la))),
         )
 
 
-_DERIVED = ("rule", "identity")
-_RULES: dict[GateDistribution, Rule] = {}
+_DERIVED = ("rule", "short_rule", "identity")
+_RULES: dict[GateDistribution, tuple[Rule, Rule]] = {}
 _NAMED: dict[str, GateDistribution] = {}
 
 
 def named(identity: str) -> GateDistribution:
     """The distribution of this identity."""
     return _NAMED[identity]
+
+
+def _differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:
+    """The derivative of some order of a function of each location."""
+    if order == 0:
+        return f(log_alpha)
+
+    def lower(la: Tensor) -> Any:
+        return _differentiated(f, order - 1, la)
+
+    la = log_alpha.contiguous()
+    return torch.func.jvp(lower, (la,), (torch.ones_like(la),))[1]
 
 
 def rectify(y: Tensor) -> Tensor:

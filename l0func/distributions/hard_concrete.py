@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l0func.distributions.base import GateDistribution, rectify
+from l0func.distributions.base import GateDistribution, Moments, rectify
 from l0func.distributions.quadrature import Rule, gauss_legendre
+
+# Gates for which the terms of all nodes stay in a cache.
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class HardConcrete(GateDistribution):
         """
         s = self._concrete(u, prepared)
         width = self.zeta - self.gamma
-        z = (s * width + self.gamma).clamp(0.0, 1.0)
+        z = (s * width).add_(self.gamma).clamp_(0.0, 1.0)
         # 1 where the draw is open and not 1, else 0; torch.where takes ten times as long.
         between = (z * (1.0 - z)).sign() if max(orders) > 0 else z
         return [
@@ -94,12 +97,72 @@ class HardConcrete(GateDistribution):
         ]
 
     def _concrete(self, u: Tensor, prepared: Tensor) -> Tensor:
-        odds = (1.0 - u) / u
+        odds = (1.0 - u).div_(u)
         if self.temperature != 2 / 3:
             return torch.sigmoid((prepared - odds.log()) / self.temperature)
         # For β = 2/3 a draw needs no log, and exp only once a gate.
         r = odds * prepared
-        return 1.0 / (1.0 + r * r.sqrt())
+        return (r * r.sqrt()).add_(1.0).reciprocal_()
+
+    def _moments(self, la: Tensor) -> Moments:
+        if not self._mild:
+            return super()._moments(la)
+        # With q = e^-la and c = e^bend(t), P(z > t) is 1 / (1 + c q) and P(z <= t) is c q / (1 + c q): one exp for all nodes.
+        q, zero = self._odds(la), torch.zeros_like(la)
+        first, second, complement, complement_second = zero, zero, zero, zero
+        for t, w, c in self._weighted_nodes(la.dtype):
+            s = (q * c + 1.0).reciprocal()
+            first, second = first + s * w, second + s * (2.0 * w * t)
+            complement, complement_second = complement + s * (w * c), complement_second + s * (2.0 * w * (1.0 - t) * c)
+        return Moments(first, second, q * complement, q * complement_second)
+
+    def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
+        if order > 0 or not self._mild or self.gamma + self.zeta != 1.0:
+            return super()._moment_derivatives(order, log_alpha)
+        la = log_alpha.reshape(-1)
+        results = la.new_empty(4, la.numel())
+        columns = la.new_tensor(self._weighted_nodes(la.dtype)).t().contiguous().unsqueeze(-1)
+        # Held for all blocks: fresh memory costs more than what is computed in it.
+        scratch = la.new_empty(2, columns.shape[1], min(_BLOCK, la.numel()))
+        for start in range(0, la.numel(), _BLOCK):
+            into = results[:, start : start + _BLOCK]
+            self._mirrored(la[start : start + _BLOCK], columns, scratch[..., : into.shape[1]], into)
+        return tuple(result.reshape(log_alpha.shape) for result in results)
+
+    def _mirrored(self, la: Tensor, columns: Tensor, scratch: Tensor, into: Tensor) -> None:
+        """Mean, variance and their slopes, from gates below one half: 1 - z has the distribution of z at -log_alpha."""
+        (t, w, c), (s, weighted) = columns, scratch
+        mean, variance, slope, variance_slope = into
+        q = self._odds(-la.abs())
+
+        def total(weights: Tensor, result: Tensor) -> Tensor:
+            return torch.sum(torch.mul(s, weights, out=weighted), 0, out=result)
+
+        torch.mul(q, c, out=s).add_(1.0).reciprocal_()
+        total(w, mean)
+        total(2.0 * w * t, variance)
+        s.mul_(s)
+        total(w * c, slope).mul_(q)
+        total(2.0 * w * t * c, variance_slope).mul_(q)
+        sign = la.sign()
+        variance_slope.addcmul_(mean, slope, value=-2.0).mul_(sign).neg_()
+        variance.addcmul_(mean, mean, value=-1.0)
+        # sign·(1/2 - mean) + 1/2 would lose the digits of a small mean.
+        mean.addcmul_(sign.clamp_(min=0.0), 1.0 - 2.0 * mean)
+
+    @property
+    def _mild(self) -> bool:
+        """Whether the odds of a draw at every node can be held beside those of any gate."""
+        farthest = 1.0 - self.gamma, self.zeta, -self.gamma, self.zeta - 1.0
+        return self.temperature * math.log(max(farthest) / min(farthest)) < 30.0
+
+    def _odds(self, la: Tensor) -> Tensor:
+        # Farther out the moments are 0 or 1 to this precision; nearer, the odds at every node are finite.
+        farthest = 600.0 if la.dtype == torch.float64 else 50.0
+        return torch.exp(-la.clamp(-farthest, farthest))
+
+    def _weighted_nodes(self, dtype: torch.dtype) -> list[tuple[float, float, float]]:
+        return [(t, w, math.exp(float(self._bend(t)))) for t, w in zip(*self._rule_for(dtype), strict=True)]
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha - self._bend(t))

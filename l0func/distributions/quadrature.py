@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l0func.transforms import untyped
 
-SIZES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+SIZES = (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 class Rule(NamedTuple):
@@ -34,7 +34,7 @@ def gauss_legendre(size: int, /) -> Rule:
     return Rule(tuple(((nodes + 1.0) / 2.0).tolist()), tuple((vectors[0] ** 2).tolist()))
 
 
-def converged(evaluate: Callable[[int], Tensor], /, tolerance: float = 1e-11) -> int | None:
+def converged(evaluate: Callable[[int], Tensor], /, tolerance: float) -> int | None:
     """The smallest size whose results no larger one changes by more than ``tolerance``, or None if 512 nodes do not do."""
     results = {size: evaluate(size) for size in SIZES[:2]}
     for size, larger, check in zip(SIZES, SIZES[1:], SIZES[2:], strict=False):
