@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +24,7 @@ def listed(numbers: Tensor, /) -> list[int]:
 
 
 _COMPILES = hasattr(torch.compiler, "is_compiling")
+_forward_ad: Any = import_module("torch.autograd.forward_ad")
 _DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
 
 
@@ -53,6 +55,23 @@ def mapped(tensor: Tensor, /) -> bool:
     while functorch.is_gradtrackingtensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return functorch.is_batchedtensor(tensor)
+
+
+def forward_rule(rule: Callable[..., Any], /) -> Any:
+    """A ``jvp`` rule of an autograd.Function, given as ``rule(ctx, saved tensors, *tangents)``, that derives again.
+
+    torch switches forward mode off while such a rule runs, and a derivative of a derivative becomes 0 without a word.
+    """
+
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        with _forward_ad._set_fwd_grad_enabled(True):
+            return rule(ctx, [_primal(t) for t in ctx.saved_tensors], *(_primal(t) for t in tangents))
+
+    return staticmethod(jvp)
+
+
+def _primal(tensor: Any) -> Any:
+    return _forward_ad.unpack_dual(tensor).primal if isinstance(tensor, Tensor) else tensor
 
 
 def values(tensor: Any, /) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import l0func as l0
 from l0func import distributions, random
-from l0func.distributions import GateDistribution, hard_concrete
+from l0func.distributions import GateDistribution, base
 from l0func.distributions.quadrature import gauss_legendre
 
 CASES: list[GateDistribution] = [
@@ -156,7 +156,10 @@ def test_written_slopes_are_the_recorded_ones_as_often_as_one_derives(d):
         slopes = [f]
         for _ in range(2):
             slopes.append(torch.func.grad(lambda *a, f=slopes[-1]: f(*a).sum()))
-        slopes.append(lambda *a: torch.func.jvp(lambda la: slopes[2](la, *a[1:]), a[:1], (torch.ones_like(a[0]),))[1])
+        for inner in (2, 3, 0, 5):
+            slopes.append(
+                lambda *a, f=slopes[inner]: torch.func.jvp(lambda la: f(la, *a[1:]), a[:1], (torch.ones_like(a[0]),))[1]
+            )
         return slopes
 
     for n in (0, 1):
@@ -182,10 +185,16 @@ def test_a_quantile_has_a_slope_in_its_probability_too(d):
 def test_locations_in_many_blocks_and_any_strides_give_the_same(d, monkeypatch):
     la = torch.randn(7, 9, dtype=torch.float64)
     whole = d.mean_and_variance(la)
-    monkeypatch.setattr(hard_concrete, "_BLOCK", 10)
-    for ours, theirs in zip(d.mean_and_variance(la.t()), whole, strict=True):
-        torch.testing.assert_close(ours, theirs.t(), rtol=1e-13, atol=1e-15)
+    u = torch.rand(5, 7, 9, dtype=torch.float64)
+    drawn = d.derivatives(u, d.prepared(la), (0, 1, 2))
+    for size in (1, 10, 40):
+        monkeypatch.setattr(base, "BLOCK", size)
+        for ours, theirs in zip(d.mean_and_variance(la.t()), whole, strict=True):
+            torch.testing.assert_close(ours, theirs.t(), rtol=1e-13, atol=1e-15)
+        for ours, theirs in zip(d.evaluated(u, d.prepared(la), (0, 1, 2)), drawn, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
     assert d.mean_and_variance(la[:0])[1].shape == (0, 9)
+    assert d.quantile(u[:, :0], la[:0]).shape == (5, 0, 9)
 
 
 @every

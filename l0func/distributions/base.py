@@ -16,6 +16,9 @@ from l0func.transforms import compiling, untyped
 
 Estimator = Literal["louizos", "median", "mean"]
 
+# Gates whose draws and sums stay in a cache: fresh memory beyond it costs more than what is computed in it.
+BLOCK = 1 << 16
+
 
 class Moments(NamedTuple):
     """Raw moments of a gate z and of its complement 1 - z."""
@@ -96,8 +99,24 @@ class GateDistribution(ABC):
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
         return [_differentiated(lambda la: self._quantile(u, la), order, prepared.expand(shape)) for order in orders]
 
-    def _draws(self, order: int, log_alpha: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.derivatives(u, self.prepared(log_alpha), (order, order + 1)))
+    def evaluated(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
+        """The numbers of :meth:`derivatives`, for tensors that nothing records or maps: in blocks that a cache holds."""
+        gates = prepared.numel()
+        if u.numel() <= BLOCK or u.shape[u.dim() - prepared.dim() :] != prepared.shape:
+            return self.derivatives(u, prepared, orders)
+        u_rows, row = u.reshape(-1, gates), prepared.reshape(-1)
+        results = u.new_empty(len(orders), *u_rows.shape)
+        step = max(BLOCK // gates, 1)
+        for top in range(0, u_rows.shape[0], step):
+            for left in range(0, gates, BLOCK):
+                block = slice(top, top + step), slice(left, left + BLOCK)
+                for result, values in zip(results, self.derivatives(u_rows[block], row[block[1]], orders), strict=True):
+                    result[block] = values
+        return list(results.reshape(len(orders), *u.shape))
+
+    def _draws(self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False) -> tuple[Tensor, ...]:
+        compute = self.derivatives if recorded else self.evaluated
+        return tuple(compute(u, self.prepared(log_alpha), (order, order + 1)))
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
         """The derivatives of some order of mean and variance, and the next."""

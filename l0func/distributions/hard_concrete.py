@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from l0func.distributions import base
 from l0func.distributions.base import GateDistribution, Moments, rectify
 from l0func.distributions.quadrature import Rule, gauss_legendre
-
-# Gates for which the terms of all nodes stay in a cache.
-_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,10 @@ class HardConcrete(GateDistribution):
         width = self.zeta - self.gamma
         z = (s * width).add_(self.gamma).clamp_(0.0, 1.0)
         # 1 where the draw is open and not 1, else 0; torch.where takes ten times as long.
-        between = (z * (1.0 - z)).sign() if max(orders) > 0 else z
+        between = (1.0 - z).mul_(z).sign_() if max(orders) > 0 else z
         return [
-            z if order == 0 else _sigmoid_derivative(s, order) * between * (width / self.temperature**order) for order in orders
+            z if order == 0 else _sigmoid_derivative(s, order).mul_(between).mul_(width / self.temperature**order)
+            for order in orders
         ]
 
     def _concrete(self, u: Tensor, prepared: Tensor) -> Tensor:
@@ -123,10 +122,10 @@ class HardConcrete(GateDistribution):
         results = la.new_empty(4, la.numel())
         columns = la.new_tensor(self._weighted_nodes(la.dtype)).t().contiguous().unsqueeze(-1)
         # Held for all blocks: fresh memory costs more than what is computed in it.
-        scratch = la.new_empty(2, columns.shape[1], min(_BLOCK, la.numel()))
-        for start in range(0, la.numel(), _BLOCK):
-            into = results[:, start : start + _BLOCK]
-            self._mirrored(la[start : start + _BLOCK], columns, scratch[..., : into.shape[1]], into)
+        scratch = la.new_empty(2, columns.shape[1], min(base.BLOCK, la.numel()))
+        for start in range(0, la.numel(), base.BLOCK):
+            into = results[:, start : start + base.BLOCK]
+            self._mirrored(la[start : start + base.BLOCK], columns, scratch[..., : into.shape[1]], into)
         return tuple(result.reshape(log_alpha.shape) for result in results)
 
     def _mirrored(self, la: Tensor, columns: Tensor, scratch: Tensor, into: Tensor) -> None:
@@ -184,7 +183,7 @@ def _sigmoid_derivative(s: Tensor, order: int) -> Tensor:
     for _ in range(order):
         slope = [n * c for n, c in enumerate(p)][1:]
         p = [first - second for first, second in zip([0, *slope, 0], [0, 0, *slope], strict=True)]
-    value = s * p[-1] + p[-2]
+    value = (s * p[-1]).add_(p[-2])
     for c in reversed(p[:-2]):
-        value = value * s + c
+        value = value.mul_(s).add_(c)
     return value

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from l0func.transforms import forward_rule
+
 Derivatives = Callable[..., tuple[Tensor, ...]]
-"""``(order, log_alpha, *others)`` to one function, or several, derived so often, and then to the same once more."""
+"""``(order, log_alpha, *others)`` to one function, or several, derived so often, and then to the same once more.
+
+With ``recorded=True`` in operations that torch can differentiate.
+"""
 
 
 def smooth(derivatives: Derivatives, order: int, log_alpha: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -44,22 +49,26 @@ class _Smooth(Function):
         grads: list[Any] = [None] * ctx.count
         half = len(slopes) // 2
         if ctx.needs_input_grad[2] and any(slope is not None for slope in slopes):
-            steeper = _steeper(ctx, twice=any(slope is not None for slope in slopes[half:]))
+            steeper = ctx.saved_tensors[ctx.count :]
+            if any(slope is not None for slope in slopes[half:]):
+                steeper = smooth(ctx.derivatives, ctx.order + 1, log_alpha, *others)
             terms = [slope * d for slope, d in zip(slopes, steeper, strict=False) if slope is not None]
             grads[0] = sum(terms[1:], terms[0]).sum_to_size(log_alpha.shape)
         if any(ctx.needs_input_grad[3:]):
-            values, pull = torch.func.vjp(lambda *t: ctx.derivatives(ctx.order, log_alpha, *t), *others)
+            recorded: Any = torch.func.vjp(_of_others(ctx, log_alpha), *others)
+            values, pull = recorded
             grads[1:] = pull(tuple(torch.zeros_like(v) if s is None else s for v, s in zip(values, slopes, strict=True)))
         return None, None, *grads
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
-        log_alpha, *others = ctx.saved_tensors[: ctx.count]
+    @forward_rule
+    def jvp(ctx: Any, saved: Sequence[Tensor], *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        log_alpha, *others = saved[: ctx.count]
         moved = tangents[2]
-        parts = [torch.zeros_like(d) if moved is None else d * moved for d in _steeper(ctx, twice=True)]
+        steeper = smooth(ctx.derivatives, ctx.order + 1, log_alpha, *others)
+        parts = [torch.zeros_like(d) if moved is None else d * moved for d in steeper]
         if any(t is not None for t in tangents[3:]):
             given = tuple(torch.zeros_like(o) if t is None else t for o, t in zip(others, tangents[3:], strict=True))
-            push = torch.func.jvp(lambda *t: ctx.derivatives(ctx.order, log_alpha, *t), tuple(others), given)[1]
+            push = torch.func.jvp(_of_others(ctx, log_alpha), tuple(others), given)[1]
             parts = [p + q for p, q in zip(parts, push, strict=True)]
         return tuple(parts)
 
@@ -74,11 +83,8 @@ class _Smooth(Function):
         return results, (0,) * len(results)
 
 
-def _steeper(ctx: Any, twice: bool) -> tuple[Tensor, ...]:
-    """The slopes of the first half of the results, or of all."""
-    log_alpha, *others = ctx.saved_tensors[: ctx.count]
-    known = ctx.saved_tensors[ctx.count :]
-    return smooth(ctx.derivatives, ctx.order + 1, log_alpha, *others) if twice else known
+def _of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    return lambda *others: ctx.derivatives(ctx.order, log_alpha, *others, recorded=True)
 
 
 def _ranked(t: Tensor, rank: int) -> Tensor:

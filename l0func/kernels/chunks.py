@@ -12,6 +12,7 @@ from torch import Tensor
 from l0func import philox
 from l0func.distributions import GateDistribution
 from l0func.kernels.unfold import Unfold
+from l0func.transforms import compiling
 
 Kind = str
 """``"y"``, ``"x"`` or ``"a"``: which of the three factors of a contraction is the result."""
@@ -86,8 +87,9 @@ def draw(plan: Plan, outputs: Sequence[Output], uniforms: Sequence[Tensor], chun
     """
     orders = sorted({output.order for output in outputs})
     draws: Draws = []
+    compute = plan.distribution.derivatives if compiling() else plan.distribution.evaluated
     for u, ready in zip(uniforms, chunk.ready, strict=True):
-        z = plan.distribution.derivatives(u.reshape(-1, *ready.shape).to(ready.dtype), ready, orders)
+        z = compute(u.reshape(-1, *ready.shape).to(ready.dtype), ready, orders)
         draws.append({order: _repeated(values, plan.repeat) for order, values in zip(orders, z, strict=True)})
     return draws
 

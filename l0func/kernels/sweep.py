@@ -16,7 +16,7 @@ from l0func.kernels.choice import kernel_in_use
 from l0func.kernels.chunks import Output, Plan
 from l0func.kernels.run import Operands, run, x_shape
 from l0func.kernels.unfold import Unfold
-from l0func.transforms import compiles, compiling, untyped
+from l0func.transforms import compiles, compiling, forward_rule, untyped
 
 Static = tuple[Any, ...]
 """A plan and a choice of kernel as nested tuples of constants, which a compiler's graph can hold."""
@@ -159,9 +159,9 @@ class _Sweep(Function):
                     total[other] = _sum(total[other], part)
         return None, None, None, total["la"], total["a"], total["x"], total["y"]
 
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        keys, log_alpha, *factors = ctx.saved_tensors
+    @forward_rule
+    def jvp(ctx: Any, saved: Sequence[Any], *tangents: Any) -> Any:
+        keys, log_alpha, *factors = saved
         moved = dict(zip(("a", "x", "y"), tangents[4:], strict=True))
         results: list[Tensor | None] = []
         for kind, order in ctx.outputs:
