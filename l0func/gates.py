@@ -202,7 +202,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
         A new pytree of the structure of ``params``.
 
     Raises:
-        ValueError: A mask is for an unknown parameter, or does not broadcast to its parameter.
+        ValueError: A mask is for an unknown parameter, does not broadcast to its parameter, or is on another device.
     """
     tensors = tree.leaves(params)
     for path, mask in tree.leaves(masks, "masks").items():
@@ -211,6 +211,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
         shape = tuple(tensors[path].shape)
         if mask.dim() != len(shape) or not all(m == 1 or m == n for m, n in zip(mask.shape, shape, strict=True)):
             raise ValueError(f"The mask of {path!r} has shape {tuple(mask.shape)}, which does not fit {shape}.")
+        check_device(path, tensors[path], mask)
     return tree.rebuild(params, {path: p * masks[path].to(p.dtype) if path in masks else p for path, p in tensors.items()})
 
 
@@ -250,6 +251,19 @@ def check_gates(gates: Tree, spec: GateSpec) -> Gates:
         if not log_alpha.is_floating_point():
             raise ValueError(f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}.")
     return named
+
+
+def check_device(path: str, param: Tensor, gates: Tensor) -> None:
+    """Refuse gates, or a mask of them, on another device than their parameter.
+
+    Raises:
+        ValueError: They are.
+    """
+    if param.device != gates.device:
+        raise ValueError(
+            f"The parameter {path!r} is on {param.device} and its gates are on {gates.device}. Move both to one device, as in "
+            "{name: log_alpha.to(device) for name, log_alpha in gates.items()}."
+        )
 
 
 def check_values(gates: Gates) -> None:

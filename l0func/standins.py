@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from l0func import tree
-from l0func.gates import apply_masks, check_gates, check_single_key, drawn, gate_keys
+from l0func.gates import apply_masks, check_device, check_gates, check_single_key, drawn, gate_keys
 from l0func.layout import Layout, layouts
 from l0func.ops import RULES
 from l0func.parameter import Drawn, GatedParameter, stand_in
@@ -46,6 +46,8 @@ class StandIns:
     def _made(
         self, weight: Tensor, layout: Layout, values: dict[str, Tensor], gates: dict[str, Tensor], keys: dict[str, Tensor]
     ) -> GatedParameter:
+        for binding in layout.parameter.bindings:
+            check_device(layout.parameter.path, weight, gates[binding.gate])
         by_entry: Drawn | None = None
         if layout.drawn is not None:
             name = layout.drawn.gate

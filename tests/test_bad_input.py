@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -255,3 +258,61 @@ def test_a_gradient_inside_a_row_through_batch_statistics_is_refused():
 
     with pytest.raises(ValueError, match="a gradient of one row alone is not defined"):
         l0.per_example(slope)(s.params, s.gates, s.buffers, KEYS, *s.inputs)
+
+
+@pytest.mark.parametrize("rule", [l0.axis(0), l0.element(), l0.axes(0, 1)], ids=str)
+def test_gates_on_another_device_than_their_parameter_are_named(rule):
+    params = {"w": torch.randn(4, 3)}
+    spec = l0.gate_spec(params, {"w": rule})
+    gates = l0.init_gates(random.key(0), spec)
+    elsewhere = {name: la.to("meta") for name, la in gates.items()}, {"w": params["w"].to("meta")}
+    apply = l0.gated(lambda p, b, x: torch.nn.functional.linear(x, p["w"]), spec)
+    keys, x = random.split(random.key(1), 5), torch.randn(5, 3)
+    with pytest.raises(ValueError, match=r"The parameter 'w' is on meta and its gates are on cpu. Move both to one device"):
+        apply(elsewhere[1], gates, {}, keys[0], x)
+    with pytest.raises(ValueError, match=r"The parameter 'w' is on meta and its gates are on cpu"):
+        l0.per_example(apply)(elsewhere[1], gates, {}, keys, x)
+
+
+@pytest.mark.parametrize("rule", [l0.axis(0), l0.element()], ids=str)
+def test_a_gated_parameter_that_outlives_its_call_is_of_no_use(rule):
+    params, kept = {"w": torch.randn(4, 3)}, []
+    spec = l0.gate_spec(params, {"w": rule})
+
+    def fn(p, buffers, x):
+        kept.append(p["w"])
+        return torch.nn.functional.linear(x, p["w"])
+
+    rows = l0.per_example(l0.gated(fn, spec))
+    rows(params, l0.init_gates(random.key(0), spec), {}, random.split(random.key(1), 5), torch.randn(5, 3))
+    for use in (lambda w: w + 1, lambda w: torch.nn.functional.linear(torch.ones(1, 3), w), repr, torch.Tensor.tolist):
+        with pytest.raises(RuntimeError, match="escaped from inside a function being vmapped"):
+            use(kept[0])
+
+
+FORK = """
+import os, sys, threading, torch, l0func as l0
+
+torch.set_num_threads(1)
+params = {"w": torch.randn(40, 30)}
+spec = l0.gate_spec(params)
+gates = l0.init_gates(l0.random.key(0), spec)
+rows = l0.per_example(l0.gated(lambda p, b, x: torch.nn.functional.linear(x, p["w"]), spec))
+keys, x = l0.random.split(l0.random.key(1), 64), torch.randn(64, 30)
+results = []
+threads = [threading.Thread(target=lambda: results.append(rows(params, gates, {}, keys, x))) for _ in range(4)]
+[t.start() for t in threads], [t.join() for t in threads]
+assert all(torch.equal(results[0], other) for other in results)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(rows(params, gates, {}, keys, x), results[0]) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process forks where its system can")
+def test_threads_and_a_process_forked_after_them_draw_the_same():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
