@@ -58,6 +58,27 @@ def convolution(x: Tensor, weight: Tensor, drawn: Drawn, unfold: Unfold) -> Tens
     return y.reshape(x.shape[0], out, *unfold.windows).to(dtype).contiguous()
 
 
+def transposed_convolution(x: Tensor, weight: Tensor, drawn: Drawn, unfold: Unfold) -> Tensor:
+    """A transposed convolution with ``weight * mask``: the slope of a convolution in its images.
+
+    Args:
+        x: ``(N, channels in, windows)``.
+        weight: ``(channels in, channels out / groups, *kernel)``.
+        drawn: The gates of its entries, or of its planes.
+        unfold: The windows of the convolution, on the output.
+
+    Returns:
+        Shape ``(N, channels out, *three sizes)``.
+    """
+    groups, into = unfold.groups, weight.shape[0]
+    dtype, wide = result_dtype(x, weight)
+    plan = _plan(drawn, (groups, into // groups, prod(weight.shape[1:])), unfold)
+    la, a = _laid_out(drawn, plan, weight, wide)
+    g = x.reshape(x.shape[0], groups, into // groups, x.shape[2]).permute(1, 0, 3, 2)
+    g = g.reshape(1, groups, x.shape[0] * x.shape[2], into // groups).to(wide)
+    return sweep(plan, Output("x", 0), drawn.key.unsqueeze(0), la, a, None, g).squeeze(0).to(dtype)
+
+
 def _plan(drawn: Drawn, shape: tuple[int, int, int], unfold: Unfold | None) -> Plan:
     repeat = prod(shape) // max(drawn.log_alpha.numel(), 1) if prod(shape) else 1
     return Plan(drawn.distribution, shape, repeat, drawn.first, unfold)

@@ -14,8 +14,10 @@ from l0func.kernels.unfold import Unfold
 from l0func.ops.gaussian import gaussian
 from l0func.parameter import GatedParameter, along, dense
 
+Product = Callable[..., Tensor]
 
-def _conv(dims: int, plain: Callable[..., Tensor]) -> Callable[..., Any]:
+
+def _conv(dims: int, plain: Product) -> Callable[..., Any]:
     def rule(
         input: Any,
         weight: Any,
@@ -25,21 +27,18 @@ def _conv(dims: int, plain: Callable[..., Tensor]) -> Callable[..., Any]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Any:
-        if not isinstance(weight, GatedParameter) or isinstance(input, GatedParameter) or _inner(weight):
-            return NotImplemented
-        x = _scaled(input, weight.scales[1], groups, dims)
-        if weight.drawn is None:
-            y = plain(x, weight.weight, None, stride, padding, dilation, groups)
-        elif weight.drawn.uses is not None:
-            y = gaussian(lambda x, w: plain(x, w, None, stride, padding, dilation, groups), x, weight)
-        else:
-            y = _by_entries(x, weight, dims, _sizes(stride, dims), padding, _sizes(dilation, dims), groups)
-        return _biased(_scaled(y, weight.scales[0], 1, dims), bias, dims)
+        def whole(x: Tensor, w: Tensor) -> Tensor:
+            return plain(x, w, None, stride, padding, dilation, groups)
+
+        def by_entries(x: Tensor) -> Tensor:
+            return _by_entries(x, weight, dims, _sizes(stride, dims), padding, _sizes(dilation, dims), groups)
+
+        return _gated(dims, (1, groups), (0, 1), input, weight, bias, whole, by_entries)
 
     return rule
 
 
-def _transposed(dims: int, plain: Callable[..., Tensor]) -> Callable[..., Any]:
+def _transposed(dims: int, plain: Product) -> Callable[..., Any]:
     def rule(
         input: Any,
         weight: Any,
@@ -50,18 +49,37 @@ def _transposed(dims: int, plain: Callable[..., Tensor]) -> Callable[..., Any]:
         groups: int = 1,
         dilation: Any = 1,
     ) -> Any:
-        if not isinstance(weight, GatedParameter) or isinstance(input, GatedParameter) or _inner(weight):
-            return NotImplemented
-        x = _scaled(input, weight.scales[0], 1, dims)
-        if weight.drawn is None:
-            y = plain(x, weight.weight, None, stride, padding, output_padding, groups, dilation)
-        elif weight.drawn.uses is not None:
-            y = gaussian(lambda x, w: plain(x, w, None, stride, padding, output_padding, groups, dilation), x, weight)
-        else:
-            return NotImplemented
-        return _biased(_scaled(y, weight.scales[1], groups, dims), bias, dims)
+        def whole(x: Tensor, w: Tensor) -> Tensor:
+            return plain(x, w, None, stride, padding, output_padding, groups, dilation)
+
+        def by_entries(x: Tensor) -> Tensor:
+            steps, around, extra, apart = (_sizes(setting, dims) for setting in (stride, padding, output_padding, dilation))
+            return _transposed_by_entries(x, weight, dims, steps, around, extra, apart, groups)
+
+        return _gated(dims, (0, 1), (1, groups), input, weight, bias, whole, by_entries)
 
     return rule
+
+
+Side = tuple[int, int]
+"""A dimension of the weight, and how often its scales repeat over the channels on that side."""
+
+
+def _gated(dims: int, enter: Side, leave: Side, input: Any, weight: Any, bias: Any, whole: Product, by_entries: Product) -> Any:
+    """A convolution with what gates its channels multiplied in on either side."""
+    if not isinstance(weight, GatedParameter) or isinstance(input, GatedParameter) or _inner(weight):
+        return NotImplemented
+    x = _scaled(input, weight.scales[enter[0]], enter[1], dims)
+    if weight.drawn is None:
+        y = whole(x, weight.weight)
+    elif weight.drawn.uses is not None:
+        y = gaussian(whole, x, weight)
+    else:
+        y = by_entries(x)
+    if y is NotImplemented:
+        return y
+    y = _scaled(y, weight.scales[leave[0]], leave[1], dims)
+    return y if bias is None else y + along(dense(bias), 0, dims + 1)
 
 
 def _inner(weight: GatedParameter) -> bool:
@@ -71,10 +89,6 @@ def _inner(weight: GatedParameter) -> bool:
 
 def _scaled(x: Tensor, scale: Tensor | None, groups: int, dims: int) -> Tensor:
     return x if scale is None else x * along(scale.repeat(groups), 0, dims + 1)
-
-
-def _biased(y: Tensor, bias: Any, dims: int) -> Tensor:
-    return y if bias is None else y + along(dense(bias), 0, dims + 1)
 
 
 def _by_entries(
@@ -87,19 +101,40 @@ def _by_entries(
         x = F.pad(x, [side for n in reversed(total) for side in (n // 2, n - n // 2)])
     around = [0] * dims if isinstance(padding, str) else _sizes(padding, dims)
     images = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    unfold = Unfold(
-        images.shape[1],
-        _three(images.shape[2:], 1),
-        _three(kernel, 1),
-        _three(stride, 1),
-        _three(around, 0),
-        _three(dilation, 1),
-        groups,
-    )
+    unfold = _unfold(images.shape[1], images.shape[2:], kernel, stride, around, dilation, groups)
     images = images.reshape(*images.shape[:2], *unfold.space)
     y = product.convolution(images, weight.weight, weight.drawn, unfold)
     y = y.reshape(*y.shape[:2], *unfold.windows[3 - dims :])
     return y if x.dim() == dims + 2 else y.squeeze(0)
+
+
+def _transposed_by_entries(
+    x: Tensor,
+    weight: GatedParameter,
+    dims: int,
+    stride: list[int],
+    padding: list[int],
+    extra: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Any:
+    assert weight.drawn is not None
+    windows, kernel = list(x.shape[x.dim() - dims :]), list(weight.shape[2:])
+    settings = zip(windows, stride, padding, extra, dilation, kernel, strict=True)
+    space = [(n - 1) * s - 2 * p + e + d * (k - 1) + 1 for n, s, p, e, d, k in settings]
+    unfold = _unfold(weight.shape[1] * groups, space, kernel, stride, padding, dilation, groups)
+    if list(unfold.windows[3 - dims :]) != windows:
+        # An output padding beyond the stride: the convolution that this is the adjoint of has more windows.
+        return NotImplemented
+    values = x if x.dim() == dims + 2 else x.unsqueeze(0)
+    y = product.transposed_convolution(values.flatten(2), weight.weight, weight.drawn, unfold)
+    y = y.reshape(*y.shape[:2], *space)
+    return y if x.dim() == dims + 2 else y.squeeze(0)
+
+
+def _unfold(channels: int, space: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Unfold:
+    sizes = (_three(kernel, 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1))
+    return Unfold(channels, _three(space, 1), *sizes, groups)
 
 
 def _three(sizes: Sequence[int], missing: int) -> tuple[int, int, int]:

@@ -62,34 +62,108 @@ def split(tensor: GatedParameter, split_size_or_sections: Any, dim: int = 0) -> 
 
 
 def getitem(input: Any, index: Any) -> Any:
-    """A slice of the first dimension."""
-    if not isinstance(input, GatedParameter) or not isinstance(index, slice):
+    """A slice, or one entry, of the first dimension."""
+    if not isinstance(input, GatedParameter) or isinstance(index, bool):
+        return NotImplemented
+    if isinstance(index, int):
+        return select(input, 0, index)
+    if not isinstance(index, slice):
         return NotImplemented
     start, stop, step = cast("slice[Any, Any, Any]", index).indices(input.shape[0])
-    if step != 1:
+    if step == 1:
+        return narrow(input, 0, start, max(stop - start, 0))
+    if input.drawn is not None:
         return NotImplemented
-    return narrow(input, 0, start, max(stop - start, 0))
+    rows = input.scales[0]
+    return input.like(input.weight[index], (None if rows is None else rows[index], *input.scales[1:]), None)
+
+
+def select(input: GatedParameter, dim: int, index: int) -> Any:
+    """``torch.select`` of a matrix."""
+    drawn, rank = input.drawn, input.dim()
+    if dim % rank != 0 or rank < 3 or (drawn is not None and drawn.turned) or not -input.shape[0] <= index < input.shape[0]:
+        return NotImplemented
+    index = index % input.shape[0]
+    if drawn is not None:
+        part = sliced(drawn, index, 1)
+        assert part is not None
+        drawn = replace(part, log_alpha=part.log_alpha.squeeze(0))
+    own, rows = input.scales[0], input.scales[1]
+    if own is not None:
+        rows = own[index].expand(input.shape[1]) if rows is None else own[index] * rows
+    return input.like(input.weight.select(0, index), (rows, *input.scales[2:]), drawn)
 
 
 def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``torch.flatten``."""
-    rank = input.dim()
-    first, last = start_dim % rank, end_dim % rank
+    first, last = start_dim % input.dim(), end_dim % input.dim()
+    return reshape(input, (*input.shape[:first], -1, *input.shape[last + 1 :]))
+
+
+def unsqueeze(input: GatedParameter, dim: int) -> Any:
+    """``torch.unsqueeze``."""
+    at = dim % (input.dim() + 1)
+    return reshape(input, (*input.shape[:at], 1, *input.shape[at:]))
+
+
+def squeeze(input: GatedParameter, dim: Any = None) -> Any:
+    """``torch.squeeze`` of one dimension."""
+    if not isinstance(dim, int) or input.shape[dim] != 1:
+        return NotImplemented
+    at = dim % input.dim()
+    return reshape(input, (*input.shape[:at], *input.shape[at + 1 :]))
+
+
+def reshape(input: GatedParameter, *sizes: Any, shape: Sequence[int] = ()) -> Any:
+    """``torch.reshape``: entries keep their gates, and dimensions that merge, or are kept, their scales."""
+    wanted: Any = shape if not sizes else sizes if isinstance(sizes[0], int) else sizes[0]
+    if type(wanted) not in (tuple, list, torch.Size):
+        return NotImplemented
+    weight = input.weight.reshape(*wanted)
+    runs = _runs(tuple(input.shape), tuple(weight.shape))
     drawn = input.drawn
-    if drawn is not None:
-        if drawn.turned or drawn.log_alpha.dim() < rank:
+    if runs is None or weight.dim() < 2 or (drawn is not None and (drawn.turned or drawn.log_alpha.shape != input.shape)):
+        return NotImplemented
+    scales: list[Tensor | None] = []
+    for old, new in runs:
+        merged = _merged(input, old)
+        if merged is not None and len(new) != 1:
             return NotImplemented
-        drawn = replace(drawn, log_alpha=drawn.log_alpha.flatten(first, last))
-    scales = (*input.scales[:first], _merged(input, first, last), *input.scales[last + 1 :])
-    return input.like(input.weight.flatten(first, last), scales, drawn)
+        scales += [merged] if len(new) == 1 else [None] * len(new)
+    if drawn is not None:
+        drawn = replace(drawn, log_alpha=drawn.log_alpha.reshape(weight.shape))
+    return input.like(weight, tuple(scales), drawn)
 
 
-def _merged(input: GatedParameter, first: int, last: int) -> Tensor | None:
-    sizes = input.shape[first : last + 1]
+def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]] | None:
+    """The shortest runs of dimensions of two shapes that hold the same entries."""
+    if 0 in old:
+        return None
+    runs: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        first, second = i, j
+        sizes = [1, 1]
+        while True:
+            if sizes[0] <= sizes[1] and i < len(old) and (i == first or sizes[0] < sizes[1]):
+                sizes[0] *= old[i]
+                i += 1
+            elif j < len(new) and (j == second or sizes[1] < sizes[0]):
+                sizes[1] *= new[j]
+                j += 1
+            else:
+                break
+        runs.append((range(first, i), range(second, j)))
+    return runs
+
+
+def _merged(input: GatedParameter, dims: range) -> Tensor | None:
+    sizes = [input.shape[d] for d in dims]
     product: Tensor | None = None
-    for d, scale in enumerate(input.scales[first : last + 1]):
+    for n, d in enumerate(dims):
+        scale = input.scales[d]
         if scale is not None:
-            spread = scale.reshape(-1, *(1,) * (len(sizes) - d - 1)).expand(sizes)
+            spread = scale.reshape(-1, *(1,) * (len(sizes) - n - 1)).expand(sizes)
             product = spread if product is None else product * spread
     return None if product is None else product.reshape(-1)
 
@@ -111,6 +185,10 @@ RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.chunk, _TENSOR.chunk), chunk),
     **dict.fromkeys((torch.split, _TENSOR.split), split),
     **dict.fromkeys((torch.flatten, _TENSOR.flatten), flatten),
+    **dict.fromkeys((torch.reshape, _TENSOR.reshape, _TENSOR.view), reshape),
+    **dict.fromkeys((torch.unsqueeze, _TENSOR.unsqueeze), unsqueeze),
+    **dict.fromkeys((torch.squeeze, _TENSOR.squeeze), squeeze),
+    **dict.fromkeys((torch.select, _TENSOR.select), select),
     _TENSOR.__getitem__: getitem,
     _TENSOR.contiguous: contiguous,
 }
