@@ -1,12 +1,13 @@
 """A mask for every example, against what a user would write and against the ungated layer: forward and backward, interleaved.
 
-    python tests/bench/masks.py
+    python tests/bench/masks.py [table]
 
-Prints a table and, as the last line, the same as JSON. "vmap" is torch.vmap over ``weight * mask`` with torch.rand noise.
+Prints a table, or all of them, and as the last line the same as JSON. "vmap" is torch.vmap over ``weight * mask`` with torch.rand noise.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -242,14 +243,34 @@ def memory() -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
+TABLES = {f.__name__: f for f in (structured, entries, local, steps, convolutions, memory)}
+
+
+def measured(table: str) -> list[dict[str, Any]]:
+    """A table's rows, printed as they come, in this process."""
     torch.manual_seed(0)
-    rows: list[dict[str, Any]] = []
-    for table in (structured, entries, local, steps, convolutions, memory):
-        for row in table():
-            rows.append(row)
-            numbers = "  ".join(f"{k} {v:.2f}" for k, v in row.items() if k != "case")
-            print(f"{row['case']:95}{numbers}", flush=True)
+    rows = TABLES[table]()
+    for row in rows:
+        numbers = "  ".join(f"{k} {v:.2f}" for k, v in row.items() if k != "case")
+        print(f"{row['case']:95}{numbers}", flush=True)
+    return rows
+
+
+def apart(table: str) -> list[dict[str, Any]]:
+    """A table's rows from a fresh process: what one table leaves in memory slows the next."""
+    command = [sys.executable, __file__, table]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        *shown, last = iter(process.stdout)
+    print("".join(shown), end="", flush=True)
+    return json.loads(last)["rows"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", nargs="?", choices=TABLES, help="one table; all of them without it")
+    table = parser.parse_args().table
+    rows = measured(table) if table else [row for name in TABLES for row in apart(name)]
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}))
 
 
