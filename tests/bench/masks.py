@@ -2,7 +2,8 @@
 
     python tests/bench/masks.py [table]
 
-Prints a table, or all of them, and as the last line the same as JSON. "vmap" is torch.vmap over ``weight * mask`` with torch.rand noise.
+Prints a table, or all of them, and as the last line the same as JSON. "vmap" is torch.vmap over ``weight * mask`` with
+torch.rand noise.
 """
 
 from __future__ import annotations
