@@ -142,7 +142,7 @@ def _dense(value: Any) -> Any:
 
 
 def _refuse_writing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    writes = func in WRITERS or (not compiling() and getattr(func, "__name__", "") == "__set__")
+    writes = _is_writer(func) or (not compiling() and getattr(func, "__name__", "") == "__set__")
     # torch.nn.init passes its tensor by name.
     written = (*args[:1], *kwargs.values()) if writes else (kwargs.get("out"),)
     for target in written:
@@ -157,14 +157,19 @@ def _name(func: Any) -> str:
     return f"torch function {getattr(func, '__name__', func)!r}"
 
 
-def _writers() -> frozenset[Any]:
+def _writers() -> Callable[[Any], bool]:
+    """Whether a function writes into its first argument."""
+
     def writes(name: str) -> bool:
         in_place = name.endswith("_") and not name.startswith("_")
         return in_place or name == "__setitem__" or (name.startswith("__i") and name[3:] in OPERATORS)
 
     homes: tuple[Any, ...] = (Tensor, torch, torch.nn.init)
     functions = [getattr(home, name) for home in homes for name in dir(home) if writes(name)]
-    return frozenset(function for function in functions if callable(function))
+    writers = frozenset(function for function in functions if callable(function))
+    listed = tuple(writers)
+    # The compiler cannot hash all of these functions, but can tell them apart.
+    return lambda func: any(func is writer for writer in listed) if compiling() else func in writers
 
 
 OPERATORS = tuple(f"{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"))
@@ -201,5 +206,4 @@ def _descriptions() -> frozenset[Any]:
 
 DESCRIPTIONS = _descriptions()
 """Questions about the tensor that its values have no part in."""
-WRITERS = _writers()
-"""Functions that write into their first argument."""
+_is_writer = _writers()

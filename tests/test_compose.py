@@ -38,8 +38,8 @@ LAM = torch.tensor(0.01)
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("name", COMPILED)
-def test_a_whole_step_compiles_to_the_values_of_eager(name):
+@pytest.mark.parametrize(("name", "compiler"), [*((name, "aot_eager") for name in COMPILED), ("mlp", "inductor")])
+def test_a_whole_step_compiles_once_to_the_values_of_eager(name, compiler):
     s = setting(BY_NAME[name])
 
     def loss(params: Any, gates: Any, keys: Tensor) -> tuple[Tensor, Any]:
@@ -51,11 +51,18 @@ def test_a_whole_step_compiles_to_the_values_of_eager(name):
         return torch.func.grad(loss, (0, 1), has_aux=True)(params, gates, keys)
 
     torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for number in (0, 1):
+    frames: list[Any] = []
+
+    def backend(graph: Any, example: Any) -> Any:
+        frames.append(graph)
+        return torch._dynamo.lookup_backend(compiler)(graph, example)
+
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    for number in range(3):
         arguments = (s.params, s.gates, random.key(4), torch.tensor(number))
         ours, eager = compiled(*arguments), step(*arguments)
         optree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5), ours, eager)
+    assert len(frames) == 1
 
 
 @pytest.mark.compiles

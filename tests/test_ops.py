@@ -161,6 +161,28 @@ def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_de
     torch.testing.assert_close(along(along(r.fast))(*r.arguments), along(along(r.plain))(*r.arguments))
 
 
+@pytest.mark.compiles
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_a_compiled_operation_has_the_values_and_slopes_of_the_masked_one(operation: Operation):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    ways = [roads(operation, RULES[name](len(operation.weight))) for name in ("element", "rows and columns")]
+
+    def loss(road: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *a: (road(*a).sin() ** 2).sum()
+
+    def slopes(arguments: list[Any]) -> list[Any]:
+        return [torch.func.grad(loss(r.fast), (0, 1, 2))(*a) for r, a in zip(ways, arguments, strict=True)]
+
+    arguments = [r.arguments for r in ways]
+    ours = torch.compile(slopes, fullgraph=True, backend="aot_eager")(arguments)
+    theirs = [torch.func.grad(loss(r.plain), (0, 1, 2))(*r.arguments) for r in ways]
+    for one, other in zip(
+        flat(part for way in ours for part in way), flat(part for way in theirs for part in way), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
 NEVER_LAID_OUT = [
     *("linear", "linear of many rows", "matmul", "addmm", "bilinear", "chunks", "slices", "scaled", "flattened", "viewed"),
     *("split up", "merged rows", "unsqueezed", "experts", "conv1d", "conv2d", "conv2d of no batch", "conv2d in groups"),

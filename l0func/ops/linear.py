@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from l0func.functions import linear as written_out
 from l0func.kernels import product
+from l0func.ops import views
 from l0func.ops.gaussian import gaussian
 from l0func.parameter import GatedParameter, dense
 from l0func.transforms import untyped
@@ -35,10 +36,10 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 def matmul(input: Any, other: Any) -> Any:
     """``torch.matmul`` with a gated matrix on one side."""
     if isinstance(other, GatedParameter) and other.dim() == 2 and not isinstance(input, GatedParameter):
-        return F.linear(input, other.t())
+        return linear(input, views.transpose(other, 0, 1))
     if isinstance(input, GatedParameter) and input.dim() == 2 and isinstance(other, Tensor):
         other = dense(other)
-        return F.linear(other, input) if other.dim() == 1 else F.linear(other.transpose(-2, -1), input).transpose(-2, -1)
+        return linear(other, input) if other.dim() == 1 else linear(other.transpose(-2, -1), input).transpose(-2, -1)
     return NotImplemented
 
 
@@ -57,7 +58,17 @@ def einsum(equation: Any, *operands: Any) -> Any:
     if equation != written_out.BILINEAR or not isinstance(operands[1], GatedParameter):
         return NotImplemented
     input1, weight, input2 = operands
-    return F.linear((input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2), weight.flatten(1))
+    flat = views.flatten(weight, 1)
+    x = (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2)
+    return NotImplemented if flat is NotImplemented else linear(x, flat)
+
+
+def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    """``F.bilinear``."""
+    y = einsum(written_out.BILINEAR, input1, weight, input2)
+    if y is NotImplemented:
+        return written_out.bilinear(dense(input1), dense(input2), dense(weight), dense(bias))
+    return y if bias is None else y + dense(bias)
 
 
 def scaled(input: Any, other: Any) -> Any:
@@ -76,7 +87,7 @@ def _negated(input: Any) -> Any:
 _TENSOR: Any = Tensor
 RULES: dict[Any, Callable[..., Any]] = {
     F.linear: linear,
-    F.bilinear: written_out.bilinear,
+    F.bilinear: bilinear,
     torch.einsum: einsum,
     **dict.fromkeys((torch.matmul, torch.mm, torch.mv, _TENSOR.matmul, _TENSOR.mm, _TENSOR.mv, _TENSOR.__matmul__), matmul),
     _TENSOR.__rmatmul__: _reflected,
