@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -13,11 +14,12 @@ from l0func import random, tree
 from l0func.functional import PureModule
 from l0func.gates import Estimator, apply_masks, check_estimator, deterministic_masks, sample_masks
 from l0func.keyed import Keyed
+from l0func.ops.nested import Nested
 from l0func.parameter import dense
 from l0func.rows import Rows
 from l0func.spec import GateSpec
 from l0func.standins import StandIns
-from l0func.transforms import mapped
+from l0func.transforms import compiling, mapped
 from l0func.tree import Tree
 
 Sampling = Literal["exact", "local_reparam"]
@@ -101,7 +103,7 @@ class Gated:
             masked = apply_masks(params, sample_masks(key, gates, self.spec))
         else:
             masked = self.stand_ins(key, params, gates)
-        with Keyed(key):
+        with Nested() if compiling() else nullcontext(), Keyed(key):
             return tree.map_tensors(dense, call(masked, buffers, *inputs, **kwargs))
 
     def _check_one_key(self, key: Tensor) -> None:

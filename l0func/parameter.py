@@ -124,6 +124,11 @@ def sliced(drawn: Drawn | None, start: int, length: int) -> Drawn | None:
     return replace(drawn, log_alpha=drawn.log_alpha.narrow(0, start, length), first=drawn.first + start * row)
 
 
+def holds_gated(args: Any, kwargs: Any) -> bool:
+    """Whether a stand-in is among the arguments of a call, or in a list there."""
+    return len(_rules_of(args, kwargs)) > 0
+
+
 def _rules_of(args: Any, kwargs: Any) -> Mapping[Any, Rule]:
     for value in (*args, *kwargs.values()):
         if isinstance(value, GatedParameter):

@@ -265,13 +265,13 @@ def test_gates_on_another_device_than_their_parameter_are_named(rule):
     params = {"w": torch.randn(4, 3)}
     spec = l0.gate_spec(params, {"w": rule})
     gates = l0.init_gates(random.key(0), spec)
-    elsewhere = {name: la.to("meta") for name, la in gates.items()}, {"w": params["w"].to("meta")}
+    elsewhere = {"w": params["w"].to("meta")}
     apply = l0.gated(lambda p, b, x: torch.nn.functional.linear(x, p["w"]), spec)
     keys, x = random.split(random.key(1), 5), torch.randn(5, 3)
     with pytest.raises(ValueError, match=r"The parameter 'w' is on meta and its gates are on cpu. Move both to one device"):
-        apply(elsewhere[1], gates, {}, keys[0], x)
+        apply(elsewhere, gates, {}, keys[0], x)
     with pytest.raises(ValueError, match=r"The parameter 'w' is on meta and its gates are on cpu"):
-        l0.per_example(apply)(elsewhere[1], gates, {}, keys, x)
+        l0.per_example(apply)(elsewhere, gates, {}, keys, x)
 
 
 @pytest.mark.parametrize("rule", [l0.axis(0), l0.element()], ids=str)

@@ -66,6 +66,26 @@ def test_a_whole_step_compiles_once_to_the_values_of_eager(name, compiler):
 
 
 @pytest.mark.compiles
+@pytest.mark.parametrize("module", [torch.nn.LSTM(3, 2), torch.nn.GRUCell(3, 2), torch.nn.MultiheadAttention(4, 2)], ids=str)
+def test_layers_of_many_products_compile_under_a_vmap_of_ones_own(module):
+    x = torch.randn(5, 3, 4 if isinstance(module, torch.nn.MultiheadAttention) else 3)
+    fn, params, buffers = l0.make_functional(module)
+    spec = l0.gate_spec(params, {"*": l0.element()})
+    gates, apply = l0.init_gates(random.key(0), spec), l0.gated(fn, spec)
+
+    def outputs(params: Any, gates: Any) -> Tensor:
+        def row(key: Tensor, x: Tensor) -> Tensor:
+            output = apply(params, gates, buffers, key, *([x] * 3 if x.shape[-1] == 4 else [x]))
+            return output if isinstance(output, Tensor) else output[0]
+
+        return torch.vmap(row)(random.split(random.key(1), 5), x)
+
+    torch._dynamo.reset()
+    ours = torch.compile(outputs, fullgraph=True, backend="aot_eager")(params, gates)
+    torch.testing.assert_close(ours, outputs(params, gates))
+
+
+@pytest.mark.compiles
 def test_one_compilation_serves_many_steps_and_is_the_same_in_machine_code():
     s = setting(BY_NAME["mlp"])
     torch._dynamo.reset()

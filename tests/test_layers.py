@@ -30,7 +30,7 @@ FLOORS = [
     {"costs", "macs", "sparse", "kernels.sweep", "ops.views", "ops.embedding", "ops.attention", "ops.recurrent"},
     {"kernels.product"},
     {"ops.linear", "ops.conv"},
-    {"ops"},
+    {"ops", "ops.nested"},
     {"standins"},
     {"prune", "gated", "files"},
     {"summary", "structure"},

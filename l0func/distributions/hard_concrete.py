@@ -116,7 +116,7 @@ class HardConcrete(GateDistribution):
         return Moments(first, second, q * complement, q * complement_second)
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
-        if order > 0 or not self._mild or self.gamma + self.zeta != 1.0:
+        if order > 0 or not self._mild or abs(self.gamma + self.zeta - 1.0) > 1e-12:
             return super()._moment_derivatives(order, log_alpha)
         la = log_alpha.reshape(-1)
         results = la.new_empty(4, la.numel())

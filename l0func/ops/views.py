@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -79,7 +80,7 @@ def getitem(input: Any, index: Any) -> Any:
 
 
 def select(input: GatedParameter, dim: int, index: int) -> Any:
-    """``torch.select`` of a matrix."""
+    """``torch.select``: an entry of the first dimension, where that leaves a matrix."""
     drawn, rank = input.drawn, input.dim()
     if dim % rank != 0 or rank < 3 or (drawn is not None and drawn.turned) or not -input.shape[0] <= index < input.shape[0]:
         return NotImplemented
@@ -97,7 +98,7 @@ def select(input: GatedParameter, dim: int, index: int) -> Any:
 def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``torch.flatten``."""
     first, last = start_dim % input.dim(), end_dim % input.dim()
-    return reshape(input, (*input.shape[:first], -1, *input.shape[last + 1 :]))
+    return reshape(input, (*input.shape[:first], prod(input.shape[first : last + 1]), *input.shape[last + 1 :]))
 
 
 def unsqueeze(input: GatedParameter, dim: int) -> Any:

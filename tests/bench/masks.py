@@ -248,7 +248,7 @@ TABLES = {f.__name__: f for f in (structured, entries, local, steps, convolution
 
 
 def measured(table: str) -> list[dict[str, Any]]:
-    """A table's rows, printed as they come, in this process."""
+    """A table's rows, measured and printed in this process."""
     torch.manual_seed(0)
     rows = TABLES[table]()
     for row in rows:
@@ -259,11 +259,9 @@ def measured(table: str) -> list[dict[str, Any]]:
 
 def apart(table: str) -> list[dict[str, Any]]:
     """A table's rows from a fresh process: what one table leaves in memory slows the next."""
-    command = [sys.executable, __file__, table]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        *shown, last = iter(process.stdout)
-    print("".join(shown), end="", flush=True)
+    done = subprocess.run([sys.executable, __file__, table], stdout=subprocess.PIPE, text=True, check=True)
+    *shown, last = done.stdout.splitlines()
+    print(*shown, sep="\n", flush=True)
     return json.loads(last)["rows"]
 
 
