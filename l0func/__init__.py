@@ -10,6 +10,7 @@ from l0func.gated import gated, per_example
 from l0func.gates import apply_masks, compensate, deterministic_masks, init_gates, mean_masks, sample_masks
 from l0func.init import init_params
 from l0func.kernels.choice import kernel_in_use, use_kernel
+from l0func.lagrangian import Lagrangian, LagrangianState, lagrangian
 from l0func.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.module import L0Module
 from l0func.prune import prune
@@ -26,6 +27,8 @@ __all__ = [
     "HardConcrete",
     "HardKuma",
     "L0Module",
+    "Lagrangian",
+    "LagrangianState",
     "MacCounts",
     "UnitGroups",
     "apply_masks",
@@ -47,6 +50,7 @@ __all__ = [
     "init_gates",
     "init_params",
     "kernel_in_use",
+    "lagrangian",
     "load",
     "make_functional",
     "mean_masks",

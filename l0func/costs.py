@@ -36,7 +36,7 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
         ValueError: Gates do not fit the spec.
     """
     opens = prob_open(check_gates(gates, spec), spec)
-    return _total(_entry_sum(opens[p.path], p) for p in spec.gated())
+    return _total(entry_sum(opens[p.path], p) for p in spec.gated())
 
 
 def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
@@ -176,7 +176,7 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
 
 def _priced(lam: Lam, opens: Tensor, p: Parameter) -> Tensor:
     if not isinstance(lam, Tensor) or lam.dim() == 0:
-        return lam * _entry_sum(opens, p)
+        return lam * entry_sum(opens, p)
     try:
         return (lam.expand(p.shape) * opens).sum()
     except RuntimeError:
@@ -185,8 +185,8 @@ def _priced(lam: Lam, opens: Tensor, p: Parameter) -> Tensor:
         ) from None
 
 
-def _entry_sum(values: Tensor, p: Parameter) -> Tensor:
-    # Each laid-out value stands for as many entries as it broadcasts to.
+def entry_sum(values: Tensor, p: Parameter) -> Tensor:
+    """The sum over a parameter's entries of values that broadcast to it."""
     return values.sum() * (p.size / max(values.numel(), 1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,11 @@ class MacCounts:
     def total(self) -> int:
         """Multiply-adds of the call."""
         return sum(self.by_parameter.values()) + sum(product.macs for product in self.products)
+
+    def only(self, paths: Iterable[str]) -> MacCounts:
+        """The multiply-adds with some of the parameters, without products between activations."""
+        kept = [path for path in paths if path in self.uses]
+        return MacCounts({path: self.uses[path] for path in kept}, (), {path: self.sizes[path] for path in kept})
 
 
 def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> MacCounts:
@@ -124,7 +129,7 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
         ValueError: Gates do not fit the spec, or the counts are another network's.
     """
     named = check_gates(gates, spec)
-    return _macs({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}, spec, counts)
+    return macs_of({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}, spec, counts)
 
 
 def realised_macs(gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Estimator = "louizos") -> int:
@@ -145,10 +150,11 @@ def realised_macs(gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Est
     named = check_gates(gates, spec)
     check_values(named)
     z = deterministic_gates(named, spec, estimator)
-    return round(float(_macs({name: (value != 0).double() for name, value in z.items()}, spec, counts)))
+    return round(float(macs_of({name: (value != 0).double() for name, value in z.items()}, spec, counts)))
 
 
-def _macs(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
+def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
+    """Multiply-adds with every gate open by the given weight: a probability, or 0 or 1."""
     parameters = {p.path: p for p in spec.parameters}
     for path, size in counts.sizes.items():
         if path in parameters and parameters[path].size != size:

@@ -32,7 +32,7 @@ FLOORS = [
     {"ops.linear", "ops.conv"},
     {"ops", "ops.nested"},
     {"standins"},
-    {"prune", "gated", "files"},
+    {"prune", "gated", "files", "lagrangian"},
     {"summary", "structure"},
     {"plot", "fold"},
     {"compact"},

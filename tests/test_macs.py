@@ -71,7 +71,7 @@ def test_expected_counts_are_the_average_over_masks(name):
 
     def realised(key: torch.Tensor) -> torch.Tensor:
         hard = {g.name: g.distribution.sample(l0.random.fold_in(key, g.stream), gates[g.name]) != 0 for g in spec.gates}
-        return l0.macs._macs({n: h.double() for n, h in hard.items()}, spec, counts)
+        return l0.macs.macs_of({n: h.double() for n, h in hard.items()}, spec, counts)
 
     drawn_counts = torch.vmap(realised)(l0.random.split(l0.random.key(1), 4000))
     error = drawn_counts.std() / len(drawn_counts) ** 0.5

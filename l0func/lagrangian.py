@@ -1,0 +1,201 @@
+"""A target in place of λ: a multiplier for every constraint, that learns what reaching it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from l0func import tree
+from l0func.costs import entry_sum
+from l0func.gates import ESTIMATORS, Estimator, Gates, check_gates, deterministic_gates
+from l0func.macs import MacCounts, macs_of
+from l0func.spec import GateSpec, Parameter, check_spec
+from l0func.tree import Tree
+
+Measure = Literal["density", "l0", "macs"]
+Target: TypeAlias = float | Mapping[str, float]
+
+MEASURES: tuple[Measure, ...] = ("density", "l0", "macs")
+
+
+class LagrangianState(NamedTuple):
+    """What a controller remembers: tensors, so that it vmaps, is saved and resumed like parameters."""
+
+    step: Tensor
+    """How many updates there were, an int64 scalar."""
+
+    target: Tensor
+    """Shares of the dense network, shape ``(constraints,)``."""
+
+    multiplier: Tensor
+    """In units of the loss, shape ``(constraints,)``."""
+
+    violation: Tensor
+    """Realised share minus the target of that step, shape ``(constraints,)``."""
+
+
+class Lagrangian(NamedTuple):
+    """What :func:`lagrangian` returns."""
+
+    init: Callable[[Tree], LagrangianState]
+    """``init(gates)``: the state to start from."""
+
+    penalty: Callable[[LagrangianState, Tree], Tensor]
+    """``penalty(state, gates)``: a scalar to add to the loss, differentiable in the gates."""
+
+    update: Callable[[LagrangianState, Tree], LagrangianState]
+    """``update(state, gates)``: the state after a step of training."""
+
+
+def lagrangian(
+    spec: GateSpec,
+    target: Target,
+    *,
+    measure: Measure = "density",
+    counts: MacCounts | None = None,
+    estimator: Estimator = "louizos",
+    equality: bool = False,
+    lr: float = 3e-2,
+    damping: float = 3.0,
+    warmup: int = 0,
+    restart: bool = True,
+) -> Lagrangian:
+    r"""A controller that reaches a target.
+
+    For each constraint, with :math:`d(z)` the share of the dense network that test-time gates keep and :math:`c` its target,
+
+    .. math::
+        \text{penalty} = \max(0, \mu + \rho g)\, (E[d] - c), \quad g = d(\hat z) - c, \quad \mu \leftarrow \max(0, \mu + \eta g)
+
+    The gates follow the gradient of the expectation; the multiplier answers to what is realised, so that what was asked for
+    is what is kept. Without the maxima for ``equality=True``.
+
+    Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter et al. (2019),
+    arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for the dual); :math:`\rho` makes it a
+    proportional and integral controller.
+
+    Args:
+        spec: The plan.
+        target: What may stay, a share in (0, 1) of all entries that the spec saw, ungated ones included; or
+            ``{pattern: share}`` over parameter paths, a constraint each. For ``measure="l0"`` numbers of entries.
+        measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a share of ``counts.total``.
+        counts: What :func:`l0func.count_macs` returned, for ``measure="macs"``.
+        estimator: The test-time gates that the realised share is of: ``"louizos"``, ``"median"`` or ``"count"``.
+        equality: Whether to hold the share at the target from both sides, rather than at most there.
+        lr: :math:`\eta`, loss per unit of share and step. A multiplier needs about ``multiplier / (lr * violation)`` steps.
+        damping: :math:`\rho`, loss per unit of share: an answer without delay, which keeps the multiplier from overshooting.
+        warmup: Updates over which the target falls linearly from 1 to its value.
+        restart: Whether the multiplier of a constraint that holds starts again from 0; only without ``equality``.
+
+    Returns:
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure.
+
+    Raises:
+        TypeError: ``spec`` is not a spec.
+        ValueError: A target is outside its range, or below what parameters without gates cost; a pattern matches nothing;
+            counts are missing; the estimator never closes a gate; a rate is negative.
+
+    Example:
+        >>> import l0func as l0
+        >>> spec = l0.gate_spec({"w": torch.zeros(8)})
+        >>> control = l0.lagrangian(spec, 0.25)
+        >>> control.update(control.init({"w": torch.zeros(8)}), {"w": torch.zeros(8)}).violation
+        tensor([0.7500])
+    """
+    check_spec(spec)
+    _check_settings(measure, counts, estimator, lr, damping, warmup)
+    shares = _targets(target, spec, measure, counts)
+    lowest = 0.0 if not equality else -torch.inf
+
+    def share(opens: Gates) -> Tensor:
+        return torch.stack([_share(pattern, opens, spec, counts) for pattern in shares])
+
+    def violation(state: LagrangianState, gates: Gates) -> Tensor:
+        z = deterministic_gates(gates, spec, estimator)
+        ramp = ((state.step + 1) / warmup).clamp(max=1.0) if warmup else 1.0
+        return share({name: (value != 0).to(value.dtype) for name, value in z.items()}) - (1 - ramp * (1 - state.target))
+
+    def init(gates: Tree, /) -> LagrangianState:
+        named = check_gates(gates, spec)
+        like = next(iter(named.values()))
+        goal = torch.tensor(list(shares.values()), dtype=like.dtype, device=like.device)
+        state = LagrangianState(torch.zeros((), dtype=torch.int64, device=like.device), goal, goal * 0, goal * 0)
+        return state._replace(violation=violation(state, named).detach())
+
+    def penalty(state: LagrangianState, gates: Tree, /) -> Tensor:
+        named = check_gates(gates, spec)
+        price = (state.multiplier + damping * state.violation).clamp(min=lowest)
+        expected = share({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates})
+        return (price.detach() * (expected - state.target)).sum()
+
+    def update(state: LagrangianState, gates: Tree, /) -> LagrangianState:
+        excess = violation(state, check_gates(gates, spec)).detach()
+        multiplier = (state.multiplier + lr * excess).clamp(min=lowest)
+        if restart and not equality:
+            multiplier = torch.where(excess <= 0, 0.0, multiplier)
+        return LagrangianState(state.step + 1, state.target, multiplier, excess)
+
+    return Lagrangian(init, penalty, update)
+
+
+def _share(pattern: str, opens: Gates, spec: GateSpec, counts: MacCounts | None) -> Tensor:
+    chosen = [p for p in spec.parameters if fnmatchcase(p.path, pattern)]
+    if counts is not None:
+        within = counts if len(chosen) == len(spec.parameters) else counts.only(p.path for p in chosen)
+        return macs_of(opens, spec, within) / within.total
+    kept = next(iter(opens.values())).new_zeros(())
+    for p in chosen:
+        kept = kept + _kept(p, opens)
+    return kept / sum(p.size for p in chosen)
+
+
+def _kept(p: Parameter, opens: Gates) -> Tensor | int:
+    return entry_sum(p.lay_out(opens, owned=True), p) if p.bindings else p.size
+
+
+def _targets(target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> dict[str, float]:
+    """The share that every pattern may keep, if it can be reached."""
+    wanted = target if isinstance(target, Mapping) else {"*": target}
+    if not wanted or not spec.gates:
+        raise ValueError("A target needs gates to reach it with, and at least one pattern; got none.")
+    tree.check_patterns(wanted, [p.path for p in spec.parameters], "parameter")
+    return {pattern: _reachable(pattern, float(value), spec, measure, counts) for pattern, value in wanted.items()}
+
+
+def _reachable(pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> float:
+    chosen = [p for p in spec.parameters if fnmatchcase(p.path, pattern)]
+    size = sum(p.size for p in chosen)
+    share = value / size if measure == "l0" else value
+    if not 0.0 < share < 1.0:
+        rule = f"a number of entries between 0 and {size}" if measure == "l0" else "a share of the dense network in (0, 1)"
+        raise ValueError(f"The target of {pattern!r} is {rule}; got {value}.")
+    closed = {gate.name: torch.zeros(gate.shape, dtype=torch.float64) for gate in spec.gates}
+    bound = float(_share(pattern, closed, spec, counts))
+    if share < bound:
+        stays = [p.path for p in chosen if _kept(p, closed)]
+        unit = f"{bound * size:.0f} entries" if measure == "l0" else f"{bound:.4g} of it"
+        raise ValueError(
+            f"The target of {pattern!r} is {value}, but with every gate closed {unit} is still there: "
+            f"{', '.join(map(repr, stays[:4]))}{' and others' if len(stays) > 4 else ''} have entries without gates. "
+            "Gate them, let groups own them, exclude them by a pattern, or raise the target."
+        )
+    return share
+
+
+def _check_settings(measure: str, counts: MacCounts | None, estimator: str, lr: float, damping: float, warmup: int) -> None:
+    if measure not in MEASURES:
+        raise ValueError(f"measure is one of {MEASURES}; got {measure!r}{tree.closest(measure, MEASURES)}.")
+    if (counts is None) == (measure == "macs"):
+        raise ValueError("counts, from l0func.count_macs, go with measure='macs', and with nothing else.")
+    closing = [name for name in ESTIMATORS if name != "mean"]
+    if estimator not in closing:
+        raise ValueError(
+            f"A target is of what the estimator keeps, one of {closing}; got {estimator!r}. 'mean' never closes a gate."
+        )
+    for name, value in (("lr", lr), ("damping", damping), ("warmup", warmup)):
+        if not 0.0 <= value < torch.inf:
+            raise ValueError(f"{name} is a finite number, at least 0; got {value}.")
