@@ -1,6 +1,6 @@
 """L0 regularisation for PyTorch as pure functions."""
 
-from l0func import plot, random
+from l0func import plot, random, schedules
 from l0func.compact import compact, to_module
 from l0func.costs import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
 from l0func.distributions import GateDistribution, GaussianGate, HardConcrete, HardKuma
@@ -13,12 +13,15 @@ from l0func.kernels.choice import kernel_in_use, use_kernel
 from l0func.lagrangian import Lagrangian, LagrangianState, lagrangian
 from l0func.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.module import L0Module
+from l0func.optimizer import Optimizer, optimizer
 from l0func.prune import prune
 from l0func.rules import axes, axis, blocks, element, tiles, whole
 from l0func.sparse import to_sparse_csr
 from l0func.spec import GateSpec, gate_spec, group
+from l0func.state import TrainState, diverged, stack, unstack
 from l0func.structure import UnitGroups, unit_groups
 from l0func.summary import summary
+from l0func.training import Training, training
 
 __all__ = [
     "GateDistribution",
@@ -30,6 +33,9 @@ __all__ = [
     "Lagrangian",
     "LagrangianState",
     "MacCounts",
+    "Optimizer",
+    "TrainState",
+    "Training",
     "UnitGroups",
     "apply_masks",
     "axes",
@@ -39,6 +45,7 @@ __all__ = [
     "compensate",
     "count_macs",
     "deterministic_masks",
+    "diverged",
     "element",
     "expected_l0",
     "expected_l2",
@@ -54,6 +61,7 @@ __all__ = [
     "load",
     "make_functional",
     "mean_masks",
+    "optimizer",
     "penalty",
     "per_example",
     "plot",
@@ -62,12 +70,16 @@ __all__ = [
     "realised_macs",
     "sample_masks",
     "save",
+    "schedules",
     "squared_mean",
+    "stack",
     "summary",
     "tiles",
     "to_module",
     "to_sparse_csr",
+    "training",
     "unit_groups",
+    "unstack",
     "use_kernel",
     "whole",
 ]

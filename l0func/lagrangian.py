@@ -108,11 +108,11 @@ def lagrangian(
     """
     check_spec(spec)
     _check_settings(measure, counts, estimator, lr, damping, warmup)
-    shares = _targets(target, spec, measure, counts)
+    constraints = _constraints(target, spec, measure, counts)
     lowest = 0.0 if not equality else -torch.inf
 
     def share(opens: Gates) -> Tensor:
-        return torch.stack([_share(pattern, opens, spec, counts) for pattern in shares])
+        return torch.stack([constraint.share(opens, spec) for constraint in constraints])
 
     def violation(state: LagrangianState, gates: Gates) -> Tensor:
         z = deterministic_gates(gates, spec, estimator)
@@ -122,7 +122,7 @@ def lagrangian(
     def init(gates: Tree, /) -> LagrangianState:
         named = check_gates(gates, spec)
         like = next(iter(named.values()))
-        goal = torch.tensor(list(shares.values()), dtype=like.dtype, device=like.device)
+        goal = torch.tensor([constraint.target for constraint in constraints], dtype=like.dtype, device=like.device)
         state = LagrangianState(torch.zeros((), dtype=torch.int64, device=like.device), goal, goal * 0, goal * 0)
         return state._replace(violation=violation(state, named).detach())
 
@@ -142,48 +142,65 @@ def lagrangian(
     return Lagrangian(init, penalty, update)
 
 
-def _share(pattern: str, opens: Gates, spec: GateSpec, counts: MacCounts | None) -> Tensor:
-    chosen = [p for p in spec.parameters if fnmatchcase(p.path, pattern)]
-    if counts is not None:
-        within = counts if len(chosen) == len(spec.parameters) else counts.only(p.path for p in chosen)
-        return macs_of(opens, spec, within) / within.total
-    kept = next(iter(opens.values())).new_zeros(())
-    for p in chosen:
-        kept = kept + _kept(p, opens)
-    return kept / sum(p.size for p in chosen)
+class _Constraint(NamedTuple):
+    """Some parameters, or the multiply-adds with them, and the share of these that may stay."""
+
+    parameters: tuple[Parameter, ...]
+    counts: MacCounts | None
+    target: float
+
+    def share(self, opens: Gates, spec: GateSpec) -> Tensor:
+        """The share that is there, each gate open by the given weight."""
+        if self.counts is not None:
+            return macs_of(opens, spec, self.counts) / self.counts.total
+        kept = next(iter(opens.values())).new_zeros(())
+        for p in self.parameters:
+            kept = kept + _kept(p, opens)
+        return kept / self.size
+
+    @property
+    def size(self) -> int:
+        return sum(p.size for p in self.parameters)
 
 
 def _kept(p: Parameter, opens: Gates) -> Tensor | int:
     return entry_sum(p.lay_out(opens, owned=True), p) if p.bindings else p.size
 
 
-def _targets(target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> dict[str, float]:
-    """The share that every pattern may keep, if it can be reached."""
+def _constraints(target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> list[_Constraint]:
     wanted = target if isinstance(target, Mapping) else {"*": target}
     if not wanted or not spec.gates:
         raise ValueError("A target needs gates to reach it with, and at least one pattern; got none.")
     tree.check_patterns(wanted, [p.path for p in spec.parameters], "parameter")
-    return {pattern: _reachable(pattern, float(value), spec, measure, counts) for pattern, value in wanted.items()}
+    return [_constraint(pattern, float(value), spec, measure, counts) for pattern, value in wanted.items()]
 
 
-def _reachable(pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> float:
-    chosen = [p for p in spec.parameters if fnmatchcase(p.path, pattern)]
+def _constraint(pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> _Constraint:
+    chosen = tuple(p for p in spec.parameters if fnmatchcase(p.path, pattern))
+    if counts is not None and len(chosen) < len(spec.parameters):
+        counts = counts.only(p.path for p in chosen)
     size = sum(p.size for p in chosen)
-    share = value / size if measure == "l0" else value
-    if not 0.0 < share < 1.0:
+    constraint = _Constraint(chosen, counts, value / size if measure == "l0" else value)
+    if not 0.0 < constraint.target < 1.0:
         rule = f"a number of entries between 0 and {size}" if measure == "l0" else "a share of the dense network in (0, 1)"
         raise ValueError(f"The target of {pattern!r} is {rule}; got {value}.")
+    if counts is not None and not counts.total:
+        raise ValueError(f"Nothing that {pattern!r} matches is multiplied, so that no share of it can be a target.")
+    _check_reachable(constraint, pattern, value, spec, measure)
+    return constraint
+
+
+def _check_reachable(constraint: _Constraint, pattern: str, value: float, spec: GateSpec, measure: Measure) -> None:
     closed = {gate.name: torch.zeros(gate.shape, dtype=torch.float64) for gate in spec.gates}
-    bound = float(_share(pattern, closed, spec, counts))
-    if share < bound:
-        stays = [p.path for p in chosen if _kept(p, closed)]
-        unit = f"{bound * size:.0f} entries" if measure == "l0" else f"{bound:.4g} of it"
+    bound = float(constraint.share(closed, spec))
+    if constraint.target < bound:
+        stays = [p.path for p in constraint.parameters if _kept(p, closed)]
+        unit = f"{bound * constraint.size:.0f} entries" if measure == "l0" else f"{bound:.4g} of it"
         raise ValueError(
             f"The target of {pattern!r} is {value}, but with every gate closed {unit} is still there: "
             f"{', '.join(map(repr, stays[:4]))}{' and others' if len(stays) > 4 else ''} have entries without gates. "
             "Gate them, let groups own them, exclude them by a pattern, or raise the target."
         )
-    return share
 
 
 def _check_settings(measure: str, counts: MacCounts | None, estimator: str, lr: float, damping: float, warmup: int) -> None:

@@ -13,8 +13,8 @@ import l0func
 
 ROOT = Path(l0func.__file__).parent
 FLOORS = [
-    {"answering", "transforms", "tree", "philox", "smaller", "kernels.unfold"},
-    {"random", "tracing.units", "kernels.choice", "distributions.smooth"},
+    {"answering", "transforms", "tree", "philox", "smaller", "kernels.unfold", "schedules"},
+    {"random", "optimizer", "tracing.units", "kernels.choice", "distributions.smooth"},
     {"tracing.trace"},
     {"tracing.rules"},
     {"tracing.products", "tracing.steady"},
@@ -33,8 +33,8 @@ FLOORS = [
     {"ops", "ops.nested"},
     {"standins"},
     {"prune", "gated", "files", "lagrangian"},
-    {"summary", "structure"},
-    {"plot", "fold"},
+    {"summary", "structure", "state"},
+    {"plot", "fold", "training"},
     {"compact"},
     {"module"},
 ]

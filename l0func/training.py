@@ -1,0 +1,126 @@
+"""Training as a function: a state and a batch in, a state and a loss out; of one network, or of a stack of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l0func import random, tree
+from l0func.lagrangian import Lagrangian
+from l0func.optimizer import Moments, Optimizer
+from l0func.state import TrainState, check_members
+from l0func.transforms import untyped
+from l0func.tree import Tree
+
+
+class Training(NamedTuple):
+    """What :func:`training` returns."""
+
+    init: Callable[[Tensor, Tree, Tree, Tree], TrainState]
+    """``init(key, params, gates, buffers)``: the state to start from."""
+
+    step: Callable[..., tuple[TrainState, Tensor]]
+    """``step(state, *inputs)``: the state after it, and the loss before it."""
+
+
+def training(
+    loss: Callable[..., Any],
+    params: Optimizer,
+    gates: Optimizer,
+    *,
+    control: Lagrangian | None = None,
+    average: float = 0.0,
+    in_dims: Sequence[int | None] | None = None,
+    compile: bool = False,
+    donate: bool = False,
+) -> Training:
+    r"""A training step as a pure function.
+
+    Averages are exponential and start at the first state: after t steps the state of step i weighs
+    :math:`\beta^{t-i}(1-\beta)/(1-\beta^t)`.
+
+    Args:
+        loss: ``loss(params, gates, buffers, key, *inputs)`` to a scalar, or to a scalar and new buffers. What changes from
+            step to step (a batch, λ) is an input; pass numbers as tensors.
+        params: The optimizer of the parameters.
+        gates: The optimizer of the gates; without weight decay, and with a larger learning rate.
+        control: A controller, whose penalty is added and whose state is updated.
+        average: :math:`\beta` of the averages of params and gates, in [0, 1); 0 keeps none.
+        in_dims: For a sweep: where the members are in each input, None for one that all share. The leaves of the state,
+            but for ``step``, are stacks then, see :func:`stack`.
+        compile: Whether ``torch.compile`` sees the gradient.
+        donate: Whether a step may write into the state that it is given, which is used up then.
+
+    Returns:
+        ``init(key, params, gates, buffers)`` and ``step(state, *inputs)``.
+
+    Raises:
+        ValueError: The optimizer of the gates has weight decay; ``average`` is outside [0, 1).
+    """
+    if gates.decays:
+        raise ValueError(
+            "Weight decay pulls gates to log_alpha = 0, half open. Give gates an optimizer with weight_decay=0, and let "
+            "l0func.penalty(weight_decay=...) decay the weights behind them."
+        )
+    if not 0.0 <= average < 1.0:
+        raise ValueError(f"The average's decay is in [0, 1), and 0 keeps no average; got {average}.")
+
+    def objective(trained: tuple[Tree, Tree], buffers: Tree, key: Tensor, held: Any, *inputs: Any) -> Any:
+        result: Any = loss(*trained, buffers, key, *inputs)
+        value, updated = (result, buffers) if isinstance(result, Tensor) else result
+        total: Tensor = value if control is None else value + control.penalty(held, trained[1])
+        return total, (value, updated)
+
+    slopes: Any = torch.func.grad(objective, has_aux=True)
+    if in_dims is not None:
+        slopes = torch.vmap(slopes, (0, 0, 0, 0, *in_dims))
+    if compile:
+        slopes = untyped.compile(slopes, fullgraph=True)
+
+    def init(key: Tensor, weights: Tree, log_alpha: Tree, buffers: Tree, /) -> TrainState:
+        random.check_key(key)
+        held = None if control is None else control.init(log_alpha)
+        moments = {"params": params.init(weights), "gates": gates.init(log_alpha)}
+        start = (tree.leaves(weights), tree.leaves(log_alpha, "gates"))
+        kept = {} if average == 0.0 else {"params": _copied(start[0]), "gates": _copied(start[1])}
+        step = torch.zeros((), dtype=torch.int64, device=key.device)
+        return TrainState(step, key, _copied(weights), _copied(log_alpha), _copied(buffers), moments, kept, held)
+
+    def step(state: TrainState, /, *inputs: Any) -> tuple[TrainState, Tensor]:
+        if in_dims is not None:
+            check_members(state, inputs, in_dims)
+        key = random.fold_in(state.key, state.step)
+        trained = (state.params, state.gates)
+        # vmap takes no None for a pytree without leaves.
+        held: Any = () if state.control is None else state.control
+        grads, (value, buffers) = slopes(trained, state.buffers, key, held, *inputs)
+        moments: dict[str, Moments] = {}
+        new: list[Tree] = []
+        parts = zip(("params", "gates"), (params, gates), trained, grads, strict=True)
+        for name, update, leaves, slope in parts:
+            leaves, moments[name] = update.update(slope, state.moments[name], leaves, state.step, donate=donate)
+            new.append(leaves)
+        averages = _averaged(state.averages, dict(zip(("params", "gates"), new, strict=True)), average, state.step)
+        if control is not None:
+            held = (torch.vmap(control.update) if in_dims is not None else control.update)(held, new[1])
+        following = state._replace(step=state.step + 1, params=new[0], gates=new[1], buffers=buffers, moments=moments)
+        return following._replace(averages=averages, control=held or None), value.detach()
+
+    return Training(init, step)
+
+
+def _copied(leaves: Tree) -> Tree:
+    return tree.map_tensors(lambda t: t.detach().clone(), leaves)
+
+
+def _averaged(averages: Tree, new: dict[str, Tree], decay: float, step: Tensor) -> Tree:
+    if not averages:
+        return averages
+    t = int(step)
+    weight = (1 - decay) / (1 - decay ** (t + 1))
+    return {
+        part: {path: a.lerp(tree.leaves(new[part])[path], weight) for path, a in of.items()} for part, of in averages.items()
+    }

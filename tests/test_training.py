@@ -1,0 +1,202 @@
+"""Training as a function: a torch loop written out, single runs against a sweep, states that go on where they stopped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import l0func as l0
+
+ADAM = torch.optim.Adam
+X = l0.random.normal(l0.random.key(10), (8, 6))
+Y = torch.arange(8) % 3
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    spec = l0.gate_spec(params, {"*.weight": l0.element()})
+    return fn, params, buffers, spec
+
+
+def loss_of(fn, spec):
+    rows = l0.per_example(l0.gated(fn, spec))
+
+    def loss(params, gates, buffers, key, x, y, lam):
+        output = rows(params, gates, buffers, l0.random.split(key, len(x)), x)
+        return F.cross_entropy(output, y) + l0.penalty(params, gates, spec, lam)
+
+    return loss
+
+
+def trained(training, state, steps, *inputs):
+    for _ in range(steps):
+        state, _ = training.step(state, *inputs)
+    return state
+
+
+def of(net, **settings):
+    return l0.training(loss_of(net[0], net[3]), l0.optimizer(ADAM, lr=0.01), l0.optimizer(ADAM, lr=0.1), **settings)
+
+
+def start(training, net, seed=0):
+    _, params, buffers, spec = net
+    return training.init(l0.random.key(seed), params, l0.init_gates(l0.random.key(100 + seed), spec), buffers)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(ADAM, {}), (torch.optim.AdamW, {"weight_decay": 0.0}), (torch.optim.SGD, {"momentum": 0.9}), (torch.optim.RMSprop, {})],
+)
+def test_a_step_is_the_torch_loop_written_out(net, kind, settings):
+    fn, params, buffers, spec = net
+    loss, lam = loss_of(fn, spec), torch.tensor(1e-3)
+    training = l0.training(loss, l0.optimizer(kind, lr=0.01, **settings), l0.optimizer(kind, lr=0.1, **settings))
+    state = trained(training, start(training, net), 5, X, Y, lam)
+    gates = l0.init_gates(l0.random.key(100), spec)
+    weights, alphas = ([t.clone().requires_grad_() for t in part.values()] for part in (params, gates))
+    theirs = kind([{"params": weights, "lr": 0.01}, {"params": alphas, "lr": 0.1}], **settings)
+    for i in range(5):
+        theirs.zero_grad()
+        key = l0.random.fold_in(l0.random.key(0), i)
+        named = dict(zip(params, weights, strict=True)), dict(zip(gates, alphas, strict=True))
+        loss(*named, buffers, key, X, Y, lam).backward()
+        theirs.step()
+    assert_close(list(state.params.values()), [t.detach() for t in weights])
+    assert_close(list(state.gates.values()), [t.detach() for t in alphas])
+    assert state.step == 5
+
+
+def test_a_step_leaves_its_state_as_it_was_and_gives_the_same_again(net):
+    training = of(net, average=0.9)
+    state = trained(training, start(training, net), 2, X, Y, torch.tensor(1e-3))
+    before = l0.tree.map_tensors(torch.clone, state)
+    first, loss = training.step(state, X, Y, torch.tensor(1e-3))
+    again, same = training.step(state, X, Y, torch.tensor(1e-3))
+    for a, b in ((state, before), (first, again)):
+        assert_close(l0.tree.leaves(a), l0.tree.leaves(b), rtol=0, atol=0)
+    assert loss == same
+
+
+def test_a_donated_state_gives_the_same_numbers_in_the_same_memory(net):
+    plain, donating = of(net), of(net, donate=True)
+    inputs = (X, Y, torch.tensor(1e-3))
+    one, other = trained(plain, start(plain, net), 2, *inputs), trained(donating, start(donating, net), 2, *inputs)
+    where = {path: t.data_ptr() for path, t in other.params.items()}
+    one, other = trained(plain, one, 2, *inputs), trained(donating, other, 2, *inputs)
+    assert_close(l0.tree.leaves(one), l0.tree.leaves(other), rtol=0, atol=0)
+    assert where == {path: t.data_ptr() for path, t in other.params.items()}
+
+
+def test_averages_weigh_as_their_formula_says(net):
+    training = of(net, average=0.8)
+    state, seen = start(training, net), []
+    for _ in range(4):
+        state, _ = training.step(state, X, Y, torch.tensor(1e-3))
+        seen.append(state.gates["0.weight"])
+    weights = torch.tensor([0.8 ** (4 - i) * 0.2 / (1 - 0.8**4) for i in range(1, 5)])
+    assert weights.sum() == pytest.approx(1.0)
+    assert_close(state.averages["gates"]["0.weight"], (weights[:, None, None] * torch.stack(seen)).sum(0))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_members_of_a_sweep_are_the_single_runs(net, compile):
+    if compile and not l0.transforms.compiles():
+        pytest.skip("this torch has no compiler that the library uses")
+    controls = [l0.lagrangian(net[3], target, damping=1.0) for target in (0.5, 0.7, 0.6)]
+    lams = torch.tensor([1e-4, 1e-3, 1e-2])
+    singles = []
+    for i, control in enumerate(controls):
+        training = of(net, control=control, average=0.9)
+        singles.append(trained(training, start(training, net, i), 10, X, Y, lams[i]))
+    sweep = of(net, control=controls[0], average=0.9, in_dims=(None, None, 0), compile=compile)
+    states = l0.stack([start(of(net, control=c, average=0.9), net, i) for i, c in enumerate(controls)])
+    states = trained(sweep, states, 10, X, Y, lams)
+    for single, member in zip(singles, l0.unstack(states), strict=True):
+        assert_close(l0.tree.leaves(member), l0.tree.leaves(single), rtol=1e-4, atol=1e-5)
+
+
+def test_a_member_that_diverges_is_named_and_touches_no_other(net):
+    training = of(net)
+    sweep = of(net, in_dims=(None, None, 0))
+    lams = torch.tensor([1e-4, float("nan"), 1e-2])
+    states = trained(sweep, l0.stack([start(training, net, i) for i in range(3)]), 3, X, Y, lams)
+    assert l0.diverged(states) == [1]
+    for i in (0, 2):
+        single = trained(training, start(training, net, i), 3, X, Y, lams[i])
+        assert_close(l0.tree.leaves(l0.unstack(states)[i]), l0.tree.leaves(single), rtol=1e-4, atol=1e-5)
+
+
+def test_running_statistics_are_part_of_the_state():
+    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    spec = l0.gate_spec(params, {"*.weight": l0.element()})
+    rows = l0.per_example(l0.gated(fn, spec))
+
+    def loss(params, gates, buffers, key, x, y):
+        output, updated = rows.with_buffers(params, gates, buffers, l0.random.split(key, len(x)), x)
+        return F.cross_entropy(output, y), updated
+
+    training = l0.training(loss, l0.optimizer(ADAM, lr=0.01), l0.optimizer(ADAM, lr=0.1))
+    state = training.init(l0.random.key(0), params, l0.init_gates(l0.random.key(1), spec), buffers)
+    assert trained(training, state, 3, X, Y).buffers["1.num_batches_tracked"] == 3
+
+
+def test_settings_follow_their_schedule():
+    sgd = l0.optimizer(torch.optim.SGD, lr=l0.schedules.pieces({0: 1.0, 2: 0.25}))
+    w, ones = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
+    moments = sgd.init(w)
+    for i in range(3):
+        w, moments = sgd.update(ones, moments, w, torch.tensor(i))
+    assert_close(w, {"w": torch.full((2,), -2.25)})
+
+
+def test_schedules_pass_through_their_points():
+    steps = torch.arange(0, 9)
+    assert_close(l0.schedules.linear(1.0, 0.0, 4, begin=2)(steps), torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]))
+    assert_close(l0.schedules.cosine(1.0, 0.0, 4)(torch.tensor([0, 1, 2, 4])), torch.tensor([1, 0.8535534, 0.5, 0.0]))
+    assert l0.schedules.pieces({0: 3.0, 5: 4.0})(4) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net: l0.training(None, l0.optimizer(ADAM), l0.optimizer(torch.optim.AdamW)), "pulls gates to log_alpha = 0"),
+        (lambda net: of(net, average=1.0), r"in \[0, 1\)"),
+        (lambda net: l0.schedules.linear(0, 1, 0), "at least one step"),
+        (lambda net: l0.schedules.pieces({3: 1.0}), "from step 0 on"),
+        (lambda net: l0.stack([]), "at least one member"),
+        (
+            lambda net: l0.stack([{"a": torch.ones(2)}, {"a": torch.ones(3)}]),
+            r"'a' is \(2,\) in member 0 and \(3,\) in member 1",
+        ),
+        (lambda net: l0.stack([{"a": torch.ones(2)}, {"b": torch.ones(2)}]), "whose member 1 is another, has no 'b'"),
+        (lambda net: l0.unstack({"a": torch.ones(2), "b": torch.ones(3)}), "'a' has 2 and 'b' has 3"),
+        (lambda net: l0.optimizer(ADAM, lr=-1.0), "Invalid learning rate"),
+    ],
+)
+def test_what_means_nothing_is_refused(net, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(net)
+
+
+@pytest.mark.parametrize("kind", [ADAM([torch.zeros(1)]), "Adam", nn.Linear])
+def test_an_optimizer_is_named_by_its_class(kind):
+    with pytest.raises(TypeError, match=r"class of torch\.optim"):
+        l0.optimizer(kind)
+
+
+def test_stacks_of_different_length_are_refused(net):
+    training, sweep = of(net), of(net, in_dims=(None, None, 0))
+    states = l0.stack([start(training, net, i) for i in range(3)])
+    with pytest.raises(ValueError, match=r"sweep of 3 members .* input 2 has 2"):
+        sweep.step(states, X, Y, torch.ones(2))
+    with pytest.raises(ValueError, match=r"sweep of 3 members .* gates\.0\.weight has 2"):
+        sweep.step(states._replace(gates={name: g[:2] for name, g in states.gates.items()}), X, Y, torch.ones(3))
+    with pytest.raises(ValueError, match="3 entries for 2 inputs"):
+        sweep.step(states, X, Y)
+    with pytest.raises(ValueError, match="sweep of 0 members"):
+        sweep.step(start(training, net), X, Y, torch.ones(3))
