@@ -1,6 +1,7 @@
 """L0 regularisation for PyTorch as pure functions."""
 
 from l0func import plot, random, schedules
+from l0func.checkpoint import load_state, save_state
 from l0func.compact import compact, to_module
 from l0func.costs import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
 from l0func.distributions import GateDistribution, GaussianGate, HardConcrete, HardKuma
@@ -59,6 +60,7 @@ __all__ = [
     "kernel_in_use",
     "lagrangian",
     "load",
+    "load_state",
     "make_functional",
     "mean_masks",
     "optimizer",
@@ -70,6 +72,7 @@ __all__ = [
     "realised_macs",
     "sample_masks",
     "save",
+    "save_state",
     "schedules",
     "squared_mean",
     "stack",

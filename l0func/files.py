@@ -50,7 +50,7 @@ def save(
     parts = {"params": tensors, "gates": named, "buffers": state, "extra": others}
     # Contiguous copies: safetensors refuses views and tensors that share memory, as expanded and tied ones do.
     flat = {f"{part}/{name}": t.detach().clone().contiguous() for part, of in parts.items() for name, t in of.items()}
-    _safetensors().save_file(flat, path, metadata={"format": _FORMAT, "spec": spec.to_json()})
+    safetensors().save_file(flat, path, metadata={"format": _FORMAT, "spec": spec.to_json()})
 
 
 def load(path: str | PathLike[str]) -> Saved:
@@ -66,13 +66,7 @@ def load(path: str | PathLike[str]) -> Saved:
         ValueError: The file is not one that ``save`` wrote, or its gates are NaN.
         ImportError: safetensors is not there.
     """
-    library = _safetensors()
-    try:
-        with _opened(path) as file:
-            metadata: dict[str, str] = file.metadata() or {}
-        flat: dict[str, Tensor] = library.load_file(path)
-    except import_module("safetensors").SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
+    metadata, flat = read(path)
     known = ("params", "gates", "buffers", "extra")
     foreign = [name for name in flat if name.partition("/")[0] not in known]
     if metadata.get("format") != _FORMAT or "spec" not in metadata or foreign:
@@ -95,11 +89,32 @@ def load(path: str | PathLike[str]) -> Saved:
     )
 
 
+def read(path: str | PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file.
+
+    Raises:
+        ValueError: The file is not whole.
+        ImportError: safetensors is not there.
+    """
+    library = safetensors()
+    try:
+        with _opened(path) as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        return metadata, library.load_file(path)
+    except import_module("safetensors").SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
+
+
 def _opened(path: str | PathLike[str]) -> Any:
     return import_module("safetensors").safe_open(path, framework="pt")
 
 
-def _safetensors() -> Any:
+def safetensors() -> Any:
+    """The library, imported where it is needed.
+
+    Raises:
+        ImportError: It is not there.
+    """
     try:
         return import_module("safetensors.torch")
     except ImportError:

@@ -34,7 +34,7 @@ FLOORS = [
     {"standins"},
     {"prune", "gated", "files", "lagrangian"},
     {"summary", "structure", "state"},
-    {"plot", "fold", "training"},
+    {"plot", "fold", "training", "checkpoint"},
     {"compact"},
     {"module"},
 ]

@@ -1,0 +1,90 @@
+"""A training state on disk: going on from it is never having stopped, and a file of another run is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+import l0func as l0
+
+X = l0.random.normal(l0.random.key(10), (8, 6))
+Y = torch.arange(8) % 3
+SETTINGS = {"lr": 0.01, "targets": (0.5, 0.6)}
+
+
+@pytest.fixture
+def run():
+    torch.manual_seed(0)
+    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    spec = l0.gate_spec(params, {"*.weight": l0.element()})
+    control = l0.lagrangian(spec, 0.6)
+    rows = l0.per_example(l0.gated(fn, spec))
+
+    def loss(params, gates, buffers, key, x, y):
+        output, updated = rows.with_buffers(params, gates, buffers, l0.random.split(key, len(x)), x)
+        return F.cross_entropy(output, y), updated
+
+    adam = l0.optimizer(torch.optim.Adam, lr=0.01)
+    training = l0.training(loss, adam, adam, control=control, average=0.9)
+    state = training.init(l0.random.key(0), params, l0.init_gates(l0.random.key(1), spec), buffers)
+    return training, state, spec
+
+
+def after(training, state, steps):
+    for _ in range(steps):
+        state, _ = training.step(state, X, Y)
+    return state
+
+
+def test_saved_loaded_and_continued_is_uninterrupted_bit_for_bit(run, tmp_path):
+    training, start, spec = run
+    path = tmp_path / "state.safetensors"
+    l0.save_state(path, after(training, start, 3), spec, SETTINGS)
+    resumed = after(training, l0.load_state(path, start, spec, SETTINGS), 3)
+    assert_close(l0.tree.leaves(resumed), l0.tree.leaves(after(training, start, 6)), rtol=0, atol=0)
+
+
+def test_a_state_that_never_stepped_goes_on_too(run, tmp_path):
+    training, start, spec = run
+    l0.save_state(tmp_path / "s", start, spec)
+    loaded = l0.load_state(tmp_path / "s", start, spec)
+    assert_close(l0.tree.leaves(after(training, loaded, 2)), l0.tree.leaves(after(training, start, 2)), rtol=0, atol=0)
+
+
+def test_a_stack_is_saved_as_one(run, tmp_path):
+    _, start, spec = run
+    stacked = l0.stack([start, start])
+    l0.save_state(tmp_path / "s", stacked, spec)
+    assert_close(l0.tree.leaves(l0.load_state(tmp_path / "s", stacked, spec)), l0.tree.leaves(stacked), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"this run's is"):
+        l0.load_state(tmp_path / "s", l0.stack([start] * 3), spec)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(run, tmp_path):
+    training, start, spec = run
+    path = tmp_path / "s"
+    l0.save_state(path, after(training, start, 1), spec, SETTINGS)
+    with pytest.raises(ValueError, match=r"another configuration: lr was 0\.01 and is 0\.02 here"):
+        l0.load_state(path, start, spec, {**SETTINGS, "lr": 0.02})
+    with pytest.raises(ValueError, match=r"targets was \[0\.5, 0\.6\] and is None here"):
+        l0.load_state(path, start, spec, {"lr": 0.01})
+    other = l0.gate_spec(start.params, {"*.weight": l0.axis(0)})
+    with pytest.raises(ValueError, match="another gate spec"):
+        l0.load_state(path, start, other, SETTINGS)
+    with pytest.raises(ValueError, match=r"control"):
+        l0.load_state(path, start._replace(control=None), spec, SETTINGS)
+
+
+def test_a_truncated_or_foreign_file_is_refused(run, tmp_path):
+    _, start, spec = run
+    path, cut = tmp_path / "s", tmp_path / "cut"
+    l0.save_state(path, start, spec)
+    cut.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        l0.load_state(cut, start, spec)
+    l0.save(path, start.params, start.gates, start.buffers, spec)
+    with pytest.raises(ValueError, match=r"is read by l0func\.load"):
+        l0.load_state(path, start, spec)
