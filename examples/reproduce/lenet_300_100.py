@@ -1,0 +1,36 @@
+"""LeNet-300-100 on MNIST: the first table of Louizos, Welling & Kingma (2018), and the same network with a density to reach."""
+
+from __future__ import annotations
+
+from runs import Layer, Network, Row, main
+from torch import nn
+
+import l0func as l0
+
+
+def module() -> nn.Module:
+    return nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+
+
+def hidden(reader: str, maker: str) -> l0.spec.Group:
+    return l0.group({f"{reader}.weight": l0.axis(1)}, owns={f"{maker}.weight": l0.axis(0), f"{maker}.bias": l0.axis(0)})
+
+
+NETWORK = Network(
+    "LeNet-300-100",
+    module,
+    {
+        "pixels": Layer(l0.group({"0.weight": l0.axis(1)}), 0.2, 300),
+        "first": Layer(hidden("2", "0"), 0.5, 100),
+        "second": Layer(hidden("4", "2"), 0.5, 10),
+    },
+    (784,),
+)
+ROWS = (
+    Row("paper", lams=(0.1, 0.1, 0.1)),
+    Row("target-10", target=0.10, gates_lr=1e-2, anneal=True, epochs=100, warmup=6000),
+    Row("target-7.59", target=0.0759, gates_lr=1e-2, anneal=True, epochs=100, warmup=6000),
+)
+
+if __name__ == "__main__":
+    main(NETWORK, ROWS, {})
