@@ -4,7 +4,8 @@ from l0func import plot, random, schedules
 from l0func.checkpoint import load_state, save_state
 from l0func.compact import compact, to_module
 from l0func.costs import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
-from l0func.distributions import GateDistribution, GaussianGate, HardConcrete, HardKuma
+from l0func.distributions import BernoulliGate, GateDistribution, GaussianGate, HardConcrete, HardKuma
+from l0func.estimators import arm
 from l0func.files import load, save
 from l0func.functional import make_functional
 from l0func.gated import gated, per_example
@@ -25,6 +26,7 @@ from l0func.summary import summary
 from l0func.training import Training, training
 
 __all__ = [
+    "BernoulliGate",
     "GateDistribution",
     "GateSpec",
     "GaussianGate",
@@ -39,6 +41,7 @@ __all__ = [
     "Training",
     "UnitGroups",
     "apply_masks",
+    "arm",
     "axes",
     "axis",
     "blocks",

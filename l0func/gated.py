@@ -146,8 +146,16 @@ def gated(fn: Callable[..., Any], spec: GateSpec, *, sampling: Sampling = "exact
 class PerExample:
     """What :func:`per_example` returns: ``rows(params, gates, buffers, keys, *inputs, **kwargs)``."""
 
-    def __init__(self, apply: Callable[..., Any], in_dims: Axis, out_dims: Axis, chunk_size: int | None) -> None:
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        in_dims: Axis = 0,
+        out_dims: Axis = 0,
+        chunk_size: int | None = None,
+        gate_dims: int | None = None,
+    ) -> None:
         self.apply, self.in_dims, self.out_dims, self.chunk_size = apply, in_dims, out_dims, chunk_size
+        self.gate_dims = gate_dims
 
     def __call__(self, params: Tree, gates: Tree, buffers: Tree, keys: Tensor, /, *inputs: Any, **kwargs: Any) -> Any:
         """The outputs, row ``i`` under the masks of ``keys[i]``.
@@ -210,14 +218,17 @@ class PerExample:
         dims = (in_dims,) * len(inputs) if in_dims is None or isinstance(in_dims, int) else in_dims
         if len(dims) != len(inputs):
             raise ValueError(f"in_dims has {len(dims)} entries for {len(inputs)} inputs; give one for each, or one for all.")
-        arguments = tree.axed((inputs, kwargs), (dims, dict.fromkeys(kwargs, 0)), "in_dims")
+        arguments = tree.axed((inputs, kwargs, gates), (dims, dict.fromkeys(kwargs, 0), self.gate_dims), "in_dims")
         rows = _count_rows(keys, arguments)
         output: list[tree.Axed] = []
 
         def row(key: Tensor, *tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            own_inputs, own_kwargs = arguments.rebuilt([x.unsqueeze(d) for x, d in zip(tensors, arguments.dims, strict=True)])
+            placed = [x.unsqueeze(d) for x, d in zip(tensors, arguments.dims, strict=True)]
+            own_inputs, own_kwargs, own_gates = arguments.rebuilt(placed)
+            if self.gate_dims is not None:
+                own_gates = tree.map_tensors(self._own_gates, own_gates)
             with Rows(key, chunked=self.chunk_size is not None):
-                value = apply(params, gates, buffers, key, *own_inputs, **own_kwargs)
+                value = apply(params, own_gates, buffers, key, *own_inputs, **own_kwargs)
             output[:] = [tree.axed(value, out_dims, "out_dims")]
             return [_only_row(x, d) for x, d in zip(output[0].tensors, output[0].dims, strict=True)], output[0].unmapped
 
@@ -232,11 +243,21 @@ class PerExample:
         placed = [x.movedim(0, d) for x, d in zip(joined, output[0].dims, strict=True)]
         return output[0].rebuilt(placed, [_same_for_all(x) for x in parts[-1][1]])
 
+    def _own_gates(self, log_alpha: Tensor) -> Tensor:
+        assert self.gate_dims is not None
+        return log_alpha.squeeze(self.gate_dims)
+
     def __repr__(self) -> str:
         return f"PerExample({self.apply!r}, in_dims={self.in_dims}, out_dims={self.out_dims})"
 
 
-def per_example(apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0, chunk_size: int | None = None) -> PerExample:
+def per_example(
+    apply: Callable[..., Any],
+    in_dims: Axis = 0,
+    out_dims: Axis = 0,
+    chunk_size: int | None = None,
+    gate_dims: int | None = None,
+) -> PerExample:
     """Give every row of a batch its own masks.
 
     Each row is presented to the module as a batch of one, under the masks of its own key. BatchNorm in training mode
@@ -249,6 +270,8 @@ def per_example(apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0
         out_dims: Where the rows of an output are: a dimension, or a pytree of them in the structure of the output; None
             for what is the same for all rows.
         chunk_size: Rows to compute at once; None is all. Memory falls with it, and the draws stay the same.
+        gate_dims: Where the rows of every gate vector are, if each example has its own gates, such as those that a network
+            computes from it; None shares them.
 
     Returns:
         ``rows(params, gates, buffers, keys, *inputs, **kwargs)`` with ``keys`` of shape ``(B, 2)``;
@@ -259,7 +282,7 @@ def per_example(apply: Callable[..., Any], in_dims: Axis = 0, out_dims: Axis = 0
     """
     if chunk_size is not None and operator.index(chunk_size) < 1:
         raise ValueError(f"chunk_size is a number of rows, at least 1; got {chunk_size}. None computes all at once.")
-    return PerExample(apply, in_dims, out_dims, chunk_size)
+    return PerExample(apply, in_dims, out_dims, chunk_size, gate_dims)
 
 
 def _count_rows(keys: Tensor, arguments: tree.Axed) -> int:

@@ -110,7 +110,7 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
     """
     check_single_key(key)
     named = check_gates(gates, spec)
-    return _laid_out(sample_gates(key, named, spec), spec)
+    return laid_out(sample_gates(key, named, spec), spec)
 
 
 def sample_gates(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
@@ -167,7 +167,7 @@ def deterministic_masks(gates: Tree, spec: GateSpec, estimator: Estimator = "lou
         ValueError: Gates do not fit the spec, or the estimator is unknown.
     """
     named = check_gates(gates, spec)
-    return _laid_out(deterministic_gates(named, spec, estimator), spec)
+    return laid_out(deterministic_gates(named, spec, estimator), spec)
 
 
 def deterministic_gates(gates: Gates, spec: GateSpec, estimator: Estimator) -> Gates:
@@ -186,7 +186,8 @@ def _deterministic(gate: Gate, log_alpha: Tensor, estimator: Estimator) -> Tenso
     return torch.where(rank >= closed, soft, 0.0).reshape(log_alpha.shape)
 
 
-def _laid_out(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
+def laid_out(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
+    """The masks that some values of the gates give."""
     return {p.path: p.lay_out(gate_values, owned=False).to(p.dtype) for p in spec.parameters if p.multiplied}
 
 

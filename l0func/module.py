@@ -113,7 +113,7 @@ class L0Module(nn.Module):
         apply: Any = Gated(PureModule(self.module), self.spec, self.estimator)
         key = self._next_key() if self.training else None
         if self.per_example and key is not None:
-            apply = PerExample(apply, 0, 0, None)
+            apply = PerExample(apply)
             key = random.split(key, _rows(inputs, kwargs))
         buffers = dict(self.module.named_buffers())
         output, updated = apply.with_buffers(self._params(), self.gates(), buffers, key, *inputs, **kwargs)

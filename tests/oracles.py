@@ -73,6 +73,8 @@ def draw(distribution: GateDistribution, u: np.ndarray, la: np.ndarray) -> np.nd
         from statistics import NormalDist
 
         stretched = la + distribution.sigma * np.vectorize(NormalDist().inv_cdf)(u)
+    elif isinstance(distribution, l0.BernoulliGate):
+        return np.where(u > 1 / (1 + np.exp(la)), 1.0, 0.0)
     else:
         a, b = distribution.concentration * np.exp(la / 2), distribution.concentration * np.exp(-la / 2)
         x = (1 - (1 - u) ** (1 / b)) ** (1 / a)
@@ -87,6 +89,8 @@ def survival(distribution: GateDistribution, t: np.ndarray, la: float) -> np.nda
         return 1 / (1 + np.exp(distribution.temperature * np.log(s / (1 - s)) - la))
     if isinstance(distribution, l0.GaussianGate):
         return np.vectorize(lambda at: 0.5 * math.erfc((at - la) / distribution.sigma / math.sqrt(2)))(t)
+    if isinstance(distribution, l0.BernoulliGate):
+        return np.full_like(t, 1 / (1 + math.exp(-la)))
     a, b = distribution.concentration * math.exp(la / 2), distribution.concentration * math.exp(-la / 2)
     x = (t - distribution.low) / (distribution.high - distribution.low)
     return (1 - x**a) ** b

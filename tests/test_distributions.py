@@ -30,8 +30,10 @@ CASES: list[GateDistribution] = [
     l0.GaussianGate(0.2),
     l0.HardKuma(),
     l0.HardKuma(1.0, -0.2, 1.05),
+    l0.BernoulliGate(),
 ]
 every = pytest.mark.parametrize("d", CASES, ids=repr)
+continuous = pytest.mark.parametrize("d", CASES[:-1], ids=repr)
 FUNCTIONS = ("prob_nonzero", "prob_one", "mean", "second_moment", "variance", "deterministic")
 GRID = [-6.0, -2.5, -1.0, -0.3, 0.0, 0.2, 0.7, 1.5, 3.0, 6.0]
 
@@ -91,7 +93,7 @@ def test_samples_average_to_what_is_promised(d):
     assert (spread <= 5 * (z - z.mean(0)).pow(2).std(0) / math.sqrt(n) + 1e-6).all()
 
 
-@every
+@continuous
 def test_cdf_and_quantile_invert_each_other_between_the_atoms(d):
     u = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     for droprate in (0.1, 0.3, 0.6):
@@ -112,7 +114,7 @@ def test_cdf_is_zero_below_the_interval_and_one_from_its_end(d):
     torch.testing.assert_close(d.cdf(0.0, la) + d.prob_nonzero(la), torch.ones_like(la), rtol=0, atol=1e-12)
 
 
-@every
+@continuous
 def test_atoms_are_exact_and_have_no_slope(d):
     la = grid().requires_grad_()
     u = torch.tensor([[1e-6], [0.5], [1 - 1e-6]], dtype=torch.float64)
@@ -141,6 +143,11 @@ def test_gradients_equal_finite_differences(d):
         (gradient,) = torch.autograd.grad(function(leaf := la_here.clone().requires_grad_()).sum(), leaf)
         difference = (function(la_here + step) - function(la_here - step)) / (2 * step)
         torch.testing.assert_close(gradient, difference, rtol=2e-6, atol=2e-9)
+
+
+@continuous
+def test_derivatives_of_a_draw_equal_finite_differences(d):
+    la = grid()
     u = torch.tensor(0.37, dtype=torch.float64)
     z = d.quantile(u, la)
     la = la[(z > 1e-4) & (z < 1 - 1e-4)]

@@ -6,13 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from l0func.distributions.base import Estimator, GateDistribution
+from l0func.distributions.bernoulli import BernoulliGate
 from l0func.distributions.gaussian_gate import GaussianGate
 from l0func.distributions.hard_concrete import HardConcrete
 from l0func.distributions.hard_kuma import HardKuma
 
-__all__ = ["DISTRIBUTIONS", "Estimator", "GateDistribution", "GaussianGate", "HardConcrete", "HardKuma", "from_dict"]
+__all__ = [
+    "DISTRIBUTIONS",
+    "BernoulliGate",
+    "Estimator",
+    "GateDistribution",
+    "GaussianGate",
+    "HardConcrete",
+    "HardKuma",
+    "from_dict",
+]
 
-DISTRIBUTIONS: dict[str, type[GateDistribution]] = {cls.__name__: cls for cls in (HardConcrete, GaussianGate, HardKuma)}
+DISTRIBUTIONS: dict[str, type[GateDistribution]] = {
+    cls.__name__: cls for cls in (HardConcrete, GaussianGate, HardKuma, BernoulliGate)
+}
 
 
 def from_dict(record: Mapping[str, Any], /) -> GateDistribution:

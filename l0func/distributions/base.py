@@ -97,7 +97,7 @@ class GateDistribution(ABC):
             For each order a tensor of the shape of ``u``; from order 1 on it is 0 where the draw is exactly 0 or 1.
         """
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
-        return [_differentiated(lambda la: self._quantile(u, la), order, prepared.expand(shape)) for order in orders]
+        return [differentiated(lambda la: self._quantile(u, la), order, prepared.expand(shape)) for order in orders]
 
     def evaluated(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
         """The numbers of :meth:`derivatives`, for tensors that nothing records or maps: in blocks that a cache holds."""
@@ -120,7 +120,7 @@ class GateDistribution(ABC):
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
         """The derivatives of some order of mean and variance, and the next."""
-        return tuple(value for k in (order, order + 1) for value in _differentiated(self._mean_and_variance, k, log_alpha))
+        return tuple(value for k in (order, order + 1) for value in differentiated(self._mean_and_variance, k, log_alpha))
 
     # What everyone may call.
 
@@ -358,13 +358,13 @@ def named(identity: str) -> GateDistribution:
     return _NAMED[identity]
 
 
-def _differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:
+def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:
     """The derivative of some order of a function of each location."""
     if order == 0:
         return f(log_alpha)
 
     def lower(la: Tensor) -> Any:
-        return _differentiated(f, order - 1, la)
+        return differentiated(f, order - 1, la)
 
     la = log_alpha.contiguous()
     return torch.func.jvp(lower, (la,), (torch.ones_like(la),))[1]
