@@ -50,6 +50,7 @@ class Row:
     target: float | None = None
     lr: float = 1e-3
     gates_lr: float = 1e-3
+    weight_decay: float = 0.0
     anneal: bool = False
     epochs: int = 200
     seeds: int = 5
@@ -76,7 +77,8 @@ class Run:
             # The last half falls to nothing, so that the last epoch is as good as any.
             half = row.epochs * self.steps // 2
             rates = [l0.schedules.cosine(rate, rate / 100, half, begin=half) for rate in rates]
-        of_params, of_gates = (l0.optimizer(torch.optim.Adam, lr=rate, fused=True) for rate in rates)
+        of_params = l0.optimizer(torch.optim.Adam, lr=rates[0], weight_decay=row.weight_decay, fused=True)
+        of_gates = l0.optimizer(torch.optim.Adam, lr=rates[1], fused=True)
         options = {"control": self.control, "average": row.average, "donate": True}
         self.single = l0.training(self.loss, of_params, of_gates, **options)
         self.sweep = l0.training(self.loss, of_params, of_gates, **options, in_dims=(0, 0), compile=True)
