@@ -49,6 +49,19 @@ def test_the_readmes_compaction_prints_what_the_readme_shows(tmp_path):
     assert printed.replace(", bias=True, track", ", track") == blocks("text")[1].replace(", bias=True, track", ", track")
 
 
+def test_the_readmes_controlled_step_runs_on_its_first_program(tmp_path):
+    begin, loss = (
+        blocks("python")[0].split("leaves =")[0],
+        (
+            "x, y = X[:64], y[:64]\n"
+            "def loss(params, gates, buffers, key, x, y):\n"
+            "    return F.cross_entropy(rows(params, gates, buffers, l0.random.split(key, len(x)), x), y)\n"
+        ),
+    )
+    (tmp_path / "program.py").write_text(begin + loss + blocks("python")[2] + "print(int(state.step), value.isfinite().item())")
+    assert run("program.py", cwd=tmp_path).split() == ["1", "True"]
+
+
 def test_the_seeds_tasks_hold(tmp_path):
     assert "identity" in run(str(ROOT / "examples" / "seed_tasks.py"), cwd=tmp_path)
 

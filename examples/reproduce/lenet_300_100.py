@@ -29,8 +29,8 @@ NETWORK = Network(
 ROWS = (
     Row("paper", lams=(0.1, 0.1, 0.1)),
     Row("target-10", target=0.10, gates_lr=1e-2, weight_decay=1e-4, anneal=True, epochs=100, warmup=6000),
-    Row("target-7.59", target=0.0759, gates_lr=1e-2, weight_decay=1e-4, anneal=True, epochs=100, warmup=6000),
+    Row("target-7.59", target=0.0759, gates_lr=1e-2, anneal=True, epochs=100, warmup=6000),
 )
 
 if __name__ == "__main__":
-    main(NETWORK, ROWS, {})
+    main(NETWORK, ROWS, {"target-10": (0.10, 0.0185), "target-7.59": (0.076, 0.021)})
