@@ -68,7 +68,7 @@ def test_the_seeds_tasks_hold(tmp_path):
 
 def test_the_gate_runs_the_readmes_commands_as_written():
     gate = (ROOT / ".ci" / "run").read_text()
-    tests, examples = 'pip install -e ".[dev]" && pytest', ("quickstart", "compact_cnn", "gradient_noise")
+    tests, examples = 'pip install -e ".[dev]" && pytest', ("quickstart", "compact_cnn", "gradient_noise", "lambda_path")
     assert f"\n{tests}\n" in README
     assert f"\n{tests}\n" in gate
     for example in examples:
