@@ -61,7 +61,7 @@ def _part(place: Path, name: str) -> np.ndarray:
     file, digest = PARTS[name]
     try:
         array = _from_npz(place, name) if place.is_file() else _from_idx(place, file)
-    except (OSError, EOFError, KeyError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, LookupError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{place} is truncated or not MNIST: reading {name} failed with {error!r}. {WHERE}") from None
     kind = 0x801 if array.ndim == 1 else 0x803
     header = struct.pack(f">{1 + array.ndim}I", kind, *array.shape)
@@ -72,7 +72,8 @@ def _part(place: Path, name: str) -> np.ndarray:
 
 
 def _from_npz(place: Path, name: str) -> np.ndarray:
-    with np.load(place, allow_pickle=False) as arrays:
+    # numpy leaves a file open that it could not read.
+    with place.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return arrays[name]
 
 
