@@ -1,6 +1,6 @@
 """A density to reach with the optimizers of cooper: the expectation carries the gradient, what is kept moves the multiplier.
 
-Needs ``pip install cooper-optim scikit-learn tqdm``. Without that package, ``l0func.lagrangian`` does the same as a pure function.
+Needs ``pip install cooper-optim scikit-learn tqdm``. Without cooper, ``l0func.lagrangian`` does the same as a pure function.
 """
 
 from __future__ import annotations
