@@ -40,8 +40,8 @@ def mnist(path: str | os.PathLike[str] | None = None) -> tuple[Tensor, Tensor, T
         ValueError: What is there is truncated, or is not MNIST.
     """
     place = _place(path)
-    parts = [_part(place, name) for name in PARTS]
-    return tuple(_tensor(part) for part in parts)  # type: ignore[return-value]
+    x, y, x_test, y_test = (_tensor(_part(place, name)) for name in PARTS)
+    return x, y, x_test, y_test
 
 
 def _place(path: str | os.PathLike[str] | None) -> Path:
