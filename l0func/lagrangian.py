@@ -59,8 +59,8 @@ def lagrangian(
     counts: MacCounts | None = None,
     estimator: Estimator = "louizos",
     equality: bool = False,
-    lr: float = 3e-2,
-    damping: float = 3.0,
+    lr: float = 1e-3,
+    damping: float = 0.03,
     warmup: int = 0,
     restart: bool = True,
 ) -> Lagrangian:
@@ -69,10 +69,12 @@ def lagrangian(
     For each constraint, with :math:`d(z)` the share of the dense network that test-time gates keep and :math:`c` its target,
 
     .. math::
-        \text{penalty} = \max(0, \mu + \rho g)\, (E[d] - c), \quad g = d(\hat z) - c, \quad \mu \leftarrow \max(0, \mu + \eta g)
+        \text{penalty} = \max(0, \mu + \rho g)\, (E[d] / c - 1), \quad g = d(\hat z) / c - 1,
+        \quad \mu \leftarrow \max(0, \mu + \eta g)
 
     The gates follow the gradient of the expectation; the multiplier answers to what is realised, so that what was asked for
-    is what is kept. Without the maxima for ``equality=True``.
+    is what is kept. Excesses are relative to the target, so that 2 % is reached as soon as 20 %. Without the maxima for
+    ``equality=True``.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter et al. (2019),
     arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for the dual); :math:`\rho` makes it a
@@ -86,8 +88,8 @@ def lagrangian(
         counts: What :func:`l0func.count_macs` returned, for ``measure="macs"``.
         estimator: The test-time gates that the realised share is of: ``"louizos"``, ``"median"`` or ``"count"``.
         equality: Whether to hold the share at the target from both sides, rather than at most there.
-        lr: :math:`\eta`, loss per unit of share and step. A multiplier needs about ``multiplier / (lr * violation)`` steps.
-        damping: :math:`\rho`, loss per unit of share: an answer without delay, which keeps the multiplier from overshooting.
+        lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative excess)`` steps.
+        damping: :math:`\rho`, in units of the loss: an answer without delay, which keeps the multiplier from overshooting.
         warmup: Updates over which the target falls linearly from 1 to its value.
         restart: Whether the multiplier of a constraint that holds starts again from 0; only without ``equality``.
 
@@ -128,13 +130,13 @@ def lagrangian(
 
     def penalty(state: LagrangianState, gates: Tree, /) -> Tensor:
         named = check_gates(gates, spec)
-        price = (state.multiplier + damping * state.violation).clamp(min=lowest)
+        price = (state.multiplier + damping * state.violation / state.target).clamp(min=lowest)
         expected = share({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates})
-        return (price.detach() * (expected - state.target)).sum()
+        return (price.detach() * (expected / state.target - 1)).sum()
 
     def update(state: LagrangianState, gates: Tree, /) -> LagrangianState:
         excess = violation(state, check_gates(gates, spec)).detach()
-        multiplier = (state.multiplier + lr * excess).clamp(min=lowest)
+        multiplier = (state.multiplier + lr * excess / state.target).clamp(min=lowest)
         if restart and not equality:
             multiplier = torch.where(excess <= 0, 0.0, multiplier)
         return LagrangianState(state.step + 1, state.target, multiplier, excess)

@@ -164,18 +164,18 @@ def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
     tree.check_names(counts.uses.keys() & parameters.keys(), counts.uses, "The spec, unlike the counts,")
     total = next(iter(opens.values())).new_zeros(()) if opens else torch.zeros(())
     for path, uses in counts.uses.items():
-        total = total + _of_parameter(opens, parameters[path], uses)
+        total = total + _of_parameter(opens, parameters[path], uses).to(total)
     for product in counts.products:
         total = total + product.macs * _together(opens, product.slices, parameters)
     return total
 
 
-def _of_parameter(opens: Gates, p: Parameter, uses: Tensor) -> Tensor | float:
+def _of_parameter(opens: Gates, p: Parameter, uses: Tensor) -> Tensor:
     if not p.bindings:
-        return float(uses.expand(p.shape).sum())
+        return uses.expand(p.shape).sum()
     probability = p.lay_out(opens, owned=True)
     if uses.dim() == 0:
-        return probability.sum() * (p.size / max(probability.numel(), 1) * float(uses))
+        return probability.sum() * (p.size / max(probability.numel(), 1)) * uses.to(probability)
     return (probability * uses.to(probability)).sum()
 
 

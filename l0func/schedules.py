@@ -1,4 +1,9 @@
-"""Numbers that change as training goes on, as functions of the step; for λ, learning rates and temperatures."""
+"""Numbers that change as training goes on, as functions of the step.
+
+A learning rate takes its schedule as a setting of :func:`l0func.optimizer`. λ is an input of the step: ``lam(state.step)``. A
+temperature belongs to the spec and a step is built for it: schedule it in :func:`pieces`, and build one step for each value
+from ``spec.with_distribution(HardConcrete(temperature))``; the state goes from one to the next.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -163,6 +163,23 @@ class GateSpec:
     def gated(self) -> Iterator[Parameter]:
         """The parameters behind at least one gate, multiplied or owned."""
         return (p for p in self.parameters if p.bindings)
+
+    def with_distribution(self, distribution: GateDistribution | Mapping[str, GateDistribution]) -> GateSpec:
+        """The same gates under another distribution, such as the next temperature of a schedule.
+
+        Args:
+            distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate names.
+
+        Returns:
+            A spec of the same gate names and shapes, for the same gates.
+
+        Raises:
+            TypeError: It is no distribution.
+            ValueError: A pattern matches no gate, or a gate no pattern.
+        """
+        _check_kinds(None, None, distribution)
+        chosen = tree.per_path(distribution, [gate.name for gate in self.gates], "a distribution", "gate")
+        return replace(self, gates=tuple(replace(gate, distribution=chosen[gate.name]) for gate in self.gates))
 
     def to_json(self) -> str:
         """The spec as text, for :meth:`from_json`."""

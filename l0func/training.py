@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ def training(
     control: Lagrangian | None = None,
     average: float = 0.0,
     in_dims: Sequence[int | None] | None = None,
+    chunk_size: int | None = None,
     compile: bool = False,
     donate: bool = False,
 ) -> Training:
@@ -51,6 +53,8 @@ def training(
         average: :math:`\beta` of the averages of params and gates, in [0, 1); 0 keeps none.
         in_dims: For a sweep: where the members are in each input, None for one that all share. The leaves of the state,
             but for ``step``, are stacks then, see :func:`stack`.
+        chunk_size: Members of a sweep to compute at once; None is all. Memory falls with it. Convolutions over mapped
+            weights are grouped ones, which a CPU may do more slowly than one after another.
         compile: Whether ``torch.compile`` sees the gradient.
         donate: Whether a step may write into the state that it is given, which is used up then.
 
@@ -58,7 +62,8 @@ def training(
         ``init(key, params, gates, buffers)`` and ``step(state, *inputs)``.
 
     Raises:
-        ValueError: The optimizer of the gates has weight decay; ``average`` is outside [0, 1).
+        ValueError: The optimizer of the gates has weight decay; ``average`` is outside [0, 1); ``chunk_size`` is not
+            positive, or there is no sweep to take it from.
     """
     if gates.decays:
         raise ValueError(
@@ -67,6 +72,11 @@ def training(
         )
     if not 0.0 <= average < 1.0:
         raise ValueError(f"The average's decay is in [0, 1), and 0 keeps no average; got {average}.")
+    if chunk_size is not None and (in_dims is None or operator.index(chunk_size) < 1):
+        raise ValueError(
+            f"chunk_size is a number of members of a sweep, at least 1, and goes with in_dims; got {chunk_size} and in_dims "
+            f"{in_dims}. None computes all members at once."
+        )
 
     def objective(trained: tuple[Tree, Tree], buffers: Tree, key: Tensor, held: Any, *inputs: Any) -> Any:
         result: Any = loss(*trained, buffers, key, *inputs)
@@ -79,6 +89,8 @@ def training(
         slopes = torch.vmap(slopes, (0, 0, 0, 0, *in_dims))
     if compile:
         slopes = untyped.compile(slopes, fullgraph=True)
+    if chunk_size is not None:
+        slopes = _in_chunks(slopes, (0, 0, 0, 0, *(in_dims or ())), chunk_size)
 
     def init(key: Tensor, weights: Tree, log_alpha: Tree, buffers: Tree, /) -> TrainState:
         random.check_key(key)
@@ -110,6 +122,23 @@ def training(
         return following._replace(averages=averages, control=held or None), value.detach()
 
     return Training(init, step)
+
+
+def _in_chunks(mapped: Callable[..., Any], dims: tuple[int | None, ...], size: int) -> Callable[..., Any]:
+    """A mapped function over ``size`` members at a time."""
+
+    # Outside of what is compiled: torch.vmap's own chunks would be laid out in the graph, one after another.
+    def chunks(*arguments: Any) -> Any:
+        parts = tree.axed(arguments, dims, "in_dims")
+        members = next(x.shape[d] for x, d in parts.mapped())
+        found: list[Any] = []
+        for start in range(0, members, size):
+            some = [x.narrow(d, start, min(size, members - start)) for x, d in parts.mapped()]
+            found.append(mapped(*parts.rebuilt(some)))
+        named = [tree.leaves(of, "a chunk") for of in found]
+        return tree.rebuild(found[0], {path: torch.cat([of[path] for of in named]) for path in named[0]})
+
+    return chunks
 
 
 def _copied(leaves: Tree) -> Tree:

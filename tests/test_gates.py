@@ -307,6 +307,18 @@ def test_a_spec_is_a_value_that_survives_json(name):
     assert all(p.path in str(spec) for p in spec.parameters)
 
 
+def test_a_spec_with_another_distribution_is_the_spec_built_with_it():
+    params = {"a": torch.ones(2, 3), "b": torch.ones(4)}
+    spec, colder = l0.gate_spec(params), l0.HardConcrete(0.3)
+    assert spec.with_distribution(colder) == l0.gate_spec(params, distribution=colder)
+    mixed = {"a": colder, "*": l0.HardKuma()}
+    assert spec.with_distribution(mixed) == l0.gate_spec(params, distribution=mixed)
+    with pytest.raises(ValueError, match="No pattern gives a distribution to the gate 'b'"):
+        spec.with_distribution({"a": colder})
+    with pytest.raises(TypeError, match="distribution"):
+        spec.with_distribution(0.3)
+
+
 def test_buffers_are_owned_and_cost_nothing():
     bn = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
     _, params, buffers = l0.make_functional(bn)

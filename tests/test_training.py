@@ -120,6 +120,35 @@ def test_members_of_a_sweep_are_the_single_runs(net, compile):
         assert_close(l0.tree.leaves(member), l0.tree.leaves(single), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 5])
+def test_members_computed_some_at_a_time_are_those_computed_at_once(net, chunk_size):
+    lams, inputs = torch.tensor([1e-4, 1e-3, 1e-2]), torch.stack([X, X + 1, X - 1], dim=1)
+    states = l0.stack([start(of(net), net, i) for i in range(3)])
+    whole = trained(of(net, in_dims=(1, None, 0)), states, 3, inputs, Y, lams)
+    chunks = trained(of(net, in_dims=(1, None, 0), chunk_size=chunk_size), states, 3, inputs, Y, lams)
+    assert_close(l0.tree.leaves(chunks), l0.tree.leaves(whole), rtol=1e-5, atol=1e-6)
+
+
+def test_running_statistics_of_a_sweep_in_chunks_are_each_members_own():
+    torch.manual_seed(0)
+    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    spec = l0.gate_spec(params, {"*.weight": l0.element()})
+    rows, control = l0.per_example(l0.gated(fn, spec)), l0.lagrangian(spec, 0.8)
+
+    def loss(params, gates, buffers, key, x, y):
+        output, updated = rows.with_buffers(params, gates, buffers, l0.random.split(key, len(x)), x)
+        return F.cross_entropy(output, y), updated
+
+    adam = l0.optimizer(ADAM, lr=0.01)
+    single = l0.training(loss, adam, adam, control=control)
+    sweep = l0.training(loss, adam, adam, control=control, in_dims=(None, None), chunk_size=2)
+    gates = l0.init_gates(l0.random.key(1), spec)
+    starts = [single.init(l0.random.key(seed), params, gates, buffers) for seed in range(3)]
+    together = l0.unstack(trained(sweep, l0.stack(starts), 3, X, Y))
+    for member, own in zip(together, starts, strict=True):
+        assert_close(l0.tree.leaves(member), l0.tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_member_that_diverges_is_named_and_touches_no_other(net):
     training = of(net)
     sweep = of(net, in_dims=(None, None, 0))
@@ -154,6 +183,35 @@ def test_settings_follow_their_schedule():
     assert_close(w, {"w": torch.full((2,), -2.25)})
 
 
+def test_a_price_on_a_schedule_is_an_input_of_the_step(net):
+    lam, training = l0.schedules.linear(0.0, 0.4, 4), of(net)
+    state = other = start(training, net)
+    for i in range(4):
+        state, _ = training.step(state, X, Y, lam(state.step))
+        other, _ = training.step(other, X, Y, torch.tensor(0.1 * i))
+    assert_close(l0.tree.leaves(state), l0.tree.leaves(other))
+
+
+def test_a_temperature_in_pieces_takes_one_state_from_step_to_step(net):
+    fn, params, buffers, spec = net
+    temperature = l0.schedules.pieces({0: 1.0, 2: 0.25})
+    adams = l0.optimizer(ADAM, lr=0.01), l0.optimizer(ADAM, lr=0.1)
+    specs = {beta: spec.with_distribution(l0.HardConcrete(beta)) for beta in (1.0, 0.25)}
+    steps = {beta: l0.training(loss_of(fn, own), *adams) for beta, own in specs.items()}
+    state = start(steps[1.0], net)
+    leaves = [t.clone().requires_grad_() for t in (*params.values(), *state.gates.values())]
+    named = dict(zip(params, leaves, strict=False)), dict(zip(state.gates, leaves[len(params) :], strict=True))
+    theirs = ADAM([{"params": leaves[: len(params)], "lr": 0.01}, {"params": leaves[len(params) :], "lr": 0.1}])
+    for i in range(4):
+        state, _ = steps[float(temperature(state.step))].step(state, X, Y, torch.tensor(0.1))
+        theirs.zero_grad()
+        own = specs[1.0] if i < 2 else specs[0.25]
+        loss_of(fn, own)(*named, buffers, l0.random.fold_in(l0.random.key(0), i), X, Y, torch.tensor(0.1)).backward()
+        theirs.step()
+    assert_close(list(state.gates.values()), [t.detach() for t in named[1].values()])
+    assert_close(list(state.params.values()), [t.detach() for t in named[0].values()])
+
+
 def test_schedules_pass_through_their_points():
     steps = torch.arange(0, 9)
     assert_close(l0.schedules.linear(1.0, 0.0, 4, begin=2)(steps), torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]))
@@ -166,6 +224,8 @@ def test_schedules_pass_through_their_points():
     [
         (lambda net: l0.training(None, l0.optimizer(ADAM), l0.optimizer(torch.optim.AdamW)), "pulls gates to log_alpha = 0"),
         (lambda net: of(net, average=1.0), r"in \[0, 1\)"),
+        (lambda net: of(net, in_dims=(None, None, 0), chunk_size=0), "members of a sweep, at least 1"),
+        (lambda net: of(net, chunk_size=2), r"goes with in_dims; got 2"),
         (lambda net: l0.schedules.linear(0, 1, 0), "at least one step"),
         (lambda net: l0.schedules.pieces({3: 1.0}), "from step 0 on"),
         (lambda net: l0.stack([]), "at least one member"),
