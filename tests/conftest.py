@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -11,6 +13,9 @@ import l0func as l0
 def pytest_configure(config: pytest.Config) -> None:
     # The compiled kernel takes seconds for every shape; test_kernels holds it to the eager one.
     l0.use_kernel("eager")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # A worker for every core: threads of their own would only wait for each other.
+        torch.set_num_threads(1)
     config.addinivalue_line("markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1")
 
 

@@ -8,6 +8,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 place=${1:-$(mktemp -d)}
 python3 -m venv "$place"
-"$place/bin/pip" install -q "torch==2.1.2" "numpy<2" optree pytest scikit-learn matplotlib tqdm safetensors
+"$place/bin/pip" install -q "torch==2.1.2" "numpy<2" optree pytest pytest-xdist scikit-learn matplotlib tqdm safetensors
 "$place/bin/pip" install -q --no-deps -e .
 "$place/bin/pytest"

@@ -28,8 +28,8 @@ NETWORK = Network(
 )
 ROWS = (
     Row("paper", lams=(0.1, 0.1, 0.1)),
-    Row("target-10", target=0.10, gates_lr=1e-2, weight_decay=1e-4, anneal=True, epochs=100, warmup=6000),
-    Row("target-7.59", target=0.0759, gates_lr=1e-2, anneal=True, epochs=100, warmup=6000),
+    Row("target-10", target=0.10, gates_lr=1e-2, weight_decay=5e-5, anneal=True, warmup=6000),
+    Row("target-7.59", target=0.0759, gates_lr=1e-2, anneal=True, epochs=100, warmup=6000, dual_lr=1.7e-4, damping=0.017),
 )
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Network(NamedTuple):
     module: Callable[[], nn.Module]
     layers: dict[str, Layer]
     shape: tuple[int, ...]
+    chunk_size: int | None = None
+    """Seeds at once; one where there are convolutions, which a CPU does slower for several."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Row:
     batch: int = 100
     average: float = 0.999
     warmup: int = 0
+    dual_lr: float = 1e-3
+    damping: float = 0.03
 
 
 class Run:
@@ -71,7 +75,8 @@ class Run:
         self.counts = l0.count_macs(self.fn, params, buffers, data[0][:1])
         self.control = None
         if row.target is not None:
-            self.control = l0.lagrangian(self.spec, {"*.weight": row.target}, warmup=row.warmup)
+            rates = {"lr": row.dual_lr, "damping": row.damping, "warmup": row.warmup}
+            self.control = l0.lagrangian(self.spec, {"*.weight": row.target}, **rates)
         rates = [row.lr, row.gates_lr]
         if row.anneal:
             # The last half falls to nothing, so that the last epoch is as good as any.
@@ -81,7 +86,8 @@ class Run:
         of_gates = l0.optimizer(torch.optim.Adam, lr=rates[1], fused=True)
         options = {"control": self.control, "average": row.average, "donate": True}
         self.single = l0.training(self.loss, of_params, of_gates, **options)
-        self.sweep = l0.training(self.loss, of_params, of_gates, **options, in_dims=(0, 0), compile=True)
+        mapped = {"in_dims": (0, 0), "chunk_size": network.chunk_size, "compile": True}
+        self.sweep = l0.training(self.loss, of_params, of_gates, **options, **mapped)
 
     def fresh(self, seed: int) -> tuple[Any, Any, Any]:
         torch.manual_seed(seed)
