@@ -19,7 +19,7 @@ from l0func.parameter import dense
 from l0func.rows import Rows
 from l0func.spec import GateSpec
 from l0func.standins import StandIns
-from l0func.transforms import compiling, mapped
+from l0func.transforms import compiling, mapped, mapped_together
 from l0func.tree import Tree
 
 Sampling = Literal["exact", "local_reparam"]
@@ -98,13 +98,18 @@ class Gated:
     ) -> Any:
         if key is None:
             masked = apply_masks(params, deterministic_masks(gates, self.spec, self.estimator))
-        elif not mapped(key):
+        elif not mapped(key) or mapped_together(key, self._gated(params)):
+            # One key for all rows: of a stack of networks the masks are as many numbers as the weights.
             self._check_one_key(key)
             masked = apply_masks(params, sample_masks(key, gates, self.spec))
         else:
             masked = self.stand_ins(key, params, gates)
         with Nested() if compiling() else nullcontext(), Keyed(key):
             return tree.map_tensors(dense, call(masked, buffers, *inputs, **kwargs))
+
+    def _gated(self, params: Tree) -> list[Tensor]:
+        tensors = tree.leaves(params)
+        return [tensors[p.path] for p in self.spec.parameters if p.multiplied and p.path in tensors]
 
     def _check_one_key(self, key: Tensor) -> None:
         random.check_key(key)

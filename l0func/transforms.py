@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -52,9 +52,22 @@ def mapped(tensor: Tensor, /) -> bool:
     if compiling():
         # The compiler follows this question and not the next.
         return functorch.is_batchedtensor(tensor)
+    return _level(tensor) > 0
+
+
+def mapped_together(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
+    """Whether the innermost vmap that holds a batch of the tensor holds one of each other; False where a compiler hides it."""
+    if compiling():
+        return False
+    level = _level(tensor)
+    return level > 0 and all(_level(other) == level for other in others)
+
+
+def _level(tensor: Tensor) -> int:
+    functorch: Any = untyped._C._functorch
     while functorch.is_gradtrackingtensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
-    return functorch.is_batchedtensor(tensor)
+    return functorch.maybe_get_level(tensor) if functorch.is_batchedtensor(tensor) else 0
 
 
 def forward_rule(rule: Callable[..., Any], /) -> Any:

@@ -149,6 +149,35 @@ def test_running_statistics_of_a_sweep_in_chunks_are_each_members_own():
         assert_close(l0.tree.leaves(member), l0.tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-4, atol=1e-5)
 
 
+def test_members_with_a_mask_each_lay_it_out_and_are_the_single_runs(net, monkeypatch):
+    fn, _, _, spec = net
+    apply = l0.gated(fn, spec)
+
+    def loss(params, gates, buffers, key, x, y):
+        return F.cross_entropy(apply(params, gates, buffers, key, x), y)
+
+    adam = l0.optimizer(ADAM, lr=0.01)
+    single, sweep = l0.training(loss, adam, adam), l0.training(loss, adam, adam, in_dims=(None, None))
+    starts = [start(single, net, i) for i in range(3)]
+    # The road for a key a row, which a stack of networks takes at several times the cost.
+    monkeypatch.setattr(apply, "stand_ins", None)
+    together = l0.unstack(trained(sweep, l0.stack(starts), 3, X, Y))
+    for member, own in zip(together, starts, strict=True):
+        assert_close(l0.tree.leaves(member), l0.tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-5, atol=1e-6)
+
+
+def test_sums_drawn_from_one_key_a_member_are_refused_as_those_of_one_key_are(net):
+    fn, _, _, spec = net
+    apply, adam = l0.gated(fn, spec, sampling="local_reparam"), l0.optimizer(ADAM, lr=0.01)
+
+    def loss(params, gates, buffers, key, x, y):
+        return F.cross_entropy(apply(params, gates, buffers, key, x), y)
+
+    states = l0.stack([start(l0.training(loss, adam, adam), net, i) for i in range(3)])
+    with pytest.raises(ValueError, match="no mask that a batch shares"):
+        l0.training(loss, adam, adam, in_dims=(None, None)).step(states, X, Y)
+
+
 def test_a_member_that_diverges_is_named_and_touches_no_other(net):
     training = of(net)
     sweep = of(net, in_dims=(None, None, 0))
