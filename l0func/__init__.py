@@ -24,6 +24,7 @@ from l0func.state import TrainState, diverged, stack, unstack
 from l0func.structure import UnitGroups, unit_groups
 from l0func.summary import summary
 from l0func.training import Training, training
+from l0func.tree import Tree
 
 __all__ = [
     "BernoulliGate",
@@ -39,6 +40,7 @@ __all__ = [
     "Optimizer",
     "TrainState",
     "Training",
+    "Tree",
     "UnitGroups",
     "apply_masks",
     "arm",

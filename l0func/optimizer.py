@@ -83,7 +83,10 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 
 
 def _at(setting: Any, step: Tensor) -> Any:
-    return float(values(setting(step))) if callable(setting) else setting
+    if not callable(setting):
+        return setting
+    value = setting(step)
+    return float(values(value)) if isinstance(value, Tensor) else value
 
 
 def _taken(t: Tensor, donate: bool) -> Tensor:

@@ -203,8 +203,9 @@ def test_running_statistics_are_part_of_the_state():
     assert trained(training, state, 3, X, Y).buffers["1.num_batches_tracked"] == 3
 
 
-def test_settings_follow_their_schedule():
-    sgd = l0.optimizer(torch.optim.SGD, lr=l0.schedules.pieces({0: 1.0, 2: 0.25}))
+@pytest.mark.parametrize("lr", [l0.schedules.pieces({0: 1.0, 2: 0.25}), lambda step: 1.0 if step < 2 else 0.25])
+def test_settings_follow_their_schedule(lr):
+    sgd = l0.optimizer(torch.optim.SGD, lr=lr)
     w, ones = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
     moments = sgd.init(w)
     for i in range(3):
