@@ -25,6 +25,8 @@ import l0func as l0
 
 Tensors = dict[str, Tensor]
 
+BATCH = 64
+
 
 class Block(nn.Module):
     def __init__(self, into: int, out: int, stride: int) -> None:
@@ -67,27 +69,30 @@ def accuracy(module: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def train(
-    apply: Callable, params: Tensors, gates: Tensors, buffers: Tensors, data: tuple, epochs: int, cost: Callable, title: str
-) -> tuple[Tensors, Tensors, Tensors, list[Tensors]]:
-    """``params, gates, buffers, history`` after Adam on the weights and, faster, on the gates."""
-    params, gates = ({name: t.clone().requires_grad_() for name, t in tree.items()} for tree in (params, gates))
-    rates = [{"params": list(params.values()), "lr": 2e-3}, {"params": list(gates.values()), "lr": 0.1}]
-    adam = torch.optim.Adam([group for group in rates if group["params"]])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, epochs, eta_min=1e-4)
+    fn: Callable, spec: l0.GateSpec, start: tuple, counts: l0.MacCounts, data: tuple, epochs: int, lam: float, title: str
+) -> tuple[l0.TrainState, list[Tensors]]:
+    """The state after Adam on the weights and, faster, on the gates; and the gates after each epoch."""
     x, y = data
-    history = []
+    steps = len(x) // BATCH
+    apply = l0.gated(fn, spec)
+
+    def loss(params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
+        mask_key, shift_key = l0.random.split(key, 2)
+        logits, buffers = apply.with_buffers(params, gates, buffers, mask_key, shifted(x, shift_key))
+        cost = lam * l0.expected_macs(gates, spec, counts) / counts.total
+        return F.cross_entropy(logits, y) + cost, buffers
+
+    rates = [l0.schedules.cosine(rate, 1e-4, epochs * steps) for rate in (2e-3, 0.1)]
+    init, step = l0.training(loss, *(l0.optimizer(torch.optim.Adam, lr=rate, fused=True) for rate in rates), donate=True)
+    order_key, draw_key = l0.random.split(l0.random.key(7), 2)
+    state, history = init(draw_key, *start), []
     for epoch in tqdm(range(epochs), desc=title, unit="epoch"):
-        key = l0.random.fold_in(l0.random.key(7), epoch)
-        order = l0.random.uniform(l0.random.fold_in(key, 0), len(x)).argsort()
-        for step, batch in enumerate(order[: len(x) // 64 * 64].split(64)):
-            draw = l0.random.split(l0.random.fold_in(key, step + 1), 2)
-            logits, buffers = apply.with_buffers(params, gates, buffers, draw[0], shifted(x[batch], draw[1]))
-            (F.cross_entropy(logits, y[batch]) + cost(gates)).backward()
-            adam.step()
-            adam.zero_grad()
-        schedule.step()
-        history.append({name: gate.detach().clone() for name, gate in gates.items()})
-    return *({name: t.detach() for name, t in tree.items()} for tree in (params, gates)), buffers, history
+        order = l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x)).argsort()
+        for batch in order[: steps * BATCH].split(BATCH):
+            state, _ = step(state, x[batch], y[batch])
+        # Copies, for the next step writes into these.
+        history.append({name: gate.clone() for name, gate in state.gates.items()})
+    return state, history
 
 
 def milliseconds(modules: list[nn.Module], x: Tensor) -> list[float]:
@@ -125,8 +130,9 @@ def table(modules: list[nn.Module], x: Tensor, y: Tensor) -> dict[str, list[floa
     return rows
 
 
-def draw(picture: str, spec: l0.GateSpec, run: tuple, small: nn.Module, points: list[tuple[float, float]]) -> None:
-    params, gates, _, history = run
+def draw(picture: str, spec: l0.GateSpec, run: tuple, points: list[tuple[float, float]]) -> None:
+    state, history, small = run
+    params, gates = state.params, state.gates
     figure = Figure(figsize=(14, 8.4), layout="constrained")
     axes = figure.subplots(2, 3)
     convs = [name for name, p in params.items() if p.dim() == 4]
@@ -149,28 +155,24 @@ def main() -> None:
     x, y, x_test, y_test = digits()
     torch.manual_seed(0)
     fn, params, buffers = l0.make_functional(resnet().train())
-    plain = l0.gated(fn, l0.gate_spec(params, {}))
-    params, _, buffers, _ = train(plain, params, {}, buffers, (x, y), chosen.epochs, lambda gates: 0.0, "dense")
+    counts = l0.count_macs(fn.eval(), params, buffers, x[:1])
+    ungated = l0.gate_spec(params, {})
+    state, _ = train(fn, ungated, (params, {}, buffers), counts, (x, y), chosen.epochs, 0.0, "dense")
+    params, buffers = state.params, state.buffers
     dense = l0.to_module(fn.eval(), params, buffers)
 
     spec = l0.gate_spec(params, groups=l0.unit_groups(dense, x[:2]), buffers=buffers)
     gates = l0.init_gates(l0.random.key(0), spec, droprate=0.2)
-    counts = l0.count_macs(fn.eval(), params, buffers, x[:1])
-    start = l0.compensate(params, gates, spec)
+    start = l0.compensate(params, gates, spec), gates, buffers
     runs, points = [], [(1.0, accuracy(dense, x_test, y_test))]
     for lam in chosen.lam:
-
-        def cost(gates: Tensors, lam: float = lam) -> Tensor:
-            return lam * l0.expected_macs(gates, spec, counts) / counts.total
-
-        runs.append(train(l0.gated(fn, spec), start, gates, buffers, (x, y), chosen.epochs, cost, f"lam {lam:g}"))
-        small = l0.to_module(*l0.compact(fn.eval(), *runs[-1][:3], spec))
+        state, history = train(fn, spec, start, counts, (x, y), chosen.epochs, lam, f"lam {lam:g}")
+        small = l0.to_module(*l0.compact(fn.eval(), state.params, state.gates, state.buffers, spec))
         kept = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in dense.parameters())
         points.append((kept, accuracy(small, x_test, y_test)))
-    run = runs[1]
-    small = l0.to_module(*l0.compact(fn.eval(), *run[:3], spec)).eval()
-    rows = table([dense.eval(), small], x_test, y_test)
-    draw(chosen.picture, spec, run, small, points)
+        runs.append((state, history, small))
+    rows = table([dense.eval(), runs[1][-1]], x_test, y_test)
+    draw(chosen.picture, spec, runs[1], points)
     print(f"\n{chosen.picture} shows what is left.")
     ratios = {name: before / after for name, (before, after) in rows.items()}
     assert ratios["multiply-adds, one image"] >= 2, ratios

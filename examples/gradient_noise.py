@@ -26,8 +26,7 @@ LAM = 1e-5
 BATCHES = (8, 32, 128, 512)
 SEEDS = 3
 
-Trees = dict[str, dict[str, Tensor]]
-Loss = Callable[[Trees, Tensor, Tensor, Tensor], Tensor]
+Tensors = dict[str, Tensor]
 
 
 class Noise(NamedTuple):
@@ -51,33 +50,33 @@ class Network:
         rows = l0.per_example(shared)
         sums = l0.per_example(l0.gated(self.fn, self.spec, sampling="local_reparam"))
 
-        def apart(run: l0.PerExample) -> Callable[..., Tensor]:
-            return lambda t, key, x: run(t["params"], t["gates"], self.buffers, l0.random.split(key, len(x)), x)
+        def apart(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            return lambda params, gates, buffers, key, x: run(params, gates, buffers, l0.random.split(key, len(x)), x)
 
         self.ways: dict[str, Callable[..., Tensor]] = {
-            "one mask a batch": lambda t, key, x: shared(t["params"], t["gates"], self.buffers, key, x),
+            "one mask a batch": shared,
             "a mask an example": apart(rows),
             "local reparameterisation": apart(sums),
         }
 
-    def start(self, seed: int) -> Trees:
-        """Weights, and gates of which half start closed."""
-        gates = l0.init_gates(l0.random.key(seed), self.spec, droprate=0.5)
-        return {"params": {name: p.detach().clone() for name, p in self.params.items()}, "gates": gates}
+    def gates(self, seed: int) -> Tensors:
+        """Gates of which half start closed."""
+        return l0.init_gates(l0.random.key(seed), self.spec, droprate=0.5)
 
-    def loss(self, way: str) -> Loss:
+    def loss(self, way: str) -> Callable[..., Tensor]:
         """Cross-entropy and penalty of a batch under masks drawn from a key."""
         outputs = self.ways[way]
 
-        def loss(trees: Trees, key: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            penalty = l0.penalty(trees["params"], trees["gates"], self.spec, lam=LAM)
-            return F.cross_entropy(outputs(trees, key, x), y) + penalty
+        def loss(params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            penalty = l0.penalty(params, gates, self.spec, lam=LAM)
+            return F.cross_entropy(outputs(params, gates, buffers, key, x), y) + penalty
 
         return loss
 
 
-def gradient_noise(network: Network, trees: Trees, x: Tensor, y: Tensor, keys: Tensor, bar: tqdm) -> dict[str, list[Noise]]:
+def gradient_noise(network: Network, x: Tensor, y: Tensor, keys: Tensor, bar: tqdm) -> dict[str, list[Noise]]:
     """For each way and each batch size the noise of the gradient, over keys, at one point and on one batch."""
+    start = network.params, network.gates(0), network.buffers
     found: dict[str, list[Noise]] = {way: [] for way in network.ways}
     for size in BATCHES:
         draws: dict[str, list[Tensor]] = {way: [] for way in network.ways}
@@ -86,9 +85,9 @@ def gradient_noise(network: Network, trees: Trees, x: Tensor, y: Tensor, keys: T
             # In turns, so that whatever slows the machine slows all of them.
             for way in network.ways:
                 begun = time.perf_counter()
-                slopes = torch.func.grad(network.loss(way))(trees, key, x[:size], y[:size])
+                slopes = torch.func.grad(network.loss(way), argnums=(0, 1))(*start, key, x[:size], y[:size])
                 times[way].append(time.perf_counter() - begun)
-                draws[way].append(torch.cat([t.flatten() for part in slopes.values() for t in part.values()]))
+                draws[way].append(torch.cat([t.flatten() for part in slopes for t in part.values()]))
                 bar.update()
         for way in network.ways:
             variance = torch.stack(draws[way]).var(0).sum().item()
@@ -100,13 +99,19 @@ class Training:
     """One way's training, which can go on for some seconds at a time."""
 
     def __init__(self, network: Network, way: str, seed: int, data: tuple[Tensor, ...]) -> None:
-        self.network, self.loss, self.data, self.seed = network, network.loss(way), data, seed
-        self.trees = network.start(seed)
-        params, gates = (list(self.trees[part].values()) for part in ("params", "gates"))
-        for leaf in (*params, *gates):
-            leaf.requires_grad_()
-        self.adam = torch.optim.Adam([{"params": params, "lr": 5e-3}, {"params": gates, "lr": 5e-2}])
-        self.step, self.seconds = 0, 0.0
+        self.network, self.data = network, data
+        loss = network.loss(way)
+
+        def of_a_batch(params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            """The loss of a random batch of 32."""
+            key, order = l0.random.split(key)
+            batch = (l0.random.uniform(order, 32) * len(x)).long()
+            return loss(params, gates, buffers, key, x[batch], y[batch])
+
+        adams = [l0.optimizer(torch.optim.Adam, lr=rate, fused=True) for rate in (5e-3, 5e-2)]
+        init, self.step = l0.training(of_a_batch, *adams, donate=True)
+        self.state = init(l0.random.key(100 + seed), network.params, network.gates(seed), network.buffers)
+        self.seconds = 0.0
         self.curve: list[tuple[float, float]] = []
 
     def run(self, seconds: float) -> None:
@@ -115,16 +120,10 @@ class Training:
         end = time.perf_counter() + seconds
         begun = time.perf_counter()
         while time.perf_counter() < end:
-            key, order = l0.random.split(l0.random.fold_in(l0.random.key(100 + self.seed), self.step))
-            batch = (l0.random.uniform(order, 32) * len(x)).long()
-            self.loss(self.trees, key, x[batch], y[batch]).backward()
-            self.adam.step()
-            self.adam.zero_grad()
-            self.step += 1
+            self.state, _ = self.step(self.state, x, y)
         self.seconds += time.perf_counter() - begun
-        with torch.no_grad():
-            pruned = l0.prune(self.trees["params"], self.trees["gates"], self.network.spec)
-            loss = F.cross_entropy(self.network.fn(pruned, self.network.buffers, x_test), y_test)
+        pruned = l0.prune(self.state.params, self.state.gates, self.network.spec)
+        loss = F.cross_entropy(self.network.fn(pruned, self.network.buffers, x_test), y_test)
         self.curve.append((self.seconds, loss.item()))
 
 
@@ -170,9 +169,7 @@ def main() -> None:
     network = Network()
     turns = 20
     with tqdm(total=len(BATCHES) * arguments.keys * len(network.ways) + turns * SEEDS * len(network.ways)) as bar:
-        noise = gradient_noise(
-            network, network.start(0), data[0], data[1], l0.random.split(l0.random.key(1), arguments.keys), bar
-        )
+        noise = gradient_noise(network, data[0], data[1], l0.random.split(l0.random.key(1), arguments.keys), bar)
         trainings = {way: [Training(network, way, seed, data) for seed in range(SEEDS)] for way in network.ways}
         for turn in range(turns):
             for seed in range(SEEDS):
@@ -185,7 +182,7 @@ def main() -> None:
     for way, found in noise.items():
         cells = "".join(f"{f'{n.variance:.3g} in {n.seconds * 1e3:.1f} ms':>20}" for n in found)
         ends = [t.curve[-1][1] for t in trainings[way]]
-        steps = round(statistics.mean(t.step for t in trainings[way]))
+        steps = round(statistics.mean(int(t.state.step) for t in trainings[way]))
         print(f"{way:26}{cells}{steps:>10,}{statistics.mean(ends):>12.4f}")
     draw(noise, {way: [t.curve for t in runs] for way, runs in trainings.items()}, arguments.picture)
     print(f"The picture is in {arguments.picture}.")

@@ -74,24 +74,24 @@ def main() -> None:
     def accuracy(outputs: Tensor) -> float:
         return (outputs.argmax(1) == y_test).float().mean().item()
 
-    leaves = [tensor.requires_grad_() for tensor in (*params.values(), *gates.values())]
-    optimizer = torch.optim.Adam([{"params": leaves[: len(params)], "lr": 5e-3}, {"params": leaves[len(params) :], "lr": 0.1}])
-    step, bar = 0, tqdm(range(EPOCHS), desc="training", unit="epoch")
+    def loss(params: l0.Tree, gates: l0.Tree, buffers: l0.Tree, key: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        outputs = rows(params, gates, buffers, l0.random.split(key, len(x)), x)
+        return F.cross_entropy(outputs, y) + l0.penalty(params, gates, spec, LAM)
+
+    adams = [l0.optimizer(torch.optim.Adam, lr=rate) for rate in (5e-3, 0.1)]
+    init, step = l0.training(loss, *adams, donate=True)
+    state = init(mask_key, params, gates, buffers)
+    bar = tqdm(range(EPOCHS), desc="training", unit="epoch")
     for epoch in bar:
         for batch in l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x_train)).argsort().split(BATCH):
-            keys = l0.random.split(l0.random.fold_in(mask_key, step), len(batch))
-            loss = F.cross_entropy(rows(params, gates, buffers, keys, x_train[batch]), y_train[batch])
-            (loss + l0.penalty(params, gates, spec, LAM)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-        density = 1 - l0.expected_sparsity(gates, spec).item()
-        bar.set_postfix(loss=f"{loss.item():.3f}", density=f"{density:.1%}")
+            state, value = step(state, x_train[batch], y_train[batch])
+        density = 1 - l0.expected_sparsity(state.gates, spec).item()
+        bar.set_postfix(loss=f"{value.item():.3f}", density=f"{density:.1%}")
 
-    with torch.no_grad():
-        pruned = l0.prune(params, gates, spec)
-        gated_accuracy = accuracy(apply(params, gates, buffers, None, x_test))
-        pruned_accuracy = accuracy(fn(pruned, buffers, x_test))
+    params, gates = state.params, state.gates
+    pruned = l0.prune(params, gates, spec)
+    gated_accuracy = accuracy(apply(params, gates, buffers, None, x_test))
+    pruned_accuracy = accuracy(fn(pruned, buffers, x_test))
     table = l0.summary(params, gates, spec)
     weights = [row for row in table.rows if row.gates]
     left = sum(row.realised_open for row in weights) / sum(row.entries for row in weights)

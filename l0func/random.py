@@ -89,17 +89,20 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
         torch.Size([2])
     """
     check_key(key)
+    number: Any = data
     if isinstance(data, Tensor):
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             raise TypeError(f"fold_in takes an integer or a tensor of an integer type; got {data.dtype}.")
-        return _fold(key, data.to(device=key.device, dtype=torch.int64))
-    data = _word(data, "fold_in takes")
+        number = values(data) if data.dim() == 0 and data.is_cpu and key.dim() == 1 else None
+        if number is None:
+            return _fold(key, data.to(device=key.device, dtype=torch.int64))
+    word = _word(number, "fold_in takes")
     stream = values(key) if key.dim() == 1 else None
     if stream is not None:
         # In Python integers a fold costs microseconds; in tensor operations, hundreds.
         seed, offset = stream
-        return torch.tensor(philox.folded(seed, offset, data), dtype=torch.int64, device=key.device)
-    return _fold(key, torch.tensor(_signed(data), dtype=torch.int64, device=key.device))
+        return torch.tensor(philox.folded(seed, offset, word), dtype=torch.int64, device=key.device)
+    return _fold(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
 
 
 def uniform(key: Tensor, shape: Shape = (), /) -> Tensor:

@@ -53,6 +53,11 @@ def test_split_is_fold_in_and_a_tensor_folds_as_a_number_does():
     folds = [random.fold_in(key, i) for i in range(6)]
     assert torch.equal(random.split(key, 6), torch.stack(folds))
     assert torch.equal(random.fold_in(key, torch.arange(6)), torch.stack(folds))
+    # One number as a tensor is read where it can be, and folds in tensor operations where a transform hides it.
+    for number in (5, -3, 2**62):
+        one = random.fold_in(key, torch.tensor(number))
+        assert torch.equal(one, random.fold_in(key, number))
+        assert torch.equal(one, torch.vmap(lambda n: random.fold_in(key, n))(torch.tensor([number]))[0])
     assert torch.equal(random.split(random.split(key, 2), 3)[1, 2], random.fold_in(folds[1], 2))
 
 

@@ -202,17 +202,24 @@ def result(run: Run, states: l0.TrainState, seconds: float) -> dict[str, Any]:
     }
 
 
+def spread(values: Sequence[float]) -> str:
+    """A share in per cent, with its interval where there are several seeds."""
+    mean, half = interval(values)
+    return f"{100 * mean:.2f} ± {100 * half:.2f} %" if len(values) > 1 else f"{100 * mean:.2f} %"
+
+
+def line(record: dict[str, Any], estimator: str) -> str:
+    """A row of the tables in README.md: units, weights, expected weights, error, multiply-adds."""
+    seeds = record["seeds"][estimator]
+    widths = "-".join(str(round(_mean(of))) for of in zip(*(seed["widths"] for seed in seeds), strict=True))
+    realised, expected, error, macs = ([of[key] for of in seeds] for key in ("realised", "expected", "error", "macs"))
+    return f"{widths} | {spread(realised)} | {100 * _mean(expected):.2f} % | {spread(error)} | {_mean(macs):,.0f}"
+
+
 def show(record: dict[str, Any]) -> str:
-    lines = [f"{record['row']['name']}: {record['row']['epochs']} epochs, {record['seconds'] / 60:.0f} min"]
-    for name, seeds in record["seeds"].items():
-        parts = {key: interval([of[key] for of in seeds]) for key in ("realised", "expected", "error", "macs")}
-        widths = [round(_mean(of)) for of in zip(*(seed["widths"] for seed in seeds), strict=True)]
-        lines.append(
-            f"  {name:8} {'-'.join(map(str, widths)):18} kept {parts['realised'][0]:.2%} ± {parts['realised'][1]:.2%} "
-            f"(expected {parts['expected'][0]:.2%}), error {parts['error'][0]:.2%} ± {parts['error'][1]:.2%}, "
-            f"MACs {parts['macs'][0]:,.0f}"
-        )
-    return "\n".join(lines)
+    row = record["row"]
+    head = f"{record['network']}, {row['name']}: {row['epochs']} epochs, {row['seeds']} seeds, {record['seconds'] / 60:.0f} min"
+    return "\n".join([head, *(f"  {name:8} {line(record, name)}" for name in record["seeds"])])
 
 
 def main(network: Network, rows: Sequence[Row], claims: dict[str, tuple[float, float]]) -> None:
