@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import reduce
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -94,7 +95,8 @@ def lagrangian(
         restart: Whether the multiplier of a constraint that holds starts again from 0; only without ``equality``.
 
     Returns:
-        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure.
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. In a sweep the members' targets may
+        differ, for they are in the state; all else is this controller's.
 
     Raises:
         TypeError: ``spec`` is not a spec.
@@ -114,21 +116,35 @@ def lagrangian(
     lowest = 0.0 if not equality else -torch.inf
 
     def share(opens: Gates) -> Tensor:
-        return torch.stack([constraint.share(opens, spec) for constraint in constraints])
+        # At least float32: entries are counted beyond what half precision holds.
+        dtype = reduce(torch.promote_types, [t.dtype for t in opens.values()], torch.float32)
+        wide = {name: t.to(dtype) for name, t in opens.items()}
+        return torch.stack([constraint.share(wide, spec) for constraint in constraints])
+
+    def check(state: LagrangianState) -> None:
+        if state.target.shape != (len(constraints),):
+            raise ValueError(
+                f"This controller has {len(constraints)} constraints and the state has targets of shape "
+                f"{tuple(state.target.shape)}: it is another controller's, or a stack, which training(in_dims=...) maps."
+            )
 
     def violation(state: LagrangianState, gates: Gates) -> Tensor:
+        check(state)
         z = deterministic_gates(gates, spec, estimator)
+        # A NaN is neither open nor closed, and a diverged network meets no target.
+        opens = {name: torch.where(gates[name].isnan(), torch.nan, (value != 0).to(value.dtype)) for name, value in z.items()}
         ramp = ((state.step + 1) / warmup).clamp(max=1.0) if warmup else 1.0
-        return share({name: (value != 0).to(value.dtype) for name, value in z.items()}) - (1 - ramp * (1 - state.target))
+        return share(opens) - (1 - ramp * (1 - state.target))
 
     def init(gates: Tree, /) -> LagrangianState:
         named = check_gates(gates, spec)
-        like = next(iter(named.values()))
-        goal = torch.tensor([constraint.target for constraint in constraints], dtype=like.dtype, device=like.device)
+        like = share(named)
+        goal = like.new_tensor([constraint.target for constraint in constraints])
         state = LagrangianState(torch.zeros((), dtype=torch.int64, device=like.device), goal, goal * 0, goal * 0)
         return state._replace(violation=violation(state, named).detach())
 
     def penalty(state: LagrangianState, gates: Tree, /) -> Tensor:
+        check(state)
         named = check_gates(gates, spec)
         price = (state.multiplier + damping * state.violation / state.target).clamp(min=lowest)
         expected = share({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates})

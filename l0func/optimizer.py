@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,7 +27,10 @@ class Optimizer(NamedTuple):
     """``update(grads, moments, leaves, step, donate=False)``: new leaves and moments."""
 
     decays: bool
-    """Whether it pulls the leaves to 0."""
+    """Whether it pulls the leaves to 0, now or by a schedule."""
+
+    by_entry: bool
+    """Whether what it remembers is a number for every entry, or a count: only then is a stack like its members."""
 
 
 def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimizer:
@@ -43,7 +47,7 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         and moments are written into and belong to the result: nothing is copied, and the arguments are used up.
 
     Raises:
-        TypeError: ``kind`` is not a class of ``torch.optim``, or does not take a setting.
+        TypeError: ``kind`` is not a class of optimizers, does not take a setting, or needs a closure or sparse gradients.
         ValueError: A setting is out of its range.
 
     Example:
@@ -57,9 +61,11 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         raise TypeError(f"kind is a class of torch.optim, such as torch.optim.Adam; got {made!r}.")
 
     def build(leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
-        return made(leaves, **{name: _at(setting, step) for name, setting in settings.items()})
+        return made(leaves, **{name: _at(name, setting, step) for name, setting in settings.items()})
 
-    defaults = build([torch.zeros(1)], torch.zeros((), dtype=torch.int64)).defaults
+    remembered, defaults = _tried(build)
+    by_entry = all(t.dim() == 0 or t.shape == PROBE for t in remembered.values())
+    decays = any(callable(settings.get(name)) or defaults.get(name, 0) for name in ("weight_decay", "lambd"))
 
     def init(leaves: Tree, /) -> Moments:
         return {path: {} for path in tree.leaves(leaves, "leaves")}
@@ -79,14 +85,37 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         kept = {path: _tensors(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
         return tree.rebuild(leaves, {path: leaf.detach() for path, leaf in taken.items()}), kept
 
-    return Optimizer(init, update, bool(defaults.get("weight_decay", 0)))
+    return Optimizer(init, update, bool(decays), by_entry)
 
 
-def _at(setting: Any, step: Tensor) -> Any:
+PROBE = (2, 3)
+
+
+def _tried(build: Callable[[list[Tensor], Tensor], torch.optim.Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What it remembers of a small matrix after a step, and its settings."""
+    leaf = torch.zeros(PROBE)
+    leaf.grad = torch.ones(PROBE)
+    torch_optimizer = build([leaf], torch.zeros((), dtype=torch.int64))
+    try:
+        torch_optimizer.step()
+    except (TypeError, RuntimeError) as error:
+        if "closure" in str(error) or "dense gradients" in str(error):
+            raise TypeError(
+                f"A pure step has dense gradients and no closure; {type(torch_optimizer).__name__} says: {error}. Use an "
+                "optimizer that works from gradients, such as torch.optim.Adam."
+            ) from None
+        # What does not run on a CPU is none of this function's business.
+    return _tensors(torch_optimizer.state[leaf]), torch_optimizer.defaults
+
+
+def _at(name: str, setting: Any, step: Tensor) -> Any:
     if not callable(setting):
         return setting
     value = setting(step)
-    return float(values(value)) if isinstance(value, Tensor) else value
+    number = values(value) if isinstance(value, Tensor) else value
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        raise ValueError(f"A schedule gives one finite number for each step; {name} is {value!r} at step {int(step)}.")
+    return number
 
 
 def _taken(t: Tensor, donate: bool) -> Tensor:

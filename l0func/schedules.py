@@ -77,7 +77,12 @@ def pieces(values: Mapping[int, float]) -> Schedule:
     starts = sorted(values)
     last = torch.tensor([values[at] for at in starts])
     bounds = torch.tensor(starts)
-    return lambda step: last[(torch.as_tensor(step).unsqueeze(-1) >= bounds).sum(-1) - 1]
+
+    def schedule(step: Tensor | int) -> Tensor:
+        at = torch.as_tensor(step).unsqueeze(-1)
+        return last.to(at.device)[((at >= bounds.to(at.device)).sum(-1) - 1).clamp(min=0)]
+
+    return schedule
 
 
 def _progress(step: Tensor | int, steps: int, begin: int) -> Tensor:

@@ -15,7 +15,7 @@ from l0func.transforms import listed
 from l0func.tree import Tree
 
 # What torch's optimizers count for all entries together.
-_COUNTS = (".step", ".mu_product")
+_COUNTS = (".step", ".mu_product", ".eta", ".mu")
 
 
 class TrainState(NamedTuple):
@@ -44,13 +44,14 @@ def stack(states: Sequence[Tree]) -> Tree:
     """Pytrees of the same structure as one, whose tensors have a dimension of members in front.
 
     Args:
-        states: Such as ``[init(key, params, gates, buffers) for key in keys]``. Of a TrainState ``step`` stays one for all.
+        states: Such as ``[init(key, params, gates, buffers) for key in keys]``. Of a TrainState ``step``, and what optimizers
+            count, stay one for all.
 
     Returns:
         One pytree.
 
     Raises:
-        ValueError: There are none, or their names or shapes differ.
+        ValueError: There are none; their names, shapes or dtypes differ; or training states are at different steps.
     """
     if not states:
         raise ValueError("A stack has at least one member; got none.")
@@ -58,14 +59,23 @@ def stack(states: Sequence[Tree]) -> Tree:
     for i, other in enumerate(named):
         tree.check_names(other, named[0], f"The stack, whose member {i} is another,")
         for path, t in other.items():
-            if t.shape != named[0][path].shape:
+            _check_alike(path, named[0][path], t, i)
+    stacked = _stacked(states[0]).keys()
+    shared = {path: t.clone() for path, t in named[0].items() if path not in stacked}
+    for path, t in shared.items():
+        for i, other in enumerate(named):
+            if not torch.equal(other[path], t):
                 raise ValueError(
-                    f"Members of a stack have the same shapes; {path!r} is {tuple(named[0][path].shape)} in member 0 and "
-                    f"{tuple(t.shape)} in member {i}."
+                    f"Members of a stack are at the same step; {path!r} is {float(t):g} in member 0 and {float(other[path]):g} "
+                    f"in member {i}. Train them to the same step, or run them apart."
                 )
-    joined = {path: torch.stack([of[path] for of in named]) for path in named[0]}
-    shared = named[0].keys() - _stacked(states[0]).keys()
-    return tree.rebuild(states[0], joined | {path: named[0][path] for path in shared})
+    return tree.rebuild(states[0], shared | {path: torch.stack([of[path] for of in named]) for path in stacked})
+
+
+def _check_alike(path: str, first: Tensor, other: Tensor, i: int) -> None:
+    for what, own, its in (("shapes", tuple(first.shape), tuple(other.shape)), ("dtypes", first.dtype, other.dtype)):
+        if own != its:
+            raise ValueError(f"Members of a stack have the same {what}; {path!r} is {own} in member 0 and {its} in member {i}.")
 
 
 def unstack(states: Tree) -> list[Tree]:
@@ -83,7 +93,9 @@ def unstack(states: Tree) -> list[Tree]:
     stacked = _stacked(states)
     count = _members(stacked)
     whole = tree.leaves(states, "a stack")
-    return [tree.rebuild(states, whole | {path: t[i] for path, t in stacked.items()}) for i in range(count)]
+    # Copies: a step that is donated a member writes into it.
+    members = ({path: (t[i] if path in stacked else t).clone() for path, t in whole.items()} for i in range(count))
+    return [tree.rebuild(states, member) for member in members]
 
 
 def diverged(states: Tree) -> list[int]:
@@ -132,12 +144,15 @@ def check_members(state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[
     """
     if len(inputs) != len(in_dims):
         raise ValueError(f"in_dims has {len(in_dims)} entries for {len(inputs)} inputs; give one for each.")
-    sizes = {"key": state.key.shape[0] if state.key.dim() == 2 else 0}
-    for name, part in (("params", state.params), ("gates", state.gates)):
-        sizes |= {f"{name}.{path}": t.shape[0] if t.dim() else 0 for path, t in tree.leaves(part, name).items()}
+    members = state.key.shape[0] if state.key.dim() == 2 else 0
+    sizes = {"key": members}
+    sizes |= {path: t.shape[0] if t.dim() else 0 for path, t in _stacked(state).items() if path != "key"}
     for i, (value, dim) in enumerate(zip(inputs, in_dims, strict=True)):
-        if dim is not None and isinstance(value, Tensor):
-            sizes[f"input {i}"] = value.shape[dim] if value.dim() else 0
+        if dim is None:
+            continue
+        for x, d in tree.axed(value, dim, f"in_dims[{i}]").mapped():
+            if sizes.get(f"input {i}", members) == members:
+                sizes[f"input {i}"] = x.shape[d]
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         odd = next((name for name, size in sizes.items() if size != sizes["key"] or size == 0))
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -62,9 +62,13 @@ def training(
         ``init(key, params, gates, buffers)`` and ``step(state, *inputs)``.
 
     Raises:
-        ValueError: The optimizer of the gates has weight decay; ``average`` is outside [0, 1); ``chunk_size`` is not
-            positive, or there is no sweep to take it from.
+        TypeError: An optimizer is not what :func:`l0func.optimizer` returned, or ``control`` not a controller; ``in_dims`` is
+            no sequence; when a step is made, the loss returned neither a scalar nor a scalar and buffers.
+        ValueError: The optimizer of the gates has weight decay; an optimizer of a sweep couples entries; ``average`` is
+            outside [0, 1); ``chunk_size`` is not positive, or there is no sweep to take it from; when a step is made, the
+            state is another training's, or the buffers that the loss returned are not those that it was given.
     """
+    _check_kinds(params, gates, control, in_dims)
     if gates.decays:
         raise ValueError(
             "Weight decay pulls gates to log_alpha = 0, half open. Give gates an optimizer with weight_decay=0, and let "
@@ -79,8 +83,9 @@ def training(
         )
 
     def objective(trained: tuple[Tree, Tree], buffers: Tree, key: Tensor, held: Any, *inputs: Any) -> Any:
-        result: Any = loss(*trained, buffers, key, *inputs)
-        value, updated = (result, buffers) if isinstance(result, Tensor) else result
+        # Containers of its own: a loss that writes into a dict must not write into the state.
+        result: Any = loss(*trained, tree.map_tensors(lambda t: t, buffers), key, *inputs)
+        value, updated = _value_and_buffers(result, buffers)
         total: Tensor = value if control is None else value + control.penalty(held, trained[1])
         return total, (value, updated)
 
@@ -102,6 +107,7 @@ def training(
         return TrainState(step, key, _copied(weights), _copied(log_alpha), _copied(buffers), moments, kept, held)
 
     def step(state: TrainState, /, *inputs: Any) -> tuple[TrainState, Tensor]:
+        _check_state(state, control, average)
         if in_dims is not None:
             check_members(state, inputs, in_dims)
         key = random.fold_in(state.key, state.step)
@@ -119,9 +125,63 @@ def training(
         if control is not None:
             held = (torch.vmap(control.update) if in_dims is not None else control.update)(held, new[1])
         following = state._replace(step=state.step + 1, params=new[0], gates=new[1], buffers=buffers, moments=moments)
-        return following._replace(averages=averages, control=held or None), value.detach()
+        return following._replace(averages=averages, control=None if control is None else held), value.detach()
 
     return Training(init, step)
+
+
+def _check_kinds(params: Any, gates: Any, control: Any, in_dims: Any) -> None:
+    for name, given in (("params", params), ("gates", gates)):
+        if not isinstance(given, Optimizer):
+            raise TypeError(
+                f"The optimizer of {name} is what l0func.optimizer returns, such as "
+                f"l0func.optimizer(torch.optim.Adam, lr=1e-3); got {given!r}."
+            )
+        if in_dims is not None and not given.by_entry:
+            raise ValueError(
+                f"The optimizer of {name} remembers sums over several entries, so that members of a stack would move each "
+                "other. Use one that works entry by entry, such as torch.optim.Adam, or train the members apart."
+            )
+    if control is not None and not isinstance(control, Lagrangian):
+        raise TypeError(f"control is what l0func.lagrangian returns; got {control!r}.")
+    if in_dims is not None and not isinstance(in_dims, Sequence):
+        raise TypeError(f"in_dims has an entry for each input, such as (0, 0, None); got {in_dims!r}.")
+
+
+def _check_state(state: Any, control: Lagrangian | None, average: float) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(f"A step takes the state that init or a step returned; got {type(state).__name__}.")
+    for what, there, wanted in (
+        ("averages", bool(state.averages), average > 0.0),
+        ("a controller's state", state.control is not None, control is not None),
+    ):
+        if there != wanted:
+            raise ValueError(
+                f"The state has {'' if there else 'no '}{what}, and this training {'keeps some' if wanted else 'has none'}: "
+                "it is another training's. Begin with this one's init, or build it with the same control and average."
+            )
+
+
+def _value_and_buffers(result: Any, buffers: Tree) -> tuple[Tensor, Tree]:
+    pair: Any = (result, buffers) if isinstance(result, Tensor) else result
+    if not (_is_pair(pair) and isinstance(pair[0], Tensor)):
+        raise TypeError(f"A loss returns a scalar tensor, or (scalar, new buffers); got {type(result).__name__}.")
+    value, updated = pair
+    if value.dim() or not value.is_floating_point():
+        raise ValueError(f"A loss is one real number; got {value.dtype} of shape {tuple(value.shape)}. Average over the batch.")
+    named, known = tree.leaves(updated, "the new buffers"), tree.leaves(buffers, "buffers")
+    tree.check_names(named, known, "What stands for the state's buffers, as the loss returned it,")
+    for path, t in named.items():
+        if t.shape != known[path].shape:
+            raise ValueError(
+                f"A buffer keeps its shape; the loss returned {path!r} of shape {tuple(t.shape)} for "
+                f"{tuple(known[path].shape)}."
+            )
+    return value, updated
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2
 
 
 def _once(objective: Callable[..., Any]) -> Callable[..., Any]:

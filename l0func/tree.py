@@ -235,10 +235,15 @@ def _place(value: Any, dims: Any, what: str, parts: Axed) -> Any:
             raise TypeError(f"Inputs and outputs of a row are pytrees of tensors and constants; got {type(value).__name__}.")
         return value
     own = [dims] * len(level.children)
-    if dims is not None and not isinstance(dims, int):
+    kind: str = type(value).__name__
+    if isinstance(dims, Mapping) and isinstance(value, Mapping):
+        by_name = {str(name): dim for name, dim in cast("Mapping[Any, Any]", dims).items()}
+        check_names(by_name, level.names, f"A {kind} that {what} is for")
+        own = [by_name[name] for name in level.names]
+    elif dims is not None and not isinstance(dims, int):
         inner = _level(dims)
         if inner is None or len(inner.children) != len(level.children):
-            raise ValueError(f"{what} {dims!r} does not fit the {len(level.children)} parts of a {type(value).__name__}.")
+            raise ValueError(f"{what} {dims!r} does not fit the {len(level.children)} parts of a {kind}.")
         own = inner.children
     return level.unflatten([_place(child, d, what, parts) for child, d in zip(level.children, own, strict=True)])
 

@@ -88,3 +88,41 @@ def test_a_truncated_or_foreign_file_is_refused(run, tmp_path):
     l0.save(path, start.params, start.gates, start.buffers, spec)
     with pytest.raises(ValueError, match=r"is read by l0func\.load"):
         l0.load_state(path, start, spec)
+
+
+def test_what_would_load_as_something_else_is_refused(run, tmp_path):
+    training, start, spec = run
+    path, state = tmp_path / "s", after(training, start, 2)
+    l0.save_state(path, state, spec)
+    colder = spec.with_distribution(l0.HardConcrete(0.3))
+    with pytest.raises(ValueError, match=r"'0\.weight' is HardConcrete\(.*there and HardConcrete\(temperature=0\.3"):
+        l0.load_state(path, start, colder)
+    wide = start._replace(params={name: t.double() for name, t in start.params.items()})
+    with pytest.raises(ValueError, match=r"as torch\.float32; this run's is torch\.float64"):
+        l0.load_state(path, wide, spec)
+    moments = {part: dict(of) for part, of in state.moments.items()}
+    moments["gates"]["0.weight"] = {}
+    l0.save_state(path, state._replace(moments=moments), spec)
+    with pytest.raises(ValueError, match="of different leaves of gates: it is not whole"):
+        l0.load_state(path, start, spec)
+    moments["gates"] = {name: {"exp_avg": torch.zeros(5, 6, 2)} for name in moments["gates"]}
+    l0.save_state(path, state._replace(moments=moments), spec)
+    with pytest.raises(ValueError, match="it is another leaf's"):
+        l0.load_state(path, start, spec)
+
+
+def test_only_a_training_state_of_the_spec_is_written(run, tmp_path):
+    _, start, spec = run
+    with pytest.raises(TypeError, match=r"See l0func\.save"):
+        l0.save_state(tmp_path / "s", {"a": torch.zeros(1)}, spec)
+    with pytest.raises(TypeError, match="A spec is what"):
+        l0.save_state(tmp_path / "s", start, None)
+    with pytest.raises(ValueError, match=r"The spec of this state"):
+        l0.save_state(tmp_path / "s", start, l0.gate_spec(start.params, {"0.weight": l0.element()}))
+    with pytest.raises(ValueError, match=r"of shape \(5,\); the state's is \(5, 6\)"):
+        l0.save_state(
+            tmp_path / "s",
+            start,
+            l0.gate_spec(start.params, {"0.weight": l0.axis(0), "2.weight": l0.axis(1), "1.weight": l0.element()}),
+        )
+    assert not list(tmp_path.iterdir())

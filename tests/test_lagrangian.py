@@ -92,6 +92,31 @@ def test_mapped_controllers_are_the_single_ones(mlp):
     )
 
 
+@pytest.mark.parametrize("estimator", ["louizos", "median", "count"])
+def test_a_diverged_network_meets_no_target(mlp, estimator):
+    _, _, _, spec, gates = mlp
+    control = l0.lagrangian(spec, 0.6, estimator=estimator)
+    assert control.init({**gates, "0.weight": gates["0.weight"] * torch.nan}).violation.isnan()
+
+
+def test_the_state_of_another_controller_is_refused(mlp):
+    _, _, _, spec, gates = mlp
+    two = l0.lagrangian(spec, {"0.weight": 0.3, "*": 0.5})
+    with pytest.raises(ValueError, match=r"2 constraints and the state has targets of shape \(1,\)"):
+        two.update(l0.lagrangian(spec, 0.5).init(gates), gates)
+    with pytest.raises(ValueError, match="2 constraints"):
+        two.penalty(l0.lagrangian(spec, 0.5).init(gates), gates)
+
+
+def test_half_precision_counts_and_learns():
+    spec = l0.gate_spec({"w": torch.zeros(300, 300)})
+    gates = {"w": torch.full((300, 300), 3.0, dtype=torch.float16)}
+    control = l0.lagrangian(spec, 0.5)
+    state = control.init(gates)
+    assert_close(state.violation, torch.tensor([0.5]))
+    assert control.update(state._replace(multiplier=torch.ones(1)), gates).multiplier > 1.0
+
+
 @pytest.mark.parametrize("target", [0.0, 1.0, 1.5, -0.1, float("nan")])
 def test_a_target_outside_its_range_is_refused(mlp, target):
     with pytest.raises(ValueError, match=r"share of the dense network in \(0, 1\)"):

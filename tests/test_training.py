@@ -203,16 +203,6 @@ def test_running_statistics_are_part_of_the_state():
     assert trained(training, state, 3, X, Y).buffers["1.num_batches_tracked"] == 3
 
 
-@pytest.mark.parametrize("lr", [l0.schedules.pieces({0: 1.0, 2: 0.25}), lambda step: 1.0 if step < 2 else 0.25])
-def test_settings_follow_their_schedule(lr):
-    sgd = l0.optimizer(torch.optim.SGD, lr=lr)
-    w, ones = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
-    moments = sgd.init(w)
-    for i in range(3):
-        w, moments = sgd.update(ones, moments, w, torch.tensor(i))
-    assert_close(w, {"w": torch.full((2,), -2.25)})
-
-
 def test_a_price_on_a_schedule_is_an_input_of_the_step(net):
     lam, training = l0.schedules.linear(0.0, 0.4, 4), of(net)
     state = other = start(training, net)
@@ -242,13 +232,6 @@ def test_a_temperature_in_pieces_takes_one_state_from_step_to_step(net):
     assert_close(list(state.params.values()), [t.detach() for t in named[0].values()])
 
 
-def test_schedules_pass_through_their_points():
-    steps = torch.arange(0, 9)
-    assert_close(l0.schedules.linear(1.0, 0.0, 4, begin=2)(steps), torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]))
-    assert_close(l0.schedules.cosine(1.0, 0.0, 4)(torch.tensor([0, 1, 2, 4])), torch.tensor([1, 0.8535534, 0.5, 0.0]))
-    assert l0.schedules.pieces({0: 3.0, 5: 4.0})(4) == 3.0
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -256,16 +239,6 @@ def test_schedules_pass_through_their_points():
         (lambda net: of(net, average=1.0), r"in \[0, 1\)"),
         (lambda net: of(net, in_dims=(None, None, 0), chunk_size=0), "members of a sweep, at least 1"),
         (lambda net: of(net, chunk_size=2), r"goes with in_dims; got 2"),
-        (lambda net: l0.schedules.linear(0, 1, 0), "at least one step"),
-        (lambda net: l0.schedules.pieces({3: 1.0}), "from step 0 on"),
-        (lambda net: l0.stack([]), "at least one member"),
-        (
-            lambda net: l0.stack([{"a": torch.ones(2)}, {"a": torch.ones(3)}]),
-            r"'a' is \(2,\) in member 0 and \(3,\) in member 1",
-        ),
-        (lambda net: l0.stack([{"a": torch.ones(2)}, {"b": torch.ones(2)}]), "whose member 1 is another, has no 'b'"),
-        (lambda net: l0.unstack({"a": torch.ones(2), "b": torch.ones(3)}), "'a' has 2 and 'b' has 3"),
-        (lambda net: l0.optimizer(ADAM, lr=-1.0), "Invalid learning rate"),
     ],
 )
 def test_what_means_nothing_is_refused(net, call, message):
@@ -273,10 +246,145 @@ def test_what_means_nothing_is_refused(net, call, message):
         call(net)
 
 
-@pytest.mark.parametrize("kind", [ADAM([torch.zeros(1)]), "Adam", nn.Linear])
-def test_an_optimizer_is_named_by_its_class(kind):
-    with pytest.raises(TypeError, match=r"class of torch\.optim"):
-        l0.optimizer(kind)
+def test_members_at_different_steps_are_no_stack(net):
+    training = of(net)
+    lam = torch.tensor(1e-3)
+    states = [trained(training, start(training, net, i), 1 + i, X, Y, lam) for i in range(2)]
+    with pytest.raises(ValueError, match=r"at the same step; 'step' is 1 in member 0 and 2 in member 1"):
+        l0.stack(states)
+
+
+def test_a_donated_member_is_its_own(net):
+    lam, sweep = torch.tensor(1e-3), of(net, in_dims=(None, None, None))
+    states = trained(sweep, l0.stack([start(of(net), net, i) for i in range(3)]), 2, X, Y, lam)
+    before = l0.tree.map_tensors(torch.clone, states)
+    wanted = [trained(of(net), member, 2, X, Y, lam) for member in l0.unstack(states)]
+    got = [trained(of(net, donate=True), member, 2, X, Y, lam) for member in l0.unstack(states)]
+    for ours, theirs in zip((*got, states), (*wanted, before), strict=True):
+        assert_close(l0.tree.leaves(ours), l0.tree.leaves(theirs), rtol=0, atol=0)
+    singles = [trained(of(net), start(of(net), net, i), 2, X, Y, lam) for i in range(2)]
+    kept = l0.tree.map_tensors(torch.clone, singles)
+    of(net, in_dims=(None, None, None), donate=True).step(l0.stack(singles), X, Y, lam)
+    assert_close(l0.tree.leaves(singles), l0.tree.leaves(kept), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_inputs_that_are_pytrees_have_as_many_members(net, chunk_size):
+    fn, _, _, spec = net
+    apply, adam = l0.gated(fn, spec), l0.optimizer(ADAM, lr=0.01)
+
+    def loss(params, gates, buffers, key, data):
+        return F.cross_entropy(apply(params, gates, {}, key, data["x"]), data["y"])
+
+    single = l0.training(loss, adam, adam)
+    sweep = l0.training(loss, adam, adam, in_dims=({"y": None, "x": 0},), chunk_size=chunk_size)
+    states = l0.stack([start(single, net, i) for i in range(3)])
+    with pytest.raises(ValueError, match=r"sweep of 3 members .* input 0 has 6"):
+        sweep.step(states, {"x": torch.stack([X] * 6), "y": Y})
+    with pytest.raises(ValueError, match=r"sweep of 3 members .* buffers\.n has 6"):
+        sweep.step(states._replace(buffers={"n": torch.zeros(6)}), {"x": torch.stack([X] * 3), "y": Y})
+
+
+def test_a_state_of_another_training_is_refused(net):
+    plain, averaging, held = of(net), of(net, average=0.9), of(net, control=l0.lagrangian(net[3], 0.6))
+    for training, other, message in (
+        (plain, averaging, "has averages, and this training has none"),
+        (averaging, plain, "has no averages, and this training keeps some"),
+        (held, plain, "has no a controller's state"),
+        (plain, held, "has a controller's state"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.step(start(other, net), X, Y, torch.tensor(1e-3))
+    with pytest.raises(TypeError, match="the state that init or a step returned; got dict"):
+        plain.step({}, X)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (lambda p, g, b, k, x: None, TypeError, "got NoneType"),
+        (lambda p, g, b, k, x: 1.0, TypeError, "got float"),
+        (lambda p, g, b, k, x: (x.sum(), {}, {}), TypeError, "got tuple"),
+        (lambda p, g, b, k, x: p["0.bias"], ValueError, r"of shape \(5,\)"),
+        (lambda p, g, b, k, x: p["0.bias"].sum().long(), ValueError, "torch.int64"),
+        (lambda p, g, b, k, x: (p["0.bias"].sum(), {"accuracy": x.sum()}), ValueError, "has no 'accuracy'"),
+        (lambda p, g, b, k, x: (p["0.bias"].sum(), {"n": x}), ValueError, r"'n' of shape \(8, 6\) for \(3,\)"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_loss_that_is_none_is_refused(net, loss, error, message, sweep):
+    adam = l0.optimizer(ADAM)
+    single = l0.training(loss, adam, adam)
+    state = single.init(l0.random.key(0), net[1], {"0.weight": torch.zeros(5, 6)}, {"n": torch.zeros(3)})
+    step = single.step
+    if sweep:
+        step, state = l0.training(loss, adam, adam, in_dims=(None,)).step, l0.stack([state] * 2)
+    with pytest.raises(error, match=message):
+        step(state, X)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_loss_that_writes_into_its_dicts_leaves_the_state_alone(net, sweep):
+    def loss(params, gates, buffers, key, x):
+        buffers["n"] = buffers["n"] + 1
+        return params["0.bias"].sum(), buffers
+
+    adam = l0.optimizer(ADAM)
+    training = single = l0.training(loss, adam, adam)
+    state = single.init(l0.random.key(0), net[1], {"0.weight": torch.zeros(5, 6)}, {"n": torch.zeros(3)})
+    if sweep:
+        training, state = l0.training(loss, adam, adam, in_dims=(None,)), l0.stack([state] * 2)
+    for _ in range(2):
+        assert (training.step(state, X)[0].buffers["n"] == 1).all()
+        assert (state.buffers["n"] == 0).all()
+
+
+def test_an_optimizer_that_couples_the_members_of_a_sweep_is_refused(net):
+    coupled = (
+        l0.optimizer(torch.optim.Adafactor)
+        if hasattr(torch.optim, "Adafactor")
+        else l0.optimizer(ADAM)._replace(by_entry=False)
+    )
+    adam = l0.optimizer(ADAM)
+    l0.training(loss_of(net[0], net[3]), coupled, adam)
+    with pytest.raises(ValueError, match="optimizer of params remembers sums over several entries"):
+        l0.training(loss_of(net[0], net[3]), coupled, adam, in_dims=(None, None, 0))
+
+
+def test_averaged_sgd_takes_a_sweep_apart(net):
+    def training(**settings):
+        asgd = l0.optimizer(torch.optim.ASGD, lr=0.01, lambd=0.0)
+        return l0.training(loss_of(net[0], net[3]), asgd, asgd, **settings)
+
+    lam, starts = torch.tensor(1e-3), [start(training(), net, i) for i in range(2)]
+    together = l0.unstack(trained(training(in_dims=(None, None, None)), l0.stack(starts), 3, X, Y, lam))
+    for member, own in zip(together, starts, strict=True):
+        assert_close(l0.tree.leaves(member), l0.tree.leaves(trained(training(), own, 3, X, Y, lam)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "decaying",
+    [
+        lambda: l0.optimizer(torch.optim.AdamW, weight_decay=l0.schedules.linear(0.0, 0.5, 10)),
+        lambda: l0.optimizer(torch.optim.ASGD),
+    ],
+)
+def test_a_decay_of_gates_by_another_name_is_refused(net, decaying):
+    with pytest.raises(ValueError, match="pulls gates to log_alpha = 0"):
+        l0.training(loss_of(net[0], net[3]), l0.optimizer(ADAM), decaying())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net: l0.training(None, ADAM, l0.optimizer(ADAM)), r"l0func\.optimizer\(torch\.optim\.Adam, lr=1e-3\); got"),
+        (lambda net: of(net, control=0.1), r"what l0func\.lagrangian returns; got 0\.1"),
+        (lambda net: of(net, in_dims=0), r"an entry for each input, such as \(0, 0, None\); got 0"),
+    ],
+)
+def test_what_is_something_else_is_refused(net, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(net)
 
 
 def test_stacks_of_different_length_are_refused(net):
