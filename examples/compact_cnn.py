@@ -83,7 +83,7 @@ def train(
         return F.cross_entropy(logits, y) + cost, buffers
 
     rates = [l0.schedules.cosine(rate, 1e-4, epochs * steps) for rate in (2e-3, 0.1)]
-    init, step = l0.training(loss, *(l0.optimizer(torch.optim.Adam, lr=rate, fused=True) for rate in rates), donate=True)
+    init, step = l0.training(loss, *(l0.optimizer(torch.optim.Adam, lr=rate) for rate in rates), donate=True)
     order_key, draw_key = l0.random.split(l0.random.key(7), 2)
     state, history = init(draw_key, *start), []
     for epoch in tqdm(range(epochs), desc=title, unit="epoch"):

@@ -108,7 +108,7 @@ class Training:
             batch = (l0.random.uniform(order, 32) * len(x)).long()
             return loss(params, gates, buffers, key, x[batch], y[batch])
 
-        adams = [l0.optimizer(torch.optim.Adam, lr=rate, fused=True) for rate in (5e-3, 5e-2)]
+        adams = [l0.optimizer(torch.optim.Adam, lr=rate) for rate in (5e-3, 5e-2)]
         init, self.step = l0.training(of_a_batch, *adams, donate=True)
         self.state = init(l0.random.key(100 + seed), network.params, network.gates(seed), network.buffers)
         self.seconds = 0.0

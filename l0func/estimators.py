@@ -23,8 +23,8 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
         E_u\bigl[(f(1[u > \sigma(-\log\alpha)]) - f(1[u < \sigma(\log\alpha)]))(u - 1/2)\bigr]
 
     unbiased, and its two evaluations, which must both be finite, share the draw, which takes most of the variance away. The
-    value, and its gradient in the parameters, are those of the first evaluation. First derivatives only. The expected L0 has its own exact gradient:
-    add :func:`l0func.penalty`.
+    value, and its gradient in the parameters, are those of the first evaluation. First derivatives only. The expected L0 has
+    its own exact gradient: add :func:`l0func.penalty`.
 
     Source: Yin & Zhou (2019), arXiv:1807.11143, Eq. 8; Li & Ji (2019), arXiv:1904.04432, for L0.
 

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+GALLERY = (ROOT / "examples" / "README.md").read_text()
 
 
 def run(*arguments: str, cwd: Path) -> str:
@@ -68,14 +69,23 @@ def test_the_seeds_tasks_hold(tmp_path):
 
 def test_the_gate_runs_the_readmes_commands_as_written():
     gate = (ROOT / ".ci" / "run").read_text()
-    tests, examples = 'pip install -e ".[dev]" && pytest', ("quickstart", "compact_cnn", "gradient_noise", "lambda_path")
+    tests = 'pip install -e ".[dev]" && pytest'
     assert f"\n{tests}\n" in README
     assert f"\n{tests}\n" in gate
-    for example in examples:
-        assert f'\npip install -e ".[dev]" && python examples/{example}.py\n' in README
-        assert f"\npython examples/{example}.py " in gate
+    shown = set(re.findall(r'\npip install -e "\.\[dev\]" && python examples/(\w+)\.py', README + GALLERY))
+    assert shown == set(re.findall(r"\npython examples/(\w+)\.py ", gate))
+    assert len(shown) == 7
 
 
-def test_every_file_that_the_readme_names_is_there():
+def test_every_file_that_a_readme_names_is_there():
     for name in re.findall(r"\(?((?:examples|tests)/[\w/]+\.\w+)", README):
         assert (ROOT / name).exists(), name
+    for folder in ("examples", "tests/bench"):
+        for name in re.findall(r"\]\(([\w./]+)\)", (ROOT / folder / "README.md").read_text()):
+            assert (ROOT / folder / name).exists(), name
+
+
+def test_a_heading_that_a_link_leads_to_is_there():
+    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in GALLERY.splitlines()}
+    for anchor in re.findall(r"examples/README\.md#([\w-]+)", README):
+        assert anchor in headings, anchor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,24 @@ def test_an_interval_is_students(runs):
     # By the table: t of two degrees of freedom at 97.5 % is 4.3027.
     assert runs.interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.3027 / 3**0.5), rel=1e-4)
     assert runs.interval([0.5]) == (0.5, 0.0)
+
+
+def test_the_readmes_tables_are_the_recorded_results(runs):
+    tables = (FOLDER.parent / "README.md").read_text()
+    records = [json.loads(file.read_text()) for file in sorted((FOLDER / "runs").rglob("result.json"))]
+    assert len(records) >= 4
+    for record in records:
+        assert f"| {runs.line(record, 'louizos')} |" in tables, runs.show(record)
+        log = (FOLDER / "runs" / record["network"] / record["row"]["name"] / "log.jsonl").read_text().splitlines()
+        assert len(log) == record["row"]["epochs"]
+        assert json.loads(log[-1])["error"] == [seed["error"] for seed in record["seeds"]["louizos"]]
+
+
+@pytest.mark.parametrize("script", ["lenet_300_100", "lenet5"])
+def test_recorded_results_are_of_the_rows_of_their_script(runs, script):
+    module = importlib.import_module(script)
+    rows = {row.name: json.loads(json.dumps(asdict(row))) for row in module.ROWS}
+    recorded = [json.loads(file.read_text()) for file in (FOLDER / "runs" / module.NETWORK.name).rglob("result.json")]
+    assert recorded
+    for record in recorded:
+        assert record["row"] == rows[record["row"]["name"]]

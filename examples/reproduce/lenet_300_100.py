@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runs import Layer, Network, Row, main
 from torch import nn
 
@@ -26,11 +28,13 @@ NETWORK = Network(
     },
     (784,),
 )
+TARGET = Row("target-10", target=0.10, gates_lr=1e-2, weight_decay=1e-4, anneal=True, epochs=100, warmup=6000, dual_lr=3e-4)
 ROWS = (
     Row("paper", lams=(0.1, 0.1, 0.1)),
-    Row("target-10", target=0.10, gates_lr=1e-2, weight_decay=5e-5, anneal=True, warmup=6000),
-    Row("target-7.59", target=0.0759, gates_lr=1e-2, anneal=True, epochs=100, warmup=6000, dual_lr=1.7e-4, damping=0.017),
+    TARGET,
+    replace(TARGET, name="target-10-5e-5", weight_decay=5e-5, dual_lr=1e-3),
+    replace(TARGET, name="target-7.59", target=0.0759, weight_decay=0.0, dual_lr=1.728e-4, damping=0.01728),
 )
 
 if __name__ == "__main__":
-    main(NETWORK, ROWS, {"target-10": (0.10, 0.0185), "target-7.59": (0.076, 0.021)})
+    main(NETWORK, ROWS, {"paper": (0.27, 0.016), "target-10": (0.10, 0.0185), "target-7.59": (0.076, 0.021)})
