@@ -88,7 +88,8 @@ def lagrangian(
         measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a share of ``counts.total``.
         counts: What :func:`l0func.count_macs` returned, for ``measure="macs"``.
         estimator: The test-time gates that the realised share is of: ``"louizos"``, ``"median"`` or ``"count"``.
-        equality: Whether to hold the share at the target from both sides, rather than at most there.
+        equality: Whether to hold the share at the target from both sides, rather than at most there. It swings around the
+            target for longer, since gates that are far closed hardly move: give it more damping, and a warm-up.
         lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative excess)`` steps.
         damping: :math:`\rho`, in units of the loss: an answer without delay, which keeps the multiplier from overshooting.
         warmup: Updates over which the target falls linearly from 1 to its value.
