@@ -153,7 +153,7 @@ def _check_state(state: Any, control: Lagrangian | None, average: float) -> None
         raise TypeError(f"A step takes the state that init or a step returned; got {type(state).__name__}.")
     for what, there, wanted in (
         ("averages", bool(state.averages), average > 0.0),
-        ("a controller's state", state.control is not None, control is not None),
+        ("controller state", state.control is not None, control is not None),
     ):
         if there != wanted:
             raise ValueError(

@@ -290,8 +290,8 @@ def test_a_state_of_another_training_is_refused(net):
     for training, other, message in (
         (plain, averaging, "has averages, and this training has none"),
         (averaging, plain, "has no averages, and this training keeps some"),
-        (held, plain, "has no a controller's state"),
-        (plain, held, "has a controller's state"),
+        (held, plain, "has no controller state"),
+        (plain, held, "has controller state"),
     ):
         with pytest.raises(ValueError, match=message):
             training.step(start(other, net), X, Y, torch.tensor(1e-3))
