@@ -11,15 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0func import costs, random, tree
-from l0func.compact import Empty, compact, to_module
+from l0func import random
+from l0func.compaction.compact import Empty, compact, to_module
+from l0func.costs import expected as costs
+from l0func.costs.summary import Summary, summary
 from l0func.distributions import HardConcrete
-from l0func.functional import PureModule, make_functional
-from l0func.gated import Gated, PerExample
-from l0func.gates import Estimator, check_estimator, check_values, init_gates
-from l0func.init import Initialiser, init_params
-from l0func.spec import GateSpec, Group, Rules, gate_spec
-from l0func.summary import Summary, summary
+from l0func.engine.gated import Gated
+from l0func.engine.per_example import PerExample
+from l0func.gates.checks import Estimator, check_estimator, check_values
+from l0func.gates.init import init_gates
+from l0func.internal import tree
+from l0func.pure.functional import PureModule, make_functional
+from l0func.pure.init_params import Initialiser, init_params
+from l0func.spec.build import Rules, gate_spec
+from l0func.spec.plan import GateSpec, Group
 
 # Two threads in one forward each must draw another key; a lock of its own would keep a module from being pickled.
 _COUNTING = threading.Lock()

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.gates import check_gates
-from l0func.spec import GateSpec
-from l0func.summary import Summary
-from l0func.transforms import listed, loose
-from l0func.tree import Tree
+from l0func.costs.summary import Summary
+from l0func.gates.checks import check_gates
+from l0func.internal.tree import Tree
+from l0func.internal.untyped import listed, loose
+from l0func.spec.plan import GateSpec
 
 Axes = Any
 """A ``matplotlib.axes.Axes``."""

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func import philox
-from l0func.transforms import compiling, untyped, values
+from l0func.internal.context import compiling, values
+from l0func.internal.untyped import untyped
+from l0func.kernels import philox
 
 __all__ = ["fold_in", "key", "normal", "split", "uniform"]
 

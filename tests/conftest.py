@@ -11,7 +11,7 @@ import l0func as l0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The compiled kernel takes seconds for every shape; test_kernels holds it to the eager one.
+    # The compiled kernel takes seconds for every shape; test_contraction holds it to the eager one.
     l0.use_kernel("eager")
     if "PYTEST_XDIST_WORKER" in os.environ:
         # A worker for every core: threads of their own would only wait for each other.

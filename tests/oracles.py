@@ -63,6 +63,9 @@ def gate_key(key: tuple[int, int], name: str) -> tuple[int, int]:
 
 # Distributions, from the definitions in their papers.
 
+# Functions of a distribution that take locations alone.
+FUNCTIONS = ("prob_nonzero", "prob_one", "mean", "second_moment", "variance", "deterministic")
+
 
 def draw(distribution: GateDistribution, u: np.ndarray, la: np.ndarray) -> np.ndarray:
     """The gate at probability u."""

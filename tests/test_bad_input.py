@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_gated import KEYS, setting
+from settings import KEYS, setting
 from torch import Tensor, nn
 from zoo import BY_NAME
 

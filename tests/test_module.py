@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_functional import close
+from comparing import close
 from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import BY_NAME, CASES, Case

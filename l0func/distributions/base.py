@@ -12,7 +12,8 @@ from torch import Tensor
 from l0func import random
 from l0func.distributions.quadrature import Rule, converged, gauss_legendre
 from l0func.distributions.smooth import smooth
-from l0func.transforms import compiling, untyped
+from l0func.internal.context import compiling
+from l0func.internal.untyped import untyped
 
 Estimator = Literal["louizos", "median", "mean"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.distributions.base import GateDistribution, differentiated
-from l0func.transforms import untyped
+from l0func.internal.untyped import untyped
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from torch import Tensor
 
 from l0func.distributions.base import GateDistribution, rectify
-from l0func.transforms import untyped
+from l0func.internal.untyped import untyped
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l0func.transforms import untyped
+from l0func.internal.untyped import untyped
 
 SIZES = (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 

@@ -1,1 +1,1 @@
-"""Products with a weight whose every entry has a gate, a mask for every row: drawn where it is used, and never kept."""
+"""Number crunching over plain arrays: Philox words, patches of images, and the choice of a backend."""

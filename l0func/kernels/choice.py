@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import Literal
 
-from l0func.transforms import compiles, compiling
+from l0func.internal.context import compiles, compiling
 
 Kernel = Literal["auto", "eager", "compiled"]
 

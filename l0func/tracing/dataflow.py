@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func import tree
+from l0func.internal import tree
+from l0func.tracing.call import Call, Followed, Rule
 from l0func.tracing.products import of_values, refuse
-from l0func.tracing.rules import Call, Followed, Rule
 from l0func.tracing.trace import State, Weight
 from l0func.tracing.units import NONE, varies
 

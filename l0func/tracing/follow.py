@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l0func import random, tree
-from l0func.answering import Answering
-from l0func.functional import PureModule
-from l0func.keyed import Keyed
-from l0func.rows import WrittenOut
+from l0func import random
+from l0func.internal import tree
+from l0func.internal.interception import Answering
+from l0func.pure.by_row import WrittenOut
+from l0func.pure.functional import PureModule
+from l0func.pure.keyed import Keyed
 from l0func.tracing import dataflow, layers, products
-from l0func.tracing.rules import Call, Followed, Rule
+from l0func.tracing.call import Call, Followed, Rule
 from l0func.tracing.steady import is_steady
 from l0func.tracing.trace import State, Trace, whole
 from l0func.tracing.units import NONE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from l0func.tracing.call import Call, Followed, Rule
 from l0func.tracing.products import joined, of_values, refuse
-from l0func.tracing.rules import Call, Followed, Rule
 from l0func.tracing.units import varies
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from l0func.tracing.rules import Call, Followed, Rule
+from l0func.internal.untyped import loose
+from l0func.tracing.call import Call, Followed, Rule
 from l0func.tracing.trace import Reader, Weight, along
 from l0func.tracing.units import NONE, varies
-from l0func.transforms import loose
 
 
 def _mm(followed: Followed, call: Call) -> None:

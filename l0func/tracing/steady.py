@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from l0func.tracing.rules import Call, Followed
+from l0func.tracing.call import Call, Followed
 
 # Functions of one value, whose settings are a module's: a number in arithmetic may be the length of the input.
 _MAPS = frozenset(

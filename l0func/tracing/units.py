@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.transforms import loose, untyped
+from l0func.internal.untyped import loose, untyped
 
 NONE = -1
 """The label of an element that belongs to no unit: a value that forward made by itself, of whatever size it took."""

@@ -1,0 +1,47 @@
+"""Exact zeros where the gates are closed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l0func.gates.checks import Estimator, Gates, check_gates, check_params, check_values
+from l0func.gates.masks import deterministic_gates
+from l0func.internal import tree
+from l0func.internal.tree import Tree
+from l0func.spec.plan import GateSpec
+
+
+def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "louizos") -> Tree:
+    """Parameters under test-time gates, with exact zeros behind the closed ones.
+
+    Args:
+        params: Parameters, flat or nested.
+        gates: ``{gate name: log_alpha}``.
+        spec: The plan.
+        estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
+
+    Returns:
+        A new pytree of the structure of ``params``: entries that open gates multiply keep their scale, and entries behind a
+        closed gate, multiplied or owned, are 0.
+
+    Raises:
+        ValueError: Params or gates do not fit the spec, or a gate location is NaN.
+    """
+    tensors, named = check_params(params, spec), check_gates(gates, spec)
+    check_values(named)
+    z = deterministic_gates(named, spec, estimator)
+    opened = open_entries(z, spec)
+    pruned = dict(tensors)
+    for p in spec.gated():
+        weight = tensors[p.path]
+        if p.multiplied:
+            weight = weight * p.lay_out(z, owned=False).to(p.dtype)
+        pruned[p.path] = torch.where(opened[p.path], weight, 0)
+    return tree.rebuild(params, pruned)
+
+
+def open_entries(z: Gates, spec: GateSpec) -> dict[str, Tensor]:
+    """For every gated parameter which entries are behind open gates only: bool, of the parameter's shape."""
+    opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
+    return {p.path: (p.lay_out(opens, owned=True) != 0).expand(p.shape) for p in spec.gated()}

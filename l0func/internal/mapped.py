@@ -1,0 +1,91 @@
+"""Pytrees with a dimension of rows or members: taken apart for a map, and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from l0func.internal.names import check_names
+from l0func.internal.tree import LEAVES, level_of
+
+
+class _Place(NamedTuple):
+    """The place of a tensor with rows along ``dim``, or without rows."""
+
+    dim: int | None
+
+
+class FlatMapped(NamedTuple):
+    """A pytree taken apart into tensors with a dimension of rows and tensors without."""
+
+    template: Any
+    tensors: list[Tensor]
+    dims: list[int]
+    unmapped: list[Tensor]
+
+    def mapped(self) -> Iterable[tuple[Tensor, int]]:
+        """The tensors with rows, each with its dimension."""
+        return zip(self.tensors, self.dims, strict=True)
+
+    def rebuilt(self, tensors: Iterable[Tensor], unmapped: Iterable[Tensor] | None = None) -> Any:
+        """The pytree with other tensors in the places of these."""
+        rows, shared = iter(tensors), iter(self.unmapped if unmapped is None else unmapped)
+        return _filled(self.template, rows, shared)
+
+
+def _filled(template: Any, rows: Iterator[Tensor], shared: Iterator[Tensor]) -> Any:
+    if isinstance(template, _Place):
+        return next(shared if template.dim is None else rows)
+    level = level_of(template)
+    return template if level is None else level.unflatten([_filled(child, rows, shared) for child in level.children])
+
+
+def flatten_mapped(value: Any, dims: Any, what: str, /) -> FlatMapped:
+    """Take a pytree apart by where its rows are.
+
+    Args:
+        value: Any pytree of tensors and constants.
+        dims: A dimension, None, or a pytree of them, a prefix of ``value``.
+        what: What to call ``dims`` in an error.
+
+    Raises:
+        ValueError: ``dims`` does not fit ``value``, or a dimension does not fit its tensor.
+        TypeError: A leaf is neither a tensor nor a constant.
+    """
+    parts = FlatMapped(None, [], [], [])
+    return parts._replace(template=_place(value, dims, what, parts))
+
+
+def _place(value: Any, dims: Any, what: str, parts: FlatMapped) -> Any:
+    if isinstance(value, Tensor):
+        return _place_tensor(value, dims, what, parts)
+    level = level_of(value)
+    if level is None:
+        if not isinstance(value, LEAVES):
+            raise TypeError(f"Inputs and outputs of a row are pytrees of tensors and constants; got {type(value).__name__}.")
+        return value
+    own = [dims] * len(level.children)
+    kind: str = type(value).__name__
+    if isinstance(dims, Mapping) and isinstance(value, Mapping):
+        by_name = {str(name): dim for name, dim in cast("Mapping[Any, Any]", dims).items()}
+        check_names(by_name, level.names, f"A {kind} that {what} is for")
+        own = [by_name[name] for name in level.names]
+    elif dims is not None and not isinstance(dims, int):
+        inner = level_of(dims)
+        if inner is None or len(inner.children) != len(level.children):
+            raise ValueError(f"{what} {dims!r} does not fit the {len(level.children)} parts of a {kind}.")
+        own = inner.children
+    return level.unflatten([_place(child, d, what, parts) for child, d in zip(level.children, own, strict=True)])
+
+
+def _place_tensor(tensor: Tensor, dim: Any, what: str, parts: FlatMapped) -> _Place:
+    if dim is None:
+        parts.unmapped.append(tensor)
+        return _Place(None)
+    if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
+        raise ValueError(f"{what} names dimension {dim!r} of a tensor of shape {tuple(tensor.shape)}.")
+    parts.tensors.append(tensor)
+    parts.dims.append(dim % tensor.dim())
+    return _Place(dim % tensor.dim())

@@ -1,0 +1,115 @@
+"""The house: every wing imports only those below it, files stay small, nothing heavy is needed."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import l0func
+
+ROOT = Path(l0func.__file__).parent
+# For each wing or room below the wings, in docs/architecture.md's order, what it may import.
+MAY_IMPORT = {
+    "internal": "",
+    "smaller": "",
+    "kernels": "internal",
+    "random": "internal kernels",
+    "distributions": "random kernels internal",
+    "pure": "random internal",
+    "tracing": "pure random internal",
+    "spec": "distributions internal",
+    "gates": "spec distributions random kernels internal",
+    "costs": "gates spec tracing pure internal",
+    "engine": "gates spec pure distributions random kernels internal",
+    "compaction": "gates spec tracing pure random internal smaller",
+    "files": "gates spec internal",
+    "train": "costs files gates spec random internal",
+}
+ROOMS = ("__init__", "module", "plot", "schedules")
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def module_of(path: Path) -> str:
+    return f"l0func.{name_of(path)}".removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """The wings that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "l0func":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(
+                (node.module or "").partition(".")[2].partition(".")[0] if (node.module or "").startswith("l0func.") else ""
+            )
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2].partition(".")[0] for alias in node.names if alias.name.startswith("l0func")}
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_wing_imports_only_what_the_table_allows(path):
+    wing = name_of(path).partition(".")[0]
+    if wing in ROOMS:
+        return
+    assert imported(path) <= {wing, *MAY_IMPORT[wing].split()}
+
+
+def test_the_table_has_no_cycle():
+    below: set[str] = set()
+    for wing, allowed in MAY_IMPORT.items():
+        assert set(allowed.split()) <= below | {wing}, wing
+        below.add(wing)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_module_is_hidden_by_a_function_of_its_name(path):
+    module = importlib.import_module(module_of(path))
+    parent, _, name = module_of(path).rpartition(".")
+    assert not parent or getattr(sys.modules[parent], name) is module
+
+
+@pytest.mark.parametrize("wing", [name for name in MAY_IMPORT if (ROOT / name).is_dir()])
+def test_every_wing_says_what_it_is_for_and_has_tests_of_its_own(wing):
+    assert (ROOT / wing / "__init__.py").read_text().startswith('"""')
+    assert list((Path(__file__).parent / wing).glob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_are_small_and_only_one_knows_optree(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    assert ("import optree" in text) == (name_of(path) == "internal.tree")
+
+
+def test_the_import_needs_torch_and_optree_only():
+    code = (
+        "import sys; sys.modules['numpy'] = None; sys.modules['matplotlib'] = None; sys.modules['sklearn'] = None\n"
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import torch, l0func as l0\n"
+        "fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))\n"
+        "spec = l0.gate_spec(params)\n"
+        "gates = l0.init_gates(l0.random.key(0), spec)\n"
+        "rows = l0.per_example(l0.gated(fn, spec))\n"
+        "print(rows(params, gates, buffers, l0.random.split(l0.random.key(1), 4), torch.ones(4, 3)).shape)\n"
+        "print(l0.random.uniform(l0.random.key(0), 3).tolist())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "torch.Size([4, 2])" in result.stdout
+    assert str(l0func.random.uniform(l0func.random.key(0), 3).tolist()) in result.stdout
+
+
+def test_every_public_name_is_documented_and_there():
+    for name in l0func.__all__:
+        assert getattr(l0func, name).__doc__, name
