@@ -1,7 +1,9 @@
-"""How much smaller and faster does a small ResNet get when its channels are gated, and what does it cost?
+"""How much smaller and faster does a small ResNet get when its channels are gated, and what does
+it cost?
 
-A ResNet learns to read handwritten digits; then every channel gets a gate, expected multiply-adds are the penalty, and what
-closes is cut out of the network. Three penalties, a few minutes on two cores; the table is about the middle one.
+A ResNet learns to read handwritten digits; then every channel gets a gate, expected multiply-adds
+are the penalty, and what closes is cut out of the network. Three penalties, a few minutes on two
+cores; the table is about the middle one.
 
     python examples/compact_cnn.py [--picture compact_cnn.png] [--epochs 60]
 """
@@ -42,9 +44,18 @@ class Block(nn.Module):
 
 
 def resnet(width: int = 48) -> nn.Module:
-    stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-    blocks = [Block(width, width, 1), Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 2 * width, 1)]
-    return nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10))
+    stem = nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
+    blocks = [
+        Block(width, width, 1),
+        Block(width, width, 1),
+        Block(width, 2 * width, 2),
+        Block(2 * width, 2 * width, 1),
+    ]
+    return nn.Sequential(
+        stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 10)
+    )
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -60,7 +71,9 @@ def shifted(x: Tensor, key: Tensor) -> Tensor:
     index = torch.arange(8)
     rows, columns = (at[0, :, None] + index), (at[1, :, None] + index)
     padded = F.pad(x, (1, 1, 1, 1), value=-1.0)
-    return padded[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
+    return padded[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]][
+        :, None
+    ]
 
 
 def accuracy(module: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -69,21 +82,36 @@ def accuracy(module: nn.Module, x: Tensor, y: Tensor) -> float:
 
 
 def train(
-    fn: Callable, spec: l0.GateSpec, start: tuple, counts: l0.MacCounts, data: tuple, epochs: int, lam: float, title: str
+    fn: Callable,
+    spec: l0.GateSpec,
+    start: tuple,
+    counts: l0.MacCounts,
+    data: tuple,
+    epochs: int,
+    lam: float,
+    title: str,
 ) -> tuple[l0.TrainState, list[Tensors]]:
-    """The state after Adam on the weights and, faster, on the gates; and the gates after each epoch."""
+    """The state after Adam on the weights and, faster, on the gates; and the gates after each
+    epoch.
+    """
     x, y = data
     steps = len(x) // BATCH
     apply = l0.gated(fn, spec)
 
-    def loss(params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensors]:
+    def loss(
+        params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensors]:
         mask_key, shift_key = l0.random.split(key, 2)
-        logits, buffers = apply.with_buffers(params, gates, buffers, mask_key, shifted(x, shift_key))
+        logits, buffers = apply.with_buffers(
+            params, gates, buffers, mask_key, shifted(x, shift_key)
+        )
         cost = lam * l0.expected_macs(gates, spec, counts) / counts.total
         return F.cross_entropy(logits, y) + cost, buffers
 
     rates = [l0.schedules.cosine(rate, 1e-4, epochs * steps) for rate in (2e-3, 0.1)]
-    init, step = l0.training(loss, *(l0.optimizer(torch.optim.Adam, lr=rate) for rate in rates), donate=True)
+    init, step = l0.training(
+        loss, *(l0.optimizer(torch.optim.Adam, lr=rate) for rate in rates), donate=True
+    )
     order_key, draw_key = l0.random.split(l0.random.key(7), 2)
     state, history = init(draw_key, *start), []
     for epoch in tqdm(range(epochs), desc=title, unit="epoch"):
@@ -136,10 +164,16 @@ def draw(picture: str, spec: l0.GateSpec, run: tuple, points: list[tuple[float, 
     figure = Figure(figsize=(14, 8.4), layout="constrained")
     axes = figure.subplots(2, 3)
     convs = [name for name, p in params.items() if p.dim() == 4]
-    l0.plot.widths({name: len(params[name]) for name in convs}, {n: len(small.get_parameter(n)) for n in convs}, axes[0, 0])
+    l0.plot.widths(
+        {name: len(params[name]) for name in convs},
+        {n: len(small.get_parameter(n)) for n in convs},
+        axes[0, 0],
+    )
     l0.plot.density(l0.summary(params, gates, spec), axes[0, 1], names=convs)
     l0.plot.filters(l0.prune(params, gates, spec)["0.0.weight"], axes[0, 2])
-    opens = [torch.cat([g.distribution.prob_nonzero(at[g.name]) for g in spec.gates]) for at in history]
+    opens = [
+        torch.cat([g.distribution.prob_nonzero(at[g.name]) for g in spec.gates]) for at in history
+    ]
     l0.plot.trajectories(range(1, len(opens) + 1), opens, axes[1, 0]).set_xlabel("epoch")
     l0.plot.open_probability(gates, spec, axes[1, 1])
     l0.plot.tradeoff({"penalties, and without": points}, axes[1, 2])
@@ -147,17 +181,27 @@ def draw(picture: str, spec: l0.GateSpec, run: tuple, points: list[tuple[float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--picture", default="compact_cnn.png")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--lam", type=float, nargs=3, default=[0.5, 3.0, 8.0], help="cost of all multiply-adds of an image")
+    parser.add_argument(
+        "--lam",
+        type=float,
+        nargs=3,
+        default=[0.5, 3.0, 8.0],
+        help="cost of all multiply-adds of an image",
+    )
     chosen = parser.parse_args()
     x, y, x_test, y_test = digits()
     torch.manual_seed(0)
     fn, params, buffers = l0.make_functional(resnet().train())
     counts = l0.count_macs(fn.eval(), params, buffers, x[:1])
     ungated = l0.gate_spec(params, {})
-    state, _ = train(fn, ungated, (params, {}, buffers), counts, (x, y), chosen.epochs, 0.0, "dense")
+    state, _ = train(
+        fn, ungated, (params, {}, buffers), counts, (x, y), chosen.epochs, 0.0, "dense"
+    )
     params, buffers = state.params, state.buffers
     dense = l0.to_module(fn.eval(), params, buffers)
 
@@ -167,8 +211,12 @@ def main() -> None:
     runs, points = [], [(1.0, accuracy(dense, x_test, y_test))]
     for lam in chosen.lam:
         state, history = train(fn, spec, start, counts, (x, y), chosen.epochs, lam, f"lam {lam:g}")
-        small = l0.to_module(*l0.compact(fn.eval(), state.params, state.gates, state.buffers, spec))
-        kept = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in dense.parameters())
+        small = l0.to_module(
+            *l0.compact(fn.eval(), state.params, state.gates, state.buffers, spec)
+        )
+        kept = sum(p.numel() for p in small.parameters()) / sum(
+            p.numel() for p in dense.parameters()
+        )
         points.append((kept, accuracy(small, x_test, y_test)))
         runs.append((state, history, small))
     rows = table([dense.eval(), runs[1][-1]], x_test, y_test)

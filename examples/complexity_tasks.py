@@ -1,4 +1,6 @@
-"""What complexity.py measures: two networks, and for each the data sets, as functions of a key to examples and labels."""
+"""What complexity.py measures: two networks, and for each the data sets, as functions of a key to
+examples and labels.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ import l0func as l0
 
 IMAGES, STRINGS, LETTERS = 300, 1024, 10
 # Controls: the same data under other names.
-SAME = {"ten, renamed": "ten digits", "ten, pixels permuted": "ten digits", "contains bbb": "contains aaa"}
+SAME = {
+    "ten, renamed": "ten digits",
+    "ten, pixels permuted": "ten digits",
+    "contains bbb": "contains aaa",
+}
 Data = tuple[Tensor, Tensor]
 Tasks = dict[str, Callable[[Tensor], Data]]
 
@@ -47,7 +53,9 @@ def drawn(key: Tensor, n: int, rows: Tensor) -> Tensor:
 
 
 def images(path: Path | None) -> Data:
-    """Images of 8×8 and their labels: scikit-learn's digits, or MNIST without its border of two, 3×3 averaged."""
+    """Images of 8×8 and their labels: scikit-learn's digits, or MNIST without its border of two,
+    3×3 averaged.
+    """
     if path is None:
         x, y = (torch.as_tensor(a) for a in load_digits(return_X_y=True))
         return x.float(), y
@@ -70,7 +78,10 @@ def image_tasks(pixels: Tensor, labels: Tensor) -> Tasks:
     def blurred(x: Tensor) -> Tensor:
         return F.avg_pool2d(x.view(-1, 1, 8, 8), 3, stride=1, padding=1).flatten(1)
 
-    pairs = {f"{a} or {b}": ((labels == a) | (labels == b)).nonzero().flatten() for a, b in ((0, 1), (3, 8), (4, 9))}
+    pairs = {
+        f"{a} or {b}": ((labels == a) | (labels == b)).nonzero().flatten()
+        for a, b in ((0, 1), (3, 8), (4, 9))
+    }
     changes = {
         "even or odd": lambda key, x, y: (x, y % 2),
         "ten digits": lambda key, x, y: (x, y),
@@ -80,7 +91,9 @@ def image_tasks(pixels: Tensor, labels: Tensor) -> Tasks:
         "ten, labels shuffled": lambda key, x, y: (x, shuffled(key, y)),
     }
     tasks = {name: partial(few, rows, changes["ten digits"]) for name, rows in pairs.items()}
-    return tasks | {name: partial(few, torch.arange(len(labels)), change) for name, change in changes.items()}
+    return tasks | {
+        name: partial(few, torch.arange(len(labels)), change) for name, change in changes.items()
+    }
 
 
 def balanced(string: str) -> bool:
@@ -89,11 +102,16 @@ def balanced(string: str) -> bool:
 
 
 def string_tasks() -> Tasks:
-    """Strings of a language, and as many others, of which half, where there are enough, are one or two letters away from it."""
+    """Strings of a language, and as many others, of which half, where there are enough, are one or
+    two letters away from it.
+    """
     strings = ["".join(letters) for letters in itertools.product("ab", repeat=LETTERS)]
-    codes = torch.tensor([[(letter == "a", letter == "b") for letter in string] for string in strings]).float()
+    codes = torch.tensor(
+        [[(letter == "a", letter == "b") for letter in string] for string in strings]
+    ).float()
     number = torch.arange(len(strings))
-    # A string's number has a bit for every letter; these are the numbers with one or two of them replaced.
+    # A string's number has a bit for every letter; these are the numbers with one or two of them
+    # replaced.
     replaced = [number ^ (1 << i | 1 << j) for i in range(LETTERS) for j in range(LETTERS)]
 
     def half(rule: Callable[[str], bool] | None, key: Tensor) -> Data:
@@ -103,7 +121,9 @@ def string_tasks() -> Tasks:
         near = ~inside & torch.stack([inside[other] for other in replaced]).any(0)
         far = ~inside & ~near
         parts = zip(keys, (2, 1, 1), (inside, near, far if far.any() else near), strict=True)
-        rows = torch.cat([drawn(k, share * STRINGS // 4, part.nonzero().flatten()) for k, share, part in parts])
+        rows = torch.cat(
+            [drawn(k, share * STRINGS // 4, part.nonzero().flatten()) for k, share, part in parts]
+        )
         return codes[rows], inside[rows].long()
 
     rules = {

@@ -1,6 +1,8 @@
-"""A density to reach with the optimizers of cooper: the expectation carries the gradient, what is kept moves the multiplier.
+"""A density to reach with the optimizers of cooper: the expectation carries the gradient, what is
+kept moves the multiplier.
 
-Needs ``pip install cooper-optim scikit-learn tqdm``. Without cooper, ``l0func.lagrangian`` does the same as a pure function.
+Needs ``pip install cooper-optim scikit-learn tqdm``. Without cooper, ``l0func.lagrangian`` does
+the same as a pure function.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class DensityTarget(cooper.ConstrainedMinimizationProblem):
         # Without the quadratic penalty the multiplier swings around the target.
         damping = cooper.penalty_coefficients.DensePenaltyCoefficient(init=torch.tensor([0.1]))
         augmented = cooper.formulations.AugmentedLagrangian
-        self.density = cooper.Constraint(cooper.ConstraintType.EQUALITY, augmented, multiplier, damping)
+        self.density = cooper.Constraint(
+            cooper.ConstraintType.EQUALITY, augmented, multiplier, damping
+        )
         self.fn, params, self.buffers = l0.make_functional(module)
         self.spec = l0.gate_spec(params, {"*.weight": l0.element()})
         gates = l0.init_gates(l0.random.key(0), self.spec, droprate=0.2)
@@ -59,7 +63,9 @@ def main() -> None:
     order = l0.random.uniform(l0.random.key(2), len(x)).argsort()
     x, y = x[order].float() / 16, y[order]
     torch.manual_seed(0)
-    problem = DensityTarget(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), options.target)
+    problem = DensityTarget(
+        nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), options.target
+    )
     weights, gates = list(problem.params.values()), list(problem.gates.values())
     primal = torch.optim.Adam([{"params": weights, "lr": 1e-2}, {"params": gates, "lr": 5e-2}])
     dual = torch.optim.SGD(problem.dual_parameters(), lr=1e-5, maximize=True)
@@ -70,9 +76,14 @@ def main() -> None:
         both.roll(compute_cmp_state_kwargs={"key": key, "x": x[rows], "y": y[rows]})
     pruned = l0.prune(problem.params, problem.gates, problem.spec)
     right = (problem.fn(pruned, problem.buffers, x[1400:]).argmax(1) == y[1400:]).float().mean()
-    print(f"target {options.target:.1%}: {problem.realised():.1%} of the weights kept, {right:.1%} of unseen digits read")
+    print(
+        f"target {options.target:.1%}: {problem.realised():.1%} of the weights kept, {right:.1%} "
+        f"of unseen digits read"
+    )
     if options.steps >= 3000:
-        assert abs(problem.realised() - options.target) <= 0.01, "within a point of what was asked for"
+        assert abs(problem.realised() - options.target) <= 0.01, (
+            "within a point of what was asked for"
+        )
 
 
 if __name__ == "__main__":

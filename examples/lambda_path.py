@@ -1,4 +1,6 @@
-"""Sixteen values of λ on the digits, trained side by side as one vmapped run: accuracy against density."""
+"""Sixteen values of λ on the digits, trained side by side as one vmapped run: accuracy against
+density.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,15 @@ class Sweep:
         self.spec = l0.gate_spec(self.params, {"*.weight": l0.element()})
         apply = l0.gated(self.fn, self.spec)
 
-        def loss(params: l0.Tree, gates: l0.Tree, buffers: l0.Tree, key: Tensor, x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
+        def loss(
+            params: l0.Tree,
+            gates: l0.Tree,
+            buffers: l0.Tree,
+            key: Tensor,
+            x: Tensor,
+            y: Tensor,
+            lam: Tensor,
+        ) -> Tensor:
             value = F.cross_entropy(apply(params, gates, buffers, key, x), y)
             return value + lam * l0.expected_l0(gates, self.spec)
 
@@ -88,12 +98,23 @@ def batch(step: int) -> Tensor:
 def draw(points: list[tuple[float, float]], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     # Where λ closed everything there is no point on a logarithmic axis.
-    shown = [(*point, lam) for point, lam in zip(points, LAMS.log10().tolist(), strict=True) if point[0] > 0]
+    shown = [
+        (*point, lam)
+        for point, lam in zip(points, LAMS.log10().tolist(), strict=True)
+        if point[0] > 0
+    ]
     density, accuracy, colour = zip(*shown, strict=True)
     axes.plot(density, accuracy, color="0.8", zorder=0)
     dots = axes.scatter(density, accuracy, c=colour, cmap="viridis")
-    axes.set(xscale="log", xlabel="weights left", ylabel="accuracy on unseen digits", ylim=(min(accuracy) - 0.02, 1.0))
-    axes.set_title(f"{len(points)} values of λ, one run; {len(points) - len(shown)} closed every gate")
+    axes.set(
+        xscale="log",
+        xlabel="weights left",
+        ylabel="accuracy on unseen digits",
+        ylim=(min(accuracy) - 0.02, 1.0),
+    )
+    axes.set_title(
+        f"{len(points)} values of λ, one run; {len(points) - len(shown)} closed every gate"
+    )
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     for axis in (axes.xaxis, axes.yaxis):

@@ -1,7 +1,8 @@
 """How few weights does a network need to read handwritten digits?
 
-Trains an MLP 64-300-100-10 on scikit-learn's digits with a learned gate on every weight, an independent mask for every
-example, prunes it, and draws which pixels the surviving first-layer weights still look at.
+Trains an MLP 64-300-100-10 on scikit-learn's digits with a learned gate on every weight, an
+independent mask for every example, prunes it, and draws which pixels the surviving first-layer
+weights still look at.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ EPOCHS, BATCH, LAM = 18, 32, 1.5e-5
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pixels in [0, 1] and labels: train pixels, test pixels, train labels, test labels."""
     pixels, labels = load_digits(return_X_y=True)
-    parts = train_test_split(pixels.astype("float32") / 16, labels, test_size=0.2, random_state=0, stratify=labels)
+    parts = train_test_split(
+        pixels.astype("float32") / 16, labels, test_size=0.2, random_state=0, stratify=labels
+    )
     x_train, x_test, y_train, y_test = map(torch.as_tensor, parts)
     return x_train, x_test, y_train, y_test
 
@@ -47,22 +50,36 @@ def draw(first_layer: Tensor, x: Tensor, accuracy: float, density: float, path: 
         figure.colorbar(shown, ax=axis, shrink=0.8)
         axis.set(title=title, xticks=[], yticks=[])
     for (row, column), count in zip(
-        torch.cartesian_prod(torch.arange(8), torch.arange(8)).tolist(), looks.flatten(), strict=True
+        torch.cartesian_prod(torch.arange(8), torch.arange(8)).tolist(),
+        looks.flatten(),
+        strict=True,
     ):
         bright = count > 0.6 * looks.max()
-        axes[1].text(column, row, int(count), ha="center", va="center", fontsize=7, color="black" if bright else "white")
+        axes[1].text(
+            column,
+            row,
+            int(count),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="black" if bright else "white",
+        )
     figure.suptitle(f"{density:.1%} of the weights are left, {accuracy:.1%} of test digits read")
     figure.savefig(path, dpi=140)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, default=Path("quickstart.png"), help="where the picture goes")
+    parser.add_argument(
+        "--picture", type=Path, default=Path("quickstart.png"), help="where the picture goes"
+    )
     picture = parser.parse_args().picture
     start = time.perf_counter()
     x_train, x_test, y_train, y_test = digits()
     torch.manual_seed(0)
-    mlp = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+    mlp = nn.Sequential(
+        nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
 
     fn, params, buffers = l0.make_functional(mlp)
     spec = l0.gate_spec(params, {"*.weight": l0.element(), "*.bias": None})
@@ -74,7 +91,9 @@ def main() -> None:
     def accuracy(outputs: Tensor) -> float:
         return (outputs.argmax(1) == y_test).float().mean().item()
 
-    def loss(params: l0.Tree, gates: l0.Tree, buffers: l0.Tree, key: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def loss(
+        params: l0.Tree, gates: l0.Tree, buffers: l0.Tree, key: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
         outputs = rows(params, gates, buffers, l0.random.split(key, len(x)), x)
         return F.cross_entropy(outputs, y) + l0.penalty(params, gates, spec, LAM)
 
@@ -83,7 +102,11 @@ def main() -> None:
     state = init(mask_key, params, gates, buffers)
     bar = tqdm(range(EPOCHS), desc="training", unit="epoch")
     for epoch in bar:
-        for batch in l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x_train)).argsort().split(BATCH):
+        for batch in (
+            l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x_train))
+            .argsort()
+            .split(BATCH)
+        ):
             state, value = step(state, x_train[batch], y_train[batch])
         density = 1 - l0.expected_sparsity(state.gates, spec).item()
         bar.set_postfix(loss=f"{value.item():.3f}", density=f"{density:.1%}")

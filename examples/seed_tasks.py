@@ -1,7 +1,8 @@
 """How many weights does a task need?
 
-Four small tasks, a gate on every weight, nothing but L0Module and torch.optim: a linear layer learns to keep one input,
-all inputs, or the identity; an LSTM learns the strings aⁿbᵐ. What is left open at the end measures the task.
+Four small tasks, a gate on every weight, nothing but L0Module and torch.optim: a linear layer
+learns to keep one input, all inputs, or the identity; an LSTM learns the strings aⁿbᵐ. What is
+left open at the end measures the task.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class NextSymbol(nn.Module):
         return self.out(self.lstm(F.one_hot(symbols, 4).float())[0])
 
 
-def linear(target: Callable[[Tensor], Tensor]) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
+def linear(
+    target: Callable[[Tensor], Tensor],
+) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
     """Batches of normal inputs and what a linear layer should make of them."""
 
     def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -56,7 +59,9 @@ def linear(target: Callable[[Tensor], Tensor]) -> Callable[[torch.Generator], tu
 
 
 def string(generator: torch.Generator) -> Iterator[int]:
-    """aⁿbᵐ with n and m geometric, at least 1: after every a, and after every b, another with probability STAY."""
+    """aⁿbᵐ with n and m geometric, at least 1: after every a, and after every b, another with
+    probability STAY.
+    """
     yield START
     for symbol in (A, B):
         yield symbol
@@ -82,8 +87,11 @@ def next_symbol_loss(logits: Tensor, target: Tensor) -> Tensor:
 def entropy() -> float:
     """The least that next_symbol_loss can be: nats for a symbol of a padded string."""
     choice = -(STAY * math.log(STAY) + (1 - STAY) * math.log(1 - STAY))
-    # Position t is inside a string, where the next symbol is a choice, while fewer than two of t - 1 choices ended a run.
-    inside = [STAY ** (t - 1) + (t - 1) * (1 - STAY) * STAY ** max(t - 2, 0) for t in range(1, LONGEST)]
+    # Position t is inside a string, where the next symbol is a choice, while fewer than two of t -
+    # 1 choices ended a run.
+    inside = [
+        STAY ** (t - 1) + (t - 1) * (1 - STAY) * STAY ** max(t - 2, 0) for t in range(1, LONGEST)
+    ]
     return choice * sum(inside) / LONGEST
 
 
@@ -91,7 +99,10 @@ def train(task: Task) -> tuple[l0.L0Module, float]:
     """The trained network and the mean loss of its fixed gates on fresh data."""
     torch.manual_seed(0)
     net = l0.L0Module(task.module, task.lam, droprate_init=0.2, per_example=True, seed=0)
-    settings = [{"params": list(net.weights().values()), "lr": 0.02}, {"params": list(net.gates().values()), "lr": 0.05}]
+    settings = [
+        {"params": list(net.weights().values()), "lr": 0.02},
+        {"params": list(net.gates().values()), "lr": 0.05},
+    ]
     optimizer = torch.optim.Adam(settings)
     generator = torch.Generator().manual_seed(0)
     bar = tqdm(range(task.steps), desc=f"{task.name:10}")
@@ -112,7 +123,14 @@ def train(task: Task) -> tuple[l0.L0Module, float]:
 def main() -> None:
     tasks = [
         Task("one input", nn.Linear(INPUTS, 1), linear(lambda x: x[:, :1]), F.mse_loss, 1e-2, 600),
-        Task("all inputs", nn.Linear(INPUTS, 1), linear(lambda x: x.sum(1, keepdim=True)), F.mse_loss, 1e-2, 600),
+        Task(
+            "all inputs",
+            nn.Linear(INPUTS, 1),
+            linear(lambda x: x.sum(1, keepdim=True)),
+            F.mse_loss,
+            1e-2,
+            600,
+        ),
         Task("identity", nn.Linear(INPUTS, INPUTS), linear(lambda x: x), F.mse_loss, 1e-3, 600),
         Task("aⁿbᵐ", NextSymbol(), strings, next_symbol_loss, 1e-3, 800),
     ]
@@ -122,7 +140,9 @@ def main() -> None:
     for name, (_, net, loss) in results.items():
         total = net.summary().total
         needed[name] = total.realised_open
-        print(f"{name:12}{total.entries:9}{total.expected_open:10.1f}{total.realised_open:8}{loss:9.4f}")
+        print(
+            f"{name:12}{total.entries:9}{total.expected_open:10.1f}{total.realised_open:8}{loss:9.4f}"
+        )
     print(f"(the least possible loss of aⁿbᵐ is {entropy():.4f})")
     assert (needed["one input"], needed["all inputs"], needed["identity"]) == (1, INPUTS, INPUTS)
     assert all(results[name][2] < 1e-2 for name in ("one input", "all inputs", "identity"))

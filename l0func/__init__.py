@@ -3,10 +3,22 @@
 from l0func import plot, random, schedules
 from l0func.compaction.compact import compact, to_module
 from l0func.compaction.units import UnitGroups, unit_groups
-from l0func.costs.expected import expected_l0, expected_l2, expected_sparsity, penalty, squared_mean
+from l0func.costs.expected import (
+    expected_l0,
+    expected_l2,
+    expected_sparsity,
+    penalty,
+    squared_mean,
+)
 from l0func.costs.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.costs.summary import summary
-from l0func.distributions import BernoulliGate, GateDistribution, GaussianGate, HardConcrete, HardKuma
+from l0func.distributions import (
+    BernoulliGate,
+    GateDistribution,
+    GaussianGate,
+    HardConcrete,
+    HardKuma,
+)
 from l0func.engine.gated import gated
 from l0func.engine.per_example import per_example
 from l0func.files.network import load, save

@@ -26,7 +26,8 @@ from l0func.pure.init_params import Initialiser, init_params
 from l0func.spec.build import Rules, gate_spec
 from l0func.spec.plan import GateSpec, Group
 
-# Two threads in one forward each must draw another key; a lock of its own would keep a module from being pickled.
+# Two threads in one forward each must draw another key; a lock of its own would keep a module from
+# being pickled.
 _COUNTING = threading.Lock()
 _EPSILON = 1e-6
 
@@ -34,26 +35,31 @@ _EPSILON = 1e-6
 class L0Module(nn.Module):
     """A copy of a module whose weights are behind learned gates.
 
-    In training every forward draws new masks, one for the batch or one for every row; in eval mode the gates are fixed.
-    Add :meth:`regularization` to the loss. Give ``gates()`` an optimizer without weight decay and with a larger learning
-    rate than ``weights()``.
+    In training every forward draws new masks, one for the batch or one for every row; in eval mode
+    the gates are fixed. Add :meth:`regularization` to the loss. Give ``gates()`` an optimizer
+    without weight decay and with a larger learning rate than ``weights()``.
 
     Args:
         module: The module to copy; its weights are kept as they are.
-        lam: Cost of an entry, in the units of the loss: for a mean over N examples the paper's λ divided by N. A number, a
-            tensor, or ``{pattern: either}``.
-        weight_decay: Cost of half a squared weight, while its gate is open. Use no other weight decay.
+        lam: Cost of an entry, in the units of the loss: for a mean over N examples the paper's λ
+            divided by N. A number, a tensor, or ``{pattern: either}``.
+        weight_decay: Cost of half a squared weight, while its gate is open. Use no other weight
+            decay.
         droprate_init: The probability that a gate starts closed, in (0, 1).
         temperature: β of the hard concrete distribution.
         limit_a: Its lower stretch limit γ, below 0.
         limit_b: Its upper stretch limit ζ, above 1.
-        epsilon: Once kept draws away from 0 and 1. Draws are now from the open interval, so it does nothing.
-        rules: Which parameters have which gates, as for :func:`l0func.gate_spec`; ``{"pattern": None}`` excludes.
+        epsilon: Once kept draws away from 0 and 1. Draws are now from the open interval, so it
+            does nothing.
+        rules: Which parameters have which gates, as for :func:`l0func.gate_spec`; ``{"pattern":
+            None}`` excludes.
         groups: Gates over slices of several parameters, as for :func:`l0func.gate_spec`.
         init_params: New values for parameters, as for :func:`l0func.init_params`.
-        per_example: Whether every row of a batch (dimension 0 of every input) has its own masks in training.
+        per_example: Whether every row of a batch (dimension 0 of every input) has its own masks in
+            training.
         estimator: The gates of eval mode.
-        seed: What all draws follow from; None takes one from ``generator``, or from torch's global generator.
+        seed: What all draws follow from; None takes one from ``generator``, or from torch's global
+            generator.
         generator: Where a seed is taken from.
 
     Raises:
@@ -97,10 +103,14 @@ class L0Module(nn.Module):
         params, buffers = self._params(), dict(self.module.named_buffers())
         PureModule(self.module)
         distribution = HardConcrete(temperature, limit_a, limit_b)
-        self.spec = gate_spec(params, rules, groups=groups, buffers=buffers, distribution=distribution)
+        self.spec = gate_spec(
+            params, rules, groups=groups, buffers=buffers, distribution=distribution
+        )
         seeds, weights, self_key = random.split(random.key(_seed(seed, generator)), 3)
         gates = init_gates(seeds, self.spec, droprate_init, estimator=estimator)
-        self.log_alpha = nn.ParameterDict({_stored(name): nn.Parameter(value) for name, value in gates.items()})
+        self.log_alpha = nn.ParameterDict(
+            {_stored(name): nn.Parameter(value) for name, value in gates.items()}
+        )
         self.register_buffer("key", self_key)
         if init_params is not None:
             self._overwrite(params, _initialised(weights, params, init_params))
@@ -121,14 +131,18 @@ class L0Module(nn.Module):
             apply = PerExample(apply)
             key = random.split(key, _rows(inputs, kwargs))
         buffers = dict(self.module.named_buffers())
-        output, updated = apply.with_buffers(self._params(), self.gates(), buffers, key, *inputs, **kwargs)
+        output, updated = apply.with_buffers(
+            self._params(), self.gates(), buffers, key, *inputs, **kwargs
+        )
         if any(child.training for child in self.module.modules()):
             self._overwrite(buffers, updated)
         return output
 
     def regularization(self) -> Tensor:
         """The combined L0 and L2 cost, for the loss; see :func:`l0func.penalty`."""
-        return costs.penalty(self._params(), self._checked(), self.spec, self.lam, self.weight_decay)
+        return costs.penalty(
+            self._params(), self._checked(), self.spec, self.lam, self.weight_decay
+        )
 
     def count_l0(self) -> Tensor:
         """Expected number of parameters that a forward pass retains, those without gates included."""
@@ -136,7 +150,9 @@ class L0Module(nn.Module):
         return entries * (1.0 - costs.expected_sparsity(self._checked(), self.spec))
 
     def count_l2(self) -> Tensor:
-        """Expected cost of encoding the parameters: the sum of squares of their expected values after masking."""
+        """Expected cost of encoding the parameters: the sum of squares of their expected values
+        after masking.
+        """
         return costs.squared_mean(self._params(), self._checked(), self.spec)
 
     def gates(self) -> dict[str, Tensor]:
@@ -152,7 +168,8 @@ class L0Module(nn.Module):
         return summary(self._params(), self.gates(), self.spec, self.estimator)
 
     def compacted(self, example_inputs: Any = None, empty: Empty = "raise") -> nn.Module:
-        """A plain module without gates, in eval mode, with what this module's estimator keeps; see :func:`l0func.compact`.
+        """A plain module without gates, in eval mode, with what this module's estimator keeps; see
+        :func:`l0func.compact`.
 
         Args:
             example_inputs: A tensor, or a tuple of inputs: what single gates left idle goes too.
@@ -166,7 +183,14 @@ class L0Module(nn.Module):
         """
         fn, params, buffers = make_functional(self.module)
         small = compact(
-            fn.eval(), params, self.gates(), buffers, self.spec, self.estimator, example_inputs=example_inputs, empty=empty
+            fn.eval(),
+            params,
+            self.gates(),
+            buffers,
+            self.spec,
+            self.estimator,
+            example_inputs=example_inputs,
+            empty=empty,
         )
         return to_module(*small)
 
@@ -196,13 +220,18 @@ class L0Module(nn.Module):
         saved = state_dict.get(f"{prefix}_extra_state")
         if saved is not None and GateSpec.from_json(saved["spec"]) != self.spec:
             raise ValueError(
-                "The checkpoint was saved with another gate spec: the architecture, the rules or the distribution changed. "
+                "The checkpoint was saved with another gate spec: the architecture, the rules or "
+                "the distribution changed. "
                 f"It has\n{GateSpec.from_json(saved['spec'])}\nand this module\n{self.spec}"
             )
         names = {f"{prefix}log_alpha.{_stored(gate.name)}": gate.name for gate in self.spec.gates}
-        check_values({name: state_dict[stored] for stored, name in names.items() if stored in state_dict})
+        check_values(
+            {name: state_dict[stored] for stored, name in names.items() if stored in state_dict}
+        )
         parent: Any = super()
-        parent._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        parent._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def _params(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters())
@@ -232,24 +261,42 @@ def _stored(name: str) -> str:
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     if seed is not None:
         return seed
-    return int(torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, dtype=torch.int64))
+    return int(
+        torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, dtype=torch.int64)
+    )
 
 
-def _initialised(key: Tensor, params: dict[str, Tensor], rules: Mapping[str, Initialiser | None]) -> dict[str, Tensor]:
+def _initialised(
+    key: Tensor, params: dict[str, Tensor], rules: Mapping[str, Initialiser | None]
+) -> dict[str, Tensor]:
     return init_params(key, params, rules)
 
 
 def _rows(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    rows = next((x.shape[0] for _, x in tree.walk((inputs, kwargs)) if isinstance(x, Tensor) and x.dim() > 0), None)
+    rows = next(
+        (
+            x.shape[0]
+            for _, x in tree.walk((inputs, kwargs))
+            if isinstance(x, Tensor) and x.dim() > 0
+        ),
+        None,
+    )
     if rows is None:
-        raise ValueError("per_example=True gives every row of an input its own masks; no input is a tensor with rows.")
+        raise ValueError(
+            "per_example=True gives every row of an input its own masks; no input is a tensor "
+            "with rows."
+        )
     return rows
 
 
 def _check_epsilon(epsilon: float) -> None:
     if not 0.0 <= epsilon < 0.5:
-        raise ValueError(f"epsilon is a distance from 0 and 1 that draws keep, in [0, 1/2); got {epsilon}.")
+        raise ValueError(
+            f"epsilon is a distance from 0 and 1 that draws keep, in [0, 1/2); got {epsilon}."
+        )
     if epsilon != _EPSILON:
         warnings.warn(
-            "epsilon has no effect: draws are on the open interval (0, 1), never closer than 6e-8 to its ends.", stacklevel=3
+            "epsilon has no effect: draws are on the open interval (0, 1), never closer than 6e-8 "
+            "to its ends.",
+            stacklevel=3,
         )

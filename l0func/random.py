@@ -1,8 +1,10 @@
-"""Explicit keys: every draw is a pure function of a key, the same on every road, device and torch version.
+"""Explicit keys: every draw is a pure function of a key, the same on every road, device and torch
+version.
 
-A key is two 64-bit words, ``(seed, offset)``, in an int64 tensor of shape ``(2,)``; a batch of keys is ``(*batch, 2)``.
-Element ``i`` of a key's stream is word ``i % 4`` of Philox4x32-10 at counter ``offset + i // 4`` under ``seed``.
-A key is either drawn from or folded (split), never both: the two read the same words.
+A key is two 64-bit words, ``(seed, offset)``, in an int64 tensor of shape ``(2,)``; a batch of
+keys is ``(*batch, 2)``. Element ``i`` of a key's stream is word ``i % 4`` of Philox4x32-10 at
+counter ``offset + i // 4`` under ``seed``. A key is either drawn from or folded (split), never
+both: the two read the same words.
 """
 
 from __future__ import annotations
@@ -70,12 +72,13 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
 
 
 def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
-    """A new key from a key and a number: words ``4 * data`` to ``4 * data + 3`` of the key's stream.
+    """A new key from a key and a number: words ``4 * data`` to ``4 * data + 3`` of the key's
+    stream.
 
     Args:
         key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
-        data: An integer in [-2⁶³, 2⁶⁴), or an integer tensor that broadcasts with the batch. In compiled code pass a
-            tensor: every new Python integer compiles again.
+        data: An integer in [-2⁶³, 2⁶⁴), or an integer tensor that broadcasts with the batch. In
+            compiled code pass a tensor: every new Python integer compiles again.
 
     Returns:
         Keys, shape ``(*batch, 2)``, the batch broadcast with ``data``.
@@ -93,7 +96,9 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
     number: Any = data
     if isinstance(data, Tensor):
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
-            raise TypeError(f"fold_in takes an integer or a tensor of an integer type; got {data.dtype}.")
+            raise TypeError(
+                f"fold_in takes an integer or a tensor of an integer type; got {data.dtype}."
+            )
         number = values(data) if data.dim() == 0 and data.is_cpu and key.dim() == 1 else None
         if number is None:
             return _fold(key, data.to(device=key.device, dtype=torch.int64))
@@ -102,7 +107,9 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
     if stream is not None:
         # In Python integers a fold costs microseconds; in tensor operations, hundreds.
         seed, offset = stream
-        return torch.tensor(philox.folded(seed, offset, word), dtype=torch.int64, device=key.device)
+        return torch.tensor(
+            philox.folded(seed, offset, word), dtype=torch.int64, device=key.device
+        )
     return _fold(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
 
 
@@ -192,7 +199,8 @@ def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
 
     Args:
         key: A key, shape ``(2,)``.
-        call: Numbers of calls, int64 of any shape; call c makes elements 4c to 4c + 3 of ``uniform(key)``.
+        call: Numbers of calls, int64 of any shape; call c makes elements 4c to 4c + 3 of
+            ``uniform(key)``.
 
     Returns:
         float32, shape ``(*call, 4)``.
@@ -213,7 +221,10 @@ def check_key(key: object, /) -> None:
     """
     if not isinstance(key, Tensor) or key.dtype != torch.int64:
         got = f"a tensor of {key.dtype}" if isinstance(key, Tensor) else type(key).__name__
-        raise TypeError(f"A key is an int64 tensor of shape (2,); got {got}. Make one with l0func.random.key(seed).")
+        raise TypeError(
+            f"A key is an int64 tensor of shape (2,); got {got}. Make one with "
+            f"l0func.random.key(seed)."
+        )
     if key.dim() == 0 or key.shape[-1] != 2:
         raise ValueError(
             f"A key has shape (2,), a batch of keys (..., 2); got {tuple(key.shape)}. "
@@ -232,10 +243,13 @@ def _fold(keys: Tensor, data: Tensor) -> Tensor:
 
 
 def _words(keys: Tensor, calls: int) -> Tensor:
-    return _traced_words(keys, calls) if compiling() else _draw(keys.unsqueeze(-2), (calls,), False)
+    return (
+        _traced_words(keys, calls) if compiling() else _draw(keys.unsqueeze(-2), (calls,), False)
+    )
 
 
-# Up to here the small draws of a step are made together, padded to the longest: to trace one costs more than to run it.
+# Up to here the small draws of a step are made together, padded to the longest: to trace one costs
+# more than to run it.
 _TOGETHER = 1024
 
 
@@ -244,12 +258,15 @@ def _traced_draws(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
     # A larger draw stands alone: the compiler fuses it with the mask that is made of it.
     draws = {g: _traced_words(keys[..., g, :], n) for g, n in enumerate(calls) if g not in small}
     if small:
-        together = _traced_words(torch.stack([keys[..., g, :] for g in small], dim=-2), max(calls[g] for g in small))
+        together = _traced_words(
+            torch.stack([keys[..., g, :] for g in small], dim=-2), max(calls[g] for g in small)
+        )
         draws |= {g: together[..., i, : calls[g], :] for i, g in enumerate(small)}
     return [philox.unit(draws[g]) for g in range(len(calls))]
 
 
-# One node of the compiler's graph instead of some two hundred to be traced through Python: the ten rounds, unrolled.
+# One node of the compiler's graph instead of some two hundred to be traced through Python: the ten
+# rounds, unrolled.
 @untyped.compiler.allow_in_graph
 def _traced_words(keys: Tensor, calls: int) -> Tensor:
     return philox.words(keys, calls)
@@ -298,7 +315,10 @@ def _calls(count: int) -> int:
 def _word(number: int, what: str) -> int:
     number = operator.index(number)
     if not -(1 << 63) <= number < 1 << 64:
-        raise ValueError(f"{what} one 64-bit word, in [-2**63, 2**64); got {number}. Fold larger numbers in parts.")
+        raise ValueError(
+            f"{what} one 64-bit word, in [-2**63, 2**64); got {number}. Fold larger numbers in "
+            f"parts."
+        )
     return number
 
 

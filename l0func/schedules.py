@@ -1,8 +1,9 @@
 """Numbers that change as training goes on, as functions of the step.
 
-A learning rate takes its schedule as a setting of :func:`l0func.optimizer`. λ is an input of the step: ``lam(state.step)``. A
-temperature belongs to the spec and a step is built for it: schedule it in :func:`pieces`, and build one step for each value
-from ``spec.with_distribution(HardConcrete(temperature))``; the state goes from one to the next.
+A learning rate takes its schedule as a setting of :func:`l0func.optimizer`. λ is an input of the
+step: ``lam(state.step)``. A temperature belongs to the spec and a step is built for it: schedule
+it in :func:`pieces`, and build one step for each value from
+``spec.with_distribution(HardConcrete(temperature))``; the state goes from one to the next.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor
 
 Schedule: TypeAlias = Callable[[Tensor | int], Tensor]
-"""``schedule(step)``: a tensor of the shape of ``step``, so that compiled code sees no new number."""
+"""``schedule(step)``: a tensor of the shape of ``step``, so that compiled code sees no new number.
+"""
 
 
 def linear(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
-    """From ``start`` to ``end`` in ``steps`` equal steps from step ``begin`` on, and constant before and after.
+    """From ``start`` to ``end`` in ``steps`` equal steps from step ``begin`` on, and constant
+    before and after.
 
     Args:
         start: The first value.
@@ -57,7 +60,9 @@ def cosine(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
         ValueError: ``steps`` is not positive.
     """
     _check_steps(steps)
-    return lambda step: end + (start - end) * 0.5 * (1 + torch.cos(math.pi * _progress(step, steps, begin)))
+    return lambda step: (
+        end + (start - end) * 0.5 * (1 + torch.cos(math.pi * _progress(step, steps, begin)))
+    )
 
 
 def pieces(values: Mapping[int, float]) -> Schedule:
@@ -73,7 +78,9 @@ def pieces(values: Mapping[int, float]) -> Schedule:
         ValueError: There is no value for step 0, or a step is negative.
     """
     if not values or min(values) != 0:
-        raise ValueError(f"A schedule in pieces says what holds from step 0 on; got steps {sorted(values)}.")
+        raise ValueError(
+            f"A schedule in pieces says what holds from step 0 on; got steps {sorted(values)}."
+        )
     starts = sorted(values)
     last = torch.tensor([values[at] for at in starts])
     bounds = torch.tensor(starts)
@@ -91,4 +98,6 @@ def _progress(step: Tensor | int, steps: int, begin: int) -> Tensor:
 
 def _check_steps(steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"A schedule takes at least one step from its first value to its last; got {steps}.")
+        raise ValueError(
+            f"A schedule takes at least one step from its first value to its last; got {steps}."
+        )

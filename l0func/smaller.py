@@ -1,4 +1,5 @@
-"""Modules of which torch has none: attention with fewer heads than its width has room for, recurrent layers of unequal width.
+"""Modules of which torch has none: attention with fewer heads than its width has room for,
+recurrent layers of unequal width.
 
 Both keep the parameter names of the modules that they stand for, and need torch only.
 """
@@ -13,9 +14,11 @@ from torch.nn import functional as F
 
 
 class FewerHeads(nn.Module):
-    """What is left of an ``nn.MultiheadAttention`` without some of its heads; called in the same way.
+    """What is left of an ``nn.MultiheadAttention`` without some of its heads; called in the same
+    way.
 
-    Its parameters have the same names, the packed projection with rows for the heads that are left.
+    Its parameters have the same names, the packed projection with rows for the heads that are
+    left.
     """
 
     num_heads: int
@@ -40,7 +43,9 @@ class FewerHeads(nn.Module):
         """Attention, with the arguments and results of ``nn.MultiheadAttention``."""
         batched, time_first = query.dim() == 3, query.dim() == 3 and not self.batch_first
         inputs = [x.transpose(0, 1) if time_first else x for x in (query, key, value)]
-        q, k, v = (self._heads(x if batched else x.unsqueeze(0), part) for part, x in enumerate(inputs))
+        q, k, v = (
+            self._heads(x if batched else x.unsqueeze(0), part) for part, x in enumerate(inputs)
+        )
         scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
         for mask in self._masks(attn_mask, key_padding_mask, scores):
             scores = scores + mask
@@ -55,7 +60,9 @@ class FewerHeads(nn.Module):
         return y, shown if batched else shown.squeeze(0)
 
     def _heads(self, x: Tensor, part: int) -> Tensor:
-        rows = slice(part * self.num_heads * self.head_dim, (part + 1) * self.num_heads * self.head_dim)
+        rows = slice(
+            part * self.num_heads * self.head_dim, (part + 1) * self.num_heads * self.head_dim
+        )
         bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
         y = F.linear(x, self.in_proj_weight[rows], bias)
         return y.reshape(*y.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
@@ -66,17 +73,22 @@ class FewerHeads(nn.Module):
         if attn is not None:
             if attn.dim() == 3 and attn.shape[0] != n * self.num_heads:
                 raise ValueError(
-                    f"attn_mask of shape {tuple(attn.shape)} has a mask for every head, and {self.num_heads} heads are left; "
+                    f"attn_mask of shape {tuple(attn.shape)} has a mask for every head, and "
+                    f"{self.num_heads} heads are left; "
                     "give one of shape (L, S), or masks for the heads that are left."
                 )
-            found.append(attn if attn.dim() == 2 else attn.reshape(n, self.num_heads, length, keys))
+            found.append(
+                attn if attn.dim() == 2 else attn.reshape(n, self.num_heads, length, keys)
+            )
         if padding is not None:
             found.append(padding.reshape(-1, 1, 1, keys))
         return [_additive(mask, scores) for mask in found]
 
     def extra_repr(self) -> str:
         """Heads and their size."""
-        return f"num_heads={self.num_heads}, head_dim={self.head_dim}, batch_first={self.batch_first}"
+        return (
+            f"num_heads={self.num_heads}, head_dim={self.head_dim}, batch_first={self.batch_first}"
+        )
 
 
 def _additive(mask: Tensor, scores: Tensor) -> Tensor:
@@ -86,10 +98,12 @@ def _additive(mask: Tensor, scores: Tensor) -> Tensor:
 
 
 class UnequalRecurrent(nn.Module):
-    """What is left of an ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` whose layers or directions have lost unequal numbers of units.
+    """What is left of an ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` whose layers or directions have
+    lost unequal numbers of units.
 
-    Called as the module that it stands for, with the same parameter names. States of layers have different widths, so that
-    they come and go as tuples, one member a layer and direction, instead of stacked.
+    Called as the module that it stands for, with the same parameter names. States of layers have
+    different widths, so that they come and go as tuples, one member a layer and direction, instead
+    of stacked.
     """
 
     mode: str
@@ -135,7 +149,8 @@ class UnequalRecurrent(nn.Module):
         return run(x, state, weights, self.bias, 1, 0.0, self.training, False, self.batch_first)
 
     def _step_by_step(self, x: Tensor, state: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
-        # torch.lstm tells that there is a projection by its width: it takes one as wide as the hidden units for none.
+        # torch.lstm tells that there is a projection by its width: it takes one as wide as the
+        # hidden units for none.
         h, c = (s.squeeze(0) for s in state)
         outputs: list[Tensor] = []
         for step in x.unbind(1 if self.batch_first else 0):
@@ -146,7 +161,11 @@ class UnequalRecurrent(nn.Module):
 
     def _state(self, x: Tensor, number: int, hx: Any) -> Any:
         if hx is not None:
-            return tuple(s[number].unsqueeze(0) for s in hx) if self.mode == "LSTM" else hx[number].unsqueeze(0)
+            return (
+                tuple(s[number].unsqueeze(0) for s in hx)
+                if self.mode == "LSTM"
+                else hx[number].unsqueeze(0)
+            )
         rows = x.shape[0 if self.batch_first else 1]
         h = x.new_zeros(1, rows, self.proj_sizes[number] or self.hidden_sizes[number])
         return (h, x.new_zeros(1, rows, self.hidden_sizes[number])) if self.mode == "LSTM" else h
@@ -160,5 +179,10 @@ def recurrent_names(number: int, bidirectional: bool, bias: bool, projected: boo
     """Parameter names of one layer and direction of a recurrent module, in torch's order."""
     directions = 2 if bidirectional else 1
     ending = f"_l{number // directions}" + ("_reverse" if number % directions else "")
-    names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if bias else []), *(["weight_hr"] if projected else [])]
+    names = [
+        "weight_ih",
+        "weight_hh",
+        *(["bias_ih", "bias_hh"] if bias else []),
+        *(["weight_hr"] if projected else []),
+    ]
     return [name + ending for name in names]

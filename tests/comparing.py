@@ -15,4 +15,6 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def close(a: Any, b: Any) -> None:
-    optree.tree_map(lambda x, y: torch.testing.assert_close(x, y) if isinstance(x, Tensor) else None, a, b)
+    optree.tree_map(
+        lambda x, y: torch.testing.assert_close(x, y) if isinstance(x, Tensor) else None, a, b
+    )

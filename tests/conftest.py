@@ -11,12 +11,15 @@ import l0func as l0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The compiled kernel takes seconds for every shape; test_contraction holds it to the eager one.
+    # The compiled kernel takes seconds for every shape; test_contraction holds it to the eager
+    # one.
     l0.use_kernel("eager")
     if "PYTEST_XDIST_WORKER" in os.environ:
         # A worker for every core: threads of their own would only wait for each other.
         torch.set_num_threads(1)
-    config.addinivalue_line("markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1")
+    config.addinivalue_line(
+        "markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,4 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if item.get_closest_marker("compiles"):
-            item.add_marker(pytest.mark.skip(reason="torch 2.1 is refused by name; see test_compose"))
+            item.add_marker(
+                pytest.mark.skip(reason="torch 2.1 is refused by name; see test_compose")
+            )

@@ -15,8 +15,12 @@ def drawn(spec: l0.GateSpec, density: float, seed: int = 0) -> dict[str, Tensor]
     """Gates of which a share is open, each to a degree of its own; at least one of each vector."""
     gates = {}
     for gate in spec.gates:
-        u, v = l0.random.uniform(l0.random.fold_in(l0.random.key(seed), gate.stream), (2, *gate.shape))
-        gates[gate.name] = torch.where((u < density) | (u == u.min()), 4 * v - 0.5, -20.0).to(gate.dtype)
+        u, v = l0.random.uniform(
+            l0.random.fold_in(l0.random.key(seed), gate.stream), (2, *gate.shape)
+        )
+        gates[gate.name] = torch.where((u < density) | (u == u.min()), 4 * v - 0.5, -20.0).to(
+            gate.dtype
+        )
     return gates
 
 
@@ -28,5 +32,7 @@ def problem(case: Any, dtype: torch.dtype) -> tuple[Any, ...] | None:
         return None
     fn, params, buffers = l0.make_functional(module)
     parts = (params, buffers, case.batch())
-    params, buffers, inputs = (tree.map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, p) for p in parts)
+    params, buffers, inputs = (
+        tree.map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, p) for p in parts
+    )
     return fn, params, buffers, l0.gate_spec(params, groups=groups, buffers=buffers), inputs

@@ -58,7 +58,9 @@ def fold_in(key: tuple[int, int], data: int) -> tuple[int, int]:
 
 
 def gate_key(key: tuple[int, int], name: str) -> tuple[int, int]:
-    return fold_in(key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True))
+    return fold_in(
+        key, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
+    )
 
 
 # Distributions, from the definitions in their papers.
@@ -79,7 +81,10 @@ def draw(distribution: GateDistribution, u: np.ndarray, la: np.ndarray) -> np.nd
     elif isinstance(distribution, l0.BernoulliGate):
         return np.where(u > 1 / (1 + np.exp(la)), 1.0, 0.0)
     else:
-        a, b = distribution.concentration * np.exp(la / 2), distribution.concentration * np.exp(-la / 2)
+        a, b = (
+            distribution.concentration * np.exp(la / 2),
+            distribution.concentration * np.exp(-la / 2),
+        )
         x = (1 - (1 - u) ** (1 / b)) ** (1 / a)
         stretched = distribution.low + (distribution.high - distribution.low) * x
     return np.minimum(1, np.maximum(0, stretched))
@@ -91,10 +96,15 @@ def survival(distribution: GateDistribution, t: np.ndarray, la: float) -> np.nda
         s = (t - distribution.gamma) / (distribution.zeta - distribution.gamma)
         return 1 / (1 + np.exp(distribution.temperature * np.log(s / (1 - s)) - la))
     if isinstance(distribution, l0.GaussianGate):
-        return np.vectorize(lambda at: 0.5 * math.erfc((at - la) / distribution.sigma / math.sqrt(2)))(t)
+        return np.vectorize(
+            lambda at: 0.5 * math.erfc((at - la) / distribution.sigma / math.sqrt(2))
+        )(t)
     if isinstance(distribution, l0.BernoulliGate):
         return np.full_like(t, 1 / (1 + math.exp(-la)))
-    a, b = distribution.concentration * math.exp(la / 2), distribution.concentration * math.exp(-la / 2)
+    a, b = (
+        distribution.concentration * math.exp(la / 2),
+        distribution.concentration * math.exp(-la / 2),
+    )
     x = (t - distribution.low) / (distribution.high - distribution.low)
     return (1 - x**a) ** b
 
@@ -103,7 +113,9 @@ def moment(distribution: GateDistribution, la: float, order: int, panels: int = 
     """E[z^order] by Simpson's rule in an angle, which crowds its points at both ends."""
     angle = np.linspace(0, np.pi, 2 * panels + 1)
     t, jacobian = (1 - np.cos(angle)) / 2, np.sin(angle) / 2
-    values = order * t ** (order - 1) * survival(distribution, np.minimum(t, 1 - 1e-15), la) * jacobian
+    values = (
+        order * t ** (order - 1) * survival(distribution, np.minimum(t, 1 - 1e-15), la) * jacobian
+    )
     weights = np.ones(2 * panels + 1)
     weights[1:-1:2], weights[2:-1:2] = 4, 2
     return float((values * weights).sum() * np.pi / (6 * panels))
@@ -142,9 +154,14 @@ def entries(spec: l0.GateSpec) -> Iterator[tuple[Any, tuple[int, ...]]]:
 
 
 def factors(
-    p: Any, entry: tuple[int, ...], of_multiplier: Callable[[str, int], float], of_owner: Callable[[str, int], float]
+    p: Any,
+    entry: tuple[int, ...],
+    of_multiplier: Callable[[str, int], float],
+    of_owner: Callable[[str, int], float],
 ) -> float:
-    """The product over the distinct gates of an entry; sharers count as one that is open if any is."""
+    """The product over the distinct gates of an entry; sharers count as one that is open if any
+    is.
+    """
     value, seen = 1.0, set()
     for binding in sorted(p.bindings, key=lambda b: not b.multiplies):
         of = of_multiplier if binding.multiplies else of_owner

@@ -17,14 +17,24 @@ class UNet(nn.Module):
         super().__init__()
         self.down1, self.down2 = self.double(3, 6), self.double(6, 8)
         self.middle = self.double(8, 10)
-        self.up2, self.up1 = nn.ConvTranspose2d(10, 7, 2, stride=2), nn.ConvTranspose2d(8, 5, 2, stride=2)
+        self.up2, self.up1 = (
+            nn.ConvTranspose2d(10, 7, 2, stride=2),
+            nn.ConvTranspose2d(8, 5, 2, stride=2),
+        )
         self.join2, self.join1 = self.double(15, 8), self.double(11, 6)
         self.head = nn.Conv2d(6, 2, 1)
 
     @staticmethod
     def double(into: int, out: int) -> nn.Module:
         convs = (nn.Conv2d(into, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1))
-        return nn.Sequential(convs[0], nn.BatchNorm2d(out), nn.ReLU(True), convs[1], nn.BatchNorm2d(out), nn.ReLU(True))
+        return nn.Sequential(
+            convs[0],
+            nn.BatchNorm2d(out),
+            nn.ReLU(True),
+            convs[1],
+            nn.BatchNorm2d(out),
+            nn.ReLU(True),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.down1(x)
@@ -49,7 +59,9 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
-        x = F.relu(self.norm(torch.cat([self.one(x), self.three(x), self.five(x), self.pooled(x)], 1)))
+        x = F.relu(
+            self.norm(torch.cat([self.one(x), self.three(x), self.five(x), self.pooled(x)], 1))
+        )
         return self.out(torch.flatten(F.adaptive_avg_pool2d(x, 2), 1))
 
 
@@ -58,9 +70,15 @@ class Separable(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.Hardswish())
-        self.expand = nn.Sequential(nn.Conv2d(6, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6())
-        self.depthwise = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), nn.BatchNorm2d(12), nn.SiLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.Hardswish()
+        )
+        self.expand = nn.Sequential(
+            nn.Conv2d(6, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6()
+        )
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False), nn.BatchNorm2d(12), nn.SiLU()
+        )
         self.squeeze, self.excite = nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
         self.project = nn.Sequential(nn.Conv2d(12, 6, 1, bias=False), nn.BatchNorm2d(6))
         self.head = nn.Linear(6, 3)
@@ -78,9 +96,14 @@ class ResNet(nn.Module):
     class Block(nn.Module):
         def __init__(self, into: int, out: int, stride: int) -> None:
             super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+            self.conv1, self.bn1 = (
+                nn.Conv2d(into, out, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(out),
+            )
             self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
-            project = nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            project = nn.Sequential(
+                nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
             self.shortcut = nn.Identity() if into == out else project
 
         def forward(self, x: Tensor) -> Tensor:
@@ -89,8 +112,12 @@ class ResNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
-        self.stages = nn.Sequential(self.Block(6, 6, 1), self.Block(6, 6, 1), self.Block(6, 8, 2), self.Block(8, 8, 1))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU()
+        )
+        self.stages = nn.Sequential(
+            self.Block(6, 6, 1), self.Block(6, 6, 1), self.Block(6, 8, 2), self.Block(8, 8, 1)
+        )
         self.fc = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +143,10 @@ class DenseNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(4 + 3 * i), nn.ReLU(), nn.Conv2d(4 + 3 * i, 3, 3, padding=1)) for i in range(3)
+            nn.Sequential(
+                nn.BatchNorm2d(4 + 3 * i), nn.ReLU(), nn.Conv2d(4 + 3 * i, 3, 3, padding=1)
+            )
+            for i in range(3)
         )
         self.stem, self.out = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(13, 2)
 
@@ -128,7 +158,9 @@ class DenseNet(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of plain Linears that reads the number of heads from attributes, and masks by a buffer."""
+    """Attention of plain Linears that reads the number of heads from attributes, and masks by a
+    buffer.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -139,12 +171,16 @@ class SelfAttention(nn.Module):
         self.register_buffer("causal", torch.ones(1, 1, 16, 16).tril())
 
     def split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.num_attention_heads, self.attention_head_size).permute(0, 2, 1, 3)
+        return x.view(*x.shape[:-1], self.num_attention_heads, self.attention_head_size).permute(
+            0, 2, 1, 3
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
         scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.attention_head_size)
-        scores = scores.masked_fill(self.causal[:, :, : x.shape[1], : x.shape[1]] == 0, float("-inf"))
+        scores = scores.masked_fill(
+            self.causal[:, :, : x.shape[1], : x.shape[1]] == 0, float("-inf")
+        )
         y = torch.matmul(F.softmax(scores, dim=-1), v).permute(0, 2, 1, 3).contiguous()
         return y.view(*y.shape[:-2], self.all_head_size)
 
@@ -157,7 +193,9 @@ class Encoder(nn.Module):
             super().__init__()
             self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
             self.attention, self.output = SelfAttention(width, 4), nn.Linear(width, width)
-            self.mlp = nn.Sequential(nn.Linear(width, 10), nn.GELU(), nn.Dropout(0.1), nn.Linear(10, width))
+            self.mlp = nn.Sequential(
+                nn.Linear(width, 10), nn.GELU(), nn.Dropout(0.1), nn.Linear(10, width)
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             x = x + self.output(self.attention(self.norm1(x)))
@@ -191,7 +229,9 @@ class GroupedQueries(nn.Module):
         n, length, _ = x.shape
         q = self.q(x).view(n, length, self.n_heads, self.size).transpose(1, 2)
         k, v = self.kv(x).view(n, length, 2, self.n_kv, self.size).unbind(2)
-        k, v = (t.transpose(1, 2).repeat_interleave(self.n_heads // self.n_kv, dim=1) for t in (k, v))
+        k, v = (
+            t.transpose(1, 2).repeat_interleave(self.n_heads // self.n_kv, dim=1) for t in (k, v)
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o(y.transpose(1, 2).reshape(n, length, -1))
 
@@ -224,7 +264,9 @@ class LastState(nn.Module):
 
 
 class Folded(nn.Module):
-    """A hidden layer that is reshaped into an image and back, by sizes in an attribute and in an Unflatten."""
+    """A hidden layer that is reshaped into an image and back, by sizes in an attribute and in an
+    Unflatten.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,7 +274,9 @@ class Folded(nn.Module):
         self.enter, self.conv, self.leave = nn.Linear(4, 20), nn.Conv2d(5, 6, 2), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(torch.relu(self.conv(torch.relu(self.enter(x)).view(-1, *self.shape))).flatten(1))
+        return self.leave(
+            torch.relu(self.conv(torch.relu(self.enter(x)).view(-1, *self.shape))).flatten(1)
+        )
 
 
 class Normed(nn.Module):
@@ -243,7 +287,11 @@ class Normed(nn.Module):
             super().__init__()
             self.norm1, self.norm2 = nn.RMSNorm(width, eps=0.1), nn.RMSNorm(width)
             self.q, self.o = nn.Linear(width, 6), nn.Linear(6, width)
-            self.up, self.gate, self.down = nn.Linear(width, 9), nn.Linear(width, 9), nn.Linear(9, width)
+            self.up, self.gate, self.down = (
+                nn.Linear(width, 9),
+                nn.Linear(width, 9),
+                nn.Linear(9, width),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             x = x + self.o(torch.tanh(self.q(self.norm1(x))))
@@ -277,17 +325,31 @@ class Padded(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Channel attention, a shuffle of pixels, a gated recurrent cell over rows, and weights that forward centres."""
+    """Channel attention, a shuffle of pixels, a gated recurrent cell over rows, and weights that
+    forward centres.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.shuffle, self.mix = nn.Conv2d(2, 16, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(4, 6, 1)
-        self.squeeze, self.centred = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6)), nn.Conv2d(6, 5, 1)
+        self.enter, self.shuffle, self.mix = (
+            nn.Conv2d(2, 16, 3, padding=1),
+            nn.PixelShuffle(2),
+            nn.Conv2d(4, 6, 1),
+        )
+        self.squeeze, self.centred = (
+            nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6)),
+            nn.Conv2d(6, 5, 1),
+        )
         self.cell, self.out = nn.GRUCell(5, 7), nn.Linear(7, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mix(torch.relu(self.shuffle(self.enter(x))))
-        x = x * torch.sigmoid(self.squeeze(x.mean((2, 3))) + self.squeeze(x.amax((2, 3))))[:, :, None, None]
+        x = (
+            x
+            * torch.sigmoid(self.squeeze(x.mean((2, 3))) + self.squeeze(x.amax((2, 3))))[
+                :, :, None, None
+            ]
+        )
         weight = self.centred.weight - self.centred.weight.mean((1, 2, 3), keepdim=True)
         rows = F.conv2d(x, weight, self.centred.bias).mean(3)
         h = x.new_zeros(len(x), self.cell.hidden_size)
@@ -334,18 +396,30 @@ STRANGERS = [
     Case(
         "unflattened",
         lambda: nn.Sequential(
-            nn.Linear(4, 20), nn.Unflatten(1, (5, 2, 2)), nn.ReLU(), nn.Conv2d(5, 4, 2), nn.Flatten(), nn.Linear(4, 2)
+            nn.Linear(4, 20),
+            nn.Unflatten(1, (5, 2, 2)),
+            nn.ReLU(),
+            nn.Conv2d(5, 4, 2),
+            nn.Flatten(),
+            nn.Linear(4, 2),
         ),
         images(4),
     ),
     Case(
         "transformer",
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), 2, enable_nested_tensor=False),
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), 2, enable_nested_tensor=False
+        ),
         images(4, 8),
     ),
     Case(
         "projected_lstm",
-        lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), First(nn.LSTM(5, 6, proj_size=4, num_layers=2)), nn.Linear(4, 2)),
+        lambda: nn.Sequential(
+            nn.Linear(3, 5),
+            nn.ReLU(),
+            First(nn.LSTM(5, 6, proj_size=4, num_layers=2)),
+            nn.Linear(4, 2),
+        ),
         images(4, 3),
     ),
     Case(

@@ -50,10 +50,16 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(
-                (node.module or "").partition(".")[2].partition(".")[0] if (node.module or "").startswith("l0func.") else ""
+                (node.module or "").partition(".")[2].partition(".")[0]
+                if (node.module or "").startswith("l0func.")
+                else ""
             )
         elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2].partition(".")[0] for alias in node.names if alias.name.startswith("l0func")}
+            found |= {
+                alias.name.partition(".")[2].partition(".")[0]
+                for alias in node.names
+                if alias.name.startswith("l0func")
+            }
     return found - {""}
 
 
@@ -94,17 +100,21 @@ def test_files_are_small_and_only_one_knows_optree(path):
 
 def test_the_import_needs_torch_and_optree_only():
     code = (
-        "import sys; sys.modules['numpy'] = None; sys.modules['matplotlib'] = None; sys.modules['sklearn'] = None\n"
+        "import sys; sys.modules['numpy'] = None; sys.modules['matplotlib'] = None; "
+        "sys.modules['sklearn'] = None\n"
         "import warnings; warnings.simplefilter('ignore')\n"
         "import torch, l0func as l0\n"
         "fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))\n"
         "spec = l0.gate_spec(params)\n"
         "gates = l0.init_gates(l0.random.key(0), spec)\n"
         "rows = l0.per_example(l0.gated(fn, spec))\n"
-        "print(rows(params, gates, buffers, l0.random.split(l0.random.key(1), 4), torch.ones(4, 3)).shape)\n"
+        "print(rows(params, gates, buffers, l0.random.split(l0.random.key(1), 4), torch.ones(4, "
+        "3)).shape)\n"
         "print(l0.random.uniform(l0.random.key(0), 3).tolist())\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert "torch.Size([4, 2])" in result.stdout
     assert str(l0func.random.uniform(l0func.random.key(0), 3).tolist()) in result.stdout

@@ -23,12 +23,16 @@ def mnist(monkeypatch, tmp_path):
 
 def other(path: Path) -> Path:
     images, labels = np.zeros((60000, 28, 28), np.uint8), np.zeros(60000, np.uint8)
-    np.savez_compressed(path, x_train=images, y_train=labels, x_test=images[:10000], y_test=labels[:10000])
+    np.savez_compressed(
+        path, x_train=images, y_train=labels, x_test=images[:10000], y_test=labels[:10000]
+    )
     return path
 
 
 def test_nothing_anywhere_says_where_to_get_it(mnist):
-    with pytest.raises(FileNotFoundError, match=r"(?s)is in none of .*cache\.npz.*https://.*--data"):
+    with pytest.raises(
+        FileNotFoundError, match=r"(?s)is in none of .*cache\.npz.*https://.*--data"
+    ):
         mnist()
 
 
@@ -55,7 +59,12 @@ def test_a_truncated_file_is_refused(mnist, tmp_path):
 
 def test_a_folder_of_truncated_idx_files_is_refused(mnist, tmp_path):
     begin = b"\x00\x00\x08\x03"
-    for content in (b"", begin[:3], begin + b"\x00\x00\xea\x60", begin + 3 * b"\x00\x00\x00\x1c" + b"\x00"):
+    for content in (
+        b"",
+        begin[:3],
+        begin + b"\x00\x00\xea\x60",
+        begin + 3 * b"\x00\x00\x00\x1c" + b"\x00",
+    ):
         (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
         with pytest.raises(ValueError, match="truncated or not MNIST"):
             mnist(tmp_path)

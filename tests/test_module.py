@@ -32,7 +32,13 @@ def reference(module: l0.L0Module) -> tuple[dict[str, Tensor], dict[str, Tensor]
 @pytest.mark.parametrize("case", quiet, ids=repr)
 def test_every_module_trains_and_evaluates(case: Case):
     module = case.build()
-    wrapped = l0.L0Module(module, 1e-4, weight_decay=1e-3, per_example=case.in_dims == 0 and case.out_dims == 0, seed=1)
+    wrapped = l0.L0Module(
+        module,
+        1e-4,
+        weight_decay=1e-3,
+        per_example=case.in_dims == 0 and case.out_dims == 0,
+        seed=1,
+    )
     inputs = case.batch()
     first, second = wrapped.train()(*inputs), wrapped(*inputs)
     leaves = [first, second] if isinstance(first, Tensor) else [first[0], second[0]]
@@ -50,18 +56,26 @@ def test_the_module_is_copied_and_its_weights_are_kept():
     for name, p in wrapped.module.named_parameters():
         assert torch.equal(p, before[name])
         assert p is not dict(module.named_parameters())[name]
-    again = l0.L0Module(module, 1e-3, seed=0, init_params={"*.weight": l0.random.normal, "*.bias": "zeros"})
-    assert all((p == 0).all() for name, p in again.module.named_parameters() if name.endswith("bias"))
+    again = l0.L0Module(
+        module, 1e-3, seed=0, init_params={"*.weight": l0.random.normal, "*.bias": "zeros"}
+    )
+    assert all(
+        (p == 0).all() for name, p in again.module.named_parameters() if name.endswith("bias")
+    )
     assert torch.equal(module.state_dict()["0.weight"], before["0.weight"])
 
 
 def test_counts_and_regularization_are_those_of_the_functional_core():
     wrapped = net(weight_decay=0.3, droprate_init=0.4)
     params, gates = reference(wrapped)
-    torch.testing.assert_close(wrapped.regularization().detach(), l0.penalty(params, gates, wrapped.spec, 1e-3, 0.3))
+    torch.testing.assert_close(
+        wrapped.regularization().detach(), l0.penalty(params, gates, wrapped.spec, 1e-3, 0.3)
+    )
     torch.testing.assert_close(wrapped.count_l0().detach(), l0.expected_l0(gates, wrapped.spec))
     masked = l0.apply_masks(params, l0.mean_masks(gates, wrapped.spec))
-    torch.testing.assert_close(wrapped.count_l2().detach(), sum((p**2).sum() for p in masked.values()))
+    torch.testing.assert_close(
+        wrapped.count_l2().detach(), sum((p**2).sum() for p in masked.values())
+    )
     assert str(wrapped.summary()) == str(l0.summary(params, gates, wrapped.spec))
 
 
@@ -93,7 +107,10 @@ def test_per_example_gives_every_row_its_own_mask():
 def test_a_plain_training_loop_finds_the_one_input_that_matters():
     torch.manual_seed(0)
     wrapped = l0.L0Module(nn.Linear(6, 1), 1e-2, per_example=True, seed=0)
-    groups = [{"params": list(wrapped.weights().values()), "lr": 0.05}, {"params": list(wrapped.gates().values()), "lr": 0.1}]
+    groups = [
+        {"params": list(wrapped.weights().values()), "lr": 0.05},
+        {"params": list(wrapped.gates().values()), "lr": 0.1},
+    ]
     optimizer = torch.optim.Adam(groups)
     for _ in range(400):
         x = torch.randn(32, 6)
@@ -122,7 +139,10 @@ def test_seeds_and_generators_determine_the_draws():
     x = torch.randn(5, 4)
     assert torch.equal(net()(x), net()(x))
     assert not torch.equal(net()(x), l0.L0Module(BY_NAME["mlp"].build(), 1e-3, seed=1)(x))
-    drawn = [l0.L0Module(BY_NAME["mlp"].build(), 1e-3, generator=torch.Generator().manual_seed(3))(x) for _ in range(2)]
+    drawn = [
+        l0.L0Module(BY_NAME["mlp"].build(), 1e-3, generator=torch.Generator().manual_seed(3))(x)
+        for _ in range(2)
+    ]
     assert torch.equal(*drawn)
     torch.manual_seed(5)
     first = l0.L0Module(BY_NAME["mlp"].build(), 1e-3)(x)
@@ -161,7 +181,11 @@ def test_saved_loaded_and_continued_equals_uninterrupted(road):
         file = io.BytesIO()
         torch.save(half, file)
         file.seek(0)
-        resumed = torch.load(file, weights_only=False) if hasattr(torch.compiler, "is_compiling") else torch.load(file)
+        resumed = (
+            torch.load(file, weights_only=False)
+            if hasattr(torch.compiler, "is_compiling")
+            else torch.load(file)
+        )
     for number in range(3, 6):
         _step(resumed, number)
     for name, tensor in whole.state_dict().items():
@@ -223,7 +247,9 @@ def test_settings_that_are_wrong_are_named():
         l0.L0Module(mlp, 1e-3, epsilon=0.7)
     with pytest.warns(UserWarning, match="epsilon has no effect"):
         l0.L0Module(mlp, 1e-3, epsilon=1e-3)
-    with pytest.raises(ValueError, match=r"estimators are .*got 'medain'; the closest is 'median'"):
+    with pytest.raises(
+        ValueError, match=r"estimators are .*got 'medain'; the closest is 'median'"
+    ):
         l0.L0Module(mlp, 1e-3, estimator="medain")
     with pytest.raises(ValueError, match="no parameters to gate"):
         l0.L0Module(nn.ReLU(), 1e-3)
@@ -257,7 +283,10 @@ def test_a_compacted_module_is_plain_small_and_gives_what_eval_mode_gave():
 
 def test_single_gates_leave_idle_units_that_go_with_examples():
     net = l0.L0Module(
-        nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), lam=1e-3, rules={"*.weight": l0.element()}, seed=0
+        nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)),
+        lam=1e-3,
+        rules={"*.weight": l0.element()},
+        seed=0,
     )
     with torch.no_grad():
         net.log_alpha["2/weight"][:, 1:3] = -20.0

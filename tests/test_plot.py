@@ -51,7 +51,9 @@ def test_trajectories_have_a_line_for_every_gate():
     history = [torch.tensor([0.5, 0.6, 0.2]), torch.tensor([0.9, 0.4, 0.1])]
     ax = l0.plot.trajectories([0, 10], history)
     lines = sorted(tuple(line.get_ydata()) for line in ax.get_lines())
-    torch.testing.assert_close(torch.tensor(lines).float(), torch.tensor([(0.2, 0.1), (0.5, 0.9), (0.6, 0.4)]))
+    torch.testing.assert_close(
+        torch.tensor(lines).float(), torch.tensor([(0.2, 0.1), (0.5, 0.9), (0.6, 0.4)])
+    )
 
 
 def test_closed_filters_stay_blank():

@@ -24,7 +24,9 @@ def as_key(words: tuple[int, int]) -> Tensor:
 def test_draws_are_those_of_the_written_definition(words):
     key = as_key(words)
     assert random.uniform(key, 37).tolist() == oracles.uniform(words, 37)
-    torch.testing.assert_close(random.normal(key, 37), torch.tensor(oracles.normal(words, 37)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        random.normal(key, 37), torch.tensor(oracles.normal(words, 37)), rtol=0, atol=0
+    )
     for data in (0, 1, -1, 2**63 - 1, -(2**63), 2**64 - 1):
         assert tuple(random.fold_in(key, data).tolist()) == oracles.fold_in(words, data)
 
@@ -34,11 +36,14 @@ def test_split_is_fold_in_and_a_tensor_folds_as_a_number_does():
     folds = [random.fold_in(key, i) for i in range(6)]
     assert torch.equal(random.split(key, 6), torch.stack(folds))
     assert torch.equal(random.fold_in(key, torch.arange(6)), torch.stack(folds))
-    # One number as a tensor is read where it can be, and folds in tensor operations where a transform hides it.
+    # One number as a tensor is read where it can be, and folds in tensor operations where a
+    # transform hides it.
     for number in (5, -3, 2**62):
         one = random.fold_in(key, torch.tensor(number))
         assert torch.equal(one, random.fold_in(key, number))
-        assert torch.equal(one, torch.vmap(lambda n: random.fold_in(key, n))(torch.tensor([number]))[0])
+        assert torch.equal(
+            one, torch.vmap(lambda n: random.fold_in(key, n))(torch.tensor([number]))[0]
+        )
     assert torch.equal(random.split(random.split(key, 2), 3)[1, 2], random.fold_in(folds[1], 2))
 
 
@@ -46,18 +51,24 @@ def test_a_batch_of_keys_draws_what_each_key_draws():
     keys = random.split(random.split(random.key(1), 3), 4)
     for draw in (random.uniform, random.normal):
         batch = draw(keys, (5, 3))
-        assert all(torch.equal(batch[i, j], draw(keys[i, j], (5, 3))) for i in range(3) for j in range(4))
+        assert all(
+            torch.equal(batch[i, j], draw(keys[i, j], (5, 3))) for i in range(3) for j in range(4)
+        )
 
 
 def test_vmap_nested_vmap_and_its_order_do_not_change_a_bit():
     keys = random.split(random.split(random.key(1), 3), 4)
 
     def draw(key: Tensor) -> Tensor:
-        return random.uniform(random.fold_in(key, 9), 7) + random.normal(random.split(key, 2)[1], 7)
+        return random.uniform(random.fold_in(key, 9), 7) + random.normal(
+            random.split(key, 2)[1], 7
+        )
 
     loop = torch.stack([torch.stack([draw(key) for key in row]) for row in keys])
     assert torch.equal(torch.vmap(torch.vmap(draw))(keys), loop)
-    assert torch.equal(torch.vmap(torch.vmap(draw, in_dims=0), in_dims=1)(keys), loop.transpose(0, 1))
+    assert torch.equal(
+        torch.vmap(torch.vmap(draw, in_dims=0), in_dims=1)(keys), loop.transpose(0, 1)
+    )
     assert torch.equal(torch.vmap(draw, in_dims=1)(keys[0].T), loop[0])
     assert torch.equal(torch.vmap(draw, chunk_size=3)(keys.flatten(0, 1)), loop.flatten(0, 1))
 
@@ -98,7 +109,11 @@ def test_uniforms_are_uniform_and_neighbouring_keys_independent():
     counts = torch.histc(u, bins=100, min=0, max=1)
     chi2 = ((counts - n / 100) ** 2 / (n / 100)).sum().item()
     assert abs(chi2 - 99) / math.sqrt(2 * 99) < 5
-    for other in (random.key(1), random.fold_in(random.key(0), 0), random.split(random.key(0), 2)[1]):
+    for other in (
+        random.key(1),
+        random.fold_in(random.key(0), 0),
+        random.split(random.key(0), 2)[1],
+    ):
         v = random.uniform(other, n).double()
         assert abs(((u - 0.5) * (v - 0.5)).mean().item()) * 12 * math.sqrt(n) < 5
     assert abs(((u[1:] - 0.5) * (u[:-1] - 0.5)).mean().item()) * 12 * math.sqrt(n) < 5
@@ -107,7 +122,12 @@ def test_uniforms_are_uniform_and_neighbouring_keys_independent():
 def test_normals_have_the_moments_of_a_normal():
     n = 1_000_000
     z = random.normal(random.key(0), n).double()
-    for power, mean, deviation in ((1, 0.0, 1.0), (2, 1.0, math.sqrt(2)), (3, 0.0, math.sqrt(15)), (4, 3.0, math.sqrt(96))):
+    for power, mean, deviation in (
+        (1, 0.0, 1.0),
+        (2, 1.0, math.sqrt(2)),
+        (3, 0.0, math.sqrt(15)),
+        (4, 3.0, math.sqrt(96)),
+    ):
         assert abs((z**power).mean().item() - mean) * math.sqrt(n) / deviation < 5
     assert abs((z[0::2] * z[1::2]).mean().item()) * math.sqrt(n / 2) < 5
 
@@ -116,7 +136,10 @@ def test_threads_draw_what_one_thread_draws():
     keys = list(random.split(random.key(6), 32))
     with ThreadPoolExecutor(8) as pool:
         drawn = list(pool.map(lambda key: random.uniform(key, 50_000), keys))
-    assert all(torch.equal(draw, random.uniform(key, 50_000)) for key, draw in zip(keys, drawn, strict=True))
+    assert all(
+        torch.equal(draw, random.uniform(key, 50_000))
+        for key, draw in zip(keys, drawn, strict=True)
+    )
 
 
 def test_empty_draws_have_their_shape():
@@ -129,10 +152,22 @@ def test_empty_draws_have_their_shape():
     [
         (lambda: random.key(2**64), ValueError, "one 64-bit word"),
         (lambda: random.key(0.5), TypeError, "integer"),
-        (lambda: random.fold_in(random.key(0), 2**70), ValueError, "fold_in takes one 64-bit word"),
-        (lambda: random.uniform(torch.zeros(2), 3), TypeError, r"int64 tensor of shape \(2,\).*float32"),
+        (
+            lambda: random.fold_in(random.key(0), 2**70),
+            ValueError,
+            "fold_in takes one 64-bit word",
+        ),
+        (
+            lambda: random.uniform(torch.zeros(2), 3),
+            TypeError,
+            r"int64 tensor of shape \(2,\).*float32",
+        ),
         (lambda: random.uniform(7, 3), TypeError, r"got int\. Make one with l0func.random.key"),
-        (lambda: random.uniform(torch.zeros(3, dtype=torch.int64), 3), ValueError, r"shape \(2,\).*got \(3,\)"),
+        (
+            lambda: random.uniform(torch.zeros(3, dtype=torch.int64), 3),
+            ValueError,
+            r"shape \(2,\).*got \(3,\)",
+        ),
         (lambda: random.uniform(random.key(0), (2, -1)), ValueError, "at least 0"),
         (lambda: random.split(random.key(0), -1), ValueError, "at least 0; got -1"),
         (lambda: random.fold_in(random.key(0), torch.tensor(0.5)), TypeError, "integer"),

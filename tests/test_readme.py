@@ -15,7 +15,9 @@ GALLERY = (ROOT / "examples" / "README.md").read_text()
 
 
 def run(*arguments: str, cwd: Path) -> str:
-    result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+    result = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -33,8 +35,11 @@ def table(text: str) -> dict[str, list[str]]:
 def test_the_readmes_program_prints_what_the_readme_shows(tmp_path):
     (tmp_path / "program.py").write_text(blocks("python")[0])
     shown, printed = blocks("text")[0], run("program.py", cwd=tmp_path)
-    accuracy = [float(re.search(r"([\d.]+)% of unseen digits", text).group(1)) for text in (shown, printed)]
-    # The draws are the same to the bit everywhere; what 400 steps of floating-point sums make of them is not.
+    accuracy = [
+        float(re.search(r"([\d.]+)% of unseen digits", text).group(1)) for text in (shown, printed)
+    ]
+    # The draws are the same to the bit everywhere; what 400 steps of floating-point sums make of
+    # them is not.
     assert accuracy[1] == pytest.approx(accuracy[0], abs=3)
     ours, theirs = table(printed), table(shown)
     assert list(ours) == list(theirs)
@@ -47,7 +52,9 @@ def test_the_readmes_compaction_prints_what_the_readme_shows(tmp_path):
     (tmp_path / "program.py").write_text(blocks("python")[1])
     printed = run("program.py", cwd=tmp_path)
     # Older versions of torch print fewer of a module's settings.
-    assert printed.replace(", bias=True, track", ", track") == blocks("text")[1].replace(", bias=True, track", ", track")
+    assert printed.replace(", bias=True, track", ", track") == blocks("text")[1].replace(
+        ", bias=True, track", ", track"
+    )
 
 
 def test_the_readmes_controlled_step_runs_on_its_first_program(tmp_path):
@@ -56,10 +63,13 @@ def test_the_readmes_controlled_step_runs_on_its_first_program(tmp_path):
         (
             "x, y = X[:64], y[:64]\n"
             "def loss(params, gates, buffers, key, x, y):\n"
-            "    return F.cross_entropy(rows(params, gates, buffers, l0.random.split(key, len(x)), x), y)\n"
+            "    return F.cross_entropy(rows(params, gates, buffers, l0.random.split(key, "
+            "len(x)), x), y)\n"
         ),
     )
-    (tmp_path / "program.py").write_text(begin + loss + blocks("python")[2] + "print(int(state.step), value.isfinite().item())")
+    (tmp_path / "program.py").write_text(
+        begin + loss + blocks("python")[2] + "print(int(state.step), value.isfinite().item())"
+    )
     assert run("program.py", cwd=tmp_path).split() == ["1", "True"]
 
 
@@ -72,7 +82,9 @@ def test_the_gate_runs_the_readmes_commands_as_written():
     tests = 'pip install -e ".[dev]" && pytest'
     assert f"\n{tests}\n" in README
     assert f"\n{tests}\n" in gate
-    shown = set(re.findall(r'\npip install -e "\.\[dev\]" && python examples/(\w+)\.py', README + GALLERY))
+    shown = set(
+        re.findall(r'\npip install -e "\.\[dev\]" && python examples/(\w+)\.py', README + GALLERY)
+    )
     assert shown == set(re.findall(r"\npython examples/(\w+)\.py ", gate))
     assert len(shown) == 7
 
@@ -86,6 +98,9 @@ def test_every_file_that_a_readme_names_is_there():
 
 
 def test_a_heading_that_a_link_leads_to_is_there():
-    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in GALLERY.splitlines()}
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in GALLERY.splitlines()
+    }
     for anchor in re.findall(r"examples/README\.md#([\w-]+)", README):
         assert anchor in headings, anchor

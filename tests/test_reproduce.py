@@ -23,13 +23,24 @@ def runs(monkeypatch):
 
 
 def small(runs, chunk_size=None):
-    hidden = l0.group({"2.weight": l0.axis(1)}, owns={"0.weight": l0.axis(0), "0.bias": l0.axis(0)})
-    layers = {"pixels": runs.Layer(l0.group({"0.weight": l0.axis(1)}), 0.2, 5), "hidden": runs.Layer(hidden, 0.5, 3)}
+    hidden = l0.group(
+        {"2.weight": l0.axis(1)}, owns={"0.weight": l0.axis(0), "0.bias": l0.axis(0)}
+    )
+    layers = {
+        "pixels": runs.Layer(l0.group({"0.weight": l0.axis(1)}), 0.2, 5),
+        "hidden": runs.Layer(hidden, 0.5, 3),
+    }
     network = runs.Network(
-        "small", lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)), layers, (8,), chunk_size
+        "small",
+        lambda: nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)),
+        layers,
+        (8,),
+        chunk_size,
     )
     x, y = l0.random.normal(l0.random.key(7), (60, 8)), torch.arange(60) % 3
-    row = runs.Row("target", target=0.5, gates_lr=0.1, anneal=True, epochs=4, seeds=3, batch=20, warmup=3)
+    row = runs.Row(
+        "target", target=0.5, gates_lr=0.1, anneal=True, epochs=4, seeds=3, batch=20, warmup=3
+    )
     return runs.Run(network, row, (x, y, x, y))
 
 
@@ -54,7 +65,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_states(runs, tmp_path, monke
     again = small(runs)
     resumed, _ = again.trained(tmp_path / "parts")
     torch.testing.assert_close(l0.tree.leaves(resumed), l0.tree.leaves(whole), rtol=0, atol=0)
-    lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    ]
     assert [line["epoch"] for line in lines] == [0, 1, 2, 3]
     assert_numbers_are_those_of_the_pruned_weights(runs, again, resumed)
 
@@ -68,7 +81,10 @@ def assert_numbers_are_those_of_the_pruned_weights(runs, run, states):
             first = (masks["0.weight"] != 0) & (masks["2.weight"] != 0).reshape(5, 1)
             entries = int(first.sum()) + int((masks["2.weight"] != 0).sum()) * 3
             assert found["realised"] == pytest.approx(entries / 55)
-            assert found["widths"] == [int((masks["0.weight"] != 0).sum()), int((masks["2.weight"] != 0).sum())]
+            assert found["widths"] == [
+                int((masks["0.weight"] != 0).sum()),
+                int((masks["2.weight"] != 0).sum()),
+            ]
             weights = {path: params[path] * masks.get(path, 1.0) for path in params}
             hidden = torch.relu(run.data[2] @ weights["0.weight"].T + weights["0.bias"])
             guess = (hidden @ weights["2.weight"].T + weights["2.bias"]).argmax(1)
@@ -83,20 +99,31 @@ def test_an_interval_is_students(runs):
 
 def test_the_readmes_tables_are_the_recorded_results(runs):
     tables = (FOLDER.parent / "README.md").read_text()
-    records = [json.loads(file.read_text()) for file in sorted((FOLDER / "runs").rglob("result.json"))]
+    records = [
+        json.loads(file.read_text()) for file in sorted((FOLDER / "runs").rglob("result.json"))
+    ]
     assert len(records) >= 4
     for record in records:
         assert f"| {runs.line(record, 'louizos')} |" in tables, runs.show(record)
-        log = (FOLDER / "runs" / record["network"] / record["row"]["name"] / "log.jsonl").read_text().splitlines()
+        log = (
+            (FOLDER / "runs" / record["network"] / record["row"]["name"] / "log.jsonl")
+            .read_text()
+            .splitlines()
+        )
         assert len(log) == record["row"]["epochs"]
-        assert json.loads(log[-1])["error"] == [seed["error"] for seed in record["seeds"]["louizos"]]
+        assert json.loads(log[-1])["error"] == [
+            seed["error"] for seed in record["seeds"]["louizos"]
+        ]
 
 
 @pytest.mark.parametrize("script", ["lenet_300_100", "lenet5"])
 def test_recorded_results_are_of_the_rows_of_their_script(runs, script):
     module = importlib.import_module(script)
     rows = {row.name: json.loads(json.dumps(asdict(row))) for row in module.ROWS}
-    recorded = [json.loads(file.read_text()) for file in (FOLDER / "runs" / module.NETWORK.name).rglob("result.json")]
+    recorded = [
+        json.loads(file.read_text())
+        for file in (FOLDER / "runs" / module.NETWORK.name).rglob("result.json")
+    ]
     assert recorded
     for record in recorded:
         assert record["row"] == rows[record["row"]["name"]]

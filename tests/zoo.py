@@ -21,7 +21,9 @@ class TwoInputs(nn.Module):
         self.scale = nn.Parameter(torch.ones(4, dtype=torch.float64))
         self.left.bias.requires_grad_(False)
 
-    def forward(self, a: Tensor, pair: tuple[Tensor, float], *, gain: float = 1.0) -> dict[str, Any]:
+    def forward(
+        self, a: Tensor, pair: tuple[Tensor, float], *, gain: float = 1.0
+    ) -> dict[str, Any]:
         h = torch.tanh(self.left(a) + pair[1] * self.right(pair[0])) * gain
         return {"h": h, "both": (h * self.scale, None)}
 
@@ -154,28 +156,55 @@ def _mlp() -> nn.Module:
 
 CASES = [
     Case("mlp", _mlp, _x(4)),
-    Case("mlp_dropout", lambda: nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.4), nn.Linear(6, 3)), _x(4), train=True),
+    Case(
+        "mlp_dropout",
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.4), nn.Linear(6, 3)),
+        _x(4),
+        train=True,
+    ),
     Case("functions", Functions, _x(3), train=True),
     Case("cnn", _cnn, _x(1, 6, 6)),
     Case("cnn_train", _cnn, _x(1, 6, 6), train=True, rows_alone=False),
     Case("residual", Residual, _x(2, 4, 4)),
     Case("residual_train", Residual, _x(2, 4, 4), train=True, rows_alone=False),
-    Case("conv_dropout", lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.Dropout1d(0.5)), _x(2, 6), train=True),
+    Case(
+        "conv_dropout",
+        lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.Dropout1d(0.5)),
+        _x(2, 6),
+        train=True,
+    ),
     Case("lstm", lambda: Recurrent(nn.LSTM, num_layers=2), _x(3, 3)),
-    Case("lstm_dropout", lambda: Recurrent(nn.LSTM, num_layers=2, dropout=0.5), _x(3, 3), train=True),
+    Case(
+        "lstm_dropout", lambda: Recurrent(nn.LSTM, num_layers=2, dropout=0.5), _x(3, 3), train=True
+    ),
     Case("gru", lambda: Recurrent(nn.GRU, bidirectional=True), _x(3, 3)),
     Case("rnn", lambda: Recurrent(nn.RNN), _x(3, 3)),
-    Case("lstm_time_first", lambda: nn.LSTM(3, 4), lambda: (torch.randn(3, 5, 3),), in_dims=1, out_dims=(1, (1, 1))),
+    Case(
+        "lstm_time_first",
+        lambda: nn.LSTM(3, 4),
+        lambda: (torch.randn(3, 5, 3),),
+        in_dims=1,
+        out_dims=(1, (1, 1)),
+    ),
     Case("lstm_cell", lambda: nn.LSTMCell(3, 4), _x(3)),
     Case("attention", Attention, _x(3, 4)),
-    Case("encoder", lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), _x(3, 4), train=True),
+    Case(
+        "encoder",
+        lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True),
+        _x(3, 4),
+        train=True,
+    ),
     Case("encoder_eval", lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), _x(3, 4)),
     Case("words", Words, lambda: (torch.randint(0, 7, (5, 4)),)),
     Case("bags", Bags, lambda: (torch.randint(0, 7, (5, 4)),)),
     Case("tied", Tied, _x(4)),
     Case("two_inputs", TwoInputs, lambda: (torch.randn(5, 3), (torch.randn(5, 2), 0.5))),
     Case(
-        "norms", lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)), _x(2, 5, 5)
+        "norms",
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)
+        ),
+        _x(2, 5, 5),
     ),
     Case("bilinear", lambda: nn.Bilinear(3, 2, 4), lambda: (torch.randn(5, 3), torch.randn(5, 2))),
     Case("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), _x(3)),

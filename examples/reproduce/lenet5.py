@@ -1,4 +1,6 @@
-"""LeNet-5-Caffe on MNIST: the other half of the table of Louizos, Welling & Kingma (2018), and a density to reach."""
+"""LeNet-5-Caffe on MNIST: the other half of the table of Louizos, Welling & Kingma (2018), and a
+density to reach.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,27 @@ NETWORK = Network(
 )
 ROWS = (
     Row("paper", lams=(0.1,) * 4, average=0.0, epochs=40, seeds=1),
-    Row("target-1.5", target=0.015, gates_lr=1e-2, anneal=True, epochs=40, warmup=6000, seeds=3, damping=0.1),
+    Row(
+        "target-1.5",
+        target=0.015,
+        gates_lr=1e-2,
+        anneal=True,
+        epochs=40,
+        warmup=6000,
+        seeds=3,
+        damping=0.1,
+    ),
     # The weight decay that a validation split chose for LeNet-300-100.
-    Row("target-1.5-decay", target=0.015, gates_lr=1e-2, weight_decay=5e-5, anneal=True, epochs=24, warmup=6000, seeds=3),
+    Row(
+        "target-1.5-decay",
+        target=0.015,
+        gates_lr=1e-2,
+        weight_decay=5e-5,
+        anneal=True,
+        epochs=24,
+        warmup=6000,
+        seeds=3,
+    ),
 )
 
 if __name__ == "__main__":

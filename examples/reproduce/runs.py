@@ -27,7 +27,9 @@ HERE = Path(__file__).parent
 
 
 class Layer(NamedTuple):
-    """A gate vector of the paper: its group, the likelihood 1/2 is crossed with at first, and the weights that it pays for."""
+    """A gate vector of the paper: its group, the likelihood 1/2 is crossed with at first, and the
+    weights that it pays for.
+    """
 
     group: Any
     droprate: float
@@ -70,7 +72,9 @@ class Run:
         self.network, self.row, self.data = network, row, data
         self.steps = len(data[0]) // row.batch
         self.fn, params, buffers = self.fresh(0)
-        self.spec = l0.gate_spec(params, groups={name: layer.group for name, layer in network.layers.items()})
+        self.spec = l0.gate_spec(
+            params, groups={name: layer.group for name, layer in network.layers.items()}
+        )
         self.rows = l0.per_example(l0.gated(self.fn, self.spec))
         self.counts = l0.count_macs(self.fn, params, buffers, data[0][:1])
         self.control = None
@@ -82,7 +86,9 @@ class Run:
             # The last half falls to nothing, so that the last epoch is as good as any.
             half = row.epochs * self.steps // 2
             rates = [l0.schedules.cosine(rate, rate / 100, half, begin=half) for rate in rates]
-        of_params = l0.optimizer(torch.optim.Adam, lr=rates[0], weight_decay=row.weight_decay, fused=True)
+        of_params = l0.optimizer(
+            torch.optim.Adam, lr=rates[0], weight_decay=row.weight_decay, fused=True
+        )
         of_gates = l0.optimizer(torch.optim.Adam, lr=rates[1], fused=True)
         options = {"control": self.control, "average": row.average, "donate": True}
         self.single = l0.training(self.loss, of_params, of_gates, **options)
@@ -93,7 +99,9 @@ class Run:
         torch.manual_seed(seed)
         return l0.make_functional(self.network.module())
 
-    def loss(self, params: Any, gates: Any, buffers: Any, key: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def loss(
+        self, params: Any, gates: Any, buffers: Any, key: Tensor, x: Tensor, y: Tensor
+    ) -> Tensor:
         output = self.rows(params, gates, buffers, l0.random.split(key, self.row.batch), x)
         value = F.cross_entropy(output, y)
         pairs = zip(self.spec.gates, self.network.layers.values(), self.row.lams, strict=False)
@@ -114,7 +122,12 @@ class Run:
 
     def epoch(self, states: l0.TrainState, number: int) -> tuple[l0.TrainState, Tensor]:
         x, y = self.data[:2]
-        keys = torch.stack([l0.random.fold_in(l0.random.key(1000 + seed), number) for seed in range(self.row.seeds)])
+        keys = torch.stack(
+            [
+                l0.random.fold_in(l0.random.key(1000 + seed), number)
+                for seed in range(self.row.seeds)
+            ]
+        )
         orders = torch.stack([l0.random.uniform(key, len(x)).argsort() for key in keys])
         total = torch.zeros(self.row.seeds)
         for index in orders[:, : self.steps * self.row.batch].split(self.row.batch, dim=1):
@@ -123,17 +136,28 @@ class Run:
         return states, total / self.steps
 
     def trained(self, folder: Path) -> tuple[l0.TrainState, float]:
-        """The states after the last epoch, and the seconds of training; goes on from what is in the folder."""
+        """The states after the last epoch, and the seconds of training; goes on from what is in
+        the folder.
+        """
         file, log = folder / "state.safetensors", folder / "log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        states, settings = self.start(), json.loads(json.dumps(asdict(self.row) | {"network": self.network.name}))
+        states, settings = (
+            self.start(),
+            json.loads(json.dumps(asdict(self.row) | {"network": self.network.name})),
+        )
         lines = []
         if file.exists():
             states = l0.load_state(file, states, self.spec, settings)
             lines = log.read_text().splitlines()[: int(states.step) // self.steps]
         seconds = sum(json.loads(line)["seconds"] for line in lines)
         first = int(states.step) // self.steps
-        bar = tqdm(range(first, self.row.epochs), desc=self.row.name, initial=first, total=self.row.epochs, unit="epoch")
+        bar = tqdm(
+            range(first, self.row.epochs),
+            desc=self.row.name,
+            initial=first,
+            total=self.row.epochs,
+            unit="epoch",
+        )
         for number in bar:
             begin = time.perf_counter()
             states, loss = self.epoch(states, number)
@@ -145,7 +169,9 @@ class Run:
             lines.append(json.dumps(record))
             log.write_text("\n".join(lines) + "\n")
             l0.save_state(file, states, self.spec, settings)
-            bar.set_postfix(error=f"{_mean(record['error']):.2%}", density=f"{_mean(record['realised']):.2%}")
+            bar.set_postfix(
+                error=f"{_mean(record['error']):.2%}", density=f"{_mean(record['realised']):.2%}"
+            )
         return states, seconds
 
     def glance(self, states: l0.TrainState) -> dict[str, list[float]]:
@@ -158,8 +184,14 @@ class Run:
         kept = state.averages or {"params": state.params, "gates": state.gates}
         params, gates = kept["params"], kept["gates"]
         pruned = l0.prune(params, gates, self.spec, estimator)
-        outputs = torch.cat([self.fn(pruned, state.buffers, part) for part in self.data[2].split(2000)])
-        weights = [row for row in l0.summary(params, gates, self.spec, estimator).rows if row.name.endswith(".weight")]
+        outputs = torch.cat(
+            [self.fn(pruned, state.buffers, part) for part in self.data[2].split(2000)]
+        )
+        weights = [
+            row
+            for row in l0.summary(params, gates, self.spec, estimator).rows
+            if row.name.endswith(".weight")
+        ]
         entries = sum(row.entries for row in weights)
         return {
             "error": (outputs.argmax(1) != self.data[3]).float().mean().item(),
@@ -190,7 +222,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def result(run: Run, states: l0.TrainState, seconds: float) -> dict[str, Any]:
-    of_estimator = {name: [run.measured(member, name) for member in l0.unstack(states)] for name in ESTIMATORS}
+    of_estimator = {
+        name: [run.measured(member, name) for member in l0.unstack(states)] for name in ESTIMATORS
+    }
     return {
         "row": asdict(run.row),
         "network": run.network.name,
@@ -211,8 +245,12 @@ def spread(values: Sequence[float]) -> str:
 def line(record: dict[str, Any], estimator: str) -> str:
     """A row of the tables in README.md: units, weights, expected weights, error, multiply-adds."""
     seeds = record["seeds"][estimator]
-    widths = "-".join(str(round(_mean(of))) for of in zip(*(seed["widths"] for seed in seeds), strict=True))
-    realised, expected, error, macs = ([of[key] for of in seeds] for key in ("realised", "expected", "error", "macs"))
+    widths = "-".join(
+        str(round(_mean(of))) for of in zip(*(seed["widths"] for seed in seeds), strict=True)
+    )
+    realised, expected, error, macs = (
+        [of[key] for of in seeds] for key in ("realised", "expected", "error", "macs")
+    )
     return f"{widths} | {spread(realised)} | {100 * _mean(expected):.2f} % | {spread(error)} | {_mean(macs):,.0f}"
 
 
@@ -226,10 +264,17 @@ def main(network: Network, rows: Sequence[Row], claims: dict[str, tuple[float, f
     """Train the rows that were asked for, write their JSON, and assert what is claimed of them."""
     parser = argparse.ArgumentParser(description=f"{network.name} on MNIST, behind gates")
     parser.add_argument("--data", help="mnist.npz, or a folder with the idx files")
-    parser.add_argument("--row", action="append", choices=[row.name for row in rows], help="which rows; all without it")
+    parser.add_argument(
+        "--row",
+        action="append",
+        choices=[row.name for row in rows],
+        help="which rows; all without it",
+    )
     parser.add_argument("--epochs", type=int, help="fewer or more than the row says")
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--folder", type=Path, default=HERE / "runs", help="where states and logs go")
+    parser.add_argument(
+        "--folder", type=Path, default=HERE / "runs", help="where states and logs go"
+    )
     options = parser.parse_args()
     x, y, x_test, y_test = mnist(options.data)
     data = (x.reshape(-1, *network.shape), y, x_test.reshape(-1, *network.shape), y_test)
@@ -245,5 +290,9 @@ def main(network: Network, rows: Sequence[Row], claims: dict[str, tuple[float, f
         if row.name in claims and run.row == row:
             seeds = record["seeds"]["louizos"]
             density, error = claims[row.name]
-            assert _mean([of["realised"] for of in seeds]) <= density, f"{row.name}: at most {density:.2%} of the weights"
-            assert _mean([of["error"] for of in seeds]) <= error, f"{row.name}: an error of at most {error:.2%}"
+            assert _mean([of["realised"] for of in seeds]) <= density, (
+                f"{row.name}: at most {density:.2%} of the weights"
+            )
+            assert _mean([of["error"] for of in seeds]) <= error, (
+                f"{row.name}: an error of at most {error:.2%}"
+            )

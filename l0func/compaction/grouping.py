@@ -17,7 +17,9 @@ from l0func.tracing.trace import Trace
 
 
 class Place(NamedTuple):
-    """A dimension of a tensor in which units have slices, whether they are read there, and whether a gate multiplies them."""
+    """A dimension of a tensor in which units have slices, whether they are read there, and whether
+    a gate multiplies them.
+    """
 
     path: str
     dim: int
@@ -33,7 +35,8 @@ class Found:
         name: Of the group: the module, or the parameter, that makes them.
         count: Number of units.
         sizes: Numbers of slices in a row that one unit has somewhere.
-        multiplies: The rules of the slices that a gate scales: those that read them; under an RMSNorm those that make them.
+        multiplies: The rules of the slices that a gate scales: those that read them; under an
+            RMSNorm those that make them.
         owns: The rules of the other slices.
         maker: The parameter that makes them first.
         normed: Whether an RMSNorm runs over them, which reads them without a slice.
@@ -60,13 +63,17 @@ _Slices = dict[Place, list[int]]
 
 
 def found_in(trace: Trace) -> tuple[list[Found], dict[str, str]]:
-    """The vectors of units that can be removed, and for those that cannot, by what makes them, why."""
+    """The vectors of units that can be removed, and for those that cannot, by what makes them,
+    why.
+    """
     refused: dict[str, str] = {}
     vectors: dict[tuple[tuple[Place, int], ...], list[_Slices]] = {}
     for root, slices in sorted(_by_unit(trace).items()):
         reason = trace.units.reason(root) or _unfit(slices)
         if reason is None:
-            vectors.setdefault(tuple((place, len(at)) for place, at in slices.items()), []).append(slices)
+            vectors.setdefault(tuple((place, len(at)) for place, at in slices.items()), []).append(
+                slices
+            )
         elif (maker := _maker(slices)) is not None:
             refused.setdefault(maker, reason)
     found: list[Found] = []
@@ -82,17 +89,28 @@ def _by_unit(trace: Trace) -> dict[int, _Slices]:
     units: dict[int, _Slices] = {}
     normed = _normed(trace)
     for (path, dim), slices in trace.slices.items():
-        flags = (listed(flag) for flag in (trace.units.roots(slices.labels), slices.reads, slices.owns))
+        flags = (
+            listed(flag) for flag in (trace.units.roots(slices.labels), slices.reads, slices.owns)
+        )
         for position, (root, reads, owns) in enumerate(zip(*flags, strict=True)):
             if root >= 0:
-                # A closed unit under an RMSNorm must be exactly zero where it is made, or the others are scaled by it.
-                multiplies = bool(owns) and path not in trace.norms if root in normed else bool(reads)
-                units.setdefault(root, {}).setdefault(Place(path, dim, bool(reads), multiplies), []).append(position)
+                # A closed unit under an RMSNorm must be exactly zero where it is made, or the
+                # others are scaled by it.
+                multiplies = (
+                    bool(owns) and path not in trace.norms if root in normed else bool(reads)
+                )
+                units.setdefault(root, {}).setdefault(
+                    Place(path, dim, bool(reads), multiplies), []
+                ).append(position)
     return units
 
 
 def _normed(trace: Trace) -> set[int]:
-    return {root for labels in trace.normed for root in listed(loose(trace.units.roots(labels)).unique())}
+    return {
+        root
+        for labels in trace.normed
+        for root in listed(loose(trace.units.roots(labels)).unique())
+    }
 
 
 def _maker(slices: _Slices) -> str | None:
@@ -128,15 +146,23 @@ def _add(run: list[_Slices], trace: Trace, found: list[Found], refused: dict[str
     maker = _maker(run[0])
     assert maker is not None
     if len(run) == 1:
-        refused.setdefault(maker, "they all go together, as one unit: without it nothing would be left")
+        refused.setdefault(
+            maker, "they all go together, as one unit: without it nothing would be left"
+        )
         return
     multiplies: dict[str, list[Rule]] = {}
     owns: dict[str, list[Rule]] = {}
     sizes: set[int] = set()
     for place in run[0]:
-        rules = _rules(torch.tensor([unit[place] for unit in run]), place.dim, trace.shapes[place.path][place.dim])
+        rules = _rules(
+            torch.tensor([unit[place] for unit in run]),
+            place.dim,
+            trace.shapes[place.path][place.dim],
+        )
         if rules is None:
-            refused.setdefault(maker, f"their slices of {place.path!r} are in an order that no rule has")
+            refused.setdefault(
+                maker, f"their slices of {place.path!r} are in an order that no rule has"
+            )
             return
         (multiplies if place.multiplies else owns).setdefault(place.path, []).extend(rules)
         sizes |= {len(run[0][place]), *(rule.size for rule in rules if isinstance(rule, blocks))}
@@ -148,12 +174,18 @@ def _rules(positions: Tensor, dim: int, size: int) -> list[Rule] | None:
     """The rules that put unit i on ``positions[i]``, shape (units, slices of one)."""
     units, each = positions.shape
     numbers = torch.arange(units)[:, None]
-    if each > 1 and units * each == size and torch.equal(positions, numbers + units * torch.arange(each)):
+    if (
+        each > 1
+        and units * each == size
+        and torch.equal(positions, numbers + units * torch.arange(each))
+    ):
         return [tiles(dim, each)]
     rules: list[Rule] = []
     column = 0
     for start, length in _lengths(listed(positions[0])):
-        if not torch.equal(positions[:, column : column + length], start + numbers * length + torch.arange(length)):
+        if not torch.equal(
+            positions[:, column : column + length], start + numbers * length + torch.arange(length)
+        ):
             return None
         stop = start + units * length
         end = None if stop == size else stop

@@ -20,9 +20,14 @@ Kept = dict[str, dict[int, Tensor]]
 
 
 def remove(
-    fn: PureModule, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], spec: GateSpec, opens: Mapping[str, Tensor]
+    fn: PureModule,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    spec: GateSpec,
+    opens: Mapping[str, Tensor],
 ) -> Functional:
-    """Take the slices of closed units out of every tensor, and set the attributes that forward reads its sizes from.
+    """Take the slices of closed units out of every tensor, and set the attributes that forward
+    reads its sizes from.
 
     Args:
         fn: A pure function.
@@ -42,10 +47,19 @@ def remove(
     tensors = {**params, **buffers}
     parts = {path: resize(_slimming(path, part, tensors, kept)) for path, part in fn.parts()}
     changed = _with_attributes(dict(fn.parts()), parts, spec, opens)
-    factors = {at: factor for path, part in fn.parts() for at, factor in _factors(path, part, tensors, kept).items()}
-    small = {path: _sliced(tensor, kept.get(path, {})) * factors.get(path, 1) for path, tensor in tensors.items()}
+    factors = {
+        at: factor
+        for path, part in fn.parts()
+        for at, factor in _factors(path, part, tensors, kept).items()
+    }
+    small = {
+        path: _sliced(tensor, kept.get(path, {})) * factors.get(path, 1)
+        for path, tensor in tensors.items()
+    }
     resized = fn.resized({path: tuple(t.shape) for path, t in small.items()}, changed)
-    return Functional(resized, {path: small[path] for path in params}, {path: small[path] for path in buffers})
+    return Functional(
+        resized, {path: small[path] for path in params}, {path: small[path] for path in buffers}
+    )
 
 
 def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> Kept:
@@ -57,7 +71,9 @@ def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> Kept:
             dim = getattr(binding.rule, "dim", None)
             if binding.gate not in groups or dim is None:
                 continue
-            along = (binding.rule.spread(opens[binding.gate].to(torch.float64), p.shape) > 0.5).flatten()
+            along = (
+                binding.rule.spread(opens[binding.gate].to(torch.float64), p.shape) > 0.5
+            ).flatten()
             dim %= len(p.shape)
             if not bool(along.all()):
                 of_path = kept.setdefault(p.path, {})
@@ -98,9 +114,13 @@ def _with_attributes(
         module, *keys = _located(path, before)
         attributes = changed[module].attributes()
         value = _less(before[module].attributes(), keys, less, path)[keys[0]]
-        if attributes[keys[0]] not in (value, before[module].attributes()[keys[0]]) and len(keys) == 1:
+        if (
+            attributes[keys[0]] not in (value, before[module].attributes()[keys[0]])
+            and len(keys) == 1
+        ):
             raise ValueError(
-                f"A group's attrs make {path!r} {value}, and the slices that its tensors keep make it {attributes[keys[0]]}. "
+                f"A group's attrs make {path!r} {value}, and the slices that its tensors keep "
+                f"make it {attributes[keys[0]]}. "
                 "Leave it out of attrs: modules of torch follow their tensors."
             )
         changed[module] = changed[module].with_attribute(keys[0], value)
@@ -110,7 +130,8 @@ def _with_attributes(
 def _check_attribute(group: str, path: str, each: Any) -> None:
     if not isinstance(each, int) or isinstance(each, bool):
         raise ValueError(
-            f"attrs of a group are {{'module.attribute': how much of it one unit stands for}}, an integer; group {group!r} "
+            f"attrs of a group are {{'module.attribute': how much of it one unit stands for}}, an "
+            f"integer; group {group!r} "
             f"says {each!r} of {path!r}."
         )
 
@@ -122,8 +143,15 @@ def _located(path: str, parts: Mapping[str, Part]) -> list[str]:
         module = ".".join(steps[:length])
         if module in parts and steps[length] in parts[module].attributes():
             return [module, *steps[length:]]
-    known = [f"{m}.{a}".strip(".") for m, part in parts.items() for a, v in part.attributes().items() if type(v) is int]
-    raise ValueError(f"A group's attrs name {path!r}, which no module has{names.closest(path, known)}.")
+    known = [
+        f"{m}.{a}".strip(".")
+        for m, part in parts.items()
+        for a, v in part.attributes().items()
+        if type(v) is int
+    ]
+    raise ValueError(
+        f"A group's attrs name {path!r}, which no module has{names.closest(path, known)}."
+    )
 
 
 def _less(holder: Any, keys: list[str], less: int, path: str) -> Any:

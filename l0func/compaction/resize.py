@@ -26,7 +26,9 @@ class Slimming:
         kept: For tensors that lose slices.
     """
 
-    def __init__(self, path: str, part: Part, tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    def __init__(
+        self, path: str, part: Part, tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]
+    ) -> None:
         self.path, self.part, self.kept = path, part, kept
         self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         self.dtypes = {name: t.dtype for name, t in tensors.items()}
@@ -53,8 +55,10 @@ class Slimming:
         for name, dim in others:
             if self.has(name) and not torch.equal(self.of(*first), self.of(name, dim)):
                 raise self.error(
-                    f"{first[0]!r} keeps {self.count(*first)} of its {self.shapes[first[0]][first[1]]} slices along dimension "
-                    f"{first[1]}, and {name!r} keeps {self.count(name, dim)} along dimension {dim}, not the same. Name both "
+                    f"{first[0]!r} keeps {self.count(*first)} of its "
+                    f"{self.shapes[first[0]][first[1]]} slices along dimension "
+                    f"{first[1]}, and {name!r} keeps {self.count(name, dim)} along dimension "
+                    f"{dim}, not the same. Name both "
                     "in one group"
                 )
 
@@ -66,7 +70,10 @@ class Slimming:
         """
         kept = self.of(name, dim).reshape(parts, -1)
         if not torch.equal(kept.any(1), kept.all(1)):
-            raise self.error(f"{name!r} loses some slices of a {what} and keeps others; a {what} goes as a whole")
+            raise self.error(
+                f"{name!r} loses some slices of a {what} and keeps others; a {what} goes as a "
+                f"whole"
+            )
         return kept.all(1)
 
     def untouched(self, name: str, dim: int, why: str) -> None:
@@ -81,7 +88,10 @@ class Slimming:
     def error(self, problem: str) -> ValueError:
         """An error about this module."""
         kind = self.part.kind.__name__
-        return ValueError(f"{kind} {self.path!r} cannot be made smaller: {problem}. l0func.unit_groups finds whole groups.")
+        return ValueError(
+            f"{kind} {self.path!r} cannot be made smaller: {problem}. l0func.unit_groups finds "
+            f"whole groups."
+        )
 
 
 def resize(slimming: Slimming) -> Part:
@@ -120,10 +130,14 @@ def _conv(s: Slimming) -> Part:
     if groups == 1:
         out, into = (1, 0) if transposed else (0, 1)
         s.agree(("weight", out), ("bias", 0))
-        return _attributes(s, in_channels=s.count("weight", into), out_channels=s.count("weight", out))
+        return _attributes(
+            s, in_channels=s.count("weight", into), out_channels=s.count("weight", out)
+        )
     left = int(s.whole("weight", 0, groups, "group").sum())
     s.untouched("weight", 1, "a grouped convolution loses whole groups only")
-    if s.has("bias") and not torch.equal(s.whole("bias", 0, groups, "group"), s.whole("weight", 0, groups, "group")):
+    if s.has("bias") and not torch.equal(
+        s.whole("bias", 0, groups, "group"), s.whole("weight", 0, groups, "group")
+    ):
         raise s.error("'weight' and 'bias' lose different groups")
     each = {name: plain[name] // groups for name in ("in_channels", "out_channels")}
     return _attributes(s, groups=left, **{name: left * size for name, size in each.items()})
@@ -142,7 +156,9 @@ def _group_norm(s: Slimming) -> Part:
 
 
 def _layer_norm(s: Slimming) -> Part:
-    raise s.error("it normalises over what would be removed, so that all that is left would change")
+    raise s.error(
+        "it normalises over what would be removed, so that all that is left would change"
+    )
 
 
 def _rms_norm(s: Slimming) -> Part:
@@ -152,9 +168,9 @@ def _rms_norm(s: Slimming) -> Part:
     eps = torch.finfo(s.dtypes["weight"]).eps if eps is None else eps
     left = s.count("weight", 0)
     # The mean square over what is left is larger by N / N', the closed units being zero.
-    return replace(s.part, plain=s.part.plain | {"eps": eps * len(s.of("weight", 0)) / left}).with_attribute(
-        "normalized_shape", (left,)
-    )
+    return replace(
+        s.part, plain=s.part.plain | {"eps": eps * len(s.of("weight", 0)) / left}
+    ).with_attribute("normalized_shape", (left,))
 
 
 def rescaling(slimming: Slimming) -> dict[str, float]:
@@ -178,7 +194,10 @@ def _attention(s: Slimming) -> Part:
     plain, weights = s.part.plain, "in_proj_weight"
     heads: int = plain["num_heads"]
     if not s.has(weights) or s.has("bias_k") or plain["add_zero_attn"]:
-        raise s.error("only attention with one packed projection, without bias_k, bias_v and add_zero_attn, can lose heads")
+        raise s.error(
+            "only attention with one packed projection, without bias_k, bias_v and add_zero_attn, "
+            "can lose heads"
+        )
     s.untouched(weights, 1, "its inputs' width is that of a residual stream")
     s.agree((weights, 0), ("in_proj_bias", 0))
     each = s.whole(weights, 0, 3 * heads, "head").reshape(3, heads)
@@ -186,7 +205,8 @@ def _attention(s: Slimming) -> Part:
         raise s.error("queries, keys and values lose different heads")
     left = int(each[0].sum())
     head_dim = s.shapes[weights][1] // heads
-    # The last is what torch's encoder layer looks at before it would read the packed weights by itself.
+    # The last is what torch's encoder layer looks at before it would read the packed weights by
+    # itself.
     changed = {"num_heads": left, "head_dim": head_dim, "_qkv_same_embed_dim": False}
     return replace(s.part, kind=FewerHeads, plain=plain | changed)
 
@@ -206,14 +226,18 @@ def _recurrent(s: Slimming) -> Part:
                 raise s.error(f"{ih!r} and {name!r} lose different units")
         back = s.of(others[-1], 1) if projected else s.of(hh, 1)
         if not torch.equal(back, rows):
-            raise s.error(f"the rows of {ih!r} and the columns that read its units lose different units")
+            raise s.error(
+                f"the rows of {ih!r} and the columns that read its units lose different units"
+            )
         if projected:
             s.agree((others[-1], 0), (hh, 1))
         widths.append(int(rows.sum()))
         projections.append(s.count(others[-1], 0) if projected else 0)
     changed: dict[str, Any] = {"input_size": s.count("weight_ih_l0", 1)}
     if len(set(widths)) == 1 and len(set(projections)) == 1 and widths != projections:
-        return replace(s.part, plain=plain | changed | {"hidden_size": widths[0], "proj_size": projections[0]})
+        return replace(
+            s.part, plain=plain | changed | {"hidden_size": widths[0], "proj_size": projections[0]}
+        )
     changed |= {"hidden_sizes": tuple(widths), "proj_sizes": tuple(projections)}
     return replace(s.part, kind=UnequalRecurrent, plain=plain | changed)
 
@@ -226,21 +250,33 @@ def _cell(s: Slimming) -> Part:
         if s.has(name) and not torch.equal(_tile(s, name, tiles), rows):
             raise s.error(f"'weight_ih' and {name!r} lose different units")
     if not torch.equal(s.of("weight_hh", 1), rows):
-        raise s.error("the rows of 'weight_ih' and the columns of 'weight_hh' lose different units")
+        raise s.error(
+            "the rows of 'weight_ih' and the columns of 'weight_hh' lose different units"
+        )
     return _attributes(s, input_size=s.count("weight_ih", 1), hidden_size=int(rows.sum()))
 
 
 def _tile(s: Slimming, name: str, tiles: int) -> Tensor:
     kept = s.of(name, 0).reshape(tiles, -1)
     if not torch.equal(kept, kept[:1].expand_as(kept)):
-        raise s.error(f"{name!r} loses different units in its {tiles} tiles; l0func.tiles(0, {tiles}) names all of a unit's")
+        raise s.error(
+            f"{name!r} loses different units in its {tiles} tiles; l0func.tiles(0, {tiles}) names "
+            f"all of a unit's"
+        )
     return kept[0]
 
 
 # torch 2.4 was the first to have one.
 _RMS_NORM: type[nn.Module] | None = getattr(nn, "RMSNorm", None)
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 _CHANNEL_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),

@@ -1,4 +1,6 @@
-"""A trial of groups on a copy with random weights: does the network without some units equal the pruned one?"""
+"""A trial of groups on a copy with random weights: does the network without some units equal the
+pruned one?
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from l0func.spec.plan import Group
 
 
 class Trial:
-    """A copy of a function with random weights, from which units are removed to see whether the rest stays as it was."""
+    """A copy of a function with random weights, from which units are removed to see whether the
+    rest stays as it was.
+    """
 
     def __init__(self, function: Functional, inputs: tuple[Any, ...]) -> None:
         self.function = function
@@ -47,18 +51,26 @@ class Trial:
         try:
             spec = gate_spec(self.params, groups=groups, buffers=self.buffers)
             gates = {
-                gate.name: _closed(gate.name, gate.shape[0], lost(i, gate.shape[0])).to(self.device, gate.dtype)
+                gate.name: _closed(gate.name, gate.shape[0], lost(i, gate.shape[0])).to(
+                    self.device, gate.dtype
+                )
                 for i, gate in enumerate(spec.gates)
             }
             pruned = prune(self.params, gates, spec)
             expected = fn(pruned, self.buffers, *self.inputs)
-            opens = {name: z != 0 for name, z in deterministic_gates(gates, spec, "louizos").items()}
+            opens = {
+                name: z != 0 for name, z in deterministic_gates(gates, spec, "louizos").items()
+            }
             small, params, buffers = remove(fn, pruned, self.buffers, spec, opens)
             output = small(params, buffers, *self.inputs)
         except Exception as error:
             # Whatever a stranger's forward raises on other sizes is the reason.
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return None if same_output(output, expected, self.tolerance) else "the outputs differ from the pruned network's"
+        return (
+            None
+            if same_output(output, expected, self.tolerance)
+            else "the outputs differ from the pruned network's"
+        )
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -66,7 +78,9 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _shaken(function: Functional) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers that no two channels share: a fresh BatchNorm would not tell one from another."""
+    """Parameters and buffers that no two channels share: a fresh BatchNorm would not tell one from
+    another.
+    """
 
     def shake(path: str, tensor: Tensor, noise: float) -> Tensor:
         if not tensor.is_floating_point():
@@ -82,8 +96,8 @@ def _shaken(function: Functional) -> tuple[dict[str, Tensor], dict[str, Tensor]]
 def _losses(groups: int) -> Iterator[Callable[[int, int], int]]:
     """Ways to lose units: from the number of a group and its size to how many it loses.
 
-    Half of all, all but one, and then one unit of some groups, so that any two of them once lose different numbers: a forward
-    that halves its input takes equal losses well.
+    Half of all, all but one, and then one unit of some groups, so that any two of them once lose
+    different numbers: a forward that halves its input takes equal losses well.
     """
     yield lambda i, size: size // 2
     yield lambda i, size: size - 1
@@ -98,7 +112,9 @@ def _closed(name: str, count: int, closed: int) -> Tensor:
 
 
 def same_output(output: Any, expected: Any, tolerance: float | None = None) -> bool:
-    """Whether two outputs have the same shapes and numbers, up to a share of the largest; None is by the type."""
+    """Whether two outputs have the same shapes and numbers, up to a share of the largest; None is
+    by the type.
+    """
     pairs = [[t for _, t in tree.walk(o) if isinstance(t, Tensor)] for o in (output, expected)]
     if len(pairs[0]) != len(pairs[1]):
         return False

@@ -1,4 +1,6 @@
-"""The units of a module that no one described: found by tracing it, and tried before they are believed."""
+"""The units of a module that no one described: found by tracing it, and tried before they are
+believed.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,13 @@ class UnitGroups(dict[str, Group]):
     Attributes:
         sizes: How many units each group has.
         refused: For units that cannot be removed, by the parameter that makes them, why.
-        normed: The groups over whose units an RMSNorm runs: their gates multiply what makes the units, not what reads them.
+        normed: The groups over whose units an RMSNorm runs: their gates multiply what makes the
+            units, not what reads them.
     """
 
-    def __init__(self, groups: Mapping[str, Group], found: Sequence[Found], refused: Mapping[str, str]) -> None:
+    def __init__(
+        self, groups: Mapping[str, Group], found: Sequence[Found], refused: Mapping[str, str]
+    ) -> None:
         super().__init__(groups)
         self.sizes = {f.name: f.count for f in found if f.name in groups}
         self.refused = dict(refused)
@@ -44,14 +49,17 @@ class UnitGroups(dict[str, Group]):
 
 
 def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
-    """Groups of slices that belong to one hidden unit, channel or attention head each, found by tracing the module.
+    """Groups of slices that belong to one hidden unit, channel or attention head each, found by
+    tracing the module.
 
-    Each unit's gate multiplies the slices that read it and owns those that make it, normalisation and running statistics
-    included, so that a closed unit is gone whatever the activation. The module runs once, in eval mode, on the examples, and
-    every operation passes the units on; what has no rule, and what cannot lose units exactly (a LayerNorm over them, an
-    output of the module), is refused, with the reason. Then the groups are tried: some of their units are removed from a
-    copy with random weights, and the smaller copy must give what the pruned one gives. Attributes that forward reads sizes
-    from, such as head counts, are found by that trial too.
+    Each unit's gate multiplies the slices that read it and owns those that make it, normalisation
+    and running statistics included, so that a closed unit is gone whatever the activation. The
+    module runs once, in eval mode, on the examples, and every operation passes the units on; what
+    has no rule, and what cannot lose units exactly (a LayerNorm over them, an output of the
+    module), is refused, with the reason. Then the groups are tried: some of their units are
+    removed from a copy with random weights, and the smaller copy must give what the pruned one
+    gives. Attributes that forward reads sizes from, such as head counts, are found by that trial
+    too.
 
     Args:
         module: Any module. It is not changed.
@@ -70,12 +78,19 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
           0: 3 units
           stays 2.weight: they are an output of the module
     """
-    inputs = cast("tuple[Any, ...]", example_inputs) if isinstance(example_inputs, tuple) else (example_inputs,)
+    inputs = (
+        cast("tuple[Any, ...]", example_inputs)
+        if isinstance(example_inputs, tuple)
+        else (example_inputs,)
+    )
     fn, params, buffers = make_functional(module)
     eager = Functional(fn.eval(), params, buffers)
     groups = groups_in(eager, inputs, follow(*eager, inputs))
     if not groups:
-        reasons = "; ".join(f"{path!r}: {reason}" for path, reason in groups.refused.items()) or "it has no parameters"
+        reasons = (
+            "; ".join(f"{path!r}: {reason}" for path, reason in groups.refused.items())
+            or "it has no parameters"
+        )
         raise ValueError(f"No units of this {type(module).__name__} can be removed. {reasons}.")
     return groups
 
@@ -95,7 +110,9 @@ def _tried(trial: Trial, found: Sequence[Found], refused: dict[str, str]) -> dic
     believed: dict[str, Group] = {}
     for f in found:
         fitting = _fitting(trial, f)
-        problem = fitting if isinstance(fitting, str) else trial.problem({**believed, f.name: fitting})
+        problem = (
+            fitting if isinstance(fitting, str) else trial.problem({**believed, f.name: fitting})
+        )
         if problem is None:
             believed[f.name] = cast("Group", fitting)
         else:
@@ -104,7 +121,9 @@ def _tried(trial: Trial, found: Sequence[Found], refused: dict[str, str]) -> dic
 
 
 def _fitting(trial: Trial, found: Found) -> Group | str:
-    """The group with the attributes that make its removal exact, fewest first; or why there are none."""
+    """The group with the attributes that make its removal exact, fewest first; or why there are
+    none.
+    """
     first: str | None = None
     for attrs in islice(_attributes(trial.function.fn, found), _TRIES):
         group = found.group(attrs)
@@ -117,7 +136,9 @@ def _fitting(trial: Trial, found: Found) -> Group | str:
 
 
 def _attributes(fn: PureModule, found: Found) -> Iterator[dict[str, int]]:
-    """Choices of integers in and above the modules of the units that count them, or their slices, or parts of these."""
+    """Choices of integers in and above the modules of the units that count them, or their slices,
+    or parts of these.
+    """
     owners = {path.rpartition(".")[0] for path in found.paths()}
     near = {owner for path in owners for owner in _ancestors(path)}
     candidates = [
@@ -125,7 +146,9 @@ def _attributes(fn: PureModule, found: Found) -> Iterator[dict[str, int]]:
         for path, part in fn.parts()
         if path.rpartition(".")[0] in near or path in near
         for name, value in _integers(part)
-        if value and value % found.count == 0 and any(size % (value // found.count) == 0 for size in {1, *found.sizes})
+        if value
+        and value % found.count == 0
+        and any(size % (value // found.count) == 0 for size in {1, *found.sizes})
     ]
     # What counts units or slices before what counts parts of them; the nearest first.
     candidates.sort(key=lambda c: (c[1] not in {1, *found.sizes}, -c[0].count(".")))

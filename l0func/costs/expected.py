@@ -21,8 +21,8 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 
     .. math:: E[L_0] = \sum_j \prod_{g \in j} P(z_g \ne 0)
 
-    over the entries :math:`j` of every gated parameter (a parameter is gated if any gate multiplies or owns a slice of it)
-    and, for each, its distinct gates.
+    over the entries :math:`j` of every gated parameter (a parameter is gated if any gate
+    multiplies or owns a slice of it) and, for each, its distinct gates.
 
     Source: Louizos, Welling & Kingma (2018), arXiv:1712.01312.
 
@@ -41,7 +41,8 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 
 
 def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
-    """Expected share of entries that go, among all parameters that the spec saw; those without gates stay.
+    """Expected share of entries that go, among all parameters that the spec saw; those without
+    gates stay.
 
     Args:
         gates: ``{gate name: log_alpha}``.
@@ -77,8 +78,12 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     return _total(squares[p.path] for p in spec.gated())
 
 
-def squares_by_parameter(params: Mapping[str, Tensor], gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
-    """The expected sum of squares of every parameter's effective weights; of the plain ones without gates."""
+def squares_by_parameter(
+    params: Mapping[str, Tensor], gates: Gates, spec: GateSpec
+) -> dict[str, Tensor]:
+    """The expected sum of squares of every parameter's effective weights; of the plain ones
+    without gates.
+    """
     squares = {g.name: g.distribution.second_moment(gates[g.name]) for g in spec.gates}
     opens = {g.name: g.distribution.prob_nonzero(gates[g.name]) for g in spec.gates}
 
@@ -105,7 +110,9 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
         ValueError: Params or gates do not fit the spec.
     """
     tensors, masks = check_params(params, spec), mean_masks(gates, spec)
-    return _total(((p * masks[path] if path in masks else p) ** 2).sum() for path, p in tensors.items())
+    return _total(
+        ((p * masks[path] if path in masks else p) ** 2).sum() for path, p in tensors.items()
+    )
 
 
 def penalty(
@@ -120,7 +127,8 @@ def penalty(
 
     .. math:: \sum_j \bigl(\lambda_j + \tfrac{1}{2} \mathrm{wd}\, w_j^2\bigr) P(z_j \ne 0)
 
-    over the entries of the gated parameters. For a loss that is a *mean* over N examples, the paper's λ is λ/N here.
+    over the entries of the gated parameters. For a loss that is a *mean* over N examples, the
+    paper's λ is λ/N here.
 
     Source: Louizos, Welling & Kingma (2018), arXiv:1712.01312, Sec. 2.3.
 
@@ -128,16 +136,18 @@ def penalty(
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
         spec: The plan.
-        lam: Cost of an entry: a number, a scalar tensor (which vmaps), a tensor that broadcasts to the parameter, or
-            ``{pattern: any of these}`` over parameter paths.
+        lam: Cost of an entry: a number, a scalar tensor (which vmaps), a tensor that broadcasts to
+            the parameter, or ``{pattern: any of these}`` over parameter paths.
         weight_decay: Cost of half a squared weight, while its gate is open.
-        detach_params: Whether weight decay leaves the weights alone and only tells their gates what they cost.
+        detach_params: Whether weight decay leaves the weights alone and only tells their gates
+            what they cost.
 
     Returns:
         A scalar, in the units of the loss.
 
     Raises:
-        ValueError: Params or gates do not fit the spec, or a pattern of ``lam`` does not fit the parameters.
+        ValueError: Params or gates do not fit the spec, or a pattern of ``lam`` does not fit the
+            parameters.
     """
     tensors = check_params(params, spec)
     opens = prob_open(check_gates(gates, spec), spec)
@@ -164,7 +174,8 @@ def _priced(lam: Lam, opens: Tensor, p: Parameter) -> Tensor:
         return (lam.expand(p.shape) * opens).sum()
     except RuntimeError:
         raise ValueError(
-            f"lam is a number or broadcasts to its parameter; got {tuple(lam.shape)} for {p.path!r} of shape {p.shape}."
+            f"lam is a number or broadcasts to its parameter; got {tuple(lam.shape)} for "
+            f"{p.path!r} of shape {p.shape}."
         ) from None
 
 

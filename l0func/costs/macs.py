@@ -25,7 +25,8 @@ Slices = tuple[str, int, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Product:
-    """Products between activations that the same units take part in, such as the scores of one attention head.
+    """Products between activations that the same units take part in, such as the scores of one
+    attention head.
 
     Attributes:
         macs: Multiply-adds.
@@ -41,7 +42,8 @@ class MacCounts:
     """What one call multiplies, with every gate open.
 
     Attributes:
-        uses: ``{parameter path: how often an entry is multiplied}``: a scalar, or a tensor of the parameter's shape.
+        uses: ``{parameter path: how often an entry is multiplied}``: a scalar, or a tensor of the
+            parameter's shape.
         products: Products between activations.
         sizes: Numbers of entries of the parameters in ``uses``.
     """
@@ -53,7 +55,10 @@ class MacCounts:
     @property
     def by_parameter(self) -> dict[str, int]:
         """Multiply-adds with the entries of each parameter."""
-        return {path: int(uses * self.sizes[path] if uses.dim() == 0 else uses.sum()) for path, uses in self.uses.items()}
+        return {
+            path: int(uses * self.sizes[path] if uses.dim() == 0 else uses.sum())
+            for path, uses in self.uses.items()
+        }
 
     @property
     def total(self) -> int:
@@ -63,14 +68,17 @@ class MacCounts:
     def only(self, paths: Iterable[str]) -> MacCounts:
         """The multiply-adds with some of the parameters, without products between activations."""
         kept = [path for path in paths if path in self.uses]
-        return MacCounts({path: self.uses[path] for path in kept}, (), {path: self.sizes[path] for path in kept})
+        return MacCounts(
+            {path: self.uses[path] for path in kept}, (), {path: self.sizes[path] for path in kept}
+        )
 
 
 def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> MacCounts:
-    """Count the multiply-adds of one call, by running it once and seeing how often each parameter entry is used.
+    """Count the multiply-adds of one call, by running it once and seeing how often each parameter
+    entry is used.
 
-    Counted are matrix products and convolutions, attention and recurrent layers as the products that they consist of: half of
-    what ``torch.utils.flop_counter`` says.
+    Counted are matrix products and convolutions, attention and recurrent layers as the products
+    that they consist of: half of what ``torch.utils.flop_counter`` says.
 
     Args:
         fn: What ``make_functional`` or ``compact`` returned.
@@ -79,7 +87,8 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
         *inputs: The inputs of its ``forward``; the counts are for all their rows.
 
     Returns:
-        The counts, for :func:`expected_macs` and :func:`realised_macs`; ``.total`` is the dense number.
+        The counts, for :func:`expected_macs` and :func:`realised_macs`; ``.total`` is the dense
+        number.
 
     Raises:
         TypeError: ``fn`` is not what ``make_functional`` returned.
@@ -105,7 +114,9 @@ def _products(trace: Trace) -> Iterator[Product]:
     merged: dict[tuple[Slices, ...], int] = {}
     for pair, macs in trace.products.items():
         roots = sorted({trace.units.root(label) for label in pair if label >= 0})
-        slices = tuple((*where, tuple(at)) for root in roots for where, at in makers.get(root, {}).items())
+        slices = tuple(
+            (*where, tuple(at)) for root in roots for where, at in makers.get(root, {}).items()
+        )
         merged[slices] = merged.get(slices, 0) + macs
     yield from (Product(macs, slices) for slices, macs in merged.items())
 
@@ -115,8 +126,9 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
 
     .. math:: \sum_j n_j \prod_{g \in j} P(z_g \ne 0)
 
-    over parameter entries :math:`j`, each used :math:`n_j` times, and its distinct gates; a product between activations needs
-    the gates that the units taking part are wholly behind. Differentiable: it can be the penalty in place of the L0 norm.
+    over parameter entries :math:`j`, each used :math:`n_j` times, and its distinct gates; a
+    product between activations needs the gates that the units taking part are wholly behind.
+    Differentiable: it can be the penalty in place of the L0 norm.
 
     Args:
         gates: ``{gate name: log_alpha}``.
@@ -130,11 +142,16 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
         ValueError: Gates do not fit the spec, or the counts are another network's.
     """
     named = check_gates(gates, spec)
-    return macs_of({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}, spec, counts)
+    return macs_of(
+        {g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}, spec, counts
+    )
 
 
-def realised_macs(gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Estimator = "louizos") -> int:
-    """Multiply-adds with entries behind open gates only: for gates of groups, those of the compacted network.
+def realised_macs(
+    gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Estimator = "louizos"
+) -> int:
+    """Multiply-adds with entries behind open gates only: for gates of groups, those of the
+    compacted network.
 
     Args:
         gates: ``{gate name: log_alpha}``.
@@ -151,7 +168,9 @@ def realised_macs(gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Est
     named = check_gates(gates, spec)
     check_values(named)
     z = deterministic_gates(named, spec, estimator)
-    return round(float(macs_of({name: (value != 0).double() for name, value in z.items()}, spec, counts)))
+    return round(
+        float(macs_of({name: (value != 0).double() for name, value in z.items()}, spec, counts))
+    )
 
 
 def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
@@ -160,9 +179,12 @@ def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
     for path, size in counts.sizes.items():
         if path in parameters and parameters[path].size != size:
             raise ValueError(
-                f"The counts are of a network whose {path!r} has {size} entries; the spec's has {parameters[path].size}."
+                f"The counts are of a network whose {path!r} has {size} entries; the spec's has "
+                f"{parameters[path].size}."
             )
-    names.check_names(counts.uses.keys() & parameters.keys(), counts.uses, "The spec, unlike the counts,")
+    names.check_names(
+        counts.uses.keys() & parameters.keys(), counts.uses, "The spec, unlike the counts,"
+    )
     total = next(iter(opens.values())).new_zeros(()) if opens else torch.zeros(())
     for path, uses in counts.uses.items():
         total = total + _of_parameter(opens, parameters[path], uses).to(total)
@@ -180,9 +202,16 @@ def _of_parameter(opens: Gates, p: Parameter, uses: Tensor) -> Tensor:
     return (probability * uses.to(probability)).sum()
 
 
-def _together(opens: Gates, slices: tuple[Slices, ...], parameters: Mapping[str, Parameter]) -> Tensor | float:
+def _together(
+    opens: Gates, slices: tuple[Slices, ...], parameters: Mapping[str, Parameter]
+) -> Tensor | float:
     """The probability that the distinct gates are open that units are wholly behind."""
-    distinct = {gate for path, dim, at in slices if path in parameters for gate in _gates_on(parameters[path], dim, at)}
+    distinct = {
+        gate
+        for path, dim, at in slices
+        if path in parameters
+        for gate in _gates_on(parameters[path], dim, at)
+    }
     probability: Tensor | float = 1.0
     for name, number in sorted(distinct):
         probability = probability * opens[name][number]
@@ -192,7 +221,8 @@ def _together(opens: Gates, slices: tuple[Slices, ...], parameters: Mapping[str,
 def _gates_on(p: Parameter, dim: int, indices: tuple[int, ...]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for gate in {binding.gate for binding in p.bindings}:
-        # A gate may have several rules on one tensor, such as a head's rows in each third of a packed projection.
+        # A gate may have several rules on one tensor, such as a head's rows in each third of a
+        # packed projection.
         rules = [binding.rule for binding in p.bindings if binding.gate == gate]
         numbers = {max(rule.number(index, dim, p.shape) for rule in rules) for index in indices}
         if len(numbers) == 1 and -1 not in numbers:

@@ -14,7 +14,16 @@ from l0func.gates.prune import open_entries
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
-HEADINGS = ("parameter", "shape", "gates", "expected open", "realised open", "expected density", "realised density", "L2")
+HEADINGS = (
+    "parameter",
+    "shape",
+    "gates",
+    "expected open",
+    "realised open",
+    "expected density",
+    "realised density",
+    "L2",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class Row:
         gates: Number of gates that multiply or own a slice of it; in the total every gate once.
         expected_open: Entries that are open in expectation over masks.
         realised_open: Entries that are open under the estimator: what ``prune`` keeps.
-        expected_l2: Expected sum of squares of the effective weights; plain sum of squares without gates.
+        expected_l2: Expected sum of squares of the effective weights; plain sum of squares without
+            gates.
     """
 
     name: str
@@ -87,7 +97,10 @@ class Summary:
         table = [HEADINGS, *(row.cells() for row in (*self.rows, self.total))]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
-            "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True)))
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+            )
             for cells in table
         ]
         rule = "-" * len(lines[0])
@@ -104,7 +117,9 @@ class Summary:
         return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
 
 
-def summary(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "louizos") -> Summary:
+def summary(
+    params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "louizos"
+) -> Summary:
     """A table by parameter: what is open in expectation beside what is open under an estimator.
 
     Args:
@@ -122,8 +137,14 @@ def summary(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "l
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
     with torch.no_grad():
-        expected = {path: p.sum() * (tensors[path].numel() / p.numel()) for path, p in prob_open(named, spec).items()}
-        realised = {path: e.sum() for path, e in open_entries(deterministic_gates(named, spec, estimator), spec).items()}
+        expected = {
+            path: p.sum() * (tensors[path].numel() / p.numel())
+            for path, p in prob_open(named, spec).items()
+        }
+        realised = {
+            path: e.sum()
+            for path, e in open_entries(deterministic_gates(named, spec, estimator), spec).items()
+        }
         squares = squares_by_parameter(tensors, named, spec)
     rows: list[Row] = []
     sizes = {gate.name: torch.Size(gate.shape).numel() for gate in spec.gates}

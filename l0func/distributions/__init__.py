@@ -42,5 +42,7 @@ def from_dict(record: Mapping[str, Any], /) -> GateDistribution:
     fields = dict(record)
     kind = fields.pop("kind", None)
     if kind not in DISTRIBUTIONS:
-        raise ValueError(f"A distribution is one of {sorted(DISTRIBUTIONS)}; the record says {kind!r}.")
+        raise ValueError(
+            f"A distribution is one of {sorted(DISTRIBUTIONS)}; the record says {kind!r}."
+        )
     return DISTRIBUTIONS[kind](**fields)

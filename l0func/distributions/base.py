@@ -17,7 +17,8 @@ from l0func.internal.untyped import untyped
 
 Estimator = Literal["louizos", "median", "mean"]
 
-# Gates whose draws and sums stay in a cache: fresh memory beyond it costs more than what is computed in it.
+# Gates whose draws and sums stay in a cache: fresh memory beyond it costs more than what is
+# computed in it.
 BLOCK = 1 << 16
 
 
@@ -33,14 +34,17 @@ class Moments(NamedTuple):
 class GateDistribution(ABC):
     """A distribution on [0, 1] with atoms at 0 and 1, one location ``log_alpha`` a gate.
 
-    A subclass is a frozen dataclass of Python scalars that writes down its quantile function, its survival function,
-    the gate that its paper uses at test time, and the location of a given quantile. Larger ``log_alpha`` means
-    stochastically larger gates. Everything is computed in float32, or in float64 for float64 locations, and returned
-    in the locations' dtype and on their device.
+    A subclass is a frozen dataclass of Python scalars that writes down its quantile function, its
+    survival function, the gate that its paper uses at test time, and the location of a given
+    quantile. Larger ``log_alpha`` means stochastically larger gates. Everything is computed in
+    float32, or in float64 for float64 locations, and returned in the locations' dtype and on their
+    device.
     """
 
     rule: Rule
-    """Nodes t in (0, 1) and weights that integrate the survival function to 1e-11 for every location."""
+    """Nodes t in (0, 1) and weights that integrate the survival function to 1e-11 for every
+    location.
+    """
 
     short_rule: Rule
     """The same to 1e-7, which is what float32 can hold."""
@@ -79,7 +83,9 @@ class GateDistribution(ABC):
         """The location at which P(z <= t) is ``probability``, for t in [0, 1)."""
 
     def _nodes(self, size: int) -> Rule:
-        """A rule of ``size`` nodes on [0, 1]; a subclass may place its nodes where its survival function bends."""
+        """A rule of ``size`` nodes on [0, 1]; a subclass may place its nodes where its survival
+        function bends.
+        """
         return gauss_legendre(size)
 
     def prepared(self, log_alpha: Tensor) -> Tensor:
@@ -87,7 +93,8 @@ class GateDistribution(ABC):
         return log_alpha
 
     def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """Derivatives of the draw in its location, given what :meth:`prepared` made of that; order 0 is the draw.
+        """Derivatives of the draw in its location, given what :meth:`prepared` made of that; order
+        0 is the draw.
 
         Args:
             u: Probabilities in (0, 1), shape ``(*many, *gates)``.
@@ -95,13 +102,19 @@ class GateDistribution(ABC):
             orders: Which derivatives.
 
         Returns:
-            For each order a tensor of the shape of ``u``; from order 1 on it is 0 where the draw is exactly 0 or 1.
+            For each order a tensor of the shape of ``u``; from order 1 on it is 0 where the draw
+            is exactly 0 or 1.
         """
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
-        return [differentiated(lambda la: self._quantile(u, la), order, prepared.expand(shape)) for order in orders]
+        return [
+            differentiated(lambda la: self._quantile(u, la), order, prepared.expand(shape))
+            for order in orders
+        ]
 
     def evaluated(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """The numbers of :meth:`derivatives`, for tensors that nothing records or maps: in blocks that a cache holds."""
+        """The numbers of :meth:`derivatives`, for tensors that nothing records or maps: in blocks
+        that a cache holds.
+        """
         gates = prepared.numel()
         if u.numel() <= BLOCK or u.shape[u.dim() - prepared.dim() :] != prepared.shape:
             return self.derivatives(u, prepared, orders)
@@ -111,17 +124,25 @@ class GateDistribution(ABC):
         for top in range(0, u_rows.shape[0], step):
             for left in range(0, gates, BLOCK):
                 block = slice(top, top + step), slice(left, left + BLOCK)
-                for result, values in zip(results, self.derivatives(u_rows[block], row[block[1]], orders), strict=True):
+                for result, values in zip(
+                    results, self.derivatives(u_rows[block], row[block[1]], orders), strict=True
+                ):
                     result[block] = values
         return list(results.reshape(len(orders), *u.shape))
 
-    def _draws(self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False) -> tuple[Tensor, ...]:
+    def _draws(
+        self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False
+    ) -> tuple[Tensor, ...]:
         compute = self.derivatives if recorded else self.evaluated
         return tuple(compute(u, self.prepared(log_alpha), (order, order + 1)))
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
         """The derivatives of some order of mean and variance, and the next."""
-        return tuple(value for k in (order, order + 1) for value in differentiated(self._mean_and_variance, k, log_alpha))
+        return tuple(
+            value
+            for k in (order, order + 1)
+            for value in differentiated(self._mean_and_variance, k, log_alpha)
+        )
 
     # What everyone may call.
 
@@ -145,12 +166,17 @@ class GateDistribution(ABC):
             log_alpha: Gate locations, shape ``(*gates)``.
 
         Returns:
-            Gates in [0, 1]; their derivative with respect to ``log_alpha`` is 0 where they are exactly 0 or 1.
+            Gates in [0, 1]; their derivative with respect to ``log_alpha`` is 0 where they are
+            exactly 0 or 1.
         """
 
         def draw(la: Tensor) -> Tensor:
             # What a compiler sees it fuses, slopes included.
-            return self._quantile(u.to(la.dtype), la) if compiling() else smooth(self._draws, 0, la, u.to(la.dtype))[0]
+            return (
+                self._quantile(u.to(la.dtype), la)
+                if compiling()
+                else smooth(self._draws, 0, la, u.to(la.dtype))[0]
+            )
 
         return _in_float(log_alpha, draw)
 
@@ -199,7 +225,8 @@ class GateDistribution(ABC):
 
         .. math:: E[z] = \int_0^1 P(z > t)\, dt
 
-        by Gauss-Legendre quadrature, with as many nodes as this distribution needs for 1e-11 in float64 and 1e-7 in float32.
+        by Gauss-Legendre quadrature, with as many nodes as this distribution needs for 1e-11 in
+        float64 and 1e-7 in float32.
 
         Args:
             log_alpha: Gate locations, shape ``(*gates)``.
@@ -207,7 +234,12 @@ class GateDistribution(ABC):
         Returns:
             Expectations in [0, 1], shape ``(*gates)``.
         """
-        return _in_float(log_alpha, lambda la: self._integral(la.dtype, lambda t: (1.0, self._survival(t, la))).clamp(max=1.0))
+        return _in_float(
+            log_alpha,
+            lambda la: self._integral(la.dtype, lambda t: (1.0, self._survival(t, la))).clamp(
+                max=1.0
+            ),
+        )
 
     def second_moment(self, log_alpha: Tensor, /) -> Tensor:
         r"""Exact second moment of each gate.
@@ -221,7 +253,10 @@ class GateDistribution(ABC):
             Expectations in [0, 1], shape ``(*gates)``.
         """
         return _in_float(
-            log_alpha, lambda la: self._integral(la.dtype, lambda t: (2.0 * t, self._survival(t, la))).clamp(max=1.0)
+            log_alpha,
+            lambda la: self._integral(la.dtype, lambda t: (2.0 * t, self._survival(t, la))).clamp(
+                max=1.0
+            ),
         )
 
     def variance(self, log_alpha: Tensor, /) -> Tensor:
@@ -249,7 +284,11 @@ class GateDistribution(ABC):
             Two tensors of shape ``(*gates)``.
         """
         wide = log_alpha if log_alpha.dtype == torch.float64 else log_alpha.to(torch.float32)
-        mean, variance = self._mean_and_variance(wide) if compiling() else smooth(self._moment_derivatives, 0, wide)[:2]
+        mean, variance = (
+            self._mean_and_variance(wide)
+            if compiling()
+            else smooth(self._moment_derivatives, 0, wide)[:2]
+        )
         return mean.to(log_alpha.dtype), variance.to(log_alpha.dtype)
 
     def _mean_and_variance(self, la: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,9 +302,9 @@ class GateDistribution(ABC):
 
         Args:
             log_alpha: Gate locations, shape ``(*gates)``.
-            estimator: ``"louizos"``, the gate of the distribution's own paper; ``"median"``, the draw at u = 1/2;
-                ``"mean"``, the exact expectation, which never closes. (``"count"`` ranks the gates of a vector and lives in
-                ``deterministic_masks``.)
+            estimator: ``"louizos"``, the gate of the distribution's own paper; ``"median"``, the
+                draw at u = 1/2; ``"mean"``, the exact expectation, which never closes.
+                (``"count"`` ranks the gates of a vector and lives in ``deterministic_masks``.)
 
         Returns:
             Gates in [0, 1], shape ``(*gates)``.
@@ -279,15 +318,18 @@ class GateDistribution(ABC):
             return self.quantile(torch.full((), 0.5, device=log_alpha.device), log_alpha)
         if estimator == "mean":
             return self.mean(log_alpha)
-        raise ValueError(f"A gate's estimator is 'louizos', 'median' or 'mean'; got {estimator!r}.")
+        raise ValueError(
+            f"A gate's estimator is 'louizos', 'median' or 'mean'; got {estimator!r}."
+        )
 
     def init(self, droprate: float, /, at: float = 0.0) -> float:
         r"""The location at which a gate is closed with probability ``droprate``.
 
         Args:
             droprate: :math:`P(z = 0)`, in (0, 1).
-            at: Another threshold in [0, 1): the location at which :math:`P(z \le at)` is ``droprate``. The usual recipe
-                ``logit(1 - droprate)`` of the hard concrete gate is ``at=0.5``.
+            at: Another threshold in [0, 1): the location at which :math:`P(z \le at)` is
+                ``droprate``. The usual recipe ``logit(1 - droprate)`` of the hard concrete gate is
+                ``at=0.5``.
 
         Returns:
             ``log_alpha``.
@@ -297,21 +339,29 @@ class GateDistribution(ABC):
         """
         if not 0.0 < droprate < 1.0:
             raise ValueError(
-                f"droprate is the probability that a gate starts closed, strictly between 0 and 1; got {droprate}. "
+                f"droprate is the probability that a gate starts closed, strictly between 0 and "
+                f"1; got {droprate}. "
                 "For gates that stay open exclude the parameter (rule None)."
             )
         if not 0.0 <= at < 1.0:
-            raise ValueError(f"The threshold of a droprate is a gate value in [0, 1); got at={at}.")
+            raise ValueError(
+                f"The threshold of a droprate is a gate value in [0, 1); got at={at}."
+            )
         return self._location(droprate, at)
 
     def to_dict(self) -> dict[str, Any]:
         """The distribution as JSON values, for :func:`l0func.distributions.from_dict`."""
-        return {"kind": type(self).__name__, **{name: value for name, value in vars(self).items() if name not in _DERIVED}}
+        return {
+            "kind": type(self).__name__,
+            **{name: value for name, value in vars(self).items() if name not in _DERIVED},
+        }
 
     # Integrals of the survival function.
 
     def _converged_rule(self, tolerance: float) -> Rule:
-        """The smallest rule that integrates all four moments where the survival function bends most."""
+        """The smallest rule that integrates all four moments where the survival function bends
+        most.
+        """
         levels = (1e-4, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
         locations = [self._location(p, t) for p in levels for t in (0.0, 0.1, 0.5, 0.9, 0.999)]
         la = torch.tensor(locations, dtype=torch.float64)
@@ -323,12 +373,15 @@ class GateDistribution(ABC):
         size = converged(evaluate, tolerance)
         if size is None:
             raise ValueError(
-                f"The moments of {self} need more than 512 quadrature nodes; its survival function is close to a step. "
+                f"The moments of {self} need more than 512 quadrature nodes; its survival "
+                f"function is close to a step. "
                 "Choose a less extreme temperature or wider stretch limits."
             )
         return self._nodes(size)
 
-    def _integral(self, dtype: torch.dtype, term: Callable[[float], tuple[float, Tensor]]) -> Tensor:
+    def _integral(
+        self, dtype: torch.dtype, term: Callable[[float], tuple[float, Tensor]]
+    ) -> Tensor:
         # A node at a time: the memory of one gate vector, not of one for each node.
         total: Tensor | float = 0.0
         for t, weight in zip(*self._rule_for(dtype), strict=True):

@@ -19,11 +19,13 @@ class BernoulliGate(GateDistribution):
 
     .. math:: z = 1[u > \sigma(-\log\alpha)], \quad P(z = 1) = \sigma(\log\alpha)
 
-    A step has no slope. Its draws are given that of their expectation, :math:`\sigma'(\log\alpha)`: the straight-through
-    estimator, which is unbiased where the loss is linear in each gate, and biased elsewhere. :func:`l0func.arm` is unbiased
-    everywhere. At test time a gate is open if it is likelier open than closed.
+    A step has no slope. Its draws are given that of their expectation,
+    :math:`\sigma'(\log\alpha)`: the straight-through estimator, which is unbiased where the loss
+    is linear in each gate, and biased elsewhere. :func:`l0func.arm` is unbiased everywhere. At
+    test time a gate is open if it is likelier open than closed.
 
-    Source: Bengio, Léonard & Courville (2013), arXiv:1308.3432 (straight-through); Li & Ji (2019), arXiv:1904.04432 (L0).
+    Source: Bengio, Léonard & Courville (2013), arXiv:1308.3432 (straight-through); Li & Ji (2019),
+        arXiv:1904.04432 (L0).
 
     Example:
         >>> BernoulliGate().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
@@ -31,7 +33,9 @@ class BernoulliGate(GateDistribution):
     """
 
     def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """See :meth:`GateDistribution.derivatives`; from order 1 on those of the expectation, whatever was drawn."""
+        """See :meth:`GateDistribution.derivatives`; from order 1 on those of the expectation,
+        whatever was drawn.
+        """
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
 
         def of_order(order: int) -> Tensor:
@@ -52,7 +56,9 @@ class BernoulliGate(GateDistribution):
         return (-log_alpha).sigmoid() + untyped.zeros_like(log_alpha * t)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
-        return self._quantile(torch.full((), 0.5, dtype=log_alpha.dtype, device=log_alpha.device), log_alpha)
+        return self._quantile(
+            torch.full((), 0.5, dtype=log_alpha.dtype, device=log_alpha.device), log_alpha
+        )
 
     def _location(self, probability: float, t: float) -> float:
         return math.log1p(-probability) - math.log(probability)

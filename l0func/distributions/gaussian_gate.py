@@ -14,11 +14,13 @@ from l0func.internal.untyped import untyped
 
 @dataclass(frozen=True)
 class GaussianGate(GateDistribution):
-    r"""A clipped normal variable, whose location ``log_alpha`` is the mean :math:`\mu` before clipping.
+    r"""A clipped normal variable, whose location ``log_alpha`` is the mean :math:`\mu` before
+    clipping.
 
     .. math:: z = \min(1, \max(0, \mu + \sigma\epsilon)), \quad \epsilon \sim N(0, 1)
 
-    Source: Yamada, Lindenbaum, Negahban & Kluger (2020), arXiv:1810.04247. At test time theirs is :math:`\epsilon = 0`.
+    Source: Yamada, Lindenbaum, Negahban & Kluger (2020), arXiv:1810.04247. At test time theirs is
+        :math:`\epsilon = 0`.
 
     Args:
         sigma: :math:`\sigma > 0`.
@@ -36,7 +38,9 @@ class GaussianGate(GateDistribution):
 
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma < math.inf:
-            raise ValueError(f"sigma, the width of the noise, must be positive and finite; got {self.sigma}.")
+            raise ValueError(
+                f"sigma, the width of the noise, must be positive and finite; got {self.sigma}."
+            )
         super().__post_init__()
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:

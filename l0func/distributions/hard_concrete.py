@@ -29,7 +29,8 @@ class HardConcrete(GateDistribution):
         zeta: Upper stretch limit, above 1.
 
     Raises:
-        ValueError: A limit does not leave room for exact zeros or ones, or the temperature is not positive.
+        ValueError: A limit does not leave room for exact zeros or ones, or the temperature is not
+            positive.
 
     Example:
         >>> HardConcrete().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
@@ -49,17 +50,26 @@ class HardConcrete(GateDistribution):
                 f"have no mass; got gamma={self.gamma}, zeta={self.zeta}."
             )
         if not 0.0 < self.temperature < math.inf:
-            raise ValueError(f"The temperature must be positive and finite; got {self.temperature}. The paper's is 2/3.")
+            raise ValueError(
+                f"The temperature must be positive and finite; got {self.temperature}. The "
+                f"paper's is 2/3."
+            )
         super().__post_init__()
 
     def _bend(self, t: float | Tensor) -> float | Tensor:
         """β logit((t - γ)/(ζ - γ)), the logit of the draw that gives z = t at log_alpha 0."""
         s = (t - self.gamma) / (self.zeta - self.gamma)
-        return self.temperature * (torch.logit(s) if isinstance(s, Tensor) else math.log(s / (1.0 - s)))
+        return self.temperature * (
+            torch.logit(s) if isinstance(s, Tensor) else math.log(s / (1.0 - s))
+        )
 
     def _nodes(self, size: int) -> Rule:
-        # Nodes even in the logit of the draw: there the survival function is smooth for every stretch.
-        low, high = (float(self._bend(0.0)) / self.temperature, math.log((1.0 - self.gamma) / (self.zeta - 1.0)))
+        # Nodes even in the logit of the draw: there the survival function is smooth for every
+        # stretch.
+        low, high = (
+            float(self._bend(0.0)) / self.temperature,
+            math.log((1.0 - self.gamma) / (self.zeta - 1.0)),
+        )
         nodes, weights = gauss_legendre(size)
         draws = [1.0 / (1.0 + math.exp(-(low + (high - low) * node))) for node in nodes]
         width = self.zeta - self.gamma
@@ -70,12 +80,14 @@ class HardConcrete(GateDistribution):
         )
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return rectify(self._concrete(u, self.prepared(log_alpha)) * (self.zeta - self.gamma) + self.gamma)
+        return rectify(
+            self._concrete(u, self.prepared(log_alpha)) * (self.zeta - self.gamma) + self.gamma
+        )
 
     def prepared(self, log_alpha: Tensor) -> Tensor:
         r"""See :meth:`GateDistribution.prepared`: :math:`e^{-\\log\\alpha}` where β = 2/3."""
-        # Beyond ±40 every draw is 0 or 1 and its derivative is 0, so the clamp changes nothing but keeps the powers of
-        # the odds, and with them the gradients, finite.
+        # Beyond ±40 every draw is 0 or 1 and its derivative is 0, so the clamp changes nothing but
+        # keeps the powers of the odds, and with them the gradients, finite.
         return torch.exp(-log_alpha.clamp(-40.0, 40.0)) if self.temperature == 2 / 3 else log_alpha
 
     def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
@@ -91,7 +103,9 @@ class HardConcrete(GateDistribution):
         # 1 where the draw is open and not 1, else 0; torch.where takes ten times as long.
         between = (1.0 - z).mul_(z).sign_() if max(orders) > 0 else z
         return [
-            z if order == 0 else _sigmoid_derivative(s, order).mul_(between).mul_(width / self.temperature**order)
+            z
+            if order == 0
+            else _sigmoid_derivative(s, order).mul_(between).mul_(width / self.temperature**order)
             for order in orders
         ]
 
@@ -106,13 +120,17 @@ class HardConcrete(GateDistribution):
     def _moments(self, la: Tensor) -> Moments:
         if not self._mild:
             return super()._moments(la)
-        # With q = e^-la and c = e^bend(t), P(z > t) is 1 / (1 + c q) and P(z <= t) is c q / (1 + c q): one exp for all nodes.
+        # With q = e^-la and c = e^bend(t), P(z > t) is 1 / (1 + c q) and P(z <= t) is c q / (1 + c
+        # q): one exp for all nodes.
         q, zero = self._odds(la), torch.zeros_like(la)
         first, second, complement, complement_second = zero, zero, zero, zero
         for t, w, c in self._weighted_nodes(la.dtype):
             s = (q * c + 1.0).reciprocal()
             first, second = first + s * w, second + s * (2.0 * w * t)
-            complement, complement_second = complement + s * (w * c), complement_second + s * (2.0 * w * (1.0 - t) * c)
+            complement, complement_second = (
+                complement + s * (w * c),
+                complement_second + s * (2.0 * w * (1.0 - t) * c),
+            )
         return Moments(first, second, q * complement, q * complement_second)
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
@@ -125,11 +143,15 @@ class HardConcrete(GateDistribution):
         scratch = la.new_empty(2, columns.shape[1], min(base.BLOCK, la.numel()))
         for start in range(0, la.numel(), base.BLOCK):
             into = results[:, start : start + base.BLOCK]
-            self._mirrored(la[start : start + base.BLOCK], columns, scratch[..., : into.shape[1]], into)
+            self._mirrored(
+                la[start : start + base.BLOCK], columns, scratch[..., : into.shape[1]], into
+            )
         return tuple(result.reshape(log_alpha.shape) for result in results)
 
     def _mirrored(self, la: Tensor, columns: Tensor, scratch: Tensor, into: Tensor) -> None:
-        """Mean, variance and their slopes, from gates below one half: 1 - z has the distribution of z at -log_alpha."""
+        """Mean, variance and their slopes, from gates below one half: 1 - z has the distribution
+        of z at -log_alpha.
+        """
         (t, w, c), (s, weighted) = columns, scratch
         mean, variance, slope, variance_slope = into
         q = self._odds(-la.abs())
@@ -156,12 +178,16 @@ class HardConcrete(GateDistribution):
         return self.temperature * math.log(max(farthest) / min(farthest)) < 30.0
 
     def _odds(self, la: Tensor) -> Tensor:
-        # Farther out the moments are 0 or 1 to this precision; nearer, the odds at every node are finite.
+        # Farther out the moments are 0 or 1 to this precision; nearer, the odds at every node are
+        # finite.
         farthest = 600.0 if la.dtype == torch.float64 else 50.0
         return torch.exp(-la.clamp(-farthest, farthest))
 
     def _weighted_nodes(self, dtype: torch.dtype) -> list[tuple[float, float, float]]:
-        return [(t, w, math.exp(float(self._bend(t)))) for t, w in zip(*self._rule_for(dtype), strict=True)]
+        return [
+            (t, w, math.exp(float(self._bend(t))))
+            for t, w in zip(*self._rule_for(dtype), strict=True)
+        ]
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha - self._bend(t))

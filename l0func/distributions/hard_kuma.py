@@ -20,12 +20,14 @@ class HardKuma(GateDistribution):
 
     .. math:: x = (1 - (1 - u)^{1/b})^{1/a}, \quad z = \min(1, \max(0, l + (h - l) x)), \quad u \sim U(0, 1)
 
-    The paper has two shapes; here one location :math:`\log\alpha` moves both, :math:`a = \kappa e^{\log\alpha / 2}` and
-    :math:`b = \kappa e^{-\log\alpha / 2}`. The distribution function :math:`1 - (1 - x^a)^b` falls as :math:`a` grows and
-    as :math:`b` shrinks, so a larger location makes the gate stochastically larger.
+    The paper has two shapes; here one location :math:`\log\alpha` moves both, :math:`a = \kappa
+    e^{\log\alpha / 2}` and :math:`b = \kappa e^{-\log\alpha / 2}`. The distribution function
+    :math:`1 - (1 - x^a)^b` falls as :math:`a` grows and as :math:`b` shrinks, so a larger location
+    makes the gate stochastically larger.
 
-    Source: Bastings, Aziz & Titov (2019), arXiv:1905.08160. At test time theirs is 0 or 1 where that is the most probable
-    of 0, 1 and between; otherwise the mean of the Kumaraswamy variable, here stretched and rectified.
+    Source: Bastings, Aziz & Titov (2019), arXiv:1905.08160. At test time theirs is 0 or 1 where
+    that is the most probable of 0, 1 and between; otherwise the mean of the Kumaraswamy variable,
+    here stretched and rectified.
 
     Args:
         concentration: :math:`\kappa > 0`; below 1 the draws gather at 0 and 1.
@@ -33,7 +35,8 @@ class HardKuma(GateDistribution):
         high: Upper stretch limit, above 1.
 
     Raises:
-        ValueError: A limit does not leave room for exact zeros or ones, or the concentration is not positive.
+        ValueError: A limit does not leave room for exact zeros or ones, or the concentration is
+            not positive.
 
     Example:
         >>> HardKuma(1.0).prob_nonzero(torch.tensor([0.0]))
@@ -51,7 +54,9 @@ class HardKuma(GateDistribution):
                 f"have no mass; got low={self.low}, high={self.high}."
             )
         if not 0.0 < self.concentration < math.inf:
-            raise ValueError(f"The concentration must be positive and finite; got {self.concentration}.")
+            raise ValueError(
+                f"The concentration must be positive and finite; got {self.concentration}."
+            )
         super().__post_init__()
 
     def _shapes(self, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,9 +84,15 @@ class HardKuma(GateDistribution):
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         closed, one = self._cumulative(0.0, log_alpha), self._survival(1.0, log_alpha)
-        # Farther out the gate is 0 or 1, and the gamma functions of its shapes are too large to subtract.
+        # Farther out the gate is 0 or 1, and the gamma functions of its shapes are too large to
+        # subtract.
         a, b = self._shapes(log_alpha.clamp(-12.0, 12.0))
-        log_mean = b.log() + torch.lgamma(1.0 + 1.0 / a) + torch.lgamma(b) - torch.lgamma(1.0 + 1.0 / a + b)
+        log_mean = (
+            b.log()
+            + torch.lgamma(1.0 + 1.0 / a)
+            + torch.lgamma(b)
+            - torch.lgamma(1.0 + 1.0 / a + b)
+        )
         between = rectify(self.low + (self.high - self.low) * log_mean.exp())
         atom = (one > closed).to(log_alpha.dtype)
         return torch.where(1.0 - closed - one > torch.maximum(closed, one), between, atom)
@@ -91,14 +102,19 @@ class HardKuma(GateDistribution):
         low, high = -_FARTHEST, _FARTHEST
         for _ in range(80):
             middle = (low + high) / 2.0
-            a, b = self.concentration * math.exp(middle / 2.0), self.concentration * math.exp(-middle / 2.0)
+            a, b = (
+                self.concentration * math.exp(middle / 2.0),
+                self.concentration * math.exp(-middle / 2.0),
+            )
             too_low = -math.expm1(b * math.log(-math.expm1(a * log_x))) > probability
             low, high = (middle, high) if too_low else (low, middle)
         return (low + high) / 2.0
 
 
 def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it, with finite gradients on both branches."""
+    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it, with finite gradients on both
+    branches.
+    """
     near = x > -math.log(2.0)
     close, far = torch.where(near, x, -0.5), torch.where(near, -1.0, x)
     return torch.where(near, (-torch.expm1(close)).log(), torch.log1p(-far.exp()))

@@ -25,7 +25,8 @@ class Rule(NamedTuple):
 def gauss_legendre(size: int, /) -> Rule:
     """The rule of ``size`` nodes on [0, 1], exact for polynomials of degree ``2 * size - 1``.
 
-    Source: Golub & Welsch (1969), "Calculation of Gauss quadrature rules": the eigenvalues of the Jacobi matrix.
+    Source: Golub & Welsch (1969), "Calculation of Gauss quadrature rules": the eigenvalues of the
+    Jacobi matrix.
     """
     k = torch.arange(1, size, dtype=torch.float64)
     off_diagonal = k / (4.0 * k**2 - 1.0).sqrt()
@@ -35,10 +36,15 @@ def gauss_legendre(size: int, /) -> Rule:
 
 
 def converged(evaluate: Callable[[int], Tensor], /, tolerance: float) -> int | None:
-    """The smallest size whose results no larger one changes by more than ``tolerance``, or None if 512 nodes do not do."""
+    """The smallest size whose results no larger one changes by more than ``tolerance``, or None if
+    512 nodes do not do.
+    """
     results = {size: evaluate(size) for size in SIZES[:2]}
     for size, larger, check in zip(SIZES, SIZES[1:], SIZES[2:], strict=False):
         results[check] = evaluate(check)
-        if all(bool((results[size] - results[other]).abs().max() <= tolerance) for other in (larger, check)):
+        if all(
+            bool((results[size] - results[other]).abs().max() <= tolerance)
+            for other in (larger, check)
+        ):
             return size
     return None

@@ -29,21 +29,36 @@ SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
 class Gated:
     """What :func:`gated` returns: ``apply(params, gates, buffers, key, *inputs, **kwargs)``."""
 
-    def __init__(self, fn: Callable[..., Any], spec: GateSpec, estimator: Estimator, sampling: Sampling = "exact") -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        spec: GateSpec,
+        estimator: Estimator,
+        sampling: Sampling = "exact",
+    ) -> None:
         self.fn, self.spec = fn, spec
         self.estimator: Estimator = estimator
         self.sampling: Sampling = sampling
         self.stand_ins = StandIns(spec, by_sums=sampling == "local_reparam")
 
-    def __call__(self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        params: Tree,
+        gates: Tree,
+        buffers: Tree,
+        key: Tensor | None,
+        /,
+        *inputs: Any,
+        **kwargs: Any,
+    ) -> Any:
         """The output under masks drawn from ``key``.
 
         Args:
             params: Parameters, flat or nested.
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
-            key: A key, shape ``(2,)``: masks and the function's own random functions (dropout) are drawn from it. None: the
-                estimator's test-time gates, and no randomness.
+            key: A key, shape ``(2,)``: masks and the function's own random functions (dropout) are
+                drawn from it. None: the estimator's test-time gates, and no randomness.
             *inputs: Inputs of the function.
             **kwargs: Its keyword inputs.
 
@@ -52,14 +67,22 @@ class Gated:
 
         Raises:
             TypeError: ``key`` is not a key.
-            ValueError: Params, gates or buffers do not fit; or ``key`` is None and the function is random.
+            ValueError: Params, gates or buffers do not fit; or ``key`` is None and the function is
+                random.
         """
         if isinstance(self.fn, PureModule):
             return self.with_buffers(params, gates, buffers, key, *inputs, **kwargs)[0]
         return self._run(self.fn, params, gates, buffers, key, inputs, kwargs)
 
     def with_buffers(
-        self, params: Tree, gates: Tree, buffers: Tree, key: Tensor | None, /, *inputs: Any, **kwargs: Any
+        self,
+        params: Tree,
+        gates: Tree,
+        buffers: Tree,
+        key: Tensor | None,
+        /,
+        *inputs: Any,
+        **kwargs: Any,
     ) -> tuple[Any, dict[str, Tensor]]:
         """``(output, new buffers)``: the same call, with the module's updated buffers.
 
@@ -79,7 +102,10 @@ class Gated:
             ValueError: As for a plain call.
         """
         if not isinstance(self.fn, PureModule):
-            raise TypeError("with_buffers needs a function made by l0func.make_functional; this one returns no buffers.")
+            raise TypeError(
+                "with_buffers needs a function made by l0func.make_functional; this one returns "
+                "no buffers."
+            )
         return self._run(self.fn.run, params, gates, buffers, key, inputs, kwargs)
 
     def _run(
@@ -95,7 +121,8 @@ class Gated:
         if key is None:
             masked = apply_masks(params, deterministic_masks(gates, self.spec, self.estimator))
         elif not mapped(key) or mapped_together(key, self._gated(params)):
-            # One key for all rows: of a stack of networks the masks are as many numbers as the weights.
+            # One key for all rows: of a stack of networks the masks are as many numbers as the
+            # weights.
             self._check_one_key(key)
             masked = apply_masks(params, sample_masks(key, gates, self.spec))
         else:
@@ -105,13 +132,16 @@ class Gated:
 
     def _gated(self, params: Tree) -> list[Tensor]:
         tensors = tree.leaves(params)
-        return [tensors[p.path] for p in self.spec.parameters if p.multiplied and p.path in tensors]
+        return [
+            tensors[p.path] for p in self.spec.parameters if p.multiplied and p.path in tensors
+        ]
 
     def _check_one_key(self, key: Tensor) -> None:
         random.check_key(key)
         if self.sampling == "local_reparam" and self.stand_ins.by_entry:
             raise ValueError(
-                "Local reparameterisation draws every row's sums apart, which is no mask that a batch shares. Give each row a "
+                "Local reparameterisation draws every row's sums apart, which is no mask that a "
+                "batch shares. Give each row a "
                 "key, through l0func.per_example, or use sampling='exact'."
             )
 
@@ -120,25 +150,38 @@ class Gated:
         return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, {settings})"
 
 
-def gated(fn: Callable[..., Any], spec: GateSpec, *, sampling: Sampling = "exact", estimator: Estimator = "louizos") -> Gated:
+def gated(
+    fn: Callable[..., Any],
+    spec: GateSpec,
+    *,
+    sampling: Sampling = "exact",
+    estimator: Estimator = "louizos",
+) -> Gated:
     """Put a pure function behind gates.
 
     Args:
-        fn: ``fn(params, buffers, *inputs, **kwargs)``, from :func:`l0func.make_functional` or your own.
+        fn: ``fn(params, buffers, *inputs, **kwargs)``, from :func:`l0func.make_functional` or your
+            own.
         spec: The plan of gates over its parameters.
-        sampling: ``"exact"`` draws masks. ``"local_reparam"`` draws, for linear layers and convolutions with a gate on every
-            entry, the pre-activations of each row from the Gaussian with the same two moments (Kingma, Salimans & Welling
-            2015); it needs a key for every row.
-        estimator: The test-time gates of a call without a key: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
+        sampling: ``"exact"`` draws masks. ``"local_reparam"`` draws, for linear layers and
+            convolutions with a gate on every entry, the pre-activations of each row from the
+            Gaussian with the same two moments (Kingma, Salimans & Welling 2015); it needs a key
+            for every row.
+        estimator: The test-time gates of a call without a key: ``"louizos"``, ``"median"``,
+            ``"mean"`` or ``"count"``.
 
     Returns:
-        ``apply(params, gates, buffers, key, *inputs, **kwargs)``, pure, for one mask; ``apply.with_buffers`` also returns
-        the new buffers.
+        ``apply(params, gates, buffers, key, *inputs, **kwargs)``, pure, for one mask;
+        ``apply.with_buffers`` also returns the new buffers.
 
     Raises:
-        ValueError: The estimator or the sampling is unknown; or local reparameterisation would be wrong for a rule.
+        ValueError: The estimator or the sampling is unknown; or local reparameterisation would be
+            wrong for a rule.
     """
     check_estimator(estimator)
     if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling is one of {SAMPLINGS}; got {sampling!r}{names.closest(sampling, SAMPLINGS)}.")
+        raise ValueError(
+            f"sampling is one of {SAMPLINGS}; got "
+            f"{sampling!r}{names.closest(sampling, SAMPLINGS)}."
+        )
     return Gated(fn, spec, estimator, sampling)

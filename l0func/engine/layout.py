@@ -1,4 +1,6 @@
-"""How each parameter's gates are put on it when every row has its own: by dimension, by entry, or multiplied out."""
+"""How each parameter's gates are put on it when every row has its own: by dimension, by entry, or
+multiplied out.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,21 @@ class Layout(NamedTuple):
         p = self.parameter
         found: list[Tensor | None] = [None] * len(p.shape)
         for dim, binding in self.lines:
-            factor = binding.rule.spread(values[binding.gate], p.shape).reshape(-1).expand(p.shape[dim]).to(p.dtype)
+            factor = (
+                binding.rule.spread(values[binding.gate], p.shape)
+                .reshape(-1)
+                .expand(p.shape[dim])
+                .to(p.dtype)
+            )
             known = found[dim]
             found[dim] = factor if known is None else known * factor
         return tuple(found)
 
 
 def layouts(spec: GateSpec) -> tuple[dict[str, Layout], frozenset[str]]:
-    """The parameters whose masks need not be laid out, and the gates whose draws their operations make themselves."""
+    """The parameters whose masks need not be laid out, and the gates whose draws their operations
+    make themselves.
+    """
     found = {p.path: layout for p in spec.parameters if (layout := _layout(p)) is not None}
     by_entry = {layout.drawn.gate for layout in found.values() if layout.drawn is not None}
     # A gate that something else needs the draw of is drawn with the others.
@@ -43,7 +52,11 @@ def layouts(spec: GateSpec) -> tuple[dict[str, Layout], frozenset[str]]:
         if b.multiplies and not (p.path in found and b is found[p.path].drawn)
     }
     shared = by_entry & elsewhere
-    kept = {path: layout for path, layout in found.items() if layout.drawn is None or layout.drawn.gate not in shared}
+    kept = {
+        path: layout
+        for path, layout in found.items()
+        if layout.drawn is None or layout.drawn.gate not in shared
+    }
     return kept, frozenset(by_entry - shared)
 
 
@@ -63,7 +76,9 @@ def _layout(p: Parameter) -> Layout | None:
             lines.append((0, binding))
         elif isinstance(rule, axes) and len(rule.dims) == 1:
             lines.append((rule.dims[0] % len(p.shape), binding))
-        elif isinstance(rule, element) or (isinstance(rule, axes) and _leading(rule, len(p.shape))):
+        elif isinstance(rule, element) or (
+            isinstance(rule, axes) and _leading(rule, len(p.shape))
+        ):
             drawn.append(binding)
         else:
             return None

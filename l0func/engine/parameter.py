@@ -1,4 +1,6 @@
-"""What a function sees in place of a gated parameter: its product with a mask that is never laid out."""
+"""What a function sees in place of a gated parameter: its product with a mask that is never laid
+out.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,10 @@ class Drawn:
         """
         if self.uses is not None:
             raise ValueError(
-                f"Local reparameterisation draws the sums of a linear layer or a convolution, and {path!r} is read by another "
-                "operation, or at every step of a recurrent one. Use sampling='exact', or gate its rows or columns."
+                f"Local reparameterisation draws the sums of a linear layer or a convolution, and "
+                f"{path!r} is read by another "
+                "operation, or at every step of a recurrent one. Use sampling='exact', or gate "
+                "its rows or columns."
             )
         la = self.log_alpha
         skip, count = self.first % 4, la.numel()
@@ -61,8 +65,9 @@ class Drawn:
 class GatedParameter(Tensor):
     """A tensor that stands for ``weight * mask``.
 
-    Its own storage is a NaN that is expanded to the shape of the weight, so that a road around the rules is loud. Operations
-    with a rule are done on weight, scales and draws; all others on the product.
+    Its own storage is a NaN that is expanded to the shape of the weight, so that a road around the
+    rules is loud. Operations with a rule are done on weight, scales and draws; all others on the
+    product.
     """
 
     weight: Tensor
@@ -72,18 +77,29 @@ class GatedParameter(Tensor):
     path: str
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """The operation's rule, or the operation on the product."""
         kwargs = kwargs or {}
         if func in DESCRIPTIONS:
-            return func(*(a.weight if isinstance(a, GatedParameter) else a for a in args), **kwargs)
+            return func(
+                *(a.weight if isinstance(a, GatedParameter) else a for a in args), **kwargs
+            )
         rule = _rules_of(args, kwargs).get(func)
         if rule is not None:
             result = rule(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         _refuse_writing(func, args, kwargs)
-        return func(*(_dense(value) for value in args), **{name: _dense(value) for name, value in kwargs.items()})
+        return func(
+            *(_dense(value) for value in args),
+            **{name: _dense(value) for name, value in kwargs.items()},
+        )
 
     def dense(self) -> Tensor:
         """The product itself."""
@@ -98,9 +114,15 @@ class GatedParameter(Tensor):
         return stand_in(weight, scales, drawn, self.rules, self.path)
 
 
-def stand_in(weight: Tensor, scales: Scales, drawn: Drawn | None, rules: Mapping[Any, Rule], path: str) -> GatedParameter:
-    """A tensor that stands for the product of a weight with factors along its dimensions and with masks."""
-    nothing: Any = torch.full((), float("nan"), dtype=weight.dtype, device=weight.device).expand(weight.shape)
+def stand_in(
+    weight: Tensor, scales: Scales, drawn: Drawn | None, rules: Mapping[Any, Rule], path: str
+) -> GatedParameter:
+    """A tensor that stands for the product of a weight with factors along its dimensions and with
+    masks.
+    """
+    nothing: Any = torch.full((), float("nan"), dtype=weight.dtype, device=weight.device).expand(
+        weight.shape
+    )
     p = nothing.as_subclass(GatedParameter)
     p.weight, p.scales, p.drawn, p.rules, p.path = weight, scales, drawn, rules, path
     return p
@@ -121,7 +143,9 @@ def sliced(drawn: Drawn | None, start: int, length: int) -> Drawn | None:
     if drawn is None:
         return None
     row = prod(drawn.log_alpha.shape[1:])
-    return replace(drawn, log_alpha=drawn.log_alpha.narrow(0, start, length), first=drawn.first + start * row)
+    return replace(
+        drawn, log_alpha=drawn.log_alpha.narrow(0, start, length), first=drawn.first + start * row
+    )
 
 
 def holds_gated(args: Any, kwargs: Any) -> bool:
@@ -153,7 +177,8 @@ def _refuse_writing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     for target in written:
         if isinstance(target, GatedParameter):
             raise ValueError(
-                f"{_name(func)} writes into the gated parameter {target.path!r}, which a pure function may not: what it sees "
+                f"{_name(func)} writes into the gated parameter {target.path!r}, which a pure "
+                f"function may not: what it sees "
                 "there is the product of a weight and a mask. Write a new tensor instead."
             )
 
@@ -167,17 +192,24 @@ def _writers() -> Callable[[Any], bool]:
 
     def writes(name: str) -> bool:
         in_place = name.endswith("_") and not name.startswith("_")
-        return in_place or name == "__setitem__" or (name.startswith("__i") and name[3:] in OPERATORS)
+        return (
+            in_place or name == "__setitem__" or (name.startswith("__i") and name[3:] in OPERATORS)
+        )
 
     homes: tuple[Any, ...] = (Tensor, torch, torch.nn.init)
     functions = [getattr(home, name) for home in homes for name in dir(home) if writes(name)]
     writers = frozenset(function for function in functions if callable(function))
     listed = tuple(writers)
     # The compiler cannot hash all of these functions, but can tell them apart.
-    return lambda func: any(func is writer for writer in listed) if compiling() else func in writers
+    return lambda func: (
+        any(func is writer for writer in listed) if compiling() else func in writers
+    )
 
 
-OPERATORS = tuple(f"{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"))
+OPERATORS = tuple(
+    f"{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+)
 
 
 def _descriptions() -> frozenset[Any]:
@@ -206,7 +238,14 @@ def _descriptions() -> frozenset[Any]:
         "get_device",
     )
     getters = [getattr(tensor, name).__get__ for name in properties]
-    return frozenset([*getters, *(getattr(tensor, name) for name in methods), torch.numel, torch.is_floating_point])
+    return frozenset(
+        [
+            *getters,
+            *(getattr(tensor, name) for name in methods),
+            torch.numel,
+            torch.is_floating_point,
+        ]
+    )
 
 
 DESCRIPTIONS = _descriptions()

@@ -1,4 +1,6 @@
-"""Parameters for a function whose every row has its own masks: gated ones stand for their product and never hold it."""
+"""Parameters for a function whose every row has its own masks: gated ones stand for their product
+and never hold it.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,18 @@ from l0func.spec.rules import element
 
 
 class StandIns:
-    """For a spec, ``(key, params, gates)`` to params in which gated tensors of rank 2 or more are stand-ins."""
+    """For a spec, ``(key, params, gates)`` to params in which gated tensors of rank 2 or more are
+    stand-ins.
+    """
 
     def __init__(self, spec: GateSpec, by_sums: bool) -> None:
         self.spec, self.by_sums = spec, by_sums
         self.layouts, self.by_entry = layouts(spec)
         if by_sums:
             self._check_sums()
-        self.order = [g for g in spec.gates if g.name not in self.by_entry] + [g for g in spec.gates if g.name in self.by_entry]
+        self.order = [g for g in spec.gates if g.name not in self.by_entry] + [
+            g for g in spec.gates if g.name in self.by_entry
+        ]
         self.distributions = {gate.name: gate.distribution for gate in spec.gates}
 
     def __call__(self, key: Tensor, params: Tree, gates: Tree) -> Tree:
@@ -41,18 +47,31 @@ class StandIns:
         }
         masked = apply_masks(params, masks)
         tensors = tree.leaves(masked)
-        made = {path: self._made(tensors[path], layout, values, named, own) for path, layout in self.layouts.items()}
+        made = {
+            path: self._made(tensors[path], layout, values, named, own)
+            for path, layout in self.layouts.items()
+        }
         return tree.rebuild(masked, tensors | made)
 
     def _made(
-        self, weight: Tensor, layout: Layout, values: dict[str, Tensor], gates: dict[str, Tensor], keys: dict[str, Tensor]
+        self,
+        weight: Tensor,
+        layout: Layout,
+        values: dict[str, Tensor],
+        gates: dict[str, Tensor],
+        keys: dict[str, Tensor],
     ) -> GatedParameter:
         for binding in layout.parameter.bindings:
             check_device(layout.parameter.path, weight, gates[binding.gate])
         by_entry: Drawn | None = None
         if layout.drawn is not None:
             name = layout.drawn.gate
-            by_entry = Drawn(self.distributions[name], keys[name], gates[name], uses=[] if self.by_sums else None)
+            by_entry = Drawn(
+                self.distributions[name],
+                keys[name],
+                gates[name],
+                uses=[] if self.by_sums else None,
+            )
         return stand_in(weight, layout.scales(values), by_entry, RULES, layout.parameter.path)
 
     def _check_sums(self) -> None:
@@ -63,11 +82,13 @@ class StandIns:
                 continue
             if not isinstance(layout.drawn.rule, element):
                 raise ValueError(
-                    f"Local reparameterisation needs a gate for every entry; one gate of {path!r} serves several terms of "
+                    f"Local reparameterisation needs a gate for every entry; one gate of {path!r} "
+                    f"serves several terms of "
                     f"a sum ({layout.drawn.rule}). Use sampling='exact', or element()."
                 )
             if users.count(layout.drawn.gate) > 1:
                 raise ValueError(
-                    f"The gates {layout.drawn.gate!r} are on several parameters, which local reparameterisation would draw "
+                    f"The gates {layout.drawn.gate!r} are on several parameters, which local "
+                    f"reparameterisation would draw "
                     "apart. Use sampling='exact'."
                 )

@@ -1,4 +1,6 @@
-"""One file for a network, trained or half trained: safetensors, with the plan of its gates as metadata."""
+"""One file for a network, trained or half trained: safetensors, with the plan of its gates as
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,15 @@ class Saved(NamedTuple):
 
 
 def save(
-    path: str | PathLike[str], params: Tree, gates: Tree, buffers: Tree, spec: GateSpec, extra: Tree | None = None
+    path: str | PathLike[str],
+    params: Tree,
+    gates: Tree,
+    buffers: Tree,
+    spec: GateSpec,
+    extra: Tree | None = None,
 ) -> None:
-    """Write parameters, gates and buffers to a safetensors file, and the spec with its distributions as its metadata.
+    """Write parameters, gates and buffers to a safetensors file, and the spec with its
+    distributions as its metadata.
 
     Args:
         path: The file.
@@ -37,18 +45,28 @@ def save(
         gates: ``{gate name: log_alpha}``.
         buffers: Buffers.
         spec: The plan.
-        extra: Any other tensors to go on from, such as ``optimizer.state_dict()["state"]``, flat or nested.
+        extra: Any other tensors to go on from, such as ``optimizer.state_dict()["state"]``, flat
+            or nested.
 
     Raises:
         ValueError: The trees do not fit the spec, or a gate is NaN; nothing is written then.
         ImportError: safetensors is not there.
     """
-    tensors, named, state = check_params(params, spec), check_gates(gates, spec), tree.leaves(buffers, "buffers")
+    tensors, named, state = (
+        check_params(params, spec),
+        check_gates(gates, spec),
+        tree.leaves(buffers, "buffers"),
+    )
     check_values(named)
     others = {} if extra is None else tree.leaves(extra, "extra")
     parts = {"params": tensors, "gates": named, "buffers": state, "extra": others}
-    # Contiguous copies: safetensors refuses views and tensors that share memory, as expanded and tied ones do.
-    flat = {f"{part}/{name}": t.detach().clone().contiguous() for part, of in parts.items() for name, t in of.items()}
+    # Contiguous copies: safetensors refuses views and tensors that share memory, as expanded and
+    # tied ones do.
+    flat = {
+        f"{part}/{name}": t.detach().clone().contiguous()
+        for part, of in parts.items()
+        for name, t in of.items()
+    }
     safetensors().save_file(flat, path, metadata={"format": _FORMAT, "spec": spec.to_json()})
 
 
@@ -70,7 +88,8 @@ def load(path: str | PathLike[str]) -> Saved:
     foreign = [name for name in flat if name.partition("/")[0] not in known]
     if metadata.get("format") != _FORMAT or "spec" not in metadata or foreign:
         raise ValueError(
-            f"{path} was not written by l0func.save: its metadata says {metadata.get('format', 'nothing')!r}, not {_FORMAT!r}. "
+            f"{path} was not written by l0func.save: its metadata says "
+            f"{metadata.get('format', 'nothing')!r}, not {_FORMAT!r}. "
             "A plain state_dict is read by safetensors.torch.load_file."
         )
     spec = GateSpec.from_json(metadata["spec"])

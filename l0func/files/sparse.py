@@ -13,15 +13,18 @@ from l0func.internal.untyped import untyped
 def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]:
     """Matrices with many zeros as torch's compressed sparse rows, for ``fn`` or a state_dict.
 
-    ``F.linear`` takes such a weight. On two cores it was faster than the dense product for one row of input from a density of
-    10 % down, and for a batch of 128 only near 1 %; ``tests/bench/compact.py`` measures it where you are.
+    ``F.linear`` takes such a weight. On two cores it was faster than the dense product for one row
+    of input from a density of 10 % down, and for a batch of 128 only near 1 %;
+    ``tests/bench/compact.py`` measures it where you are.
 
     Args:
         params: Pruned parameters, flat or nested.
-        max_density: A matrix with a larger share of non-zeros stays dense: an index takes the room of two float32.
+        max_density: A matrix with a larger share of non-zeros stays dense: an index takes the room
+            of two float32.
 
     Returns:
-        A flat dict in which such 2-D parameters have the layout ``torch.sparse_csr``; the others are as they were.
+        A flat dict in which such 2-D parameters have the layout ``torch.sparse_csr``; the others
+        are as they were.
 
     Raises:
         ValueError: ``max_density`` is not in [0, 1].
@@ -46,4 +49,6 @@ def _compressed(matrix: Tensor) -> Tensor:
     rows, columns = (matrix != 0).nonzero(as_tuple=True)
     counts = torch.bincount(rows, minlength=matrix.shape[0])
     starts = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
-    return untyped.sparse_csr_tensor(starts, columns, matrix[rows, columns], tuple(matrix.shape), check_invariants=False)
+    return untyped.sparse_csr_tensor(
+        starts, columns, matrix[rows, columns], tuple(matrix.shape), check_invariants=False
+    )

@@ -28,7 +28,8 @@ def check_gates(gates: Tree, spec: GateSpec) -> Gates:
     """The gates as a flat dict, if names and shapes are those of the spec.
 
     Raises:
-        ValueError: A name is missing or unknown, a shape differs, or gates are not of a floating type.
+        ValueError: A name is missing or unknown, a shape differs, or gates are not of a floating
+            type.
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
@@ -37,11 +38,15 @@ def check_gates(gates: Tree, spec: GateSpec) -> Gates:
         log_alpha = named[gate.name]
         if tuple(log_alpha.shape) != gate.shape:
             raise ValueError(
-                f"The spec has gates of shape {gate.shape} for {gate.name!r}; got {tuple(log_alpha.shape)}. Gates and spec "
-                "belong to different architectures: build both from the same params, or load the spec that was saved."
+                f"The spec has gates of shape {gate.shape} for {gate.name!r}; got "
+                f"{tuple(log_alpha.shape)}. Gates and spec "
+                "belong to different architectures: build both from the same params, or load the "
+                "spec that was saved."
             )
         if not log_alpha.is_floating_point():
-            raise ValueError(f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}.")
+            raise ValueError(
+                f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}."
+            )
     return named
 
 
@@ -53,7 +58,8 @@ def check_device(path: str, param: Tensor, gates: Tensor) -> None:
     """
     if param.device != gates.device:
         raise ValueError(
-            f"The parameter {path!r} is on {param.device} and its gates are on {gates.device}. Move both to one device, as in "
+            f"The parameter {path!r} is on {param.device} and its gates are on {gates.device}. "
+            f"Move both to one device, as in "
             "{name: log_alpha.to(device) for name, log_alpha in gates.items()}."
         )
 
@@ -68,7 +74,8 @@ def check_values(gates: Gates) -> None:
         bad = values(log_alpha.isnan().sum())
         if bad:
             raise ValueError(
-                f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training diverged: lower the learning "
+                f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training "
+                f"diverged: lower the learning "
                 "rate of the gates, or go back to an earlier checkpoint."
             )
 
@@ -80,7 +87,10 @@ def check_estimator(estimator: str) -> None:
         ValueError: It is none of the four.
     """
     if estimator not in ESTIMATORS:
-        raise ValueError(f"The estimators are {ESTIMATORS}; got {estimator!r}{names.closest(estimator, ESTIMATORS)}.")
+        raise ValueError(
+            f"The estimators are {ESTIMATORS}; got "
+            f"{estimator!r}{names.closest(estimator, ESTIMATORS)}."
+        )
 
 
 def check_single_key(key: Tensor) -> None:
@@ -93,7 +103,8 @@ def check_single_key(key: Tensor) -> None:
     random.check_key(key)
     if key.dim() != 1:
         raise ValueError(
-            f"One key has shape (2,); got {tuple(key.shape)}. For a batch of keys use torch.vmap, or l0func.per_example "
+            f"One key has shape (2,); got {tuple(key.shape)}. For a batch of keys use torch.vmap, "
+            f"or l0func.per_example "
             "for one mask a row."
         )
 
@@ -110,7 +121,8 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     for p in spec.parameters:
         if tuple(tensors[p.path].shape) != p.shape:
             raise ValueError(
-                f"The spec has {p.path!r} of shape {p.shape}; got {tuple(tensors[p.path].shape)}. Params and spec belong to "
+                f"The spec has {p.path!r} of shape {p.shape}; got {tuple(tensors[p.path].shape)}. "
+                f"Params and spec belong to "
                 "different architectures: build the spec from these params."
             )
     return tensors

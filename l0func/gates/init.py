@@ -30,33 +30,40 @@ def init_gates(
 ) -> Gates:
     """Gate locations to start from.
 
-    A gate that starts at E[z] < 1 shrinks the weights behind it: with ``droprate`` .2, .3 and .5 hard concrete gates have
-    E[z] = .454, .341 and .194. For pretrained weights use a small droprate, or :func:`compensate`.
+    A gate that starts at E[z] < 1 shrinks the weights behind it: with ``droprate`` .2, .3 and .5
+    hard concrete gates have E[z] = .454, .341 and .194. For pretrained weights use a small
+    droprate, or :func:`compensate`.
 
     Args:
         key: A key, shape ``(2,)``.
         spec: The plan.
-        droprate: The probability that a gate starts closed, in (0, 1); or a callable of ``(key, shape)`` that gives
-            locations; or either of these for each pattern over gate names.
+        droprate: The probability that a gate starts closed, in (0, 1); or a callable of ``(key,
+            shape)`` that gives locations; or either of these for each pattern over gate names.
         noise: Standard deviation of normal noise on the locations, which breaks ties.
-        meaning: ``"closed"``: droprate is P(z = 0). ``"below_half"``: it is P(z < 1/2), the usual recipe
-            ``logit(1 - droprate)`` of hard concrete gates, whose P(z = 0) is .048 for .2 and .168 for .5.
-        estimator: The test-time gates that you will use: a droprate at which they all start closed is warned of.
+        meaning: ``"closed"``: droprate is P(z = 0). ``"below_half"``: it is P(z < 1/2), the usual
+            recipe ``logit(1 - droprate)`` of hard concrete gates, whose P(z = 0) is .048 for .2
+            and .168 for .5.
+        estimator: The test-time gates that you will use: a droprate at which they all start closed
+            is warned of.
 
     Returns:
         ``{gate name: log_alpha}``.
 
     Raises:
         TypeError: ``key`` is not a key.
-        ValueError: A droprate is outside (0, 1); a pattern matches no gate, or a gate no pattern; a callable gives another
-            shape; the noise is negative.
+        ValueError: A droprate is outside (0, 1); a pattern matches no gate, or a gate no pattern;
+            a callable gives another shape; the noise is negative.
     """
     check_single_key(key)
     check_estimator(estimator)
     if noise < 0:
-        raise ValueError(f"The noise on gate locations is a standard deviation, at least 0; got {noise}.")
+        raise ValueError(
+            f"The noise on gate locations is a standard deviation, at least 0; got {noise}."
+        )
     if meaning not in ("closed", "below_half"):
-        raise ValueError(f"A droprate means 'closed', P(z = 0), or 'below_half', P(z < 1/2); got {meaning!r}.")
+        raise ValueError(
+            f"A droprate means 'closed', P(z = 0), or 'below_half', P(z < 1/2); got {meaning!r}."
+        )
     starts = names.per_path(droprate, [gate.name for gate in spec.gates], "a droprate", "gate")
     at = 0.0 if meaning == "closed" else 0.5
     gates: Gates = {}
@@ -74,23 +81,34 @@ def init_gates(
 def _initialised(start: Initialiser, key: Tensor, gate: Gate) -> Tensor:
     log_alpha = torch.as_tensor(start(key, gate.shape))
     if tuple(log_alpha.shape) != gate.shape:
-        raise ValueError(f"The gates {gate.name!r} have shape {gate.shape}; their initialiser gave {tuple(log_alpha.shape)}.")
+        raise ValueError(
+            f"The gates {gate.name!r} have shape {gate.shape}; their initialiser gave "
+            f"{tuple(log_alpha.shape)}."
+        )
     return log_alpha.to(gate.dtype)
 
 
 def _warn_if_closed(gate: Gate, location: float, droprate: float, estimator: Estimator) -> None:
     if estimator == "count":
         return
-    if gate.distribution.deterministic(torch.tensor(location, dtype=torch.float64), estimator).item() == 0.0:
+    if (
+        gate.distribution.deterministic(
+            torch.tensor(location, dtype=torch.float64), estimator
+        ).item()
+        == 0.0
+    ):
         warnings.warn(
-            f"With droprate {droprate} the test-time gates of {gate.name!r} all start closed under the {estimator!r} "
-            "estimator: the network outputs what it would without them. Choose a smaller droprate or another estimator.",
+            f"With droprate {droprate} the test-time gates of {gate.name!r} all start closed "
+            f"under the {estimator!r} "
+            "estimator: the network outputs what it would without them. Choose a smaller droprate "
+            "or another estimator.",
             stacklevel=3,
         )
 
 
 def compensate(params: Tree, gates: Tree, spec: GateSpec) -> Tree:
-    """Parameters divided by their expected masks, so that the gated network starts, on average, where it was.
+    """Parameters divided by their expected masks, so that the gated network starts, on average,
+    where it was.
 
     Args:
         params: Pretrained parameters, flat or nested.

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.gates.checks import Estimator, Gates, Masks, check_device, check_estimator, check_gates, check_single_key
+from l0func.gates.checks import (
+    Estimator,
+    Gates,
+    Masks,
+    check_device,
+    check_estimator,
+    check_gates,
+    check_single_key,
+)
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import Gate, GateSpec
@@ -18,13 +26,15 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
     """One draw of every gate, laid out as masks.
 
     Args:
-        key: A key, shape ``(2,)``; for a batch of keys use ``torch.vmap`` or :func:`l0func.per_example`.
+        key: A key, shape ``(2,)``; for a batch of keys use ``torch.vmap`` or
+            :func:`l0func.per_example`.
         gates: ``{gate name: log_alpha}``.
         spec: The plan.
 
     Returns:
-        ``{parameter path: mask in [0, 1]}`` for the parameters that a gate multiplies: the parameter's rank and dtype,
-        broadcastable to it. A gate's draw depends on the key and its name alone.
+        ``{parameter path: mask in [0, 1]}`` for the parameters that a gate multiplies: the
+        parameter's rank and dtype, broadcastable to it. A gate's draw depends on the key and its
+        name alone.
 
     Raises:
         TypeError: ``key`` is not a key.
@@ -49,11 +59,16 @@ def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Tensor:
 
 
 def drawn(keys: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Gates:
-    """One draw of some gates from their own keys, ``{gate name: z}``, in one call of the generator."""
+    """One draw of some gates from their own keys, ``{gate name: z}``, in one call of the
+    generator.
+    """
     if not wanted:
         return {}
     draws = random.uniforms(keys, [gate.shape for gate in wanted])
-    return {g.name: g.distribution.quantile(u, gates[g.name]) for g, u in zip(wanted, draws, strict=True)}
+    return {
+        g.name: g.distribution.quantile(u, gates[g.name])
+        for g, u in zip(wanted, draws, strict=True)
+    }
 
 
 def mean_masks(gates: Tree, spec: GateSpec) -> Masks:
@@ -78,9 +93,10 @@ def deterministic_masks(gates: Tree, spec: GateSpec, estimator: Estimator = "lou
     Args:
         gates: ``{gate name: log_alpha}``.
         spec: The plan.
-        estimator: ``"louizos"``, the gate of the distribution's paper; ``"median"``, the draw at u = 1/2; ``"mean"``, the
-            expectation, which never closes; ``"count"``, the expectation with the round(n - E[L0]) lowest gates of every
-            vector of n closed, so that as many stay open as are expected to.
+        estimator: ``"louizos"``, the gate of the distribution's paper; ``"median"``, the draw at u
+            = 1/2; ``"mean"``, the expectation, which never closes; ``"count"``, the expectation
+            with the round(n - E[L0]) lowest gates of every vector of n closed, so that as many
+            stay open as are expected to.
 
     Returns:
         ``{parameter path: mask in [0, 1]}``.
@@ -110,7 +126,11 @@ def _deterministic(gate: Gate, log_alpha: Tensor, estimator: Estimator) -> Tenso
 
 def laid_out(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
     """The masks that some values of the gates give."""
-    return {p.path: p.lay_out(gate_values, owned=False).to(p.dtype) for p in spec.parameters if p.multiplied}
+    return {
+        p.path: p.lay_out(gate_values, owned=False).to(p.dtype)
+        for p in spec.parameters
+        if p.multiplied
+    }
 
 
 def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
@@ -118,21 +138,32 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
 
     Args:
         params: Parameters, flat or nested.
-        masks: ``{parameter path: mask}``, broadcastable to the parameter and cast to its dtype; parameters without one stay
-            as they are.
+        masks: ``{parameter path: mask}``, broadcastable to the parameter and cast to its dtype;
+            parameters without one stay as they are.
 
     Returns:
         A new pytree of the structure of ``params``.
 
     Raises:
-        ValueError: A mask is for an unknown parameter, does not broadcast to its parameter, or is on another device.
+        ValueError: A mask is for an unknown parameter, does not broadcast to its parameter, or is
+            on another device.
     """
     tensors = tree.leaves(params)
     for path, mask in tree.leaves(masks, "masks").items():
         if path not in tensors:
-            raise ValueError(f"There is a mask for {path!r}, which is no parameter{names.closest(path, tensors)}.")
+            raise ValueError(
+                f"There is a mask for {path!r}, which is no "
+                f"parameter{names.closest(path, tensors)}."
+            )
         shape = tuple(tensors[path].shape)
-        if mask.dim() != len(shape) or not all(m == 1 or m == n for m, n in zip(mask.shape, shape, strict=True)):
-            raise ValueError(f"The mask of {path!r} has shape {tuple(mask.shape)}, which does not fit {shape}.")
+        if mask.dim() != len(shape) or not all(
+            m == 1 or m == n for m, n in zip(mask.shape, shape, strict=True)
+        ):
+            raise ValueError(
+                f"The mask of {path!r} has shape {tuple(mask.shape)}, which does not fit {shape}."
+            )
         check_device(path, tensors[path], mask)
-    return tree.rebuild(params, {path: p * masks[path].to(p.dtype) if path in masks else p for path, p in tensors.items()})
+    return tree.rebuild(
+        params,
+        {path: p * masks[path].to(p.dtype) if path in masks else p for path, p in tensors.items()},
+    )

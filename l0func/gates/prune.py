@@ -22,8 +22,8 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "lou
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
 
     Returns:
-        A new pytree of the structure of ``params``: entries that open gates multiply keep their scale, and entries behind a
-        closed gate, multiplied or owned, are 0.
+        A new pytree of the structure of ``params``: entries that open gates multiply keep their
+        scale, and entries behind a closed gate, multiplied or owned, are 0.
 
     Raises:
         ValueError: Params or gates do not fit the spec, or a gate location is NaN.
@@ -42,6 +42,8 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "lou
 
 
 def open_entries(z: Gates, spec: GateSpec) -> dict[str, Tensor]:
-    """For every gated parameter which entries are behind open gates only: bool, of the parameter's shape."""
+    """For every gated parameter which entries are behind open gates only: bool, of the parameter's
+    shape.
+    """
     opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
     return {p.path: (p.lay_out(opens, owned=True) != 0).expand(p.shape) for p in spec.gated()}

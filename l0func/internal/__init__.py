@@ -1,1 +1,3 @@
-"""Tools that every wing may use: pytrees by dotted path, the context of compilers and vmap, interception of torch functions."""
+"""Tools that every wing may use: pytrees by dotted path, the context of compilers and vmap,
+interception of torch functions.
+"""

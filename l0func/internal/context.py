@@ -20,12 +20,15 @@ def compiling() -> bool:
     """Whether this code is being traced by torch.compile or torch.export.
 
     Raises:
-        RuntimeError: It is, by torch 2.1, whose compiler follows neither vmap nor tensor subclasses.
+        RuntimeError: It is, by torch 2.1, whose compiler follows neither vmap nor tensor
+            subclasses.
     """
     if _COMPILES:
         return torch.compiler.is_compiling()
     if _DYNAMO.is_compiling():
-        raise RuntimeError(f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly.")
+        raise RuntimeError(
+            f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly."
+        )
     return False
 
 
@@ -44,7 +47,9 @@ def mapped(tensor: Tensor, /) -> bool:
 
 
 def mapped_together(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
-    """Whether the innermost vmap that holds a batch of the tensor holds one of each other; False where a compiler hides it."""
+    """Whether the innermost vmap that holds a batch of the tensor holds one of each other; False
+    where a compiler hides it.
+    """
     if compiling():
         return False
     level = _level(tensor)
@@ -59,14 +64,18 @@ def _level(tensor: Tensor) -> int:
 
 
 def forward_rule(rule: Callable[..., Any], /) -> Any:
-    """A ``jvp`` rule of an autograd.Function, given as ``rule(ctx, saved tensors, *tangents)``, that derives again.
+    """A ``jvp`` rule of an autograd.Function, given as ``rule(ctx, saved tensors, *tangents)``,
+    that derives again.
 
-    torch switches forward mode off while such a rule runs, and a derivative of a derivative becomes 0 without a word.
+    torch switches forward mode off while such a rule runs, and a derivative of a derivative
+    becomes 0 without a word.
     """
 
     def jvp(ctx: Any, *tangents: Any) -> Any:
         with _forward_ad._set_fwd_grad_enabled(True):
-            return rule(ctx, [_primal(t) for t in ctx.saved_tensors], *(_primal(t) for t in tangents))
+            return rule(
+                ctx, [_primal(t) for t in ctx.saved_tensors], *(_primal(t) for t in tangents)
+            )
 
     return staticmethod(jvp)
 
@@ -76,7 +85,9 @@ def _primal(tensor: Any) -> Any:
 
 
 def values(tensor: Any, /) -> Any:
-    """The tensor's values as nested lists, or None where a transform, a compiler or a fake tensor hides them."""
+    """The tensor's values as nested lists, or None where a transform, a compiler or a fake tensor
+    hides them.
+    """
     if compiling() or type(tensor) is not Tensor or tensor.is_meta:
         return None
     untyped: Any = tensor
@@ -88,7 +99,9 @@ def values(tensor: Any, /) -> Any:
 
 
 def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype]:
-    """The dtype of a product of two tensors, autocast included; and the one to compute it in, which is never short."""
+    """The dtype of a product of two tensors, autocast included; and the one to compute it in,
+    which is never short.
+    """
     autocast = _autocast(x.device.type)
     dtype = torch.promote_types(x.dtype, weight.dtype) if autocast is None else autocast
     return dtype, torch.promote_types(dtype, torch.float32)

@@ -9,10 +9,12 @@ from torch.overrides import TorchFunctionMode
 
 
 class Answering(TorchFunctionMode):
-    """Calls ``rules[func](self, func, *args, **kwargs)`` for a function with a rule, and the function itself for others.
+    """Calls ``rules[func](self, func, *args, **kwargs)`` for a function with a rule, and the
+    function itself for others.
 
     Args:
-        rules: For each function that is answered for, a callable; inside it the function is torch's own again.
+        rules: For each function that is answered for, a callable; inside it the function is
+            torch's own again.
     """
 
     def __init__(self, rules: Mapping[Any, Callable[..., Any]]) -> None:
@@ -20,7 +22,11 @@ class Answering(TorchFunctionMode):
         self.rules = rules
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         rule = self.rules.get(func)
         kwargs = kwargs or {}

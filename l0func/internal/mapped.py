@@ -39,7 +39,11 @@ def _filled(template: Any, rows: Iterator[Tensor], shared: Iterator[Tensor]) -> 
     if isinstance(template, _Place):
         return next(shared if template.dim is None else rows)
     level = level_of(template)
-    return template if level is None else level.unflatten([_filled(child, rows, shared) for child in level.children])
+    return (
+        template
+        if level is None
+        else level.unflatten([_filled(child, rows, shared) for child in level.children])
+    )
 
 
 def flatten_mapped(value: Any, dims: Any, what: str, /) -> FlatMapped:
@@ -64,7 +68,10 @@ def _place(value: Any, dims: Any, what: str, parts: FlatMapped) -> Any:
     level = level_of(value)
     if level is None:
         if not isinstance(value, LEAVES):
-            raise TypeError(f"Inputs and outputs of a row are pytrees of tensors and constants; got {type(value).__name__}.")
+            raise TypeError(
+                f"Inputs and outputs of a row are pytrees of tensors and constants; got "
+                f"{type(value).__name__}."
+            )
         return value
     own = [dims] * len(level.children)
     kind: str = type(value).__name__
@@ -75,9 +82,13 @@ def _place(value: Any, dims: Any, what: str, parts: FlatMapped) -> Any:
     elif dims is not None and not isinstance(dims, int):
         inner = level_of(dims)
         if inner is None or len(inner.children) != len(level.children):
-            raise ValueError(f"{what} {dims!r} does not fit the {len(level.children)} parts of a {kind}.")
+            raise ValueError(
+                f"{what} {dims!r} does not fit the {len(level.children)} parts of a {kind}."
+            )
         own = inner.children
-    return level.unflatten([_place(child, d, what, parts) for child, d in zip(level.children, own, strict=True)])
+    return level.unflatten(
+        [_place(child, d, what, parts) for child, d in zip(level.children, own, strict=True)]
+    )
 
 
 def _place_tensor(tensor: Tensor, dim: Any, what: str, parts: FlatMapped) -> _Place:
@@ -85,7 +96,9 @@ def _place_tensor(tensor: Tensor, dim: Any, what: str, parts: FlatMapped) -> _Pl
         parts.unmapped.append(tensor)
         return _Place(None)
     if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
-        raise ValueError(f"{what} names dimension {dim!r} of a tensor of shape {tuple(tensor.shape)}.")
+        raise ValueError(
+            f"{what} names dimension {dim!r} of a tensor of shape {tuple(tensor.shape)}."
+        )
     parts.tensors.append(tensor)
     parts.dims.append(dim % tensor.dim())
     return _Place(dim % tensor.dim())

@@ -26,7 +26,9 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, what: str) -> No
     """
     got, expected = set(got), set(expected)
     for name in sorted(got - expected):
-        raise ValueError(f"{what} has no {name!r}{closest(name, sorted(expected - got) or sorted(expected))}.")
+        raise ValueError(
+            f"{what} has no {name!r}{closest(name, sorted(expected - got) or sorted(expected))}."
+        )
     for name in sorted(expected - got):
         raise ValueError(f"{what} lacks {name!r}{closest(name, sorted(got))} among those given.")
 
@@ -54,8 +56,11 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, what: str) 
             )
 
 
-def per_path(setting: Value | Mapping[str, Value], paths: Iterable[str], /, what: str, of: str) -> dict[str, Value]:
-    """A setting for each path, from one value for all or from a value for each pattern; the first match wins.
+def per_path(
+    setting: Value | Mapping[str, Value], paths: Iterable[str], /, what: str, of: str
+) -> dict[str, Value]:
+    """A setting for each path, from one value for all or from a value for each pattern; the first
+    match wins.
 
     Args:
         setting: One value, or ``{pattern: value}``.
@@ -75,12 +80,15 @@ def per_path(setting: Value | Mapping[str, Value], paths: Iterable[str], /, what
     for path, value in found.items():
         if not value:
             raise ValueError(
-                f"No pattern gives {what} to the {of} {path!r}; the patterns are {sorted(patterns)}. "
+                f"No pattern gives {what} to the {of} {path!r}; the patterns are "
+                f"{sorted(patterns)}. "
                 "Add one that matches it, or '*' for the rest."
             )
     return {path: value[0] for path, value in found.items()}
 
 
 def stream(name: str) -> int:
-    """The number that is folded into a key for what has this name: the first 8 bytes of its SHA-256."""
+    """The number that is folded into a key for what has this name: the first 8 bytes of its
+    SHA-256.
+    """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)

@@ -21,7 +21,8 @@ def leaves(tree: Tree, /, what: str = "params") -> dict[str, Tensor]:
     """The tensors of a pytree under their dotted paths.
 
     Args:
-        tree: A flat dict of tensors, or nested dicts, lists and tuples of them. A leaf that is None is not there.
+        tree: A flat dict of tensors, or nested dicts, lists and tuples of them. A leaf that is
+            None is not there.
         what: What to call the tree in an error.
 
     Returns:
@@ -34,7 +35,9 @@ def leaves(tree: Tree, /, what: str = "params") -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
     for path, leaf in walk(tree):
         if not isinstance(leaf, Tensor):
-            raise TypeError(f"The leaves of {what} are tensors; {path!r} is {type(leaf).__name__}.")
+            raise TypeError(
+                f"The leaves of {what} are tensors; {path!r} is {type(leaf).__name__}."
+            )
         if path in named:
             raise ValueError(f"Two leaves of {what} have the same dotted path, {path!r}.")
         named[path] = leaf
@@ -62,7 +65,11 @@ def level_of(value: Any) -> _Level | None:
     container = value
     kind = cast("Any", type(container))
     if kind in (dict, OrderedDict):
-        return _Level([str(key) for key in container], list(container.values()), partial(_to_dict, kind, list(container)))
+        return _Level(
+            [str(key) for key in container],
+            list(container.values()),
+            partial(_to_dict, kind, list(container)),
+        )
     if _is_namedtuple(container):
         return _Level(list(kind._fields), list(container), kind._make)
     if kind in (list, tuple):
@@ -76,7 +83,9 @@ def level_of(value: Any) -> _Level | None:
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
     """A pytree with every tensor of it changed; other leaves stay."""
-    return _mapped("", value, lambda path, leaf: function(leaf) if isinstance(leaf, Tensor) else leaf)
+    return _mapped(
+        "", value, lambda path, leaf: function(leaf) if isinstance(leaf, Tensor) else leaf
+    )
 
 
 def _is_namedtuple(value: Any) -> bool:
@@ -103,4 +112,6 @@ def _mapped(path: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
     if level is None:
         return None if value is None else function(path, value)
     pairs = zip(level.names, level.children, strict=True)
-    return level.unflatten([_mapped(f"{path}.{name}" if path else name, child, function) for name, child in pairs])
+    return level.unflatten(
+        [_mapped(f"{path}.{name}" if path else name, child, function) for name, child in pairs]
+    )

@@ -1,1 +1,3 @@
-"""Number crunching over plain arrays: Philox words, patches of images, and the choice of a backend."""
+"""Number crunching over plain arrays: Philox words, patches of images, and the choice of a
+backend.
+"""

@@ -1,4 +1,6 @@
-"""Which kernel draws the gates of single weights: the one in torch operations, or the same source compiled."""
+"""Which kernel draws the gates of single weights: the one in torch operations, or the same source
+compiled.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,22 @@ def _checked(kernel: str, where: str) -> Kernel:
     return kernel
 
 
-_choice = _Choice(_checked(os.environ.get(VARIABLE, "auto"), f"The environment variable {VARIABLE}"))
+_choice = _Choice(
+    _checked(os.environ.get(VARIABLE, "auto"), f"The environment variable {VARIABLE}")
+)
 
 
 def use_kernel(kernel: Kernel) -> None:
-    """Choose the kernel of weights that have a gate each and a mask for every row, for the whole process.
+    """Choose the kernel of weights that have a gate each and a mask for every row, for the whole
+    process.
 
-    Both have the same source and the same draws. Compiled it is some ten times faster, after seconds of compilation for
-    each new shape of a weight. The environment variable ``L0FUNC_KERNEL`` sets what a process starts with.
+    Both have the same source and the same draws. Compiled it is some ten times faster, after
+    seconds of compilation for each new shape of a weight. The environment variable
+    ``L0FUNC_KERNEL`` sets what a process starts with.
 
     Args:
-        kernel: ``"auto"``: compiled inside ``torch.compile``, eager outside; ``"eager"``; ``"compiled"``.
+        kernel: ``"auto"``: compiled inside ``torch.compile``, eager outside; ``"eager"``;
+            ``"compiled"``.
 
     Raises:
         ValueError: It is none of these.
@@ -62,7 +69,9 @@ def give_up(error: Exception) -> None:
         _choice.broken = True
         reason = str(error).strip().splitlines()
         warnings.warn(
-            f"The compiled kernel does not build on this machine, so the eager one runs: {reason[0] if reason else error!r}. "
-            "Compiling needs a C++ compiler; l0func.use_kernel('eager') chooses without this warning.",
+            f"The compiled kernel does not build on this machine, so the eager one runs: "
+            f"{reason[0] if reason else error!r}. "
+            "Compiling needs a C++ compiler; l0func.use_kernel('eager') chooses without this "
+            "warning.",
             stacklevel=2,
         )

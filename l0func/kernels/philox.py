@@ -1,4 +1,6 @@
-"""Philox4x32-10: four 32-bit words from a counter and a key, on integers, tensors or cache-sized numpy blocks."""
+"""Philox4x32-10: four 32-bit words from a counter and a key, on integers, tensors or cache-sized
+numpy blocks.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,22 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = 0xFFFFFFFF
 
-# Calls in one block of numpy work: smaller blocks wait for the interpreter, larger ones for memory beyond the cache.
+# Calls in one block of numpy work: smaller blocks wait for the interpreter, larger ones for memory
+# beyond the cache.
 BLOCK = 12288
 
 
 def _product(multiplier: int, word: Word) -> tuple[Word, Word]:
     """High and low half of a product of 32-bit words; what stands above their 32 bits is garbage."""
-    # The product with multiplier - 2**32 stays within int64; overflow would be undefined once compiled to C++.
+    # The product with multiplier - 2**32 stays within int64; overflow would be undefined once
+    # compiled to C++.
     shifted = word * (multiplier - (1 << 32))
     return (shifted >> 32) + word, shifted
 
 
-def philox(counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]) -> tuple[Word, Word, Word, Word]:
+def philox(
+    counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]
+) -> tuple[Word, Word, Word, Word]:
     """Four words in [0, 2³²) from a counter of four words and a key of two.
 
     Source: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3".
@@ -84,7 +90,9 @@ def call(seed: Word, offset: Word, index: Word) -> tuple[Word, Word, Word, Word]
 
 
 def folded(seed: Word, offset: Word, index: Word) -> tuple[Word, Word]:
-    """The stream whose seed and offset are words 0-1 and 2-3 of call ``index``, as signed 64-bit values."""
+    """The stream whose seed and offset are words 0-1 and 2-3 of call ``index``, as signed 64-bit
+    values.
+    """
     w0, w1, w2, w3 = call(seed, offset, index)
     return as_int64(w0, w1), as_int64(w2, w3)
 
@@ -104,13 +112,16 @@ def words(streams: Tensor, calls: int) -> Tensor:
 
 
 def unit(word: Tensor) -> Tensor:
-    """float32 midpoints of a lattice of width 2⁻²³ from words: uniform on the open interval (0, 1)."""
+    """float32 midpoints of a lattice of width 2⁻²³ from words: uniform on the open interval (0,
+    1).
+    """
     # 23 bits, not 24: (2**24 - 1) + 0.5 rounds up in float32, and u == 1 makes logit(u) infinite.
     return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
 
 def eager(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tensor:
-    """The first words of ``G`` streams in cache-sized blocks: by numpy where it is installed and the streams allow.
+    """The first words of ``G`` streams in cache-sized blocks: by numpy where it is installed and
+    the streams allow.
 
     Args:
         streams: int64 streams, shape ``(*batch, G, 2)``.
@@ -118,7 +129,8 @@ def eager(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tensor:
         as_unit: Whether to give :func:`unit` of the words, bit for bit.
 
     Returns:
-        int64 words or float32 uniforms, shape ``(*batch, sum(calls), 4)``: streams one after another.
+        int64 words or float32 uniforms, shape ``(*batch, sum(calls), 4)``: streams one after
+        another.
     """
     if _numpy is not None and type(streams) is Tensor and streams.device.type == "cpu":
         return _numpy_blocks(_numpy, streams, calls, as_unit)
@@ -130,7 +142,9 @@ def _tensor_blocks(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tens
     for g, count in enumerate(calls):
         seed, offset = streams[..., g, :1], streams[..., g, 1:]
         for start in range(0, max(count, 1), BLOCK):
-            index = torch.arange(start, min(start + BLOCK, count), dtype=torch.int64, device=streams.device)
+            index = torch.arange(
+                start, min(start + BLOCK, count), dtype=torch.int64, device=streams.device
+            )
             block = torch.stack(call(seed, offset, index), dim=-1)
             blocks.append(unit(block) if as_unit else block)
     return torch.cat(blocks, dim=-2)
@@ -161,7 +175,8 @@ def _numpy_blocks(np: Any, streams: Tensor, calls: Sequence[int], as_unit: bool)
 
 def _block_bounds(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Where blocks begin and end, over streams laid one after another."""
-    # A stream that would fill much of a block has blocks of its own: a block across streams needs a key for each call.
+    # A stream that would fill much of a block has blocks of its own: a block across streams needs
+    # a key for each call.
     position, runs = 0, [0]
     for count in counts:
         if count >= BLOCK // 8:
@@ -173,7 +188,8 @@ def _block_bounds(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield from ((start, min(start + step, last)) for start in range(first, last, step))
 
 
-# One scratch block a thread: fresh half-megabyte buffers at every draw cost a quarter of a draw of 10⁵ in page faults.
+# One scratch block a thread: fresh half-megabyte buffers at every draw cost a quarter of a draw of
+# 10⁵ in page faults.
 _scratch = threading.local()
 
 
@@ -197,8 +213,17 @@ class _Block:
         rounds = np.arange(ROUNDS, dtype=np.uint64)[:, None, None]
         self.weyl = rounds * np.array(WEYL[::-1], dtype=np.uint64)[:, None]
 
-    def fill(self, target: NDArray[Any], seed: NDArray[np.uint64], base: NDArray[np.uint64], start: int, as_unit: bool) -> None:
-        """Write the calls ``base + start + (0, 1, ...)`` of the streams ``seed`` into ``target``, shape ``(n, 4)``."""
+    def fill(
+        self,
+        target: NDArray[Any],
+        seed: NDArray[np.uint64],
+        base: NDArray[np.uint64],
+        start: int,
+        as_unit: bool,
+    ) -> None:
+        """Write the calls ``base + start + (0, 1, ...)`` of the streams ``seed`` into ``target``,
+        shape ``(n, 4)``.
+        """
         np, size = self.np, target.shape[0]
         x, y, product = self.buffers[:, :, :size]
         low, shift = np.uint64(LOW), np.uint64(32)
@@ -207,10 +232,16 @@ class _Block:
         np.bitwise_and(counter, low, out=x[0])
         np.right_shift(counter, shift, out=y[1])
         x[1], y[0] = 0, 0
-        # x holds words 0 and 2, y holds words 3 and 1: each meets in place what the round combines it with.
+        # x holds words 0 and 2, y holds words 3 and 1: each meets in place what the round combines
+        # it with.
         first = np.stack((seed >> shift, seed & low))
-        # One stream's ten pairs of keys in one go; a pair for each element of the block would not fit the cache.
-        schedule = (first + self.weyl) & low if len(seed) == 1 else ((first + step) & low for step in self.weyl)
+        # One stream's ten pairs of keys in one go; a pair for each element of the block would not
+        # fit the cache.
+        schedule = (
+            (first + self.weyl) & low
+            if len(seed) == 1
+            else ((first + step) & low for step in self.weyl)
+        )
         for keys in schedule:
             np.multiply(x, self.multipliers, out=product)
             np.right_shift(product, shift, out=x)
@@ -224,7 +255,8 @@ class _Block:
         if not as_unit:
             target[:] = word
             return
-        # A float of exponent 0 whose mantissa is the word's upper 23 bits, minus the exact 1 - 2**-24: the midpoint.
+        # A float of exponent 0 whose mantissa is the word's upper 23 bits, minus the exact 1 -
+        # 2**-24: the midpoint.
         np.right_shift(word, np.uint32(9), out=word)
         np.bitwise_or(word, np.uint32(0x3F800000), out=word)
         np.subtract(word.view(np.float32), np.float32(1 - 2.0**-24), out=target)

@@ -15,7 +15,8 @@ Sizes = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Unfold:
-    """The patches that the windows of a convolution see, in three dimensions of space; fewer have leading sizes of 1.
+    """The patches that the windows of a convolution see, in three dimensions of space; fewer have
+    leading sizes of 1.
 
     Args:
         channels: Channels of the image.
@@ -46,7 +47,9 @@ class Unfold:
         """``(N, channels, *space)`` to ``(N, groups, windows, channels / groups * kernel)``."""
         n, depth = x.shape[0], self.windows[0]
         x = F.pad(x, (0, 0, 0, 0, self.padding[0], self.padding[0]))
-        slabs = [x[:, :, self._slab(i)].transpose(1, 2).flatten(0, 1) for i in range(self.kernel[0])]
+        slabs = [
+            x[:, :, self._slab(i)].transpose(1, 2).flatten(0, 1) for i in range(self.kernel[0])
+        ]
         seen = [F.unfold(slab, self.kernel[1:], **self._flat()) for slab in slabs]
         # (N, depth, channels, kernel depth, kernel plane, windows of a plane)
         seen = [s.reshape(n, depth, self.channels, 1, prod(self.kernel[1:]), -1) for s in seen]
@@ -62,7 +65,12 @@ class Unfold:
         d, h, w = self.space
         x = patches.new_zeros(n, self.channels, d + 2 * self.padding[0], h, w)
         for i in range(self.kernel[0]):
-            slab = F.fold(seen[:, :, :, i].reshape(n * depth, -1, plane), (h, w), self.kernel[1:], **self._flat())
+            slab = F.fold(
+                seen[:, :, :, i].reshape(n * depth, -1, plane),
+                (h, w),
+                self.kernel[1:],
+                **self._flat(),
+            )
             x[:, :, self._slab(i)] += slab.reshape(n, depth, self.channels, h, w).transpose(1, 2)
         return x[:, :, self.padding[0] : self.padding[0] + d]
 
@@ -74,4 +82,8 @@ class Unfold:
         return slice(start, start + step * (self.windows[0] - 1) + 1, step)
 
     def _flat(self) -> dict[str, Any]:
-        return {"dilation": self.dilation[1:], "padding": self.padding[1:], "stride": self.stride[1:]}
+        return {
+            "dilation": self.dilation[1:],
+            "padding": self.padding[1:],
+            "stride": self.stride[1:],
+        }

@@ -17,12 +17,13 @@ from l0func.pure.written_out import attention, embedding, linear, norm, recurren
 class Rows(Answering):
     """A context for one row of a vmapped batch.
 
-    BatchNorm in training mode sees the whole batch; attention and recurrent layers, whose fused forms vmap, jvp or double
-    backward cannot follow, run written out.
+    BatchNorm in training mode sees the whole batch; attention and recurrent layers, whose fused
+    forms vmap, jvp or double backward cannot follow, run written out.
 
     Args:
         row: A tensor mapped over the rows, such as the row's key.
-        chunked: Whether vmap sees the batch in chunks, so that no statistics of the whole batch exist.
+        chunked: Whether vmap sees the batch in chunks, so that no statistics of the whole batch
+            exist.
     """
 
     def __init__(self, row: Tensor, chunked: bool) -> None:
@@ -32,7 +33,9 @@ class Rows(Answering):
 
 
 class WrittenOut(Answering):
-    """A context in which attention and recurrent layers run as the products that they are, for a count or a trace of them."""
+    """A context in which attention and recurrent layers run as the products that they are, for a
+    count or a trace of them.
+    """
 
     def __init__(self) -> None:
         super().__init__(WRITTEN_OUT)
@@ -54,7 +57,8 @@ def _batch_norm(
         return func(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if mode.chunked:
         raise ValueError(
-            "BatchNorm in training mode normalises by the whole batch, and chunk_size splits it: the statistics would be "
+            "BatchNorm in training mode normalises by the whole batch, and chunk_size splits it: "
+            "the statistics would be "
             "those of a chunk. Leave chunk_size out, or put the BatchNorm in eval mode."
         )
     return norm.batch_norm(input, running_mean, running_var, weight, bias, momentum, eps, mode.row)
@@ -74,8 +78,10 @@ def _instance_norm(
 ) -> Tensor:
     if use_input_stats and running_mean is not None:
         raise ValueError(
-            "InstanceNorm with track_running_stats in training mode averages its statistics over the batch, which "
-            "per_example has no rule for. Build it with track_running_stats=False, or put it in eval mode."
+            "InstanceNorm with track_running_stats in training mode averages its statistics over "
+            "the batch, which "
+            "per_example has no rule for. Build it with track_running_stats=False, or put it in "
+            "eval mode."
         )
     return func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
@@ -99,7 +105,8 @@ def _multi_head_attention(mode: Rows, func: Any, *args: Any, **named: Any) -> An
 
 def _packed(mode: Rows, func: Any, *args: Any) -> Any:
     raise ValueError(
-        "A packed sequence holds many rows of different lengths, and per_example gives the module one row at a time. Pass the "
+        "A packed sequence holds many rows of different lengths, and per_example gives the module "
+        "one row at a time. Pass the "
         "padded sequences, and mask the outputs."
     )
 
@@ -131,7 +138,8 @@ def _embedding_bag(
 ) -> Tensor:
     if input.dim() != 2 or scale_grad_by_freq or sparse:
         raise ValueError(
-            "An EmbeddingBag over rows takes bags of one size, shape (B, bag), without offsets, sparse gradients or gradients "
+            "An EmbeddingBag over rows takes bags of one size, shape (B, bag), without offsets, "
+            "sparse gradients or gradients "
             f"scaled by frequency; got indices of shape {tuple(input.shape)} in a row."
         )
     return embedding.embedding_bag(input, weight, mode, per_sample_weights, padding_idx)
@@ -146,14 +154,20 @@ def _without_mode(written_out: Callable[..., Any]) -> Callable[..., Any]:
 
 def _unless_packed(written_out: Callable[..., Any]) -> Callable[..., Any]:
     def rule(mode: Answering, func: Any, *args: Any) -> Any:
-        return func(*args) if recurrent.is_packed(args) else written_out(*args, dropout=_without_dropout)
+        return (
+            func(*args)
+            if recurrent.is_packed(args)
+            else written_out(*args, dropout=_without_dropout)
+        )
 
     return rule
 
 
 def _flat_bags(mode: Answering, func: Any, /, *args: Any, **named: Any) -> Tensor:
     flat = args[0].dim() != 2
-    return func(*args, **named) if flat else _embedding_bag(cast("Rows", mode), func, *args, **named)
+    return (
+        func(*args, **named) if flat else _embedding_bag(cast("Rows", mode), func, *args, **named)
+    )
 
 
 _RECURRENT: dict[Any, Callable[..., Any]] = {

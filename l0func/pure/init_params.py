@@ -16,9 +16,12 @@ from l0func.internal.context import values
 from l0func.internal.names import stream
 from l0func.internal.tree import Tree
 
-Initialiser: TypeAlias = str | tuple[str, Mapping[str, Any]] | Callable[[Tensor, tuple[int, ...]], Tensor]
+Initialiser: TypeAlias = (
+    str | tuple[str, Mapping[str, Any]] | Callable[[Tensor, tuple[int, ...]], Tensor]
+)
 
-# What torch.nn.init offers under a name of its own, in the spelling with and without the underscore.
+# What torch.nn.init offers under a name of its own, in the spelling with and without the
+# underscore.
 NAMES = sorted(name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_"))
 
 
@@ -28,16 +31,17 @@ def init_params(key: Tensor, params: Tree, rules: Mapping[str, Initialiser | Non
     Args:
         key: A key, shape ``(2,)``. A parameter's draw depends on the key and its path alone.
         params: Parameters, flat or nested; their shapes, dtypes and devices are kept.
-        rules: ``{pattern: initialiser}`` over dotted paths, the first match wins. An initialiser is a name of
-            ``torch.nn.init`` (``"kaiming_uniform_"``, with or without the underscore), ``(name, {argument: value})``, a
-            callable of ``(key, shape)`` that gives a tensor, or None to keep the values.
+        rules: ``{pattern: initialiser}`` over dotted paths, the first match wins. An initialiser
+            is a name of ``torch.nn.init`` (``"kaiming_uniform_"``, with or without the
+            underscore), ``(name, {argument: value})``, a callable of ``(key, shape)`` that gives a
+            tensor, or None to keep the values.
 
     Returns:
         A new pytree of the structure of ``params``.
 
     Raises:
-        ValueError: A pattern matches nothing, a name is unknown, a callable gives another shape, or this torch's
-            initialisers take no generator (before 2.2).
+        ValueError: A pattern matches nothing, a name is unknown, a callable gives another shape,
+            or this torch's initialisers take no generator (before 2.2).
         TypeError: ``key`` is not a key, or an initialiser is none of these.
 
     Example:
@@ -61,11 +65,18 @@ def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Ten
     if callable(initialiser):
         new = torch.as_tensor(initialiser(key, tuple(old.shape)))
         if new.shape != old.shape:
-            raise ValueError(f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}.")
+            raise ValueError(
+                f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}."
+            )
         return new.to(old)
     if not isinstance(cast("object", initialiser), str | tuple):
-        raise TypeError(f"An initialiser is a name, (name, settings), a callable or None; {path!r} has {initialiser!r}.")
-    name, settings = initialiser if isinstance(initialiser, tuple) else (initialiser, dict[str, Any]())
+        raise TypeError(
+            f"An initialiser is a name, (name, settings), a callable or None; {path!r} has "
+            f"{initialiser!r}."
+        )
+    name, settings = (
+        initialiser if isinstance(initialiser, tuple) else (initialiser, dict[str, Any]())
+    )
     name = _full(name)
     if name == "sparse_":
         return _sparse(key, tuple(old.shape), **settings).to(old)
@@ -73,7 +84,8 @@ def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Ten
     takes_generator = "generator" in inspect.signature(function).parameters
     if not takes_generator and _is_random(name):
         raise ValueError(
-            f"torch.nn.init.{name} takes no generator in torch {torch.__version__}, and would draw from the global one. "
+            f"torch.nn.init.{name} takes no generator in torch {torch.__version__}, and would "
+            f"draw from the global one. "
             "Use torch 2.2 or later, or a callable of (key, shape) such as l0func.random.normal."
         )
     generator = {"generator": _generator(key, old.device)} if takes_generator else {}
@@ -94,7 +106,9 @@ def _sparse(key: Tensor, shape: tuple[int, ...], sparsity: float, std: float = 0
         raise ValueError(f"sparse_ fills matrices; got shape {shape}.")
     order, values = random.split(key, 2)
     rank = random.uniform(order, shape).argsort(dim=0).argsort(dim=0)
-    return torch.where(rank < math.ceil(sparsity * shape[0]), 0.0, std * random.normal(values, shape))
+    return torch.where(
+        rank < math.ceil(sparsity * shape[0]), 0.0, std * random.normal(values, shape)
+    )
 
 
 def _is_random(name: str) -> bool:
@@ -104,6 +118,9 @@ def _is_random(name: str) -> bool:
 def _generator(key: Tensor, device: torch.device) -> torch.Generator:
     words = values(key)
     if words is None:
-        raise ValueError("torch.nn.init draws one parameter at a time: init_params cannot be mapped or compiled.")
+        raise ValueError(
+            "torch.nn.init draws one parameter at a time: init_params cannot be mapped or "
+            "compiled."
+        )
     seed = (words[0] ^ (words[1] * 0x9E3779B97F4A7C15)) & ((1 << 64) - 1)
     return torch.Generator(device).manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)

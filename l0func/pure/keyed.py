@@ -14,7 +14,8 @@ from l0func.internal.interception import Answering
 from l0func.pure.written_out import attention, recurrent
 from l0func.pure.written_out import dropout as drop
 
-# Keeps the draws of a module's own random functions apart from those of the gates, which are folded by name.
+# Keeps the draws of a module's own random functions apart from those of the gates, which are
+# folded by name.
 _MODULE_STREAM = 0x6D6F64756C65
 
 
@@ -38,7 +39,8 @@ class Keyed(Answering):
         """
         if self.key is None:
             raise ValueError(
-                f"{_name(func)} is random, and there is no key to draw from. Call the module through l0func.gated with a "
+                f"{_name(func)} is random, and there is no key to draw from. Call the module "
+                f"through l0func.gated with a "
                 "key, or put it in eval mode before l0func.make_functional."
             )
         if self.base is None:
@@ -60,11 +62,18 @@ def _name(func: Any) -> str:
 
 
 def _dropout(kept: Callable[[int], int], alpha: bool = False) -> Callable[..., Any]:
-    """The rule of a dropout function whose mask keeps the first ``kept(x.dim())`` sizes of its input."""
+    """The rule of a dropout function whose mask keeps the first ``kept(x.dim())`` sizes of its
+    input.
+    """
     drawn = drop.alpha_dropout if alpha else drop.dropout
 
     def rule(
-        mode: Keyed, func: Any, input: Tensor, p: float = 0.5, training: bool = not alpha, inplace: bool = False
+        mode: Keyed,
+        func: Any,
+        input: Tensor,
+        p: float = 0.5,
+        training: bool = not alpha,
+        inplace: bool = False,
     ) -> Tensor:
         if not training or p == 0.0:
             return input
@@ -103,18 +112,28 @@ def _rrelu(
 
 
 def _gumbel_softmax(
-    mode: Keyed, func: Any, logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1
+    mode: Keyed,
+    func: Any,
+    logits: Tensor,
+    tau: float = 1,
+    hard: bool = False,
+    eps: float = 1e-10,
+    dim: int = -1,
 ) -> Tensor:
     return drop.gumbel_softmax(logits, tau, hard, dim, mode.uniform(func))
 
 
-def _bernoulli(mode: Keyed, func: Any, input: Tensor, p: float | None = None, **named: Any) -> Tensor:
+def _bernoulli(
+    mode: Keyed, func: Any, input: Tensor, p: float | None = None, **named: Any
+) -> Tensor:
     u = mode.uniform(func)(tuple(input.shape)).to(input.device)
     return (u < (input if p is None else p)).to(input.dtype)
 
 
 def _like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def rule(mode: Keyed, func: Any, input: Tensor, dtype: Any = None, device: Any = None, **named: Any) -> Tensor:
+    def rule(
+        mode: Keyed, func: Any, input: Tensor, dtype: Any = None, device: Any = None, **named: Any
+    ) -> Tensor:
         values = draw(mode.key_for(func), tuple(input.shape))
         return values.to(dtype=dtype or input.dtype, device=device or input.device)
 
@@ -122,7 +141,9 @@ def _like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def rule(mode: Keyed, func: Any, *size: Any, dtype: Any = None, device: Any = None, **named: Any) -> Tensor:
+    def rule(
+        mode: Keyed, func: Any, *size: Any, dtype: Any = None, device: Any = None, **named: Any
+    ) -> Tensor:
         shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
         values = draw(mode.key_for(func), shape)
         return values.to(dtype=dtype or torch.get_default_dtype(), device=device)
@@ -147,14 +168,17 @@ def _multi_head_attention(mode: Keyed, func: Any, *args: Any, **named: Any) -> A
 
 def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
     def rule(mode: Keyed, func: Any, *args: Any) -> Any:
-        # (..., num_layers, dropout, train, bidirectional[, batch_first]): the packed form lacks the last and has its
-        # batch sizes first, so that both have nine arguments.
+        # (..., num_layers, dropout, train, bidirectional[, batch_first]): the packed form lacks
+        # the last and has its batch sizes first, so that both have nine arguments.
         packed = recurrent.is_packed(args)
         layers, p, train = args[5:8] if packed else args[4:7]
         if not train or p == 0.0 or layers == 1:
             return func(*args)
         if packed:
-            raise ValueError(f"{_name(func)} has no keyed dropout between layers for packed sequences; pad them instead.")
+            raise ValueError(
+                f"{_name(func)} has no keyed dropout between layers for packed sequences; pad "
+                f"them instead."
+            )
         return written_out(*args, dropout=mode.dropout(func))
 
     return rule
@@ -162,8 +186,10 @@ def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
 
 def _refused(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
-        f"{_name(func)} draws from the global generator, which a pure function may not. Write it with torch.rand_like or "
-        "torch.bernoulli, which draw from the key inside l0func.gated, or pass the draw in as an input."
+        f"{_name(func)} draws from the global generator, which a pure function may not. Write it "
+        f"with torch.rand_like or "
+        "torch.bernoulli, which draw from the key inside l0func.gated, or pass the draw in as an "
+        "input."
     )
 
 
@@ -174,7 +200,8 @@ def _embedding(position: int) -> Callable[..., Any]:
         max_norm = args[position] if len(args) > position else named.get("max_norm")
         if max_norm is not None:
             raise ValueError(
-                f"{_name(func)} with max_norm={max_norm} rewrites its weight, which a pure function may not. Leave it out, and "
+                f"{_name(func)} with max_norm={max_norm} rewrites its weight, which a pure "
+                f"function may not. Leave it out, and "
                 "renormalise the parameter between steps if you need to."
             )
         return func(*args, **named)
@@ -190,9 +217,20 @@ def _channels(dim: int) -> int:
     return 2
 
 
-_IN_PLACE = ("bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "random_", "uniform_")
+_IN_PLACE = (
+    "bernoulli_",
+    "cauchy_",
+    "exponential_",
+    "geometric_",
+    "log_normal_",
+    "normal_",
+    "random_",
+    "uniform_",
+)
 _GLOBAL = ("multinomial", "normal", "poisson", "randint", "randint_like", "randperm", "rrelu")
-_POOLS = tuple(f"fractional_max_pool{d}d{ending}" for d in (2, 3) for ending in ("", "_with_indices"))
+_POOLS = tuple(
+    f"fractional_max_pool{d}d{ending}" for d in (2, 3) for ending in ("", "_with_indices")
+)
 
 RULES: dict[Any, Callable[..., Any]] = {
     F.dropout: _dropout(_all),
@@ -209,7 +247,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.gumbel_softmax: _gumbel_softmax,
     torch.bernoulli: _bernoulli,
     Tensor.bernoulli: _bernoulli,
-    # torch 2.13's compiler passes these two by every mode: compiled modules should write torch.rand(x.shape).
+    # torch 2.13's compiler passes these two by every mode: compiled modules should write
+    # torch.rand(x.shape).
     torch.rand_like: _like(random.uniform),
     torch.randn_like: _like(random.normal),
     torch.rand: _new(random.uniform),

@@ -19,7 +19,9 @@ class _Slot(NamedTuple):
 
 
 class _Reference(NamedTuple):
-    """The place of a weak reference to a tensor: a recurrent layer tells by them whether its weights were replaced."""
+    """The place of a weak reference to a tensor: a recurrent layer tells by them whether its
+    weights were replaced.
+    """
 
     path: str
 
@@ -83,7 +85,11 @@ class Part:
 
     def paths(self) -> dict[str, str]:
         """The paths of its own parameters and buffers by their names in the module."""
-        return {name: slot.path for name, slot in (*self.parameters.items(), *self.buffers.items()) if slot is not None}
+        return {
+            name: slot.path
+            for name, slot in (*self.parameters.items(), *self.buffers.items())
+            if slot is not None
+        }
 
     def attributes(self) -> dict[str, Any]:
         """Its attributes but tensors and submodules."""
@@ -99,7 +105,10 @@ class Part:
     def of(cls, module: nn.Module, sites: Sites) -> Part:
         """A module without its tensors and submodules, which have their places in ``sites``."""
         registered = ("_parameters", "_buffers", "_modules")
-        tables = [{name: sites.abstract(item) for name, item in vars(module)[key].items()} for key in registered]
+        tables = [
+            {name: sites.abstract(item) for name, item in vars(module)[key].items()}
+            for key in registered
+        ]
         part = cls(type(module), {}, *tables)
         for name, value in vars(module).items():
             if name in registered:
@@ -108,8 +117,12 @@ class Part:
             (part.plain if placed is value else part.mutable)[name] = placed
         return part
 
-    def fill(self, module: nn.Module, tensors: dict[str, Tensor], modules: list[nn.Module]) -> None:
-        """Give an empty module of this kind its attributes, straight into its ``__dict__``: no hook of its class runs."""
+    def fill(
+        self, module: nn.Module, tensors: dict[str, Tensor], modules: list[nn.Module]
+    ) -> None:
+        """Give an empty module of this kind its attributes, straight into its ``__dict__``: no
+        hook of its class runs.
+        """
 
         def concrete(value: Any) -> Any:
             if type(value) is _Slot:
@@ -124,9 +137,15 @@ class Part:
 
         attributes = module.__dict__
         attributes.update(self.plain)
-        attributes["_parameters"] = {n: None if s is None else tensors[s.path] for n, s in self.parameters.items()}
-        attributes["_buffers"] = {n: None if s is None else tensors[s.path] for n, s in self.buffers.items()}
-        attributes["_modules"] = {n: None if c is None else modules[c.number] for n, c in self.children.items()}
+        attributes["_parameters"] = {
+            n: None if s is None else tensors[s.path] for n, s in self.parameters.items()
+        }
+        attributes["_buffers"] = {
+            n: None if s is None else tensors[s.path] for n, s in self.buffers.items()
+        }
+        attributes["_modules"] = {
+            n: None if c is None else modules[c.number] for n, c in self.children.items()
+        }
         for name, value in self.mutable.items():
             attributes[name] = concrete(value)
 
@@ -139,4 +158,7 @@ class Part:
 
 def is_bookkeeping(name: str) -> bool:
     """Whether an attribute is a hook table of nn.Module, which a call reads and does not write."""
-    return name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")) or name == "_non_persistent_buffers_set"
+    return (
+        name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+        or name == "_non_persistent_buffers_set"
+    )

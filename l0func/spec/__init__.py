@@ -1,1 +1,3 @@
-"""The gate spec: a static plan of which gates exist and which parameter slices each one multiplies and owns."""
+"""The gate spec: a static plan of which gates exist and which parameter slices each one multiplies
+and owns.
+"""

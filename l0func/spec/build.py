@@ -1,4 +1,6 @@
-"""The static plan: which gates there are, how each is distributed, and which slices each multiplies and owns."""
+"""The static plan: which gates there are, how each is distributed, and which slices each
+multiplies and owns.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +29,33 @@ def group(
     """One gate vector over slices of several parameters.
 
     Args:
-        multiplies: ``{path: rule or rules}``, the slices that carry the gate's effect and are scaled by it: for a hidden
-            unit, the next layer's column.
-        owns: The slices that matter only while the gate is open and go with it: the unit's row, bias, normalisation and
-            running statistics (buffers may be named).
+        multiplies: ``{path: rule or rules}``, the slices that carry the gate's effect and are
+            scaled by it: for a hidden unit, the next layer's column.
+        owns: The slices that matter only while the gate is open and go with it: the unit's row,
+            bias, normalisation and running statistics (buffers may be named).
         attrs: JSON values that the module's structure depends on.
 
     Returns:
         A group, for ``gate_spec(params, groups={name: group})``.
 
     Raises:
-        ValueError: It multiplies nothing, so that no gradient would reach its gates; or a shared run is multiplied.
+        ValueError: It multiplies nothing, so that no gradient would reach its gates; or a shared
+            run is multiplied.
     """
     if not multiplies:
-        raise ValueError("A group multiplies at least one parameter, or nothing tells its gates what they are worth.")
+        raise ValueError(
+            "A group multiplies at least one parameter, or nothing tells its gates what they are "
+            "worth."
+        )
     for path, slices in multiplies.items():
         if any(getattr(rule, "sharers", 1) > 1 for rule in _rules(path, slices)):
-            raise ValueError(f"Gates with sharers own a run of indices; {path!r} is multiplied. Name it in owns.")
-    return Group(_frozen(multiplies), _frozen(owns or {}), json.dumps(dict(attrs or {}), sort_keys=True))
+            raise ValueError(
+                f"Gates with sharers own a run of indices; {path!r} is multiplied. Name it in "
+                f"owns."
+            )
+    return Group(
+        _frozen(multiplies), _frozen(owns or {}), json.dumps(dict(attrs or {}), sort_keys=True)
+    )
 
 
 def _rules(path: str, slices: Slices) -> tuple[Rule, ...]:
@@ -52,7 +63,8 @@ def _rules(path: str, slices: Slices) -> tuple[Rule, ...]:
     for rule in listed:
         if not isinstance(rule, Rule):
             raise TypeError(
-                "A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole(), a list of these, or None; "
+                "A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole(), a "
+                "list of these, or None; "
                 f"{path!r} has {rule!r}. Groups go to the groups argument."
             )
     return cast("tuple[Rule, ...]", listed)
@@ -74,9 +86,10 @@ def gate_spec(
 
     Args:
         params: Parameters, flat or nested.
-        rules: ``{pattern: rule, rules or None}`` over dotted paths; the first match wins, None excludes, several rules
-            multiply. Parameters that nothing matches have no gates. The gates of a lone rule are named by the path, those
-            of several by path and rule. With neither rules nor groups every scalar has a gate.
+        rules: ``{pattern: rule, rules or None}`` over dotted paths; the first match wins, None
+            excludes, several rules multiply. Parameters that nothing matches have no gates. The
+            gates of a lone rule are named by the path, those of several by path and rule. With
+            neither rules nor groups every scalar has a gate.
         groups: ``{gate name: group}``.
         buffers: Buffers, where a group owns slices of some.
         distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate names.
@@ -86,20 +99,27 @@ def gate_spec(
 
     Raises:
         TypeError: A rule, group or distribution is not one.
-        ValueError: There are no parameters; a pattern or path matches nothing; a rule does not fit; slices of one group
-            have different numbers of gates; a gate stands on integers; a name is used twice.
+        ValueError: There are no parameters; a pattern or path matches nothing; a rule does not
+            fit; slices of one group have different numbers of gates; a gate stands on integers; a
+            name is used twice.
     """
     tensors = tree.leaves(params)
     state = tree.leaves(buffers, "buffers") if buffers is not None else {}
     if not tensors:
-        raise ValueError("There are no parameters to gate: params is empty. A module without parameters needs no gates.")
+        raise ValueError(
+            "There are no parameters to gate: params is empty. A module without parameters needs "
+            "no gates."
+        )
     check_kinds(rules, groups, distribution)
     if rules is None and groups is None:
         rules = {"*": element()}
     bound = _bound_by_rules(tensors, rules or {})
     for name, of_group in (groups or {}).items():
         if any(b.gate == name for _, b in bound):
-            raise ValueError(f"Two sets of gates have the name {name!r}: a group's and a parameter's. Rename the group.")
+            raise ValueError(
+                f"Two sets of gates have the name {name!r}: a group's and a parameter's. Rename "
+                f"the group."
+            )
         bound += _bound_by_group(name, of_group, tensors, state)
     all_tensors = tensors | state
     _check_bound(bound, all_tensors)
@@ -108,12 +128,18 @@ def gate_spec(
     dtypes = {name: _gate_dtype(name, bound, all_tensors) for name in shapes}
 
     def plan(path: str, tensor: Tensor) -> Parameter:
-        return Parameter(path, tuple(tensor.shape), tensor.dtype, tuple(b for at, b in bound if at == path))
+        return Parameter(
+            path, tuple(tensor.shape), tensor.dtype, tuple(b for at, b in bound if at == path)
+        )
 
     return GateSpec(
         tuple(Gate(name, shape, chosen[name], dtypes[name]) for name, shape in shapes.items()),
         tuple(plan(path, tensor) for path, tensor in tensors.items()),
-        tuple(plan(path, tensor) for path, tensor in state.items() if any(at == path for at, _ in bound)),
+        tuple(
+            plan(path, tensor)
+            for path, tensor in state.items()
+            if any(at == path for at, _ in bound)
+        ),
         tuple((name, of_group.attrs) for name, of_group in (groups or {}).items()),
     )
 
@@ -126,8 +152,18 @@ def _bound_by_rules(tensors: Mapping[str, Tensor], rules: Rules) -> list[tuple[s
         of_path = () if slices is None else _rules(path, slices)
         for rule in of_path:
             if getattr(rule, "sharers", 1) > 1:
-                raise ValueError(f"{rule} lets gates share a run, which only a group's owns can; {path!r} is multiplied.")
-            bound.append((path, Binding(path if len(of_path) == 1 else f"{path}:{rule}", rule, multiplies=True)))
+                raise ValueError(
+                    f"{rule} lets gates share a run, which only a group's owns can; {path!r} is "
+                    f"multiplied."
+                )
+            bound.append(
+                (
+                    path,
+                    Binding(
+                        path if len(of_path) == 1 else f"{path}:{rule}", rule, multiplies=True
+                    ),
+                )
+            )
     return bound
 
 
@@ -135,12 +171,20 @@ def _bound_by_group(
     name: str, of_group: Group, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> list[tuple[str, Binding]]:
     bound: list[tuple[str, Binding]] = []
-    for slices, known, multiplies in ((of_group.multiplies, tensors, True), (of_group.owns, {**tensors, **state}, False)):
+    for slices, known, multiplies in (
+        (of_group.multiplies, tensors, True),
+        (of_group.owns, {**tensors, **state}, False),
+    ):
         for path, of_path in slices:
             if path not in known:
                 raise ValueError(
-                    f"Group {name!r} names {path!r}, which is not there{names.closest(path, known)}."
-                    + ("" if multiplies or state else " Buffers are seen only if gate_spec is given buffers.")
+                    f"Group {name!r} names {path!r}, which is not "
+                    f"there{names.closest(path, known)}."
+                    + (
+                        ""
+                        if multiplies or state
+                        else " Buffers are seen only if gate_spec is given buffers."
+                    )
                 )
             bound += [(path, Binding(name, rule, multiplies)) for rule in of_path]
     return bound
@@ -150,17 +194,25 @@ def _check_bound(bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Ten
     for i, (path, binding) in enumerate(bound):
         if binding.multiplies and not tensors[path].is_floating_point():
             raise ValueError(
-                f"A gate scales real floating-point numbers; {path!r} is {tensors[path].dtype}. Exclude it: {{{path!r}: None}}."
+                f"A gate scales real floating-point numbers; {path!r} is {tensors[path].dtype}. "
+                f"Exclude it: {{{path!r}: None}}."
             )
         for other_path, other in bound[:i]:
             if (other_path, other.gate) == (path, binding.gate):
                 if other.rule == binding.rule:
-                    raise ValueError(f"{binding.gate!r} is on {path!r} twice by the same rule, {binding.rule}.")
+                    raise ValueError(
+                        f"{binding.gate!r} is on {path!r} twice by the same rule, {binding.rule}."
+                    )
                 if any(getattr(rule, "sharers", 1) > 1 for rule in (other.rule, binding.rule)):
-                    raise ValueError(f"{binding.gate!r} is on {path!r} twice, once with sharers; split it into two groups.")
+                    raise ValueError(
+                        f"{binding.gate!r} is on {path!r} twice, once with sharers; split it into "
+                        f"two groups."
+                    )
 
 
-def _gate_shapes(bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+def _gate_shapes(
+    bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]
+) -> dict[str, Shape]:
     shapes: dict[str, tuple[Shape, str]] = {}
     for path, binding in bound:
         try:
@@ -176,6 +228,8 @@ def _gate_shapes(bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Ten
     return {name: shape for name, (shape, _) in shapes.items()}
 
 
-def _gate_dtype(name: str, bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]) -> torch.dtype:
+def _gate_dtype(
+    name: str, bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]
+) -> torch.dtype:
     wide = any(b.gate == name and tensors[path].dtype == torch.float64 for path, b in bound)
     return torch.float64 if wide else torch.float32

@@ -52,7 +52,13 @@ class Parameter:
     dtype: torch.dtype
     bindings: tuple[Binding, ...] = ()
 
-    def lay_out(self, values: Mapping[str, Tensor], *, owned: bool, of_owners: Mapping[str, Tensor] | None = None) -> Tensor:
+    def lay_out(
+        self,
+        values: Mapping[str, Tensor],
+        *,
+        owned: bool,
+        of_owners: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The product, for every entry, of the values of the *distinct* gates on it.
 
         Args:
@@ -65,7 +71,8 @@ class Parameter:
         """
         product: Tensor | None = None
         done: list[Binding] = []
-        # Multipliers first: a gate that both multiplies and owns an entry counts as what it does to the value.
+        # Multipliers first: a gate that both multiplies and owns an entry counts as what it does
+        # to the value.
         for binding in sorted(self.bindings, key=lambda b: not b.multiplies):
             if not (owned or binding.multiplies):
                 continue
@@ -73,7 +80,8 @@ class Parameter:
             factor = binding.rule.spread(source[binding.gate], self.shape)
             for other in done:
                 if other.gate == binding.gate:
-                    # A gate on an entry twice, as a unit on its own recurrent weight, is still one gate.
+                    # A gate on an entry twice, as a unit on its own recurrent weight, is still one
+                    # gate.
                     again = binding.rule.index(self.shape) == other.rule.index(self.shape)
                     factor = torch.where(again.to(factor.device), 1.0, factor)
             product = factor if product is None else product * factor
@@ -103,7 +111,9 @@ class Group:
 
 @dataclass(frozen=True)
 class GateSpec:
-    """A plan of gates over named parameters; static, hashable, and JSON both ways. Build it with :func:`gate_spec`."""
+    """A plan of gates over named parameters; static, hashable, and JSON both ways. Build it with
+    :func:`gate_spec`.
+    """
 
     gates: tuple[Gate, ...]
     parameters: tuple[Parameter, ...]
@@ -114,11 +124,14 @@ class GateSpec:
         """The parameters behind at least one gate, multiplied or owned."""
         return (p for p in self.parameters if p.bindings)
 
-    def with_distribution(self, distribution: GateDistribution | Mapping[str, GateDistribution]) -> GateSpec:
+    def with_distribution(
+        self, distribution: GateDistribution | Mapping[str, GateDistribution]
+    ) -> GateSpec:
         """The same gates under another distribution, such as the next temperature of a schedule.
 
         Args:
-            distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate names.
+            distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate
+                names.
 
         Returns:
             A spec of the same gate names and shapes, for the same gates.
@@ -128,20 +141,37 @@ class GateSpec:
             ValueError: A pattern matches no gate, or a gate no pattern.
         """
         check_kinds(None, None, distribution)
-        chosen = names.per_path(distribution, [gate.name for gate in self.gates], "a distribution", "gate")
-        return replace(self, gates=tuple(replace(gate, distribution=chosen[gate.name]) for gate in self.gates))
+        chosen = names.per_path(
+            distribution, [gate.name for gate in self.gates], "a distribution", "gate"
+        )
+        return replace(
+            self, gates=tuple(replace(gate, distribution=chosen[gate.name]) for gate in self.gates)
+        )
 
     def to_json(self) -> str:
         """The spec as text, for :meth:`from_json`."""
 
         def tensor(p: Parameter) -> dict[str, Any]:
-            bound = [{"gate": b.gate, "multiplies": b.multiplies, **b.rule.to_dict()} for b in p.bindings]
-            return {"path": p.path, "shape": p.shape, "dtype": str(p.dtype).split(".")[-1], "bindings": bound}
+            bound = [
+                {"gate": b.gate, "multiplies": b.multiplies, **b.rule.to_dict()}
+                for b in p.bindings
+            ]
+            return {
+                "path": p.path,
+                "shape": p.shape,
+                "dtype": str(p.dtype).split(".")[-1],
+                "bindings": bound,
+            }
 
         return json.dumps(
             {
                 "gates": [
-                    {"name": g.name, "shape": g.shape, "dtype": str(g.dtype).split(".")[-1], **g.distribution.to_dict()}
+                    {
+                        "name": g.name,
+                        "shape": g.shape,
+                        "dtype": str(g.dtype).split(".")[-1],
+                        **g.distribution.to_dict(),
+                    }
                     for g in self.gates
                 ],
                 "parameters": [tensor(p) for p in self.parameters],
@@ -168,10 +198,14 @@ class GateSpec:
 
         def tensor(record: dict[str, Any]) -> Parameter:
             bindings = tuple(binding(b) for b in record["bindings"])
-            return Parameter(record["path"], tuple(record["shape"]), getattr(torch, record["dtype"]), bindings)
+            return Parameter(
+                record["path"], tuple(record["shape"]), getattr(torch, record["dtype"]), bindings
+            )
 
         record: Any = json.loads(text)
-        if not (_is_mapping(record) and {"gates", "parameters", "buffers", "attrs"} <= set(record)):
+        if not (
+            _is_mapping(record) and {"gates", "parameters", "buffers", "attrs"} <= set(record)
+        ):
             raise ValueError(f"A spec is what GateSpec.to_json wrote; got {text[:60]!r}.")
         return GateSpec(
             tuple(gate(g) for g in record["gates"]),
@@ -183,7 +217,9 @@ class GateSpec:
     def __str__(self) -> str:
         lines = [f"GateSpec: {sum(torch.Size(g.shape).numel() for g in self.gates)} gates"]
         for p in self.parameters:
-            bound = [f"{'×' if b.multiplies else 'owned by'} {b.gate} {b.rule}" for b in p.bindings]
+            bound = [
+                f"{'×' if b.multiplies else 'owned by'} {b.gate} {b.rule}" for b in p.bindings
+            ]
             lines.append(f"  {p.path} {p.shape}: {', '.join(bound) or 'not gated'}")
         return "\n".join(lines)
 
@@ -202,17 +238,23 @@ def check_spec(spec: Any) -> None:
 
 
 def check_kinds(rules: Any, groups: Any, distribution: Any) -> None:
-    """Refuse rules, groups and distributions of other types, which duck typing would accept here and fail on elsewhere.
+    """Refuse rules, groups and distributions of other types, which duck typing would accept here
+    and fail on elsewhere.
 
     Raises:
         TypeError: One of them has another type.
     """
-    for name, table, form in (("rules", rules, "{pattern: rule}"), ("groups", groups, "{name: l0func.group(...)}")):
+    for name, table, form in (
+        ("rules", rules, "{pattern: rule}"),
+        ("groups", groups, "{name: l0func.group(...)}"),
+    ):
         if not (table is None or _is_mapping(table)):
             raise TypeError(f"{name} are {form}; got {type(table).__name__}.")
     _check_instances(groups or {}, Group, "A group is made by l0func.group(...)")
     chosen = distribution if _is_mapping(distribution) else {"*": distribution}
-    _check_instances(chosen, GateDistribution, "A distribution is an instance, such as HardConcrete()")
+    _check_instances(
+        chosen, GateDistribution, "A distribution is an instance, such as HardConcrete()"
+    )
 
 
 def _is_mapping(value: Any) -> bool:

@@ -18,8 +18,8 @@ Shape = tuple[int, ...]
 class Rule(ABC):
     """A map from the gates of one array to the entries of one tensor.
 
-    A subclass is a frozen dataclass. Every entry of the tensor has one gate or none; only ``blocks`` with ``sharers``
-    gives it several, of which any one keeps it.
+    A subclass is a frozen dataclass. Every entry of the tensor has one gate or none; only
+    ``blocks`` with ``sharers`` gives it several, of which any one keeps it.
     """
 
     @abstractmethod
@@ -37,17 +37,23 @@ class Rule(ABC):
         return self._gates(shape)
 
     def spread(self, values: Tensor, shape: Shape, /) -> Tensor:
-        """Gate values laid out along a tensor of this shape: its rank, broadcastable to it, 1 where it has no gate."""
+        """Gate values laid out along a tensor of this shape: its rank, broadcastable to it, 1
+        where it has no gate.
+        """
         return self._spread(values, shape)
 
     def index(self, shape: Shape) -> Tensor:
-        """For every entry the number of its gate, or -1: int64, the tensor's rank, broadcastable to it."""
+        """For every entry the number of its gate, or -1: int64, the tensor's rank, broadcastable
+        to it.
+        """
         gates = self.gates(shape)
         numbers = torch.arange(2, math.prod(gates) + 2, dtype=torch.float64).reshape(gates)
         return self.spread(numbers, shape).to(torch.int64) - 2
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
-        """The number of the one gate on a whole slice, the ``index``-th along a dimension, or -1: plain integers."""
+        """The number of the one gate on a whole slice, the ``index``-th along a dimension, or -1:
+        plain integers.
+        """
         return -1
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,14 +61,19 @@ class Rule(ABC):
         return {"rule": type(self).__name__, **vars(self)}
 
     def __repr__(self) -> str:
-        settings = [f"{name}={value}" for name, value in vars(self).items() if value != getattr(type(self), name, "")]
+        settings = [
+            f"{name}={value}"
+            for name, value in vars(self).items()
+            if value != getattr(type(self), name, "")
+        ]
         return f"{type(self).__name__}({', '.join(settings)})"
 
 
 def _dimension(dim: int, shape: Shape, rule: Rule) -> int:
     if not -len(shape) <= dim < len(shape):
         raise ValueError(
-            f"{rule} names dimension {dim} of a tensor of shape {shape}; its dimensions are {-len(shape)} to {len(shape) - 1}."
+            f"{rule} names dimension {dim} of a tensor of shape {shape}; its dimensions are "
+            f"{-len(shape)} to {len(shape) - 1}."
         )
     return dim % len(shape)
 
@@ -123,7 +134,9 @@ class axis(Rule):
 
 @dataclass(frozen=True, repr=False, init=False)
 class axes(Rule):
-    """A gate for every combination of indices of several dimensions, such as ``axes(0, 1)`` for a filter's planes."""
+    """A gate for every combination of indices of several dimensions, such as ``axes(0, 1)`` for a
+    filter's planes.
+    """
 
     dims: tuple[int, ...]
 
@@ -139,21 +152,25 @@ class axes(Rule):
     def _sizes(self, shape: Shape) -> list[int | None]:
         dims = {_dimension(dim, shape, self) for dim in self.dims}
         if len(dims) != len(self.dims) or not dims:
-            raise ValueError(f"{self} must name different dimensions, at least one; the tensor's shape is {shape}.")
+            raise ValueError(
+                f"{self} must name different dimensions, at least one; the tensor's shape is "
+                f"{shape}."
+            )
         return [n if d in dims else None for d, n in enumerate(shape)]
 
 
 @dataclass(frozen=True, repr=False)
 class blocks(Rule):
-    """A gate for every run of ``size`` indices of a dimension: an attention head, a channel after flattening.
+    """A gate for every run of ``size`` indices of a dimension: an attention head, a channel after
+    flattening.
 
     Args:
         dim: The dimension.
         size: Length of a run; it divides the dimension, or the part of it.
         start: First gated index.
         stop: One past the last gated index; None is the end.
-        sharers: Consecutive gates that share a run, which stays while any of them is open (the key and value heads of
-            grouped-query attention). More than 1 only where the gates own.
+        sharers: Consecutive gates that share a run, which stays while any of them is open (the key
+            and value heads of grouped-query attention). More than 1 only where the gates own.
     """
 
     dim: int
@@ -166,14 +183,16 @@ class blocks(Rule):
         _, start, stop = _part(self, shape)
         if self.size < 1 or (stop - start) % self.size:
             raise ValueError(
-                f"{self} needs a size that divides the {stop - start} indices of a tensor of shape {shape}; got {self.size}."
+                f"{self} needs a size that divides the {stop - start} indices of a tensor of "
+                f"shape {shape}; got {self.size}."
             )
         return ((stop - start) // self.size * self.sharers,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
         dim, start, stop = _part(self, shape)
         if self.sharers > 1:
-            # Open with the probability that not all are closed; for values of 0 and 1, whether any is open.
+            # Open with the probability that not all are closed; for values of 0 and 1, whether any
+            # is open.
             values = 1 - (1 - values.reshape(-1, self.sharers)).prod(dim=-1)
         runs = values.unsqueeze(-1).expand(-1, self.size).reshape(-1)
         return _along(_padded(runs, start, shape[dim] - stop), dim, len(shape))
@@ -181,12 +200,17 @@ class blocks(Rule):
     def number(self, index: int, dim: int, shape: Shape) -> int:
         """See :meth:`Rule.number`."""
         own, start, stop = _part(self, shape)
-        return (index - start) // self.size if dim == own and start <= index < stop and self.sharers == 1 else -1
+        return (
+            (index - start) // self.size
+            if dim == own and start <= index < stop and self.sharers == 1
+            else -1
+        )
 
 
 @dataclass(frozen=True, repr=False)
 class tiles(Rule):
-    """A gate for the indices j, j + H, j + 2H, ... of a dimension of ``n`` tiles of H: rows of packed or recurrent weights.
+    """A gate for the indices j, j + H, j + 2H, ... of a dimension of ``n`` tiles of H: rows of
+    packed or recurrent weights.
 
     Args:
         dim: The dimension.
@@ -199,7 +223,10 @@ class tiles(Rule):
     def _gates(self, shape: Shape) -> Shape:
         size = shape[_dimension(self.dim, shape, self)]
         if self.n < 1 or size % self.n:
-            raise ValueError(f"{self} needs a number of tiles that divides {size}, in a tensor of shape {shape}.")
+            raise ValueError(
+                f"{self} needs a number of tiles that divides {size}, in a tensor of shape "
+                f"{shape}."
+            )
         return (size // self.n,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
@@ -216,7 +243,8 @@ def _part(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:
     stop = shape[dim] if rule.stop is None else rule.stop
     if not 0 <= rule.start < stop <= shape[dim]:
         raise ValueError(
-            f"{rule} must name a part [start, stop) of the {shape[dim]} indices of dimension {dim}; "
+            f"{rule} must name a part [start, stop) of the {shape[dim]} indices of dimension "
+            f"{dim}; "
             f"got [{rule.start}, {stop}) for a tensor of shape {shape}."
         )
     return dim, rule.start, stop
@@ -226,7 +254,9 @@ def _padded(values: Tensor, before: int, after: int) -> Tensor:
     return F.pad(values, (before, after), value=1.0) if before or after else values
 
 
-RULES: dict[str, type[Rule]] = {cls.__name__: cls for cls in (element, whole, axis, axes, blocks, tiles)}
+RULES: dict[str, type[Rule]] = {
+    cls.__name__: cls for cls in (element, whole, axis, axes, blocks, tiles)
+}
 
 
 def from_dict(record: Mapping[str, Any], /) -> Rule:

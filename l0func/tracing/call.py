@@ -34,13 +34,17 @@ class Call:
             if isinstance(value, Tensor):
                 yield value
             elif isinstance(value, list | tuple):
-                yield from (item for item in cast("Sequence[Any]", value) if isinstance(item, Tensor))
+                yield from (
+                    item for item in cast("Sequence[Any]", value) if isinstance(item, Tensor)
+                )
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument of this name, wherever it was given."""
         for place, formal in enumerate(self.func._schema.arguments):
             if formal.name == name:
-                return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+                return (
+                    self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+                )
         return default
 
 
@@ -67,7 +71,9 @@ class Followed(ABC):
         return self.trace.units
 
     def labels(self, tensor: Tensor) -> Tensor:
-        """The unit of every element; for a parameter that is used as a value every entry is a unit."""
+        """The unit of every element; for a parameter that is used as a value every entry is a
+        unit.
+        """
         state = self.state(tensor)
         if state is None:
             return torch.full((1,) * tensor.dim(), NONE).expand(tensor.shape)

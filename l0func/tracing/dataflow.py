@@ -35,19 +35,28 @@ def pointwise(followed: Followed, call: Call) -> None:
 def _only_constants(followed: Followed, operands: Sequence[Tensor]) -> bool:
     """Whether everything but parameters is a number that forward made."""
     return all(
-        followed.weight(t) is not None or (t.numel() == 1 and bool((followed.labels(t) == NONE).all())) for t in operands
+        followed.weight(t) is not None
+        or (t.numel() == 1 and bool((followed.labels(t) == NONE).all()))
+        for t in operands
     )
 
 
 def _of_weights(followed: Followed, call: Call, weights: Sequence[Weight]) -> None:
     first = weights[0]
     (out,) = call.outputs[:1]
-    same = all(w.path == first.path for w in weights) and tuple(first.coordinates[0].shape) == tuple(out.shape)
-    if same and all(torch.equal(a, b) for w in weights[1:] for a, b in zip(w.coordinates, first.coordinates, strict=True)):
+    same = all(w.path == first.path for w in weights) and tuple(
+        first.coordinates[0].shape
+    ) == tuple(out.shape)
+    if same and all(
+        torch.equal(a, b)
+        for w in weights[1:]
+        for a, b in zip(w.coordinates, first.coordinates, strict=True)
+    ):
         followed.set(out, first)
         return
     if all(len(followed.trace.shapes[w.path]) == 1 for w in weights):
-        # Vectors are cheap to follow entry by entry, and often are what scales and shifts: w * g + b.
+        # Vectors are cheap to follow entry by entry, and often are what scales and shifts: w * g +
+        # b.
         labels = _combined(followed, call, list(call.tensors()), out)
         followed.set(out, labels)
         return
@@ -82,7 +91,11 @@ def _is_input(followed: Followed, labels: Tensor) -> bool:
 
 
 def _lifted(labels: Tensor, dims: int) -> Tensor:
-    return labels.reshape(*(1,) * (dims - labels.dim()), *labels.shape) if labels.dim() < dims else labels
+    return (
+        labels.reshape(*(1,) * (dims - labels.dim()), *labels.shape)
+        if labels.dim() < dims
+        else labels
+    )
 
 
 def _written(before: State, labels: Tensor) -> Tensor:
@@ -167,7 +180,9 @@ def _padded(followed: Followed, call: Call, labels: Tensor) -> None:
     pads: list[int] = list(call.args[1])
     dims = [labels.dim() - 1 - i // 2 for i, p in enumerate(pads) if p]
     if any(varies(labels, d) for d in dims):
-        beside = followed.units.fixed(1, "they are padded along the dimension in which they lie, to a fixed size")
+        beside = followed.units.fixed(
+            1, "they are padded along the dimension in which they lie, to a fixed size"
+        )
         padded = torch.constant_pad_nd(labels, pads, int(beside))
     else:
         index = tuple(slice(0, 1) if d in dims else slice(None) for d in range(labels.dim()))
@@ -202,23 +217,27 @@ def _dimensions(call: Call, dims: int) -> list[int]:
     given = call.argument("dim")
     if given is None or given == []:
         named = any(a.name == "dim" for a in call.func._schema.arguments)
-        # topk and sort count from the last dimension unless they are told otherwise; a reduction takes all.
+        # topk and sort count from the last dimension unless they are told otherwise; a reduction
+        # takes all.
         return [dims - 1] if named and call.name in ("topk", "sort") else list(range(dims))
     return [d % dims for d in ([given] if isinstance(given, int) else given)] if dims else []
 
 
 _REDUCTIONS = (
-    "sum mean amax amin max min var std var_mean std_mean prod argmax argmin any all logsumexp linalg_vector_norm norm median "
+    "sum mean amax amin max min var std var_mean std_mean prod argmax argmin any all logsumexp "
+    "linalg_vector_norm norm median "
     "mode count_nonzero aminmax nansum"
 )
 _ALONG = "_softmax _log_softmax _safe_softmax softmax cumsum cumprod cummax cummin logcumsumexp sort topk kthvalue"
 _MOVES = (
-    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim tril triu pixel_shuffle "
+    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim tril "
+    "triu pixel_shuffle "
     "pixel_unshuffle"
 )
 _SAME = "clone _to_copy detach alias lift_fresh contiguous fill zero _reshape_alias_copy"
 _POINTWISE = (
-    "silu hardtanh hardswish masked_fill leaky_relu elu prelu _prelu_kernel softplus hardsigmoid log_sigmoid_forward mish "
+    "silu hardtanh hardswish masked_fill leaky_relu elu prelu _prelu_kernel softplus hardsigmoid "
+    "log_sigmoid_forward mish "
     "threshold polar celu selu relu6 rrelu_with_noise where"
 )
 

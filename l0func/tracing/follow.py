@@ -22,11 +22,25 @@ from l0func.tracing.steady import is_steady
 from l0func.tracing.trace import State, Trace, whole
 from l0func.tracing.units import NONE
 
-_READERS = ("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim")
+_READERS = (
+    "_local_scalar_dense",
+    "item",
+    "equal",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+)
 RULES: dict[str, Rule] = {**products.RULES, **layers.RULES, **dataflow.RULES}
 
 
-def follow(fn: PureModule, params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> Trace:
+def follow(
+    fn: PureModule,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+) -> Trace:
     """The trace of ``fn(params, buffers, *inputs)``, in the modes that fn has.
 
     Args:
@@ -36,10 +50,14 @@ def follow(fn: PureModule, params: Mapping[str, Tensor], buffers: Mapping[str, T
         inputs: Its inputs, on the CPU or wherever the parameters are.
 
     Raises:
-        ValueError: Forward branches on data: it reads numbers out of a tensor that depends on inputs or parameters.
+        ValueError: Forward branches on data: it reads numbers out of a tensor that depends on
+            inputs or parameters.
     """
-    # Fresh objects: a tensor's identity is what its state is found by, and a caller may pass one as two things.
-    params, buffers = ({path: t.detach() for path, t in tensors.items()} for tensors in (params, buffers))
+    # Fresh objects: a tensor's identity is what its state is found by, and a caller may pass one
+    # as two things.
+    params, buffers = (
+        {path: t.detach() for path, t in tensors.items()} for tensors in (params, buffers)
+    )
     inputs = tree.map_tensors(lambda t: t.detach(), inputs)
     tracer = _Tracer({path: tuple(t.shape) for path, t in {**params, **buffers}.items()})
     for path, tensor in {**params, **buffers}.items():
@@ -60,7 +78,9 @@ def follow(fn: PureModule, params: Mapping[str, Tensor], buffers: Mapping[str, T
 
 
 class _Tracer(TorchDispatchMode, Followed):
-    """States of all tensors of one call, by identity; they are kept alive, so that no identity is used twice."""
+    """States of all tensors of one call, by identity; they are kept alive, so that no identity is
+    used twice.
+    """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         cast("Any", super()).__init__()
@@ -78,9 +98,12 @@ class _Tracer(TorchDispatchMode, Followed):
 
     def begin(self, path: str, tensor: Tensor) -> None:
         """Know a tensor as a parameter or buffer."""
-        self.set(tensor, whole(path, tuple(tensor.shape)) if tensor.dim() else torch.full((), NONE))
+        self.set(
+            tensor, whole(path, tuple(tensor.shape)) if tensor.dim() else torch.full((), NONE)
+        )
         if tensor.is_floating_point():
-            # A table of positions or a mask, in integers, is no data: forward may read numbers out of it.
+            # A table of positions or a mask, in integers, is no data: forward may read numbers out
+            # of it.
             self._data.add(id(tensor))
 
     def begin_input(self, tensor: Tensor, labels: Tensor) -> None:
@@ -107,7 +130,14 @@ class _Tracer(TorchDispatchMode, Followed):
                 live |= set(read)
         return steps
 
-    def rms_norm(self, func: Any, input: Tensor, normalized_shape: Any, weight: Tensor | None, eps: float | None) -> Tensor:
+    def rms_norm(
+        self,
+        func: Any,
+        input: Tensor,
+        normalized_shape: Any,
+        weight: Tensor | None,
+        eps: float | None,
+    ) -> Tensor:
         """Follow an RMSNorm as one operation, before it falls into many."""
         self._paused = True
         try:
@@ -146,13 +176,19 @@ class _Tracer(TorchDispatchMode, Followed):
         name: str = func.overloadpacket.__name__
         if name in _READERS and any(id(tensor) in self._data for tensor in _tensors(args)):
             raise ValueError(
-                f"The module's forward branches on data: {name!r} reads numbers out of a tensor that depends on inputs or "
-                "parameters, so that what one example runs through says nothing of the next. Take the branch out, or write the "
+                f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
+                f"that depends on inputs or "
+                "parameters, so that what one example runs through says nothing of the next. Take "
+                "the branch out, or write the "
                 "groups by hand with l0func.group."
             )
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if self._paused:
@@ -176,7 +212,12 @@ class _Norms(Answering):
 
     def __init__(self, tracer: _Tracer) -> None:
         def rule(
-            mode: Answering, func: Any, input: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None
+            mode: Answering,
+            func: Any,
+            input: Tensor,
+            shape: Any,
+            weight: Tensor | None = None,
+            eps: float | None = None,
         ) -> Tensor:
             return tracer.rms_norm(func, input, shape, weight, eps)
 

@@ -1,4 +1,6 @@
-"""Layers that keep the units of their input: normalisation, pooling; and lookups, which make units."""
+"""Layers that keep the units of their input: normalisation, pooling; and lookups, which make
+units.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def _group_norm(followed: Followed, call: Call) -> None:
     first = _channels(followed, labels)
     of_group = first.reshape(groups, channels // groups)
     if groups == 1:
-        followed.units.fix(first, "a normalisation, 'native_group_norm' with one group, runs over them")
+        followed.units.fix(
+            first, "a normalisation, 'native_group_norm' with one group, runs over them"
+        )
     followed.units.tie(of_group, of_group.amax(1, keepdim=True))
     joined(followed, [t for t in (weight, bias) if t is not None], first, dim=0)
     followed.set(call.outputs[0], labels)
@@ -57,7 +61,9 @@ def rms_norm(followed: Followed, x: Tensor, dims: int, weight: Tensor | None, ou
         followed.trace.normed.append(labels)
         followed.trace.norms.add(of_weight.path)
     elif any(varies(labels, labels.dim() - 1 - i) for i in range(dims)):
-        followed.units.fix(labels, "a normalisation, 'rms_norm' without a weight of one dimension, runs over them")
+        followed.units.fix(
+            labels, "a normalisation, 'rms_norm' without a weight of one dimension, runs over them"
+        )
     if weight is not None:
         followed.units.tie(followed.labels(weight), labels)
     followed.set(out, labels)
@@ -90,14 +96,21 @@ def _spatial(dims: int) -> Rule:
 
 
 _BATCH_NORMS = (
-    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_with_update "
+    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+    "_batch_norm_with_update "
     "_batch_norm_no_update cudnn_batch_norm miopen_batch_norm"
 )
 _RESAMPLING = (
-    "max_pool{d}d_with_indices max_pool{d}d avg_pool{d}d _adaptive_avg_pool{d}d adaptive_avg_pool{d}d adaptive_max_pool{d}d "
+    "max_pool{d}d_with_indices max_pool{d}d avg_pool{d}d _adaptive_avg_pool{d}d "
+    "adaptive_avg_pool{d}d adaptive_max_pool{d}d "
     "reflection_pad{d}d replication_pad{d}d upsample_nearest{d}d _upsample_nearest_exact{d}d"
 )
-_UPSAMPLING = {"upsample_linear1d": 1, "upsample_bilinear2d": 2, "_upsample_bilinear2d_aa": 2, "upsample_bicubic2d": 2}
+_UPSAMPLING = {
+    "upsample_linear1d": 1,
+    "upsample_bilinear2d": 2,
+    "_upsample_bilinear2d_aa": 2,
+    "upsample_bicubic2d": 2,
+}
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_BATCH_NORMS.split(), _batch_norm),

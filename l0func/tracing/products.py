@@ -27,7 +27,9 @@ def _mv(followed: Followed, call: Call) -> None:
     if followed.weight(vector) is not None or followed.weight(matrix) is not None:
         refuse(followed, call)
         return
-    labels = _of_activations(followed, followed.labels(matrix), followed.labels(vector).unsqueeze(-1))
+    labels = _of_activations(
+        followed, followed.labels(matrix), followed.labels(vector).unsqueeze(-1)
+    )
     followed.set(call.outputs[0], labels.squeeze(-1))
 
 
@@ -42,15 +44,21 @@ def _linear(followed: Followed, call: Call) -> None:
 
 
 def product(followed: Followed, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Labels of the product of two matrices, or batches of them, ``(*, n, k)`` and ``(*, k, m)``, before a bias is added."""
+    """Labels of the product of two matrices, or batches of them, ``(*, n, k)`` and ``(*, k, m)``,
+    before a bias is added.
+    """
     left, right = followed.weight(a), followed.weight(b)
     if left is not None and right is not None:
         return _of_weights(followed, left, right, (*a.shape[:-1], b.shape[-1]))
     if right is not None:
-        return _read_by(followed, a, _one_of_batch(followed, right), b.dim() - 2, b.dim() - 1, bias)
+        return _read_by(
+            followed, a, _one_of_batch(followed, right), b.dim() - 2, b.dim() - 1, bias
+        )
     if left is not None:
         one = _one_of_batch(followed, left)
-        labels = _read_by(followed, b.mT, one, a.dim() - 1, a.dim() - 2, None, followed.labels(b).mT)
+        labels = _read_by(
+            followed, b.mT, one, a.dim() - 1, a.dim() - 2, None, followed.labels(b).mT
+        )
         return labels.mT
     return _of_activations(followed, followed.labels(a), followed.labels(b))
 
@@ -64,7 +72,9 @@ def _read_by(
     bias: Tensor | None,
     labels: Tensor | None = None,
 ) -> Tensor:
-    """Labels of ``x`` (or those given) times a weight whose dimensions ``reads`` and ``owns`` are summed over and kept."""
+    """Labels of ``x`` (or those given) times a weight whose dimensions ``reads`` and ``owns`` are
+    summed over and kept.
+    """
     labels = followed.labels(x) if labels is None else labels
     assert weight is not None
     rows = labels.reshape(-1, labels.shape[-1])
@@ -72,9 +82,12 @@ def _read_by(
     entries = max(weight.coordinates[0].numel(), 1)
     followed.trace.count(weight, rows.numel() * kept // entries)
     if varies(rows, 0) and not varies(rows, 1):
-        # A product along another dimension than the units': each row keeps its unit, and the weight serves all.
+        # A product along another dimension than the units': each row keeps its unit, and the
+        # weight serves all.
         for dim in (reads, owns):
-            fixed = followed.units.fixed(1, f"{weight.path!r} works along another dimension than its input's units")
+            fixed = followed.units.fixed(
+                1, f"{weight.path!r} works along another dimension than its input's units"
+            )
             followed.trace.own(weight, dim, fixed.expand(weight.coordinates[0].shape[dim]))
         return labels[..., :1].expand(*labels.shape[:-1], kept)
     columns = rows.amax(0) if len(rows) else rows.new_full(rows.shape[1:], NONE)
@@ -87,13 +100,21 @@ def _read_by(
 
 
 def _log_reader(
-    followed: Followed, weight: Weight, dim: int, x: Tensor, values: Tensor, bias: Tensor | None, border: bool
+    followed: Followed,
+    weight: Weight,
+    dim: int,
+    x: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    border: bool,
 ) -> None:
     found = along(weight, dim)
     of_bias = followed.weight(bias)
     if found is not None:
         path = None if of_bias is None else of_bias.path
-        followed.trace.readers.append(Reader(weight.path, *found, values, path, border, followed.steady(x)))
+        followed.trace.readers.append(
+            Reader(weight.path, *found, values, path, border, followed.steady(x))
+        )
 
 
 def _one_of_batch(followed: Followed, weight: Weight) -> Weight:
@@ -108,11 +129,15 @@ def _one_of_batch(followed: Followed, weight: Weight) -> Weight:
 def _of_weights(followed: Followed, left: Weight, right: Weight, shape: tuple[int, ...]) -> Tensor:
     for own, other in ((left, right), (right, left)):
         followed.trace.taint(own.path, f"{own.path!r} is multiplied by {other.path!r}")
-    return followed.units.fixed(1, f"they come out of {left.path!r} times {right.path!r}").expand(shape)
+    return followed.units.fixed(1, f"they come out of {left.path!r} times {right.path!r}").expand(
+        shape
+    )
 
 
 def _of_activations(followed: Followed, a: Tensor, b: Tensor) -> Tensor:
-    """Labels of a product of two activations: a unit on both sides of a sum is one unit, an attention head for instance."""
+    """Labels of a product of two activations: a unit on both sides of a sum is one unit, an
+    attention head for instance.
+    """
     followed.units.tie(a, a[..., :1])
     followed.units.tie(b, b[..., :1, :])
     left, right = (followed.units.roots(x) for x in (a[..., :1], b[..., :1, :]))
@@ -120,9 +145,12 @@ def _of_activations(followed: Followed, a: Tensor, b: Tensor) -> Tensor:
     shape = (*a.shape[:-1], b.shape[-1])
     _count(followed, left.expand(shape), right.expand(shape), a.shape[-1])
     if one_left != one_right:
-        # A map that all units of the other side go through, such as the weights of a lone attention head.
+        # A map that all units of the other side go through, such as the weights of a lone
+        # attention head.
         labels, shared = (right, left) if one_left else (left, right)
-        followed.units.fix(shared, "all units of a product with another activation go through them")
+        followed.units.fix(
+            shared, "all units of a product with another activation go through them"
+        )
         return labels.expand(shape)
     followed.units.tie(left, right)
     return torch.where(left >= 0, left, right).expand(shape)
@@ -135,7 +163,9 @@ def _single(labels: Tensor) -> bool:
 def _count(followed: Followed, left: Tensor, right: Tensor, terms: int) -> None:
     size = 1 + max(int(t.max()) for t in (left, right)) if left.numel() else 1
     # NONE is -1: shifted by one, a pair is one number.
-    pairs, counts = loose((left + 1).reshape(-1) * (size + 1) + (right + 1).reshape(-1)).unique(return_counts=True)
+    pairs, counts = loose((left + 1).reshape(-1) * (size + 1) + (right + 1).reshape(-1)).unique(
+        return_counts=True
+    )
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         followed.trace.products[pair // (size + 1) - 1, pair % (size + 1) - 1] += count * terms
 
@@ -147,7 +177,9 @@ def _convolution(followed: Followed, call: Call) -> None:
     (out,) = call.outputs
     if weight is None:
         spatial = x if transposed else out
-        followed.trace.products[NONE, NONE] += spatial.shape[0] * spatial[0, 0].numel() * kernel.numel()
+        followed.trace.products[NONE, NONE] += (
+            spatial.shape[0] * spatial[0, 0].numel() * kernel.numel()
+        )
         refuse(followed, call, " for a kernel that forward computes")
         return
     labels = followed.labels(x)
@@ -165,8 +197,17 @@ def _convolution(followed: Followed, call: Call) -> None:
     followed.set(out, made if bias is None else joined(followed, [bias], made, dim=1))
 
 
-def _grouped(followed: Followed, weight: Weight, of_channel: Tensor, groups: int, transposed: bool, outs: int) -> Tensor:
-    """Labels of the channels that a convolution puts out; with groups a group is one unit, inputs and outputs."""
+def _grouped(
+    followed: Followed,
+    weight: Weight,
+    of_channel: Tensor,
+    groups: int,
+    transposed: bool,
+    outs: int,
+) -> Tensor:
+    """Labels of the channels that a convolution puts out; with groups a group is one unit, inputs
+    and outputs.
+    """
     if groups == 1:
         followed.trace.read(weight, 0 if transposed else 1, of_channel)
         made = followed.units.fresh(outs)
@@ -177,7 +218,9 @@ def _grouped(followed: Followed, weight: Weight, of_channel: Tensor, groups: int
     unit = torch.where(unit < 0, followed.units.fresh(groups), unit)
     followed.units.tie(of_group, unit[:, None])
     made = unit.repeat_interleave(outs // groups)
-    followed.trace.own(weight, 0, unit.repeat_interleave(of_group.shape[1]) if transposed else made)
+    followed.trace.own(
+        weight, 0, unit.repeat_interleave(of_group.shape[1]) if transposed else made
+    )
     return made
 
 
@@ -186,7 +229,9 @@ def joined(followed: Followed, tensors: list[Tensor], labels: Tensor, dim: int =
     for vector in tensors:
         others = followed.labels(vector)
         if vector.dim() == 1:
-            others = others.reshape([-1 if d == dim % labels.dim() else 1 for d in range(labels.dim())])
+            others = others.reshape(
+                [-1 if d == dim % labels.dim() else 1 for d in range(labels.dim())]
+            )
         followed.units.tie(others, labels)
     return labels
 
@@ -202,7 +247,10 @@ def refuse(followed: Followed, call: Call, why: str = "") -> None:
         else:
             followed.units.fix(followed.labels(tensor), reason)
     for output in call.outputs:
-        followed.set(output, followed.units.fixed(1, reason).reshape((1,) * output.dim()).expand(output.shape))
+        followed.set(
+            output,
+            followed.units.fixed(1, reason).reshape((1,) * output.dim()).expand(output.shape),
+        )
 
 
 def of_values(rule: Callable[[Followed, Call, Tensor], None]) -> Rule:

@@ -16,7 +16,8 @@ from l0func.tracing.units import NONE, Units, varies
 class Weight(NamedTuple):
     """A parameter or buffer, or a part of one that was only moved about.
 
-    For every dimension of it there is the coordinate of each element, an int64 tensor of the shape that the part has now.
+    For every dimension of it there is the coordinate of each element, an int64 tensor of the shape
+    that the part has now.
     """
 
     path: str
@@ -32,8 +33,10 @@ class Reader(NamedTuple):
         positions: The index along it of each column of ``values``.
         values: What it read, shape (rows, columns).
         bias: The path of the bias that is added to the product, if a parameter is.
-        steady: Whether the values are constant, whatever the input and its size, for units that are made by zeros.
-        border: Whether the parameter also reads zeros around the values, as a padded convolution does.
+        steady: Whether the values are constant, whatever the input and its size, for units that
+            are made by zeros.
+        border: Whether the parameter also reads zeros around the values, as a padded convolution
+            does.
     """
 
     path: str
@@ -46,7 +49,9 @@ class Reader(NamedTuple):
 
 
 State = Tensor | Weight
-"""What is known of a tensor: the unit of every element as a label, int64; or that it is a parameter, moved about."""
+"""What is known of a tensor: the unit of every element as a label, int64; or that it is a
+parameter, moved about.
+"""
 
 
 @dataclass
@@ -65,10 +70,13 @@ class Trace:
     Attributes:
         shapes: Of every parameter and buffer.
         units: The units.
-        slices: For ``(path, dim)`` the unit of every index, and whether the unit is read there or owns the slice.
-        uses: How often each entry of a parameter is multiplied: a number, or a tensor of the parameter's shape.
+        slices: For ``(path, dim)`` the unit of every index, and whether the unit is read there or
+            owns the slice.
+        uses: How often each entry of a parameter is multiplied: a number, or a tensor of the
+            parameter's shape.
         products: Multiply-adds between activations by the units of the two.
-        normed: Labels of units that an RMSNorm runs over, which goes on without some of them if these are exactly zero.
+        normed: Labels of units that an RMSNorm runs over, which goes on without some of them if
+            these are exactly zero.
         norms: The paths of its weights.
         readers: The products by which parameters read units, in order.
     """
@@ -123,7 +131,9 @@ class Trace:
         self.uses[weight.path] = counts.view(-1).index_add_(0, flat.reshape(-1), ones).view(shape)
 
     def finish(self, used: set[int]) -> None:
-        """Settle what was left open: entries used as values, and what must not be removed by the steps that are used."""
+        """Settle what was left open: entries used as values, and what must not be removed by the
+        steps that are used.
+        """
         self.units.step = -1
         for path, start in self._atoms.items():
             self._settle(path, start)
@@ -165,7 +175,9 @@ class Trace:
             others = [d for d in range(len(shape)) if d != dim]
             highest = roots.amax(others) if others else roots
             unit = highest.reshape([n if d == dim else 1 for d, n in enumerate(shape)])
-            if bool(((roots == unit) | (roots == NONE)).all()) and (shape[dim] > 1 or len(shape) == 1):
+            if bool(((roots == unit) | (roots == NONE)).all()) and (
+                shape[dim] > 1 or len(shape) == 1
+            ):
                 positions = (highest >= 0).nonzero().flatten()
                 self._tie((path, dim), positions, highest[positions], reads=False)
                 return
@@ -174,7 +186,9 @@ class Trace:
 
 
 def along(weight: Weight, dim: int) -> tuple[int, Tensor] | None:
-    """The parameter's dimension that a dimension of the weight runs along, and the indices; None if there is no such one."""
+    """The parameter's dimension that a dimension of the weight runs along, and the indices; None
+    if there is no such one.
+    """
     dim %= weight.coordinates[0].dim()
     running = [k for k, c in enumerate(weight.coordinates) if varies(c, dim)]
     if len(running) != 1:
@@ -194,5 +208,8 @@ def _flat(coordinates: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
 
 def whole(path: str, shape: tuple[int, ...]) -> Weight:
     """A parameter as it is."""
-    grids = [torch.arange(n).reshape([n if d == k else 1 for d in range(len(shape))]) for k, n in enumerate(shape)]
+    grids = [
+        torch.arange(n).reshape([n if d == k else 1 for d in range(len(shape))])
+        for k, n in enumerate(shape)
+    ]
     return Weight(path, tuple(grid.expand(shape) for grid in grids))

@@ -10,14 +10,17 @@ from torch import Tensor
 from l0func.internal.untyped import loose, untyped
 
 NONE = -1
-"""The label of an element that belongs to no unit: a value that forward made by itself, of whatever size it took."""
+"""The label of an element that belongs to no unit: a value that forward made by itself, of
+whatever size it took.
+"""
 
 
 class Units:
-    """Disjoint sets of labels, some of which are fixed: they cannot be removed, and there is a reason.
+    """Disjoint sets of labels, some of which are fixed: they cannot be removed, and there is a
+    reason.
 
-    ``step`` is the number of the operation that is being followed, or -1: an average over attention heads that nobody reads
-    must not keep the heads.
+    ``step`` is the number of the operation that is being followed, or -1: an average over
+    attention heads that nobody reads must not keep the heads.
     """
 
     def __init__(self) -> None:
@@ -39,7 +42,9 @@ class Units:
         return labels.expand(count)
 
     def fix(self, labels: Tensor, reason: str) -> None:
-        """Say of the units of these labels that they cannot be removed, and why, if what this step computes is used."""
+        """Say of the units of these labels that they cannot be removed, and why, if what this step
+        computes is used.
+        """
         self._open.append((self.step, labels, reason))
 
     def settle(self, used: set[int]) -> None:
@@ -84,7 +89,8 @@ class Units:
     def _join(self, a: int, b: int) -> None:
         if a == b:
             return
-        # The older label stands for both, so that units keep the order in which forward makes them.
+        # The older label stands for both, so that units keep the order in which forward makes
+        # them.
         a, b = min(a, b), max(a, b)
         self._parent[b] = a
         reason = self._reasons.pop(b, None)

@@ -25,7 +25,9 @@ MEASURES: tuple[Measure, ...] = ("density", "l0", "macs")
 
 
 class LagrangianState(NamedTuple):
-    """What a controller remembers: tensors, so that it vmaps, is saved and resumed like parameters."""
+    """What a controller remembers: tensors, so that it vmaps, is saved and resumed like
+    parameters.
+    """
 
     step: Tensor
     """How many updates there were, an int64 scalar."""
@@ -68,42 +70,51 @@ def lagrangian(
 ) -> Lagrangian:
     r"""A controller that reaches a target.
 
-    For each constraint, with :math:`d(z)` the share of the dense network that test-time gates keep and :math:`c` its target,
+    For each constraint, with :math:`d(z)` the share of the dense network that test-time gates keep
+    and :math:`c` its target,
 
     .. math::
         \text{penalty} = \max(0, \mu + \rho g)\, (E[d] / c - 1), \quad g = d(\hat z) / c - 1,
         \quad \mu \leftarrow \max(0, \mu + \eta g)
 
-    The gates follow the gradient of the expectation; the multiplier answers to what is realised, so that what was asked for
-    is what is kept. Excesses are relative to the target, so that 2 % is reached as soon as 20 %. Without the maxima for
-    ``equality=True``.
+    The gates follow the gradient of the expectation; the multiplier answers to what is realised,
+    so that what was asked for is what is kept. Excesses are relative to the target, so that 2 % is
+    reached as soon as 20 %. Without the maxima for ``equality=True``.
 
-    Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter et al. (2019),
-    arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for the dual); :math:`\rho` makes it a
-    proportional and integral controller.
+    Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
+    et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
+    the dual); :math:`\rho` makes it a proportional and integral controller.
 
     Args:
         spec: The plan.
-        target: What may stay, a share in (0, 1) of all entries that the spec saw, ungated ones included; or
-            ``{pattern: share}`` over parameter paths, a constraint each. For ``measure="l0"`` numbers of entries.
-        measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a share of ``counts.total``.
+        target: What may stay, a share in (0, 1) of all entries that the spec saw, ungated ones
+            included; or ``{pattern: share}`` over parameter paths, a constraint each. For
+            ``measure="l0"`` numbers of entries.
+        measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a
+            share of ``counts.total``.
         counts: What :func:`l0func.count_macs` returned, for ``measure="macs"``.
-        estimator: The test-time gates that the realised share is of: ``"louizos"``, ``"median"`` or ``"count"``.
-        equality: Whether to hold the share at the target from both sides, rather than at most there. It swings around the
-            target for longer, since gates that are far closed hardly move: give it more damping, and a warm-up.
-        lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative excess)`` steps.
-        damping: :math:`\rho`, in units of the loss: an answer without delay, which keeps the multiplier from overshooting.
+        estimator: The test-time gates that the realised share is of: ``"louizos"``, ``"median"``
+            or ``"count"``.
+        equality: Whether to hold the share at the target from both sides, rather than at most
+            there. It swings around the target for longer, since gates that are far closed hardly
+            move: give it more damping, and a warm-up.
+        lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative
+            excess)`` steps.
+        damping: :math:`\rho`, in units of the loss: an answer without delay, which keeps the
+            multiplier from overshooting.
         warmup: Updates over which the target falls linearly from 1 to its value.
-        restart: Whether the multiplier of a constraint that holds starts again from 0; only without ``equality``.
+        restart: Whether the multiplier of a constraint that holds starts again from 0; only
+            without ``equality``.
 
     Returns:
-        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. In a sweep the members' targets may
-        differ, for they are in the state; all else is this controller's.
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. In a sweep
+        the members' targets may differ, for they are in the state; all else is this controller's.
 
     Raises:
         TypeError: ``spec`` is not a spec.
-        ValueError: A target is outside its range, or below what parameters without gates cost; a pattern matches nothing;
-            counts are missing; the estimator never closes a gate; a rate is negative.
+        ValueError: A target is outside its range, or below what parameters without gates cost; a
+            pattern matches nothing; counts are missing; the estimator never closes a gate; a rate
+            is negative.
 
     Example:
         >>> import l0func as l0
@@ -126,15 +137,20 @@ def lagrangian(
     def check(state: LagrangianState) -> None:
         if state.target.shape != (len(constraints),):
             raise ValueError(
-                f"This controller has {len(constraints)} constraints and the state has targets of shape "
-                f"{tuple(state.target.shape)}: it is another controller's, or a stack, which training(in_dims=...) maps."
+                f"This controller has {len(constraints)} constraints and the state has targets of "
+                f"shape "
+                f"{tuple(state.target.shape)}: it is another controller's, or a stack, which "
+                f"training(in_dims=...) maps."
             )
 
     def violation(state: LagrangianState, gates: Gates) -> Tensor:
         check(state)
         z = deterministic_gates(gates, spec, estimator)
         # A NaN is neither open nor closed, and a diverged network meets no target.
-        opens = {name: torch.where(gates[name].isnan(), torch.nan, (value != 0).to(value.dtype)) for name, value in z.items()}
+        opens = {
+            name: torch.where(gates[name].isnan(), torch.nan, (value != 0).to(value.dtype))
+            for name, value in z.items()
+        }
         ramp = ((state.step + 1) / warmup).clamp(max=1.0) if warmup else 1.0
         return share(opens) - (1 - ramp * (1 - state.target))
 
@@ -142,7 +158,9 @@ def lagrangian(
         named = check_gates(gates, spec)
         like = share(named)
         goal = like.new_tensor([constraint.target for constraint in constraints])
-        state = LagrangianState(torch.zeros((), dtype=torch.int64, device=like.device), goal, goal * 0, goal * 0)
+        state = LagrangianState(
+            torch.zeros((), dtype=torch.int64, device=like.device), goal, goal * 0, goal * 0
+        )
         return state._replace(violation=violation(state, named).detach())
 
     def penalty(state: LagrangianState, gates: Tree, /) -> Tensor:
@@ -187,51 +205,80 @@ def _kept(p: Parameter, opens: Gates) -> Tensor | int:
     return entry_sum(p.lay_out(opens, owned=True), p) if p.bindings else p.size
 
 
-def _constraints(target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> list[_Constraint]:
+def _constraints(
+    target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None
+) -> list[_Constraint]:
     wanted = target if isinstance(target, Mapping) else {"*": target}
     if not wanted or not spec.gates:
-        raise ValueError("A target needs gates to reach it with, and at least one pattern; got none.")
+        raise ValueError(
+            "A target needs gates to reach it with, and at least one pattern; got none."
+        )
     names.check_patterns(wanted, [p.path for p in spec.parameters], "parameter")
-    return [_constraint(pattern, float(value), spec, measure, counts) for pattern, value in wanted.items()]
+    return [
+        _constraint(pattern, float(value), spec, measure, counts)
+        for pattern, value in wanted.items()
+    ]
 
 
-def _constraint(pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None) -> _Constraint:
+def _constraint(
+    pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None
+) -> _Constraint:
     chosen = tuple(p for p in spec.parameters if fnmatchcase(p.path, pattern))
     if counts is not None and len(chosen) < len(spec.parameters):
         counts = counts.only(p.path for p in chosen)
     size = sum(p.size for p in chosen)
     constraint = _Constraint(chosen, counts, value / size if measure == "l0" else value)
     if not 0.0 < constraint.target < 1.0:
-        rule = f"a number of entries between 0 and {size}" if measure == "l0" else "a share of the dense network in (0, 1)"
+        rule = (
+            f"a number of entries between 0 and {size}"
+            if measure == "l0"
+            else "a share of the dense network in (0, 1)"
+        )
         raise ValueError(f"The target of {pattern!r} is {rule}; got {value}.")
     if counts is not None and not counts.total:
-        raise ValueError(f"Nothing that {pattern!r} matches is multiplied, so that no share of it can be a target.")
+        raise ValueError(
+            f"Nothing that {pattern!r} matches is multiplied, so that no share of it can be a "
+            f"target."
+        )
     _check_reachable(constraint, pattern, value, spec, measure)
     return constraint
 
 
-def _check_reachable(constraint: _Constraint, pattern: str, value: float, spec: GateSpec, measure: Measure) -> None:
+def _check_reachable(
+    constraint: _Constraint, pattern: str, value: float, spec: GateSpec, measure: Measure
+) -> None:
     closed = {gate.name: torch.zeros(gate.shape, dtype=torch.float64) for gate in spec.gates}
     bound = float(constraint.share(closed, spec))
     if constraint.target < bound:
         stays = [p.path for p in constraint.parameters if _kept(p, closed)]
-        unit = f"{bound * constraint.size:.0f} entries" if measure == "l0" else f"{bound:.4g} of it"
+        unit = (
+            f"{bound * constraint.size:.0f} entries" if measure == "l0" else f"{bound:.4g} of it"
+        )
         raise ValueError(
-            f"The target of {pattern!r} is {value}, but with every gate closed {unit} is still there: "
-            f"{', '.join(map(repr, stays[:4]))}{' and others' if len(stays) > 4 else ''} have entries without gates. "
+            f"The target of {pattern!r} is {value}, but with every gate closed {unit} is still "
+            f"there: "
+            f"{', '.join(map(repr, stays[:4]))}{' and others' if len(stays) > 4 else ''} have "
+            f"entries without gates. "
             "Gate them, let groups own them, exclude them by a pattern, or raise the target."
         )
 
 
-def _check_settings(measure: str, counts: MacCounts | None, estimator: str, lr: float, damping: float, warmup: int) -> None:
+def _check_settings(
+    measure: str, counts: MacCounts | None, estimator: str, lr: float, damping: float, warmup: int
+) -> None:
     if measure not in MEASURES:
-        raise ValueError(f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}.")
+        raise ValueError(
+            f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
+        )
     if (counts is None) == (measure == "macs"):
-        raise ValueError("counts, from l0func.count_macs, go with measure='macs', and with nothing else.")
+        raise ValueError(
+            "counts, from l0func.count_macs, go with measure='macs', and with nothing else."
+        )
     closing = [name for name in ESTIMATORS if name != "mean"]
     if estimator not in closing:
         raise ValueError(
-            f"A target is of what the estimator keeps, one of {closing}; got {estimator!r}. 'mean' never closes a gate."
+            f"A target is of what the estimator keeps, one of {closing}; got {estimator!r}. "
+            f"'mean' never closes a gate."
         )
     for name, value in (("lr", lr), ("damping", damping), ("warmup", warmup)):
         if not 0.0 <= value < torch.inf:

@@ -14,7 +14,9 @@ from l0func.internal.context import values
 from l0func.internal.tree import Tree
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
-"""``{path: {name: tensor}}``, what an optimizer remembers of every leaf; empty before its first update."""
+"""``{path: {name: tensor}}``, what an optimizer remembers of every leaf; empty before its first
+update.
+"""
 
 
 class Optimizer(NamedTuple):
@@ -30,24 +32,30 @@ class Optimizer(NamedTuple):
     """Whether it pulls the leaves to 0, now or by a schedule."""
 
     by_entry: bool
-    """Whether what it remembers is a number for every entry, or a count: only then is a stack like its members."""
+    """Whether what it remembers is a number for every entry, or a count: only then is a stack like
+    its members.
+    """
 
 
 def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimizer:
     """A torch optimizer as pure functions over a pytree of leaves.
 
-    One that works entry by entry (SGD, Adam, RMSprop and their kin) does to a stack of K networks what K of it would.
+    One that works entry by entry (SGD, Adam, RMSprop and their kin) does to a stack of K networks
+    what K of it would.
 
     Args:
         kind: Such as ``torch.optim.Adam``.
-        **settings: Its keyword arguments; a schedule, a function of the step, may stand for a number.
+        **settings: Its keyword arguments; a schedule, a function of the step, may stand for a
+            number.
 
     Returns:
-        ``init(leaves)`` and ``update(grads, moments, leaves, step, donate=False)``. With ``donate`` the tensors of leaves
-        and moments are written into and belong to the result: nothing is copied, and the arguments are used up.
+        ``init(leaves)`` and ``update(grads, moments, leaves, step, donate=False)``. With
+        ``donate`` the tensors of leaves and moments are written into and belong to the result:
+        nothing is copied, and the arguments are used up.
 
     Raises:
-        TypeError: ``kind`` is not a class of optimizers, does not take a setting, or needs a closure or sparse gradients.
+        TypeError: ``kind`` is not a class of optimizers, does not take a setting, or needs a
+            closure or sparse gradients.
         ValueError: A setting is out of its range.
 
     Example:
@@ -61,16 +69,22 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         raise TypeError(f"kind is a class of torch.optim, such as torch.optim.Adam; got {made!r}.")
 
     def build(leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
-        return made(leaves, **{name: _at(name, setting, step) for name, setting in settings.items()})
+        return made(
+            leaves, **{name: _at(name, setting, step) for name, setting in settings.items()}
+        )
 
     remembered, defaults = _tried(build)
     by_entry = all(t.dim() == 0 or t.shape == PROBE for t in remembered.values())
-    decays = any(callable(settings.get(name)) or defaults.get(name, 0) for name in ("weight_decay", "lambd"))
+    decays = any(
+        callable(settings.get(name)) or defaults.get(name, 0) for name in ("weight_decay", "lambd")
+    )
 
     def init(leaves: Tree, /) -> Moments:
         return {path: {} for path in tree.leaves(leaves, "leaves")}
 
-    def update(grads: Tree, moments: Moments, leaves: Tree, step: Tensor, /, *, donate: bool = False) -> tuple[Tree, Moments]:
+    def update(
+        grads: Tree, moments: Moments, leaves: Tree, step: Tensor, /, *, donate: bool = False
+    ) -> tuple[Tree, Moments]:
         slopes, named = tree.leaves(grads, "grads"), tree.leaves(leaves, "leaves")
         names.check_names(slopes, named, "The tree of leaves")
         taken = {path: _taken(t, donate) for path, t in named.items()}
@@ -80,7 +94,9 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         for path, leaf in taken.items():
             leaf.grad = slopes[path].detach()
             if moments[path]:
-                torch_optimizer.state[leaf] = {name: _taken(t, donate) for name, t in moments[path].items()}
+                torch_optimizer.state[leaf] = {
+                    name: _taken(t, donate) for name, t in moments[path].items()
+                }
         torch_optimizer.step()
         kept = {path: _tensors(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
         return tree.rebuild(leaves, {path: leaf.detach() for path, leaf in taken.items()}), kept
@@ -91,7 +107,9 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 PROBE = (2, 3)
 
 
-def _tried(build: Callable[[list[Tensor], Tensor], torch.optim.Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _tried(
+    build: Callable[[list[Tensor], Tensor], torch.optim.Optimizer],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What it remembers of a small matrix after a step, and its settings."""
     leaf = torch.zeros(PROBE)
     leaf.grad = torch.ones(PROBE)
@@ -101,7 +119,8 @@ def _tried(build: Callable[[list[Tensor], Tensor], torch.optim.Optimizer]) -> tu
     except (TypeError, RuntimeError) as error:
         if "closure" in str(error) or "dense gradients" in str(error):
             raise TypeError(
-                f"A pure step has dense gradients and no closure; {type(torch_optimizer).__name__} says: {error}. Use an "
+                f"A pure step has dense gradients and no closure; "
+                f"{type(torch_optimizer).__name__} says: {error}. Use an "
                 "optimizer that works from gradients, such as torch.optim.Adam."
             ) from None
         # What does not run on a CPU is none of this function's business.
@@ -114,7 +133,10 @@ def _at(name: str, setting: Any, step: Tensor) -> Any:
     value = setting(step)
     number = values(value) if isinstance(value, Tensor) else value
     if not isinstance(number, int | float) or not math.isfinite(number):
-        raise ValueError(f"A schedule gives one finite number for each step; {name} is {value!r} at step {int(step)}.")
+        raise ValueError(
+            f"A schedule gives one finite number for each step; {name} is {value!r} at step "
+            f"{int(step)}."
+        )
     return number
 
 

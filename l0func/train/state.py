@@ -1,4 +1,6 @@
-"""The state of training, and stacks of states: many networks as one pytree, with a dimension of members in front."""
+"""The state of training, and stacks of states: many networks as one pytree, with a dimension of
+members in front.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,15 @@ def stack(states: Sequence[Tree]) -> Tree:
     """Pytrees of the same structure as one, whose tensors have a dimension of members in front.
 
     Args:
-        states: Such as ``[init(key, params, gates, buffers) for key in keys]``. Of a TrainState ``step``, and what optimizers
-            count, stay one for all.
+        states: Such as ``[init(key, params, gates, buffers) for key in keys]``. Of a TrainState
+            ``step``, and what optimizers count, stay one for all.
 
     Returns:
         One pytree.
 
     Raises:
-        ValueError: There are none; their names, shapes or dtypes differ; or training states are at different steps.
+        ValueError: There are none; their names, shapes or dtypes differ; or training states are at
+            different steps.
     """
     if not states:
         raise ValueError("A stack has at least one member; got none.")
@@ -67,16 +70,25 @@ def stack(states: Sequence[Tree]) -> Tree:
         for i, other in enumerate(named):
             if not torch.equal(other[path], t):
                 raise ValueError(
-                    f"Members of a stack are at the same step; {path!r} is {float(t):g} in member 0 and {float(other[path]):g} "
+                    f"Members of a stack are at the same step; {path!r} is {float(t):g} in member "
+                    f"0 and {float(other[path]):g} "
                     f"in member {i}. Train them to the same step, or run them apart."
                 )
-    return tree.rebuild(states[0], shared | {path: torch.stack([of[path] for of in named]) for path in stacked})
+    return tree.rebuild(
+        states[0], shared | {path: torch.stack([of[path] for of in named]) for path in stacked}
+    )
 
 
 def _check_alike(path: str, first: Tensor, other: Tensor, i: int) -> None:
-    for what, own, its in (("shapes", tuple(first.shape), tuple(other.shape)), ("dtypes", first.dtype, other.dtype)):
+    for what, own, its in (
+        ("shapes", tuple(first.shape), tuple(other.shape)),
+        ("dtypes", first.dtype, other.dtype),
+    ):
         if own != its:
-            raise ValueError(f"Members of a stack have the same {what}; {path!r} is {own} in member 0 and {its} in member {i}.")
+            raise ValueError(
+                f"Members of a stack have the same {what}; {path!r} is {own} in member 0 and "
+                f"{its} in member {i}."
+            )
 
 
 def unstack(states: Tree) -> list[Tree]:
@@ -95,7 +107,10 @@ def unstack(states: Tree) -> list[Tree]:
     count = _members(stacked)
     whole = tree.leaves(states, "a stack")
     # Copies: a step that is donated a member writes into it.
-    members = ({path: (t[i] if path in stacked else t).clone() for path, t in whole.items()} for i in range(count))
+    members = (
+        {path: (t[i] if path in stacked else t).clone() for path, t in whole.items()}
+        for i in range(count)
+    )
     return [tree.rebuild(states, member) for member in members]
 
 
@@ -117,7 +132,11 @@ def diverged(states: Tree) -> list[int]:
 
 def _stacked(states: Tree) -> dict[str, Tensor]:
     of_training = isinstance(states, TrainState)
-    return {path: t for path, t in tree.leaves(states, "a stack").items() if not (of_training and _shared(path))}
+    return {
+        path: t
+        for path, t in tree.leaves(states, "a stack").items()
+        if not (of_training and _shared(path))
+    }
 
 
 def _shared(path: str) -> bool:
@@ -131,23 +150,30 @@ def _members(stacked: dict[str, Tensor]) -> int:
         if own != count or own == 0:
             first = next(iter(counts))
             raise ValueError(
-                f"All tensors of a stack have as many members; {first!r} has {count} and {path!r} has {own}. "
+                f"All tensors of a stack have as many members; {first!r} has {count} and {path!r} "
+                f"has {own}. "
                 "Make stacks with l0func.stack."
             )
     return count
 
 
-def check_members(state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[int | None]) -> None:
+def check_members(
+    state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
+) -> None:
     """Refuse a sweep whose parts have different numbers of members.
 
     Raises:
         ValueError: They have.
     """
     if len(inputs) != len(in_dims):
-        raise ValueError(f"in_dims has {len(in_dims)} entries for {len(inputs)} inputs; give one for each.")
+        raise ValueError(
+            f"in_dims has {len(in_dims)} entries for {len(inputs)} inputs; give one for each."
+        )
     members = state.key.shape[0] if state.key.dim() == 2 else 0
     sizes = {"key": members}
-    sizes |= {path: t.shape[0] if t.dim() else 0 for path, t in _stacked(state).items() if path != "key"}
+    sizes |= {
+        path: t.shape[0] if t.dim() else 0 for path, t in _stacked(state).items() if path != "key"
+    }
     for i, (value, dim) in enumerate(zip(inputs, in_dims, strict=True)):
         if dim is None:
             continue
@@ -157,6 +183,7 @@ def check_members(state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         odd = next((name for name, size in sizes.items() if size != sizes["key"] or size == 0))
         raise ValueError(
-            f"A sweep of {sizes['key']} members needs as many of everything that is mapped; {odd} has {sizes[odd]}. Stack "
+            f"A sweep of {sizes['key']} members needs as many of everything that is mapped; {odd} "
+            f"has {sizes[odd]}. Stack "
             "states with l0func.stack; None in in_dims shares an input."
         )

@@ -2,8 +2,8 @@
 
     python tests/bench/draws.py
 
-Prints a table and, as the last line, the same as JSON. Ratios are torch.rand's time over ours: larger is better.
-"""
+Prints a table and, as the last line, the same as JSON. Ratios are torch.rand's time over ours:
+larger is better."""
 
 from __future__ import annotations
 
@@ -40,15 +40,31 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     key = random.key(0)
     for n in (10**5, 10**6, 10**7):
-        t = medians({"l0": lambda n=n: random.uniform(key, n), "torch": lambda n=n: torch.rand(n)}, 60 if n < 10**7 else 15)
-        rows.append({"case": f"uniform, eager, {n:.0e} draws", "ratio": t["torch"] / t["l0"], "draws_per_s": n / t["l0"]})
+        t = medians(
+            {"l0": lambda n=n: random.uniform(key, n), "torch": lambda n=n: torch.rand(n)},
+            60 if n < 10**7 else 15,
+        )
+        rows.append(
+            {
+                "case": f"uniform, eager, {n:.0e} draws",
+                "ratio": t["torch"] / t["l0"],
+                "draws_per_s": n / t["l0"],
+            }
+        )
     for n in (235_200, 2_352_000):
         params = {"w": torch.empty(n)}
         spec = l0.gate_spec(params)
         gates = l0.init_gates(key, spec)
-        ours = torch.compile(lambda k, g, spec=spec: l0.sample_masks(k, g, spec)["w"], fullgraph=True)
-        same = torch.compile(lambda la: l0.HardConcrete().quantile(torch.rand(la.shape), la), fullgraph=True)
-        paper = torch.compile(lambda la: hard_concrete(torch.rand(la.shape).clamp(1e-6, 1 - 1e-6), la), fullgraph=True)
+        ours = torch.compile(
+            lambda k, g, spec=spec: l0.sample_masks(k, g, spec)["w"], fullgraph=True
+        )
+        same = torch.compile(
+            lambda la: l0.HardConcrete().quantile(torch.rand(la.shape), la), fullgraph=True
+        )
+        paper = torch.compile(
+            lambda la: hard_concrete(torch.rand(la.shape).clamp(1e-6, 1 - 1e-6), la),
+            fullgraph=True,
+        )
         t = medians(
             {
                 "l0": lambda ours=ours, gates=gates: ours(key, gates),
@@ -75,7 +91,9 @@ def main() -> None:
     print(f"{'case':62}{'torch.rand / l0func':>20}{'M draws/s':>12}")
     for row in rows:
         print(f"{row['case']:62}{row['ratio']:20.2f}{row['draws_per_s'] / 1e6:12.0f}")
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}))
+    print(
+        json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A mask for every example, against what a user would write and against the ungated layer: forward and backward, interleaved.
+"""A mask for every example, against what a user would write and against the ungated layer: forward
+and backward, interleaved.
 
     python tests/bench/masks.py [table]
 
-Prints a table, or all of them, and as the last line the same as JSON. "vmap" is torch.vmap over ``weight * mask`` with
-torch.rand noise.
-"""
+Prints a table, or all of them, and as the last line the same as JSON. "vmap" is torch.vmap over
+``weight * mask`` with torch.rand noise."""
 
 from __future__ import annotations
 
@@ -94,29 +94,61 @@ class Case:
 
 def lenet() -> nn.Module:
     return nn.Sequential(
-        *(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(
+            nn.Conv2d(1, 20, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(20, 50, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ),
         *(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)),
     )
 
 
 ENTRIES = {"*weight": l0.element(), "*": None}
-CHANNELS = {"3.weight": l0.axis(1), "7.weight": l0.blocks(1, 16), "9.weight": l0.axis(1), "*": None}
+CHANNELS = {
+    "3.weight": l0.axis(1),
+    "7.weight": l0.blocks(1, 16),
+    "9.weight": l0.axis(1),
+    "*": None,
+}
 
 
 def structured() -> list[dict[str, Any]]:
     found = []
     for name, rule in (("row", l0.axis(0)), ("column", l0.axis(1))):
-        # The input asks for a slope, as a hidden layer's does: with gates on columns it is computed in any case.
+        # The input asks for a slope, as a hidden layer's does: with gates on columns it is
+        # computed in any case.
         x = torch.randn(256, 1024, requires_grad=True)
         case = Case(nn.Linear(1024, 1024), x, {"weight": rule, "*": None})
-        ways = {"eager": case.rows(), "ungated": case.ungated(), "compiled": case.rows(True), "ungated c": case.ungated(True)}
+        ways = {
+            "eager": case.rows(),
+            "ungated": case.ungated(),
+            "compiled": case.rows(True),
+            "ungated c": case.ungated(True),
+        }
         t = medians(ways, 21)
         title = f"a gate per {name}, Linear 1024→1024, B 256"
-        found.append({"case": f"{title}, eager", "over ungated": t["eager"] / t["ungated"], "target": 1.6})
-        found.append({"case": f"{title}, compiled", "over ungated": t["compiled"] / t["ungated c"], "target": 1.2})
+        found.append(
+            {"case": f"{title}, eager", "over ungated": t["eager"] / t["ungated"], "target": 1.6}
+        )
+        found.append(
+            {
+                "case": f"{title}, compiled",
+                "over ungated": t["compiled"] / t["ungated c"],
+                "target": 1.2,
+            }
+        )
     case = Case(lenet(), torch.randn(128, 1, 28, 28), CHANNELS)
     t = medians({"eager": case.rows(), "ungated": case.ungated()}, 21)
-    found.append({"case": "conv channels, LeNet-5-Caffe, B 128", "over ungated": t["eager"] / t["ungated"], "target": 1.2})
+    found.append(
+        {
+            "case": "conv channels, LeNet-5-Caffe, B 128",
+            "over ungated": t["eager"] / t["ungated"],
+            "target": 1.2,
+        }
+    )
     return found
 
 
@@ -130,13 +162,31 @@ def entries() -> list[dict[str, Any]]:
         l0.use_kernel("auto")
 
     opted = case.rows()
-    ways = {"compiled": fast, "opted": eager_compiled, "eager": case.rows(), "vmap": case.vmap(), "vmap c": case.vmap(True)}
+    ways = {
+        "compiled": fast,
+        "opted": eager_compiled,
+        "eager": case.rows(),
+        "vmap": case.vmap(),
+        "vmap c": case.vmap(True),
+    }
     t = medians(ways, 7)
     title = "a gate per weight, exact, Linear 784→300, B 128"
     return [
-        {"case": f"{title}, compiled, against vmap", "faster": t["vmap"] / t["compiled"], "target": 18},
-        {"case": f"{title}, compiled, against vmap compiled", "faster": t["vmap c"] / t["compiled"], "target": 2.5},
-        {"case": f"{title}, compiled kernel in eager code, against vmap", "faster": t["vmap"] / t["opted"], "target": 18},
+        {
+            "case": f"{title}, compiled, against vmap",
+            "faster": t["vmap"] / t["compiled"],
+            "target": 18,
+        },
+        {
+            "case": f"{title}, compiled, against vmap compiled",
+            "faster": t["vmap c"] / t["compiled"],
+            "target": 2.5,
+        },
+        {
+            "case": f"{title}, compiled kernel in eager code, against vmap",
+            "faster": t["vmap"] / t["opted"],
+            "target": 18,
+        },
         {"case": f"{title}, eager, against vmap", "faster": t["vmap"] / t["eager"], "target": 2},
     ]
 
@@ -144,7 +194,12 @@ def entries() -> list[dict[str, Any]]:
 def local() -> list[dict[str, Any]]:
     case = Case(nn.Linear(1024, 1024), torch.randn(256, 1024), ENTRIES)
     settings: dict[str, Any] = {"sampling": "local_reparam"}
-    ways = {"e": case.rows(**settings), "u": case.ungated(), "c": case.rows(True, **settings), "uc": case.ungated(True)}
+    ways = {
+        "e": case.rows(**settings),
+        "u": case.ungated(),
+        "c": case.rows(True, **settings),
+        "uc": case.ungated(True),
+    }
     t = medians(ways, 11)
     title = "a gate per weight, local reparameterisation, Linear 1024→1024, B 256"
     return [
@@ -155,7 +210,9 @@ def local() -> list[dict[str, Any]]:
 
 def steps() -> list[dict[str, Any]]:
     """Whole training steps of LeNet-300-100: draws, forward, penalty, backward, Adam."""
-    module = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+    module = nn.Sequential(
+        nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
     case = Case(module, torch.rand(100, 784), ENTRIES)
     labels = torch.arange(100) % 10
     apply = l0.gated(case.fn, case.spec)
@@ -186,12 +243,25 @@ def steps() -> list[dict[str, Any]]:
 
         return run
 
-    ways = {f"{f.__name__} {c}": trained(f, c == "compiled") for f in (ungated, shared, local) for c in ("eager", "compiled")}
+    ways = {
+        f"{f.__name__} {c}": trained(f, c == "compiled")
+        for f in (ungated, shared, local)
+        for c in ("eager", "compiled")
+    }
     t = medians(ways, 31)
     title = "LeNet-300-100, a gate per weight, B 100, a whole step with Adam"
-    targets = {("shared", "compiled"): 1.8, ("shared", "eager"): 4, ("local", "compiled"): 4.3, ("local", "eager"): 7}
+    targets = {
+        ("shared", "compiled"): 1.8,
+        ("shared", "eager"): 4,
+        ("local", "compiled"): 4.3,
+        ("local", "eager"): 7,
+    }
     return [
-        {"case": f"{title}, {way}, {mode}", "over ungated": t[f"{way} {mode}"] / t[f"ungated {mode}"], "target": target}
+        {
+            "case": f"{title}, {way}, {mode}",
+            "over ungated": t[f"{way} {mode}"] / t[f"ungated {mode}"],
+            "target": target,
+        }
         for (way, mode), target in targets.items()
     ]
 
@@ -232,15 +302,32 @@ print(status("VmHWM") - before)
 def peak(way: str, rows: int) -> float:
     """Megabytes above the start, in a fresh process; Linux only."""
     folder = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", PEAK, folder, way, str(rows)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, folder, way, str(rows)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(done.stdout)
 
 
 def memory() -> list[dict[str, Any]]:
     title = "peak memory, a gate per weight, exact, Linear 784→300"
-    found = [{"case": f"{title}, B 128, vmap over ours", "less": peak("vmap", 128) / peak("rows", 128), "target": 20}]
-    found += [{"case": f"{title}, eager, B {rows}", "megabytes": peak("rows", rows)} for rows in (64, 512, 4096)]
-    found += [{"case": f"{title}, ungated, B {rows}", "megabytes": peak("ungated", rows)} for rows in (64, 512, 4096)]
+    found = [
+        {
+            "case": f"{title}, B 128, vmap over ours",
+            "less": peak("vmap", 128) / peak("rows", 128),
+            "target": 20,
+        }
+    ]
+    found += [
+        {"case": f"{title}, eager, B {rows}", "megabytes": peak("rows", rows)}
+        for rows in (64, 512, 4096)
+    ]
+    found += [
+        {"case": f"{title}, ungated, B {rows}", "megabytes": peak("ungated", rows)}
+        for rows in (64, 512, 4096)
+    ]
     return found
 
 
@@ -259,7 +346,9 @@ def measured(table: str) -> list[dict[str, Any]]:
 
 def apart(table: str) -> list[dict[str, Any]]:
     """A table's rows from a fresh process: what one table leaves in memory slows the next."""
-    done = subprocess.run([sys.executable, __file__, table], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__, table], stdout=subprocess.PIPE, text=True, check=True
+    )
     *shown, last = done.stdout.splitlines()
     print(*shown, sep="\n", flush=True)
     return json.loads(last)["rows"]
@@ -267,10 +356,14 @@ def apart(table: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", nargs="?", choices=TABLES, help="one table; all of them without it")
+    parser.add_argument(
+        "table", nargs="?", choices=TABLES, help="one table; all of them without it"
+    )
     table = parser.parse_args().table
     rows = measured(table) if table else [row for name in TABLES for row in apart(name)]
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows}))
+    print(
+        json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Sixteen values of λ as one vmapped run against the sixteen runs one after another: steps with Adam, interleaved.
+"""Sixteen values of λ as one vmapped run against the sixteen runs one after another: steps with
+Adam, interleaved.
 
     python tests/bench/sweep.py
 
-Prints how many times faster the one run is, eager and compiled, and the largest relative difference of a member to its own run;
-and three seeds of LeNet-5-Caffe, all at once against ``chunk_size=1``.
-"""
+Prints how many times faster the one run is, eager and compiled, and the largest relative
+difference of a member to its own run; and three seeds of LeNet-5-Caffe, all at once against
+``chunk_size=1``."""
 
 from __future__ import annotations
 
@@ -35,20 +36,32 @@ class Case:
         apply = l0.gated(self.fn, self.spec)
         self.x, self.y = torch.randn(batch, 64), torch.randint(10, (batch,))
 
-        def loss(params: Any, gates: Any, buffers: Any, key: Tensor, x: Tensor, y: Tensor, lam: Tensor) -> Tensor:
-            return F.cross_entropy(apply(params, gates, buffers, key, x), y) + lam * l0.expected_l0(gates, self.spec)
+        def loss(
+            params: Any, gates: Any, buffers: Any, key: Tensor, x: Tensor, y: Tensor, lam: Tensor
+        ) -> Tensor:
+            return F.cross_entropy(
+                apply(params, gates, buffers, key, x), y
+            ) + lam * l0.expected_l0(gates, self.spec)
 
         adams = [l0.optimizer(torch.optim.Adam, lr=rate, fused=True) for rate in (1e-3, 1e-2)]
         self.single = l0.training(loss, *adams, compile=compile, donate=True)
-        self.sweep = l0.training(loss, *adams, in_dims=(None, None, 0), compile=compile, donate=True)
+        self.sweep = l0.training(
+            loss, *adams, in_dims=(None, None, 0), compile=compile, donate=True
+        )
 
     def starts(self) -> list[Any]:
         gates = l0.init_gates(l0.random.key(0), self.spec, droprate=0.2)
-        return [self.single.init(l0.random.key(1), self.params, gates, self.buffers) for _ in range(MEMBERS)]
+        return [
+            self.single.init(l0.random.key(1), self.params, gates, self.buffers)
+            for _ in range(MEMBERS)
+        ]
 
     def alone(self, states: list[Any], steps: int) -> list[Any]:
         for _ in range(steps):
-            states = [self.single.step(s, self.x, self.y, lam)[0] for s, lam in zip(states, LAMS, strict=True)]
+            states = [
+                self.single.step(s, self.x, self.y, lam)[0]
+                for s, lam in zip(states, LAMS, strict=True)
+            ]
         return states
 
     def together(self, states: Any, steps: int) -> Any:
@@ -80,7 +93,9 @@ def measured(rules: Any, batch: int, compile: bool) -> dict[str, float]:
 
 
 def convolutions() -> float:
-    """How many times faster three networks with convolutions are one at a time than all at once, compiled."""
+    """How many times faster three networks with convolutions are one at a time than all at once,
+    compiled.
+    """
     torch.manual_seed(0)
     pool = [nn.ReLU(), nn.MaxPool2d(2)]
     maps = [nn.Conv2d(1, 20, 5), *pool, nn.Conv2d(20, 50, 5), *pool, nn.Flatten()]
@@ -96,8 +111,16 @@ def convolutions() -> float:
     adams = [l0.optimizer(torch.optim.Adam, lr=1e-3, fused=True)] * 2
     gates = l0.init_gates(l0.random.key(0), spec)
     times: dict[int | None, list[float]] = {None: [], 1: []}
-    steps = {size: l0.training(loss, *adams, in_dims=(0, 0), chunk_size=size, compile=True).step for size in times}
-    start = l0.stack([l0.training(loss, *adams).init(l0.random.key(i), params, gates, buffers) for i in range(3)])
+    steps = {
+        size: l0.training(loss, *adams, in_dims=(0, 0), chunk_size=size, compile=True).step
+        for size in times
+    }
+    start = l0.stack(
+        [
+            l0.training(loss, *adams).init(l0.random.key(i), params, gates, buffers)
+            for i in range(3)
+        ]
+    )
     for _ in range(ROUNDS):
         for size, step in steps.items():
             times[size].append(seconds(lambda step=step: step(start, x, y)))
@@ -115,9 +138,15 @@ def main() -> None:
         for compile in (False, True):
             road = f"{name}, {'compiled' if compile else 'eager'}"
             found[road] = measured(rules, batch, compile)
-            print(f"{road}: {found[road]['faster']:.2f}x faster, apart by {found[road]['difference']:.1e}")
+            print(
+                f"{road}: {found[road]['faster']:.2f}x faster, apart by "
+                f"{found[road]['difference']:.1e}"
+            )
     found["LeNet-5-Caffe, three seeds, chunk_size=1"] = {"faster": convolutions()}
-    print(f"LeNet-5-Caffe, three seeds, one at a time over all at once: {found['LeNet-5-Caffe, three seeds, chunk_size=1']}")
+    print(
+        f"LeNet-5-Caffe, three seeds, one at a time over all at once: "
+        f"{found['LeNet-5-Caffe, three seeds, chunk_size=1']}"
+    )
     print(json.dumps(found))
 
 

@@ -41,7 +41,10 @@ def test_the_compacted_network_equals_the_pruned_one_at_every_density(case, dtyp
         for output in (small(less, state, *inputs), module(*inputs)):
             for a, b in zip(tensors(output), expected, strict=True):
                 assert (a - b).abs().max() <= TOLERANCE[dtype] * b.abs().max()
-        assert sum(p.numel() for p in less.values()) == l0.summary(params, gates, spec).total.realised_open
+        assert (
+            sum(p.numel() for p in less.values())
+            == l0.summary(params, gates, spec).total.realised_open
+        )
         assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in less.values())
         for path, p in less.items():
             assert tuple(p.shape) == small.shapes[path]
@@ -52,7 +55,10 @@ def test_what_stays_is_what_the_estimator_keeps(estimator):
     fn, params, buffers, spec, inputs = problem(BY_NAME["cnn"], torch.float64)
     gates = {"0": torch.tensor([-1.0, 0.5, 3.0], dtype=torch.float64)}
     small, less, state = l0.compact(fn, params, gates, buffers, spec, estimator)
-    assert sum(p.numel() for p in less.values()) == l0.summary(params, gates, spec, estimator).total.realised_open
+    assert (
+        sum(p.numel() for p in less.values())
+        == l0.summary(params, gates, spec, estimator).total.realised_open
+    )
     expected = fn(l0.prune(params, gates, spec, estimator), buffers, *inputs)
     torch.testing.assert_close(small(less, state, *inputs), expected, rtol=1e-10, atol=1e-12)
 
@@ -60,7 +66,10 @@ def test_what_stays_is_what_the_estimator_keeps(estimator):
 def test_attributes_follow_their_tensors():
     by_name = {c.name: c for c in STRANGERS}
     fn, params, buffers, spec, _ = problem(by_name["separable"], torch.float32)
-    gates = {name: torch.full_like(g, -20.0) for name, g in l0.init_gates(l0.random.key(0), spec).items()}
+    gates = {
+        name: torch.full_like(g, -20.0)
+        for name, g in l0.init_gates(l0.random.key(0), spec).items()
+    }
     for name, n in (("stem.0", 4), ("expand.0", 5), ("squeeze", 2)):
         gates[name][:n] = 3.0
     module = l0.to_module(*l0.compact(fn, params, gates, buffers, spec))
@@ -69,7 +78,9 @@ def test_attributes_follow_their_tensors():
     assert (depthwise.groups, depthwise.in_channels, depthwise.out_channels) == (5, 5, 5)
     assert (module.head.in_features, module.head.out_features) == (4, 3)
     fn, params, buffers, spec, _ = problem(by_name["resnext"], torch.float32)
-    module = l0.to_module(*l0.compact(fn, params, {"enter": torch.tensor([3.0, -20.0, -20.0, 3.0])}, buffers, spec))
+    module = l0.to_module(
+        *l0.compact(fn, params, {"enter": torch.tensor([3.0, -20.0, -20.0, 3.0])}, buffers, spec)
+    )
     assert (module.grouped.groups, module.norm1.num_groups, module.norm1.num_channels) == (2, 2, 6)
 
 
@@ -83,7 +94,9 @@ def test_equal_widths_stay_one_recurrent_layer_and_unequal_ones_become_a_chain()
     unequal = {"rnn.weight_ih_l0": first, "rnn.weight_ih_l1": torch.tensor([3.0, 3.0, 3.0, -20.0])}
     module = l0.to_module(*l0.compact(fn, params, unequal, buffers, spec))
     assert module.rnn.hidden_sizes == (2, 3)
-    torch.testing.assert_close(module(*inputs), fn(l0.prune(params, unequal, spec), buffers, *inputs))
+    torch.testing.assert_close(
+        module(*inputs), fn(l0.prune(params, unequal, spec), buffers, *inputs)
+    )
 
 
 def test_a_compacted_function_is_as_pure_as_the_one_that_went_in():
@@ -95,7 +108,9 @@ def test_a_compacted_function_is_as_pure_as_the_one_that_went_in():
         assert torch.equal(a, b)
     assert not {p.data_ptr() for p in less.values()} & {p.data_ptr() for p in params.values()}
     gradient = torch.func.grad(lambda p: small(p, state, *inputs).square().sum())(less)
-    assert {path: g.shape for path, g in gradient.items()} == {path: p.shape for path, p in less.items()}
+    assert {path: g.shape for path, g in gradient.items()} == {
+        path: p.shape for path, p in less.items()
+    }
     rows = torch.func.vmap(small, in_dims=(None, None, 0))(less, state, inputs[0][:, None])
     torch.testing.assert_close(rows[:, 0], small(less, state, *inputs))
     again = l0.make_functional(l0.to_module(small, less, state))
@@ -110,13 +125,17 @@ def test_a_row_that_is_zero_keeps_its_bias():
     small, less, state = l0.compact(fn, params, gates, buffers, spec)
     assert {p: t.shape for p, t in less.items()} == {p: t.shape for p, t in params.items()}
     x = torch.randn(5, 3, dtype=torch.float64)
-    torch.testing.assert_close(small(less, state, x), fn(l0.prune(params, gates, spec), buffers, x), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        small(less, state, x), fn(l0.prune(params, gates, spec), buffers, x), rtol=0, atol=1e-15
+    )
 
 
 def test_a_layer_that_closes_is_an_error_or_a_constant():
     fn, params, buffers, spec, inputs = problem(BY_NAME["cnn"], torch.float64)
     gates = {"0": torch.full((3,), -20.0, dtype=torch.float64)}
-    with pytest.raises(ValueError, match=r"All 3 units of '0' are closed, so that nothing is left of '0.weight"):
+    with pytest.raises(
+        ValueError, match=r"All 3 units of '0' are closed, so that nothing is left of '0.weight"
+    ):
         l0.compact(fn, params, gates, buffers, spec)
     small, less, state = l0.compact(fn, params, gates, buffers, spec, empty="constant")
     output = small(less, state, *inputs)
@@ -127,23 +146,35 @@ def test_a_layer_that_closes_is_an_error_or_a_constant():
 
 
 def linears(**owns: Any) -> tuple[Any, ...]:
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)))
-    spec = l0.gate_spec(params, groups={"h": l0.group({"3.weight": axis(1)}, owns, **({}))}, buffers=buffers)
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    )
+    spec = l0.gate_spec(
+        params, groups={"h": l0.group({"3.weight": axis(1)}, owns, **({}))}, buffers=buffers
+    )
     return fn, params, {"h": torch.tensor([3.0, -20.0, 3.0, 3.0])}, buffers, spec
 
 
-FULL = {p: axis(0) for p in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")}
+FULL = {
+    p: axis(0)
+    for p in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+}
 
 
 @pytest.mark.parametrize("missing", ["0.bias", "1.weight", "1.running_var"])
 def test_a_group_that_forgets_a_slice_is_refused_by_the_module(missing):
-    with pytest.raises(ValueError, match=r"(Linear|BatchNorm1d) '[01]' cannot be made smaller: .* not the same"):
+    with pytest.raises(
+        ValueError, match=r"(Linear|BatchNorm1d) '[01]' cannot be made smaller: .* not the same"
+    ):
         l0.compact(*linears(**{p: r for p, r in FULL.items() if p != missing}))
 
 
 def test_heads_and_groups_go_as_a_whole():
     fn, params, buffers = l0.make_functional(nn.MultiheadAttention(4, 2, bias=False))
-    spec = l0.gate_spec(params, groups={"h": l0.group({"out_proj.weight": axis(1)}, {"in_proj_weight": axis(0, 0, 4)})})
+    spec = l0.gate_spec(
+        params,
+        groups={"h": l0.group({"out_proj.weight": axis(1)}, {"in_proj_weight": axis(0, 0, 4)})},
+    )
     with pytest.raises(ValueError, match="loses some slices of a head"):
         l0.compact(fn, params, {"h": torch.tensor([3.0, -20.0, 3.0, 3.0])}, buffers, spec)
     fn, params, buffers = l0.make_functional(
@@ -156,10 +187,14 @@ def test_heads_and_groups_go_as_a_whole():
 
 
 def test_a_layer_norm_over_gated_units_is_refused_by_name():
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    )
     owned = {path: axis(0) for path in ("0.weight", "0.bias", "1.weight", "1.bias")}
     spec = l0.gate_spec(params, groups={"h": l0.group({"2.weight": axis(1)}, owned)})
-    with pytest.raises(ValueError, match="LayerNorm '1' cannot be made smaller: it normalises over"):
+    with pytest.raises(
+        ValueError, match="LayerNorm '1' cannot be made smaller: it normalises over"
+    ):
         l0.compact(fn, params, {"h": torch.tensor([3.0, -20.0, 3.0, 3.0])}, buffers, spec)
 
 
@@ -174,15 +209,23 @@ def test_a_recurrent_group_with_half_its_slices_is_refused():
 @pytest.mark.parametrize(
     ("attrs", "match"),
     [
-        ({"0.out_feature": 1}, r"'0.out_feature', which no module has; the closest is '0.out_features'"),
-        ({"0.out_features": 2}, "make '0.out_features' 2, and the slices that its tensors keep make it 3"),
+        (
+            {"0.out_feature": 1},
+            r"'0.out_feature', which no module has; the closest is '0.out_features'",
+        ),
+        (
+            {"0.out_features": 2},
+            "make '0.out_features' 2, and the slices that its tensors keep make it 3",
+        ),
         ({"0.out_features": "1"}, "an integer; group 'h' says '1'"),
         ({"0.training": 1}, "take 1 from '0.training', which is True"),
     ],
 )
 def test_attrs_that_do_not_fit_are_refused(attrs, match):
     fn, params, gates, buffers, _ = linears()
-    spec = l0.gate_spec(params, groups={"h": l0.group({"3.weight": axis(1)}, FULL, attrs)}, buffers=buffers)
+    spec = l0.gate_spec(
+        params, groups={"h": l0.group({"3.weight": axis(1)}, FULL, attrs)}, buffers=buffers
+    )
     with pytest.raises(ValueError, match=match):
         l0.compact(fn, params, gates, buffers, spec)
 
@@ -213,7 +256,9 @@ def test_shared_key_rows_go_when_all_of_their_sharers_are_closed():
     fn, params, buffers = l0.make_functional(module)
     owns = {"q.weight": blocks(0, 2), "q.bias": blocks(0, 2)}
     shared = {"k.weight": blocks(0, 2, sharers=2), "k.bias": blocks(0, 2, sharers=2)}
-    spec = l0.gate_spec(params, groups={"heads": l0.group({"o.weight": blocks(1, 2)}, owns | shared)})
+    spec = l0.gate_spec(
+        params, groups={"heads": l0.group({"o.weight": blocks(1, 2)}, owns | shared)}
+    )
     one, two = torch.tensor([-20.0, 3.0, 3.0, 3.0]), torch.tensor([-20.0, -20.0, 3.0, 3.0])
     shapes = [l0.compact(fn, params, {"heads": g}, buffers, spec).fn.shapes for g in (one, two)]
     assert [s["q.weight"] for s in shapes] == [(6, 4), (4, 4)]
@@ -221,10 +266,16 @@ def test_shared_key_rows_go_when_all_of_their_sharers_are_closed():
 
 
 def test_twenty_five_million_parameters_are_compacted_in_seconds():
-    module = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(2048, 2048), nn.ReLU())), nn.Linear(2048, 10))
+    module = nn.Sequential(
+        *(layer for _ in range(6) for layer in (nn.Linear(2048, 2048), nn.ReLU())),
+        nn.Linear(2048, 10),
+    )
     fn, params, buffers = l0.make_functional(module)
     groups = {
-        f"h{i}": l0.group({f"{2 * i + 2}.weight": axis(1)}, {f"{2 * i}.{name}": axis(0) for name in ("weight", "bias")})
+        f"h{i}": l0.group(
+            {f"{2 * i + 2}.weight": axis(1)},
+            {f"{2 * i}.{name}": axis(0) for name in ("weight", "bias")},
+        )
         for i in range(6)
     }
     spec = l0.gate_spec(params, groups=groups)
@@ -248,7 +299,10 @@ class Skip(nn.Module):
         return self.c(h + self.b(torch.relu(h)))
 
 
-@pytest.mark.parametrize(("left", "match"), [(3, "does not run on the examples"), (1, "does not run|is not the pruned one's")])
+@pytest.mark.parametrize(
+    ("left", "match"),
+    [(3, "does not run on the examples"), (1, "does not run|is not the pruned one's")],
+)
 def test_residual_branches_that_would_disagree_are_an_error(left, match):
     fn, params, buffers = l0.make_functional(Skip())
     owns = {"a.weight": axis(0), "a.bias": axis(0)}
@@ -260,8 +314,14 @@ def test_residual_branches_that_would_disagree_are_an_error(left, match):
 
 def test_a_head_size_that_does_not_divide_is_refused():
     _, params, _ = l0.make_functional(nn.ModuleDict({"v": nn.Linear(4, 8), "o": nn.Linear(8, 4)}))
-    with pytest.raises(ValueError, match=r"On 'o.weight': blocks\(dim=1, size=3\) needs a size that divides the 8 indices"):
-        l0.gate_spec(params, groups={"heads": l0.group({"o.weight": blocks(1, 3)}, {"v.weight": blocks(0, 3)})})
+    with pytest.raises(
+        ValueError,
+        match=r"On 'o.weight': blocks\(dim=1, size=3\) needs a size that divides the 8 indices",
+    ):
+        l0.gate_spec(
+            params,
+            groups={"heads": l0.group({"o.weight": blocks(1, 3)}, {"v.weight": blocks(0, 3)})},
+        )
 
 
 class Shared(nn.Module):
@@ -272,7 +332,9 @@ class Shared(nn.Module):
         self.enter, self.twice, self.leave = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.enter(x)))))))
+        return self.leave(
+            torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.enter(x))))))
+        )
 
 
 def test_weights_used_at_two_places_have_one_group_and_two_are_an_error():
@@ -282,25 +344,40 @@ def test_weights_used_at_two_places_have_one_group_and_two_are_an_error():
     fn, params, buffers = l0.make_functional(Shared())
     rows = {"twice.weight": axis(0), "twice.bias": axis(0)}
     two = {
-        "first": l0.group({"twice.weight": axis(1)}, {"enter.weight": axis(0), "enter.bias": axis(0)}),
+        "first": l0.group(
+            {"twice.weight": axis(1)}, {"enter.weight": axis(0), "enter.bias": axis(0)}
+        ),
         "second": l0.group({"leave.weight": axis(1)}, rows),
     }
     spec = l0.gate_spec(params, groups=two)
-    gates = {"first": torch.tensor([3.0, -20.0, 3.0, 3.0]), "second": torch.tensor([3.0, 3.0, -20.0, -20.0])}
+    gates = {
+        "first": torch.tensor([3.0, -20.0, 3.0, 3.0]),
+        "second": torch.tensor([3.0, 3.0, -20.0, -20.0]),
+    }
     with pytest.raises(ValueError, match="does not run on the examples"):
         l0.compact(fn, params, gates, buffers, spec, example_inputs=torch.randn(3, 3))
 
 
-@pytest.mark.skipif(not hasattr(nn, "RMSNorm"), reason="torch 2.4 was the first to have nn.RMSNorm")
+@pytest.mark.skipif(
+    not hasattr(nn, "RMSNorm"), reason="torch 2.4 was the first to have nn.RMSNorm"
+)
 def test_an_rms_norm_over_fewer_units_makes_up_for_those_that_went():
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(3, 8), nn.RMSNorm(8, eps=0.3), nn.Linear(8, 2)).double())
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(3, 8), nn.RMSNorm(8, eps=0.3), nn.Linear(8, 2)).double()
+    )
     writers = {"0.weight": axis(0), "0.bias": axis(0)}
-    spec = l0.gate_spec(params, groups={"h": l0.group(writers, {"1.weight": axis(0), "2.weight": axis(1)})})
-    gates = {"h": torch.tensor([3.0, -20.0, 1.0, -20.0, -20.0, 0.5, 2.0, -20.0], dtype=torch.float64)}
+    spec = l0.gate_spec(
+        params, groups={"h": l0.group(writers, {"1.weight": axis(0), "2.weight": axis(1)})}
+    )
+    gates = {
+        "h": torch.tensor([3.0, -20.0, 1.0, -20.0, -20.0, 0.5, 2.0, -20.0], dtype=torch.float64)
+    }
     small = l0.compact(fn, params, gates, buffers, spec)
     x = torch.randn(5, 3, dtype=torch.float64)
     pruned = l0.prune(params, gates, spec)
-    torch.testing.assert_close(small.fn(small.params, {}, x), fn(pruned, buffers, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        small.fn(small.params, {}, x), fn(pruned, buffers, x), rtol=1e-12, atol=1e-12
+    )
     torch.testing.assert_close(small.params["1.weight"], pruned["1.weight"][[0, 2, 5, 6]] * 2**0.5)
     module = l0.to_module(*small)
     assert (module[1].normalized_shape, module[1].eps) == ((4,), 0.6)

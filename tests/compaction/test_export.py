@@ -18,7 +18,16 @@ from l0func.pure.functional import Functional
 
 MODERN = hasattr(torch.compiler, "is_compiling")
 CASES = {c.name: c for c in STRANGERS} | BY_NAME
-EXPORTED = ["cnn", "residual", "unet", "separable", "resnext", "encoder_of_linears", "attention", "transformer"]
+EXPORTED = [
+    "cnn",
+    "residual",
+    "unet",
+    "separable",
+    "resnext",
+    "encoder_of_linears",
+    "attention",
+    "transformer",
+]
 
 
 def compacted(name: str) -> tuple[nn.Module, tuple, Functional]:
@@ -42,10 +51,14 @@ def test_onnxruntime_computes_what_the_compacted_module_does(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     module, inputs, _ = compacted(name)
     torch.onnx.export(module, inputs, tmp_path / "model.onnx", dynamo=True, verbose=False)
-    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     names = [given.name for given in session.get_inputs()]
     (output, *_) = session.run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)})
-    torch.testing.assert_close(torch.as_tensor(output), module(*inputs).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.as_tensor(output), module(*inputs).detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["unet", "tagger_gru", "transformer"])
@@ -54,7 +67,9 @@ def test_a_state_dict_round_trip_is_bit_equal(name):
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
-    other = l0.to_module(small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers).eval()
+    other = l0.to_module(
+        small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers
+    ).eval()
     other.load_state_dict(torch.load(file))
     assert torch.equal(other(*inputs), module(*inputs))
 
@@ -64,7 +79,9 @@ def test_a_compacted_module_goes_through_safetensors(name, tmp_path):
     library = pytest.importorskip("safetensors.torch")
     module, inputs, small = compacted(name)
     library.save_file(module.state_dict(), tmp_path / "net.safetensors")
-    other = l0.to_module(small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers).eval()
+    other = l0.to_module(
+        small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers
+    ).eval()
     other.load_state_dict(library.load_file(tmp_path / "net.safetensors"))
     assert torch.equal(other(*inputs), module(*inputs))
 
@@ -81,7 +98,9 @@ def test_an_exported_network_needs_no_l0func_to_run(tmp_path):
         f"net = torch.export.load({str(tmp_path / 'net.pt2')!r}).module()\n"
         "torch.testing.assert_close(net(*inputs), expected)\n"
     )
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
 
 

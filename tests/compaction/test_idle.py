@@ -13,8 +13,12 @@ import l0func as l0
 from l0func import axis
 
 
-def folded(module: nn.Module, rules: dict, closed: dict[str, list[int]], x: Tensor) -> tuple[Any, Any, float]:
-    """The shapes of a compacted network, and how far it is from the pruned one on inputs that it has not seen."""
+def folded(
+    module: nn.Module, rules: dict, closed: dict[str, list[int]], x: Tensor
+) -> tuple[Any, Any, float]:
+    """The shapes of a compacted network, and how far it is from the pruned one on inputs that it
+    has not seen.
+    """
     fn, params, buffers = l0.make_functional(module.double().eval())
     spec = l0.gate_spec(params, rules)
     gates = {gate.name: torch.full(gate.shape, 3.0, dtype=torch.float64) for gate in spec.gates}
@@ -26,25 +30,37 @@ def folded(module: nn.Module, rules: dict, closed: dict[str, list[int]], x: Tens
     return (
         small.fn.shapes,
         small,
-        float((small.fn(small.params, small.buffers, other) - expected).abs().max() / expected.abs().max()),
+        float(
+            (small.fn(small.params, small.buffers, other) - expected).abs().max()
+            / expected.abs().max()
+        ),
     )
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Softplus, nn.ReLU])
 def test_what_a_closed_row_still_says_is_folded_into_the_next_bias(activation):
     module = nn.Sequential(nn.Linear(3, 6), activation(), nn.Linear(6, 2))
-    shapes, _, error = folded(module, {"0.weight": axis(0)}, {"0.weight": [1, 4]}, torch.randn(4, 3).double())
+    shapes, _, error = folded(
+        module, {"0.weight": axis(0)}, {"0.weight": [1, 4]}, torch.randn(4, 3).double()
+    )
     assert shapes == {"0.weight": (4, 3), "0.bias": (4,), "2.weight": (2, 4), "2.bias": (2,)}
     assert error < 1e-12
 
 
 def test_a_constant_goes_through_batch_norm_pooling_and_flattening():
     module = nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Sigmoid(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(45, 3)
+        nn.Conv2d(2, 5, 3, padding=1),
+        nn.BatchNorm2d(5),
+        nn.Sigmoid(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(45, 3),
     )
     module[1].running_mean.normal_()
     module[1].bias.data.normal_()
-    shapes, _, error = folded(module, {"0.weight": axis(0)}, {"0.weight": [0, 3]}, torch.randn(4, 2, 6, 6).double())
+    shapes, _, error = folded(
+        module, {"0.weight": axis(0)}, {"0.weight": [0, 3]}, torch.randn(4, 2, 6, 6).double()
+    )
     assert (shapes["0.weight"], shapes["5.weight"]) == ((3, 2, 3, 3), (3, 27))
     assert error < 1e-12
 
@@ -52,18 +68,26 @@ def test_a_constant_goes_through_batch_norm_pooling_and_flattening():
 @pytest.mark.parametrize(("padding", "left"), [(0, 3), (1, 5)])
 def test_before_a_padded_convolution_a_constant_is_kept(padding, left):
     module = nn.Sequential(nn.Conv2d(2, 5, 3), nn.Sigmoid(), nn.Conv2d(5, 2, 3, padding=padding))
-    shapes, _, error = folded(module, {"0.weight": axis(0)}, {"0.weight": [0, 3]}, torch.randn(4, 2, 8, 8).double())
+    shapes, _, error = folded(
+        module, {"0.weight": axis(0)}, {"0.weight": [0, 3]}, torch.randn(4, 2, 8, 8).double()
+    )
     assert shapes["0.weight"][0] == left
     assert error < 1e-12
 
 
 def test_a_constant_zero_goes_even_there_and_without_a_bias_to_take_it():
-    module = nn.Sequential(nn.Conv2d(2, 5, 3, bias=False), nn.ReLU(), nn.Conv2d(5, 2, 3, padding=1, bias=False))
-    shapes, _, error = folded(module, {"0.weight": axis(0)}, {"0.weight": [0, 3]}, torch.randn(4, 2, 8, 8).double())
+    module = nn.Sequential(
+        nn.Conv2d(2, 5, 3, bias=False), nn.ReLU(), nn.Conv2d(5, 2, 3, padding=1, bias=False)
+    )
+    shapes, _, error = folded(
+        module, {"0.weight": axis(0)}, {"0.weight": [0, 3]}, torch.randn(4, 2, 8, 8).double()
+    )
     assert shapes["0.weight"][0] == 3
     assert error < 1e-12
     kept = nn.Sequential(nn.Linear(3, 6), nn.Sigmoid(), nn.Linear(6, 2, bias=False))
-    assert folded(kept, {"0.weight": axis(0)}, {"0.weight": [1]}, torch.randn(4, 3).double())[0]["0.weight"] == (6, 3)
+    assert folded(kept, {"0.weight": axis(0)}, {"0.weight": [1]}, torch.randn(4, 3).double())[0][
+        "0.weight"
+    ] == (6, 3)
 
 
 def test_constants_of_constants_are_folded_too():
@@ -76,11 +100,18 @@ def test_constants_of_constants_are_folded_too():
     x = torch.randn(5, 3, dtype=torch.float64)
     small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
     assert (small.fn.shapes["0.weight"], small.fn.shapes["2.weight"]) == ((3, 3), (3, 3))
-    torch.testing.assert_close(small.fn(small.params, {}, x), fn(l0.prune(params, gates, spec), {}, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        small.fn(small.params, {}, x),
+        fn(l0.prune(params, gates, spec), {}, x),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_units_that_single_weights_left_idle_go():
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double())
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double()
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     gates = drawn(spec, 0.06, seed=3)
     x = torch.randn(6, 20, dtype=torch.float64)
@@ -89,11 +120,15 @@ def test_units_that_single_weights_left_idle_go():
     working = (pruned["0.weight"] != 0).any(1) & (pruned["2.weight"] != 0).any(0)
     assert 0 < int(working.sum()) < 30
     assert small.fn.shapes["0.weight"] == (int(working.sum()), 20)
-    torch.testing.assert_close(small.fn(small.params, {}, x), fn(pruned, {}, x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        small.fn(small.params, {}, x), fn(pruned, {}, x), rtol=1e-12, atol=1e-12
+    )
 
 
 class Between(nn.Module):
-    """Something between a layer and its reader that an example of one size, or one mask, does not show."""
+    """Something between a layer and its reader that an example of one size, or one mask, does not
+    show.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -119,7 +154,9 @@ class Between(nn.Module):
         return self.o(self.b(h).tanh())
 
 
-@pytest.mark.parametrize("kind", ["sum", "length", "mask", "fill", "place", "running", "mean", "nothing"])
+@pytest.mark.parametrize(
+    "kind", ["sum", "length", "mask", "fill", "place", "running", "mean", "nothing"]
+)
 def test_a_constant_of_the_example_only_is_not_folded(kind):
     module = Between(kind).double()
     module.a.bias.data.fill_(0.5)
@@ -132,7 +169,9 @@ def test_a_constant_of_the_example_only_is_not_folded(kind):
     assert small.fn.shapes["a.weight"][0] == (4 if kind in ("mean", "nothing") else 6)
     other = (torch.randn(2, 9, 4).double(), torch.randn(2, 9) > 0)
     expected = fn(l0.prune(params, gates, spec), buffers, *other)
-    torch.testing.assert_close(small.fn(small.params, {}, *other), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        small.fn(small.params, {}, *other), expected, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_examples_that_are_not_numbers_are_compared_as_such():
@@ -141,4 +180,6 @@ def test_examples_that_are_not_numbers_are_compared_as_such():
     x = torch.full((2, 3), float("nan"))
     spec = l0.gate_spec(params, groups=l0.unit_groups(module, x))
     gates = {"0": torch.tensor([3.0, -20.0, 3.0, 3.0])}
-    assert l0.compact(fn, params, gates, buffers, spec, example_inputs=x).fn.shapes["0.weight"] == (3, 3)
+    assert l0.compact(fn, params, gates, buffers, spec, example_inputs=x).fn.shapes[
+        "0.weight"
+    ] == (3, 3)

@@ -29,17 +29,36 @@ FOUND = {
     "encoder": {"self_attn": 2, "linear1": 6},
     "encoder_eval": {"self_attn": 2, "linear1": 6},
     "bags": {"bag": 4},
-    "inception": {"stem": 6, "one": 4, "three.0": 3, "three.2": 5, "five.0": 2, "five.2": 3, "pooled.1": 4},
+    "inception": {
+        "stem": 6,
+        "one": 4,
+        "three.0": 3,
+        "three.2": 5,
+        "five.0": 2,
+        "five.2": 3,
+        "pooled.1": 4,
+    },
     "separable": {"stem.0": 6, "expand.0": 12, "squeeze": 4},
-    "resnet": {"stem.0": 6, **{f"stages.{i}.conv1": (6, 6, 8, 8)[i] for i in range(4)}, "stages.2.conv2": 8},
+    "resnet": {
+        "stem.0": 6,
+        **{f"stages.{i}.conv1": (6, 6, 8, 8)[i] for i in range(4)},
+        "stages.2.conv2": 8,
+    },
     "resnext": {"enter": 4},
     "densenet": {"stem": 4, "layers.0.2": 3, "layers.1.2": 3, "layers.2.2": 3},
-    "encoder_of_linears": {f"blocks.{i}.{name}": n for i in range(2) for name, n in (("attention.query", 4), ("mlp.0", 10))},
+    "encoder_of_linears": {
+        f"blocks.{i}.{name}": n
+        for i in range(2)
+        for name, n in (("attention.query", 4), ("mlp.0", 10))
+    },
     "grouped_queries": {"q": 2},
     "last_state": {"lstm": 6},
     "folded": {"enter": 5, "conv": 6},
     "conv1d": {"0": 6, "3": 4},
-    "rms_norms": {"words": 8, **{f"blocks.{i}.{name}": n for i in range(2) for name, n in (("q", 6), ("gate", 9))}},
+    "rms_norms": {
+        "words": 8,
+        **{f"blocks.{i}.{name}": n for i in range(2) for name, n in (("q", 6), ("gate", 9))},
+    },
     "without_affine": {"0": 4, "2": 6},
     "unflattened": {"0": 5, "3": 4},
 }
@@ -82,7 +101,10 @@ def test_a_hidden_units_gate_multiplies_its_column_and_owns_its_row_bias_and_sta
     case = BY_NAME["cnn"]
     multiplies, owns = slices(l0.unit_groups(case.build(), case.batch())["0"])
     assert multiplies == {"4.weight": [blocks(1, 16)]}
-    assert owns == {path: [axis(0)] for path in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")}
+    assert owns == {
+        path: [axis(0)]
+        for path in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")
+    }
 
 
 def test_a_head_owns_three_runs_of_packed_rows():
@@ -97,7 +119,9 @@ def test_a_recurrent_unit_owns_its_rows_in_every_tile_and_is_read_by_its_own_lay
     case = BY_NAME["lstm"]
     multiplies, owns = slices(l0.unit_groups(case.build(), case.batch())["rnn.weight_ih_l0"])
     assert multiplies == {"rnn.weight_hh_l0": [axis(1)], "rnn.weight_ih_l1": [axis(1)]}
-    assert set(owns) == {f"rnn.{kind}_l0" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
+    assert set(owns) == {
+        f"rnn.{kind}_l0" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
     assert all(rules == [tiles(0, 4)] for rules in owns.values())
 
 
@@ -105,28 +129,45 @@ def test_a_residual_stream_goes_together_and_concatenated_readers_have_offsets()
     by_name = {c.name: c for c in STRANGERS}
     resnet = l0.unit_groups(by_name["resnet"].build(), by_name["resnet"].batch())
     _, owns = slices(resnet["stem.0"])
-    assert {"stages.0.conv2.weight", "stages.1.conv2.weight", "stages.1.bn2.running_var"} <= set(owns)
+    assert {"stages.0.conv2.weight", "stages.1.conv2.weight", "stages.1.bn2.running_var"} <= set(
+        owns
+    )
     unet = l0.unit_groups(by_name["unet"].build(), by_name["unet"].batch())
     multiplies, _ = slices(unet["up1"])
     assert multiplies == {"join1.0.weight": [axis(1, 6)]}
 
 
-@pytest.mark.skipif(not hasattr(nn, "RMSNorm"), reason="torch 2.4 was the first to have nn.RMSNorm")
+@pytest.mark.skipif(
+    not hasattr(nn, "RMSNorm"), reason="torch 2.4 was the first to have nn.RMSNorm"
+)
 def test_under_an_rms_norm_the_gate_is_on_what_makes_the_stream():
     case = next(c for c in STRANGERS if c.name == "rms_norms")
     groups = l0.unit_groups(case.build(), case.batch())
     multiplies, owns = slices(groups["words"])
-    writers = {f"blocks.{i}.{layer}.{name}" for i in range(2) for layer in ("o", "down") for name in ("weight", "bias")}
+    writers = {
+        f"blocks.{i}.{layer}.{name}"
+        for i in range(2)
+        for layer in ("o", "down")
+        for name in ("weight", "bias")
+    }
     assert set(multiplies) == {"words.weight", "positions", *writers}
-    assert {"blocks.0.norm1.weight", "norm.weight", "blocks.0.q.weight", "head.weight"} <= set(owns)
+    assert {"blocks.0.norm1.weight", "norm.weight", "blocks.0.q.weight", "head.weight"} <= set(
+        owns
+    )
     assert groups.normed == {"words"}
 
 
 def test_attributes_that_forward_reads_sizes_from_are_found_by_trial():
     groups = l0.unit_groups(Encoder(), torch.randint(0, 11, (2, 4)))
     attrs = json.loads(groups["blocks.0.attention.query"].attrs)
-    assert attrs == {"blocks.0.attention.num_attention_heads": 1, "blocks.0.attention.all_head_size": 2}
-    assert json.loads(l0.unit_groups(GroupedQueries(), torch.randn(2, 3, 6))["q"].attrs) == {"n_heads": 2, "n_kv": 1}
+    assert attrs == {
+        "blocks.0.attention.num_attention_heads": 1,
+        "blocks.0.attention.all_head_size": 2,
+    }
+    assert json.loads(l0.unit_groups(GroupedQueries(), torch.randn(2, 3, 6))["q"].attrs) == {
+        "n_heads": 2,
+        "n_kv": 1,
+    }
 
 
 class Branching(nn.Module):
@@ -145,7 +186,9 @@ def test_a_forward_that_branches_on_data_is_refused():
 
 
 class Odd(nn.Module):
-    """A hidden layer whose units go through an operation without a rule, and one whose forward has a fixed size."""
+    """A hidden layer whose units go through an operation without a rule, and one whose forward has
+    a fixed size.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -248,7 +291,10 @@ def test_states_that_are_read_as_one_tensor_keep_their_layers_alike():
     class Final(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn, self.out = nn.GRU(3, 6, 2, bidirectional=True, batch_first=True), nn.Linear(12, 2)
+            self.rnn, self.out = (
+                nn.GRU(3, 6, 2, bidirectional=True, batch_first=True),
+                nn.Linear(12, 2),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.out(self.rnn(x)[1][2:].transpose(0, 1).flatten(1))
@@ -261,7 +307,9 @@ def test_a_plan_of_the_wrong_kind_is_named():
     module = BY_NAME["mlp"].build()
     groups = l0.unit_groups(module, torch.randn(2, 4))
     fn, params, buffers = l0.make_functional(module)
-    with pytest.raises(TypeError, match=r"A spec is what l0func.gate_spec returned; got UnitGroups"):
+    with pytest.raises(
+        TypeError, match=r"A spec is what l0func.gate_spec returned; got UnitGroups"
+    ):
         l0.compact(fn, params, {"0": torch.zeros(6)}, buffers, groups)
     with pytest.raises(TypeError, match="got UnitGroups"):
         l0.prune(params, {"0": torch.zeros(6)}, groups)

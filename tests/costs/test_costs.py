@@ -26,22 +26,34 @@ def test_costs_equal_sums_over_entries(name):
     def at(kind: str) -> Any:
         return lambda g, n: dense(value[kind], g, n)
 
-    opened = [oracles.factors(p, e, at("prob_nonzero"), at("prob_nonzero")) for p, e in oracles.entries(spec)]
+    opened = [
+        oracles.factors(p, e, at("prob_nonzero"), at("prob_nonzero"))
+        for p, e in oracles.entries(spec)
+    ]
     squares = [
-        params[p.path][e].item() ** 2 * oracles.factors(p, e, at("second_moment"), at("prob_nonzero"))
+        params[p.path][e].item() ** 2
+        * oracles.factors(p, e, at("second_moment"), at("prob_nonzero"))
         for p, e in oracles.entries(spec)
     ]
     wd = [
-        (2e-3 + 0.5 * 0.7 * params[p.path][e].item() ** 2) * o for (p, e), o in zip(oracles.entries(spec), opened, strict=True)
+        (2e-3 + 0.5 * 0.7 * params[p.path][e].item() ** 2) * o
+        for (p, e), o in zip(oracles.entries(spec), opened, strict=True)
     ]
     everything = sum(t.numel() for t in params.values())
     means = sum(
-        (params[p.path][e].item() * oracles.factors(p, e, at("mean"), lambda g, n: 1.0)) ** 2 for p, e in oracles.entries(spec)
+        (params[p.path][e].item() * oracles.factors(p, e, at("mean"), lambda g, n: 1.0)) ** 2
+        for p, e in oracles.entries(spec)
     ) + sum((params[p.path] ** 2).sum().item() for p in spec.parameters if not p.bindings)
     assert l0.expected_l0(gates, spec).item() == pytest.approx(math.fsum(opened), rel=1e-5)
-    assert l0.expected_sparsity(gates, spec).item() == pytest.approx((len(opened) - math.fsum(opened)) / everything, abs=1e-6)
-    assert l0.expected_l2(params, gates, spec).item() == pytest.approx(math.fsum(squares), rel=1e-5)
-    assert l0.penalty(params, gates, spec, 2e-3, weight_decay=0.7).item() == pytest.approx(math.fsum(wd), rel=1e-5)
+    assert l0.expected_sparsity(gates, spec).item() == pytest.approx(
+        (len(opened) - math.fsum(opened)) / everything, abs=1e-6
+    )
+    assert l0.expected_l2(params, gates, spec).item() == pytest.approx(
+        math.fsum(squares), rel=1e-5
+    )
+    assert l0.penalty(params, gates, spec, 2e-3, weight_decay=0.7).item() == pytest.approx(
+        math.fsum(wd), rel=1e-5
+    )
     assert l0.squared_mean(params, gates, spec).item() == pytest.approx(means, rel=1e-5)
 
 
@@ -56,7 +68,10 @@ def test_expectations_are_averages_over_keys(name):
         z = costs_draw(key, gates, spec)
         opened = {g: (v != 0).to(v.dtype) for g, v in z.items()}
         entries = {p.path: p.lay_out(opened, owned=True).expand(p.shape) for p in spec.gated()}
-        weights = {p.path: params[p.path] * masks[p.path] if p.path in masks else params[p.path] for p in spec.gated()}
+        weights = {
+            p.path: params[p.path] * masks[p.path] if p.path in masks else params[p.path]
+            for p in spec.gated()
+        }
         squares = sum(((weights[path] * opens) ** 2).sum() for path, opens in entries.items())
         return masks, sum(e.sum() for e in entries.values()), squares
 
@@ -64,7 +79,10 @@ def test_expectations_are_averages_over_keys(name):
     for path, mean in l0.mean_masks(gates, spec).items():
         error = (masks[path].double().mean(0) - mean).abs()
         assert (error <= 5 * masks[path].double().std(0) / math.sqrt(n) + 1e-6).all()
-    for values, expected in ((opened, l0.expected_l0(gates, spec)), (squares, l0.expected_l2(params, gates, spec))):
+    for values, expected in (
+        (opened, l0.expected_l0(gates, spec)),
+        (squares, l0.expected_l2(params, gates, spec)),
+    ):
         error = abs(values.double().mean().item() - expected.item())
         assert error <= 5 * values.double().std().item() / math.sqrt(n)
 
@@ -91,20 +109,27 @@ def test_a_tied_parameter_counts_once():
     decoder.weight = encoder.weight
     _, params, _ = l0.make_functional(torch.nn.Sequential(encoder, decoder))
     spec = l0.gate_spec(params)
-    assert l0.expected_l0({"0.weight": torch.full((3, 3), 50.0)}, spec).item() == pytest.approx(9.0)
+    assert l0.expected_l0({"0.weight": torch.full((3, 3), 50.0)}, spec).item() == pytest.approx(
+        9.0
+    )
 
 
 def test_penalty_is_the_papers_formula_and_maps_over_lambda():
     params, gates, spec = example("every_scalar")
-    probability = {name: torch.sigmoid(la - 2 / 3 * math.log(0.1 / 1.1)) for name, la in gates.items()}
-    paper = sum(((0.01 + 0.5 * 0.3 * params[name] ** 2) * p).sum() for name, p in probability.items())
+    probability = {
+        name: torch.sigmoid(la - 2 / 3 * math.log(0.1 / 1.1)) for name, la in gates.items()
+    }
+    paper = sum(
+        ((0.01 + 0.5 * 0.3 * params[name] ** 2) * p).sum() for name, p in probability.items()
+    )
     torch.testing.assert_close(l0.penalty(params, gates, spec, 0.01, 0.3), paper)
     lams = torch.tensor([0.0, 0.01, 0.1])
     swept = torch.vmap(lambda lam: l0.penalty(params, gates, spec, lam))(lams)
     torch.testing.assert_close(swept, lams * l0.expected_l0(gates, spec))
     by_pattern = l0.penalty(params, gates, spec, {"w1": 0.1, "*": torch.tensor(0.02)})
     torch.testing.assert_close(
-        by_pattern, 0.1 * probability["w1"].sum() + 0.02 * (probability["b1"].sum() + probability["w2"].sum())
+        by_pattern,
+        0.1 * probability["w1"].sum() + 0.02 * (probability["b1"].sum() + probability["w2"].sum()),
     )
 
 

@@ -1,4 +1,6 @@
-"""Counts of multiply-adds against torch's counter, closed forms, averages over masks, and compacted networks."""
+"""Counts of multiply-adds against torch's counter, closed forms, averages over masks, and
+compacted networks.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +68,23 @@ def test_expected_counts_are_the_average_over_masks(name):
     module = case.build().eval()
     fn, params, buffers = l0.make_functional(module)
     groups = None if name == "tied" else l0.unit_groups(module, case.batch())
-    spec = l0.gate_spec(params, {"*weight": l0.element()} if groups is None else None, groups=groups, buffers=buffers)
-    gates = {n: g + 0.5 for n, g in l0.init_gates(l0.random.key(0), spec, droprate=0.4, noise=1.0).items()}
+    spec = l0.gate_spec(
+        params,
+        {"*weight": l0.element()} if groups is None else None,
+        groups=groups,
+        buffers=buffers,
+    )
+    gates = {
+        n: g + 0.5
+        for n, g in l0.init_gates(l0.random.key(0), spec, droprate=0.4, noise=1.0).items()
+    }
     counts = l0.count_macs(fn, params, buffers, *case.batch())
 
     def realised(key: torch.Tensor) -> torch.Tensor:
-        hard = {g.name: g.distribution.sample(l0.random.fold_in(key, g.stream), gates[g.name]) != 0 for g in spec.gates}
+        hard = {
+            g.name: g.distribution.sample(l0.random.fold_in(key, g.stream), gates[g.name]) != 0
+            for g in spec.gates
+        }
         return macs_of({n: h.double() for n, h in hard.items()}, spec, counts)
 
     drawn_counts = torch.vmap(realised)(l0.random.split(l0.random.key(1), 4000))
@@ -87,7 +100,8 @@ def test_expected_counts_can_be_the_penalty():
     gates = l0.init_gates(l0.random.key(0), spec)
     counts = l0.count_macs(fn, params, buffers, *case.batch())
     slope = torch.func.grad(lambda g: l0.expected_macs(g, spec, counts))(gates)["0"]
-    # A channel is 9 × 16 positions × 5 images in the convolution and 16 columns × 2 rows × 5 images in the readout.
+    # A channel is 9 × 16 positions × 5 images in the convolution and 16 columns × 2 rows × 5
+    # images in the readout.
     p = spec.gates[0].distribution.prob_nonzero(gates["0"])
     torch.testing.assert_close(slope, p * (1 - p) * 5 * (9 * 16 + 16 * 2))
 
@@ -107,7 +121,15 @@ def test_counts_of_another_network_are_refused():
 
 
 @pytest.mark.parametrize(
-    "rule", [l0.axis(1, 2, 7), l0.axis(-1), l0.blocks(0, 2), l0.blocks(1, 3, 1, 7), l0.tiles(1, 4), l0.element()]
+    "rule",
+    [
+        l0.axis(1, 2, 7),
+        l0.axis(-1),
+        l0.blocks(0, 2),
+        l0.blocks(1, 3, 1, 7),
+        l0.tiles(1, 4),
+        l0.element(),
+    ],
 )
 def test_the_number_of_a_slices_gate_is_the_one_that_its_entries_have(rule):
     shape = (6, 8)
@@ -133,7 +155,9 @@ def test_expected_counts_are_mapped_and_compiled_like_any_penalty(name):
         return l0.expected_macs(gates, spec, counts)
 
     stacked = {n: torch.stack((one[n], two[n])) for n in one}
-    torch.testing.assert_close(torch.vmap(expected)(stacked), torch.stack((expected(one), expected(two))))
+    torch.testing.assert_close(
+        torch.vmap(expected)(stacked), torch.stack((expected(one), expected(two)))
+    )
     step = torch.compile(torch.func.grad(expected), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(step(one), torch.func.grad(expected)(one))
 
@@ -149,7 +173,8 @@ def test_scores_count_with_the_gates_that_their_heads_are_wholly_behind():
     scores = counts.total - sum(dense.values())
     left = l0.realised_macs(half, whole, counts)
     assert left == dense["mha.in_proj_weight"] / 2 + dense["mha.out_proj.weight"] + scores / 2
-    # A gate on every row closes no head, even if all rows of one close: only their own products go.
+    # A gate on every row closes no head, even if all rows of one close: only their own products
+    # go.
     single = l0.gate_spec(params, {"mha.in_proj_weight": l0.axis(0)})
     closed = {"mha.in_proj_weight": torch.tensor([20.0, 20.0, -20.0, -20.0] * 3)}
     assert l0.realised_macs(closed, single, counts) == left + scores / 2

@@ -16,7 +16,9 @@ PARAMS = {
     "fc2.weight": torch.randn(1000, 30),
     "<odd>": torch.ones(2),
 }
-UNIT = l0.group({"fc2.weight": l0.axis(1)}, owns={"fc1.weight": l0.axis(0), "fc1.bias": l0.axis(0)})
+UNIT = l0.group(
+    {"fc2.weight": l0.axis(1)}, owns={"fc1.weight": l0.axis(0), "fc1.bias": l0.axis(0)}
+)
 SPEC = l0.gate_spec(PARAMS, {"fc1.weight": l0.element()}, groups={"unit": UNIT})
 GATES = l0.init_gates(random.key(0), SPEC, droprate=0.5, noise=2.0)
 TABLE = l0.summary(PARAMS, GATES, SPEC, "median")
@@ -41,8 +43,12 @@ def test_the_total_is_the_sum_of_the_rows_and_agrees_with_the_costs():
     assert total.entries == sum(p.numel() for p in PARAMS.values())
     assert total.gates == 30 * 40 + 30
     assert total.realised_open == sum(row.realised_open for row in TABLE.rows)
-    assert 1 - total.expected_density == pytest.approx(l0.expected_sparsity(GATES, SPEC).item(), abs=1e-6)
-    assert total.expected_l2 == pytest.approx(l0.expected_l2(PARAMS, GATES, SPEC).item() + 2, rel=1e-5)
+    assert 1 - total.expected_density == pytest.approx(
+        l0.expected_sparsity(GATES, SPEC).item(), abs=1e-6
+    )
+    assert total.expected_l2 == pytest.approx(
+        l0.expected_l2(PARAMS, GATES, SPEC).item() + 2, rel=1e-5
+    )
 
 
 def test_the_text_has_aligned_columns_and_names_the_estimator():

@@ -49,18 +49,30 @@ def test_moments_equal_simpsons_rule_on_the_written_survival_function(d):
     torch.testing.assert_close(d.mean(grid()), first, rtol=0, atol=1e-10)
     torch.testing.assert_close(d.second_moment(grid()), second, rtol=0, atol=1e-10)
     torch.testing.assert_close(d.variance(grid()), second - first**2, rtol=0, atol=1e-10)
-    for name, value in (("mean", first), ("second_moment", second), ("variance", second - first**2)):
-        torch.testing.assert_close(getattr(d, name)(grid(torch.float32)).double(), value, rtol=0, atol=1e-6)
+    for name, value in (
+        ("mean", first),
+        ("second_moment", second),
+        ("variance", second - first**2),
+    ):
+        torch.testing.assert_close(
+            getattr(d, name)(grid(torch.float32)).double(), value, rtol=0, atol=1e-6
+        )
 
 
 @every
 def test_probabilities_equal_the_written_survival_function(d):
     for la in GRID:
         at = torch.tensor(la, dtype=torch.float64)
-        assert d.prob_nonzero(at).item() == pytest.approx(float(oracles.survival(d, np.array(0.0), la)), abs=1e-12)
-        assert d.prob_one(at).item() == pytest.approx(float(oracles.survival(d, np.array(1.0), la)), abs=1e-12)
+        assert d.prob_nonzero(at).item() == pytest.approx(
+            float(oracles.survival(d, np.array(0.0), la)), abs=1e-12
+        )
+        assert d.prob_one(at).item() == pytest.approx(
+            float(oracles.survival(d, np.array(1.0), la)), abs=1e-12
+        )
         for t in (0.05, 0.4, 0.97):
-            assert d.cdf(t, at).item() == pytest.approx(1 - float(oracles.survival(d, np.array(t), la)), abs=1e-12)
+            assert d.cdf(t, at).item() == pytest.approx(
+                1 - float(oracles.survival(d, np.array(t), la)), abs=1e-12
+            )
 
 
 @every
@@ -68,7 +80,9 @@ def test_draws_are_those_of_the_papers_formula(d):
     u = np.linspace(1, 99, 99) / 100
     for la in GRID:
         drawn = d.quantile(torch.tensor(u), torch.tensor(la, dtype=torch.float64))
-        torch.testing.assert_close(drawn, torch.tensor(oracles.draw(d, u, np.array(la))), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            drawn, torch.tensor(oracles.draw(d, u, np.array(la))), rtol=1e-9, atol=1e-12
+        )
 
 
 @every
@@ -85,7 +99,8 @@ def test_samples_average_to_what_is_promised(d):
     }
     for name, (values, expected) in promised.items():
         expected, spread = expected.double(), values.std(0)
-        # All values are in [0, 1]; where no draw differed from another, m (1 - m) bounds their variance.
+        # All values are in [0, 1]; where no draw differed from another, m (1 - m) bounds their
+        # variance.
         spread = torch.where(spread > 0, spread, (expected * (1 - expected)).clamp(min=0).sqrt())
         error = (values.mean(0) - expected).abs()
         assert (error <= 5 * spread / math.sqrt(n) + 1e-6).all(), name
@@ -111,7 +126,9 @@ def test_cdf_is_zero_below_the_interval_and_one_from_its_end(d):
     assert (d.cdf(-0.01, la) == 0).all()
     assert (d.cdf(1.0, la) == 1).all()
     assert (d.cdf(2.5, la) == 1).all()
-    torch.testing.assert_close(d.cdf(0.0, la) + d.prob_nonzero(la), torch.ones_like(la), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        d.cdf(0.0, la) + d.prob_nonzero(la), torch.ones_like(la), rtol=0, atol=1e-12
+    )
 
 
 @continuous
@@ -120,7 +137,9 @@ def test_atoms_are_exact_and_have_no_slope(d):
     u = torch.tensor([[1e-6], [0.5], [1 - 1e-6]], dtype=torch.float64)
     z = d.quantile(u, la)
     (slope,) = torch.autograd.grad(z.sum(), la)
-    per_draw = torch.autograd.functional.jacobian(lambda a: d.quantile(u, a), la.detach()).diagonal(dim1=1, dim2=2)
+    per_draw = torch.autograd.functional.jacobian(
+        lambda a: d.quantile(u, a), la.detach()
+    ).diagonal(dim1=1, dim2=2)
     on_atom = (z == 0) | (z == 1)
     assert (z == 0).any()
     assert (z == 1).any()
@@ -140,7 +159,9 @@ def test_gradients_equal_finite_differences(d):
             la_here = la[inside]
         else:
             la_here = la
-        (gradient,) = torch.autograd.grad(function(leaf := la_here.clone().requires_grad_()).sum(), leaf)
+        (gradient,) = torch.autograd.grad(
+            function(leaf := la_here.clone().requires_grad_()).sum(), leaf
+        )
         difference = (function(la_here + step) - function(la_here - step)) / (2 * step)
         torch.testing.assert_close(gradient, difference, rtol=2e-6, atol=2e-9)
 
@@ -157,7 +178,10 @@ def test_derivatives_of_a_draw_equal_finite_differences(d):
 
 @every
 def test_written_slopes_are_the_recorded_ones_as_often_as_one_derives(d):
-    la, u = torch.linspace(-3, 3, 13, dtype=torch.float64), torch.linspace(0.05, 0.95, 13, dtype=torch.float64)
+    la, u = (
+        torch.linspace(-3, 3, 13, dtype=torch.float64),
+        torch.linspace(0.05, 0.95, 13, dtype=torch.float64),
+    )
 
     def thrice(f):
         slopes = [f]
@@ -165,21 +189,31 @@ def test_written_slopes_are_the_recorded_ones_as_often_as_one_derives(d):
             slopes.append(torch.func.grad(lambda *a, f=slopes[-1]: f(*a).sum()))
         for inner in (2, 3, 0, 5):
             slopes.append(
-                lambda *a, f=slopes[inner]: torch.func.jvp(lambda la: f(la, *a[1:]), a[:1], (torch.ones_like(a[0]),))[1]
+                lambda *a, f=slopes[inner]: torch.func.jvp(
+                    lambda la: f(la, *a[1:]), a[:1], (torch.ones_like(a[0]),)
+                )[1]
             )
         return slopes
 
     for n in (0, 1):
-        written, recorded = thrice(lambda a, n=n: d.mean_and_variance(a)[n]), thrice(lambda a, n=n: d._mean_and_variance(a)[n])
+        written, recorded = (
+            thrice(lambda a, n=n: d.mean_and_variance(a)[n]),
+            thrice(lambda a, n=n: d._mean_and_variance(a)[n]),
+        )
         for ours, theirs in zip(written, recorded, strict=True):
             torch.testing.assert_close(ours(la), theirs(la), rtol=1e-8, atol=1e-9)
-    for ours, theirs in zip(thrice(lambda a, u: d.quantile(u, a)), thrice(lambda a, u: d._quantile(u, a)), strict=True):
+    for ours, theirs in zip(
+        thrice(lambda a, u: d.quantile(u, a)), thrice(lambda a, u: d._quantile(u, a)), strict=True
+    ):
         torch.testing.assert_close(ours(la, u), theirs(la, u), rtol=1e-8, atol=1e-9)
 
 
 @every
 def test_a_quantile_has_a_slope_in_its_probability_too(d):
-    la, u = torch.tensor([-0.5, 0.1, 0.6], dtype=torch.float64), torch.tensor([0.45, 0.5, 0.4], dtype=torch.float64)
+    la, u = (
+        torch.tensor([-0.5, 0.1, 0.6], dtype=torch.float64),
+        torch.tensor([0.45, 0.5, 0.4], dtype=torch.float64),
+    )
     step = torch.full_like(u, 1e-6)
     difference = (d.quantile(u + step, la) - d.quantile(u - step, la)) / 2e-6
     backward = torch.func.grad(lambda u: d.quantile(u, la).sum())(u)
@@ -207,10 +241,17 @@ def test_locations_in_many_blocks_and_any_strides_give_the_same(d, monkeypatch):
 @every
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_extreme_locations_and_half_precision_stay_finite(d, dtype):
-    la = torch.tensor([-300.0, -100.0, -40.0, 0.0, 40.0, 100.0, 300.0], dtype=dtype, requires_grad=True)
+    la = torch.tensor(
+        [-300.0, -100.0, -40.0, 0.0, 40.0, 100.0, 300.0], dtype=dtype, requires_grad=True
+    )
     draws = [lambda a, u=u: d.quantile(torch.tensor(u), a) for u in (2.0**-24, 0.3, 1 - 2.0**-24)]
     fixed = [lambda a, e=e: d.deterministic(a, e) for e in ("louizos", "median", "mean")]
-    for function in (*(getattr(d, name) for name in FUNCTIONS), *draws, *fixed, lambda a: d.cdf(0.5, a)):
+    for function in (
+        *(getattr(d, name) for name in FUNCTIONS),
+        *draws,
+        *fixed,
+        lambda a: d.cdf(0.5, a),
+    ):
         value = function(la)
         (gradient,) = torch.autograd.grad(value.sum(), la)
         assert value.dtype == dtype
@@ -221,11 +262,14 @@ def test_extreme_locations_and_half_precision_stay_finite(d, dtype):
 
 @every
 def test_variance_has_four_digits_where_float32_would_cancel(d):
-    # Of the two tails, P(z > t) and P(z <= t), the smaller one in float64: its moments do not cancel.
+    # Of the two tails, P(z > t) and P(z <= t), the smaller one in float64: its moments do not
+    # cancel.
     t = torch.linspace(0, 1, 20001, dtype=torch.float64).clamp(max=1 - 1e-12)
     for la in (-40.0, 40.0, -15.0, 15.0):
         at = torch.tensor(la, dtype=torch.float64)
-        tail, weight = (d._cumulative(t, at), 2 * (1 - t)) if la > 0 else (d._survival(t, at), 2 * t)
+        tail, weight = (
+            (d._cumulative(t, at), 2 * (1 - t)) if la > 0 else (d._survival(t, at), 2 * t)
+        )
         expected = (torch.trapezoid(tail * weight, t) - torch.trapezoid(tail, t) ** 2).item()
         if expected < 1e-37:
             assert d.variance(at.float()).item() < 1e-37
@@ -264,10 +308,18 @@ def test_forward_mode_agrees_with_reverse_mode(d):
 
 @every
 def test_dtype_and_device_are_those_of_the_locations(d):
-    for la in (torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3, device="meta"), torch.zeros((), dtype=torch.float64)):
+    for la in (
+        torch.zeros(3, dtype=torch.bfloat16),
+        torch.zeros(3, device="meta"),
+        torch.zeros((), dtype=torch.float64),
+    ):
         for name in FUNCTIONS:
             value = getattr(d, name)(la)
-            assert (value.dtype, value.device.type, value.shape) == (la.dtype, la.device.type, la.shape)
+            assert (value.dtype, value.device.type, value.shape) == (
+                la.dtype,
+                la.device.type,
+                la.shape,
+            )
         u = torch.full(la.shape, 0.5, device=la.device)
         assert d.quantile(u, la).dtype == la.dtype
         assert d.quantile(u, la).device.type == la.device.type
@@ -285,7 +337,11 @@ def test_droprate_is_the_probability_of_starting_closed(d, droprate):
 @every
 def test_a_distribution_is_a_value(d):
     assert distributions.from_dict(json.loads(json.dumps(d.to_dict()))) == d
-    for twin in (pickle.loads(pickle.dumps(d)), copy.deepcopy(d), distributions.from_dict(d.to_dict())):
+    for twin in (
+        pickle.loads(pickle.dumps(d)),
+        copy.deepcopy(d),
+        distributions.from_dict(d.to_dict()),
+    ):
         assert twin == d
         assert hash(twin) == hash(d)
         torch.testing.assert_close(twin.mean(grid()), d.mean(grid()), rtol=0, atol=0)
@@ -319,8 +375,14 @@ def test_gauss_legendre_is_exact_for_polynomials():
         (lambda: l0.HardConcrete().init(0.0), "strictly between 0 and 1; got 0.0"),
         (lambda: l0.HardConcrete().init(1.5), "strictly between 0 and 1; got 1.5"),
         (lambda: l0.HardConcrete().init(0.5, at=1.0), r"in \[0, 1\); got at=1.0"),
-        (lambda: l0.HardConcrete().deterministic(torch.zeros(2), "count"), "'louizos', 'median' or 'mean'; got 'count'"),
-        (lambda: distributions.from_dict({"kind": "Bernoulli"}), "one of .*HardConcrete.*'Bernoulli'"),
+        (
+            lambda: l0.HardConcrete().deterministic(torch.zeros(2), "count"),
+            "'louizos', 'median' or 'mean'; got 'count'",
+        ),
+        (
+            lambda: distributions.from_dict({"kind": "Bernoulli"}),
+            "one of .*HardConcrete.*'Bernoulli'",
+        ),
     ],
 )
 def test_bad_settings_are_named(call, match):

@@ -13,7 +13,8 @@ import l0func as l0
 from l0func import random
 
 REFERENCE = [
-    # log_alpha, temperature, gamma, zeta: P(z != 0), P(z = 1), E[z], E[z^2], Var[z], louizos, median
+    # log_alpha, temperature, gamma, zeta: P(z != 0), P(z = 1), E[z], E[z^2], Var[z], louizos,
+    # median
     (
         -12.0,
         0.6666666666666666,
@@ -92,7 +93,19 @@ REFERENCE = [
         0.0,
         0.0,
     ),
-    (0.0, 0.5, -0.1, 1.1, 0.7683375209644601, 0.23166247903554, 0.5, 0.42047112151935845, 0.17047112151935842, 0.5, 0.5),
+    (
+        0.0,
+        0.5,
+        -0.1,
+        1.1,
+        0.7683375209644601,
+        0.23166247903554,
+        0.5,
+        0.42047112151935845,
+        0.17047112151935842,
+        0.5,
+        0.5,
+    ),
     (
         2.0,
         0.5,
@@ -132,7 +145,19 @@ REFERENCE = [
         0.0,
         0.0,
     ),
-    (0.0, 1.0, -0.25, 1.25, 0.8333333333333334, 0.16666666666666666, 0.5, 0.3888888888888889, 0.1388888888888889, 0.5, 0.5),
+    (
+        0.0,
+        1.0,
+        -0.25,
+        1.25,
+        0.8333333333333334,
+        0.16666666666666666,
+        0.5,
+        0.3888888888888889,
+        0.1388888888888889,
+        0.5,
+        0.5,
+    ),
     (
         2.0,
         1.0,
@@ -155,7 +180,10 @@ def test_hard_concrete_equals_quadrature_of_thirty_digits(row):
     d = l0.HardConcrete(*settings)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
         at = torch.tensor(la, dtype=dtype)
-        values = [getattr(d, name)(at) for name in FUNCTIONS[:5]] + [d.deterministic(at), d.deterministic(at, "median")]
+        values = [getattr(d, name)(at) for name in FUNCTIONS[:5]] + [
+            d.deterministic(at),
+            d.deterministic(at, "median"),
+        ]
         assert [v.item() for v in values] == pytest.approx(expected, abs=tolerance)
 
 
@@ -163,7 +191,9 @@ def test_the_form_without_logarithms_equals_the_papers():
     d, n = l0.HardConcrete(), 1_000_000
     u = random.uniform(random.key(5), n)
     la = torch.linspace(-8, 8, n)
-    textbook = (torch.sigmoid((torch.logit(u.double()) + la.double()) / d.temperature) * 1.2 - 0.1).clamp(0, 1)
+    textbook = (
+        torch.sigmoid((torch.logit(u.double()) + la.double()) / d.temperature) * 1.2 - 0.1
+    ).clamp(0, 1)
     ours = d.quantile(u, la)
     assert (ours.double() - textbook).abs().max().item() < 5e-7
     assert ((ours == 0) != (textbook == 0)).sum() <= 1
@@ -191,11 +221,18 @@ def test_estimators_close_where_they_are_known_to():
 
 
 def test_a_temperature_whose_odds_no_float_holds_has_its_moments_too():
-    d, la = l0.HardConcrete(30.0, -0.5, 1.5), torch.tensor([-8.0, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    d, la = (
+        l0.HardConcrete(30.0, -0.5, 1.5),
+        torch.tensor([-8.0, 0.0, 3.0], dtype=torch.float64, requires_grad=True),
+    )
     mean, variance = d.mean_and_variance(la)
     second = torch.tensor([oracles.moment(d, at, 2) for at in la.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(mean, torch.tensor([oracles.moment(d, at, 1) for at in la.tolist()], dtype=torch.float64))
+    torch.testing.assert_close(
+        mean, torch.tensor([oracles.moment(d, at, 1) for at in la.tolist()], dtype=torch.float64)
+    )
     torch.testing.assert_close(variance, second - mean.detach() ** 2)
     step = 1e-5
     difference = (d.variance(la.detach() + step) - d.variance(la.detach() - step)) / (2 * step)
-    torch.testing.assert_close(torch.autograd.grad(variance.sum(), la)[0], difference, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(
+        torch.autograd.grad(variance.sum(), la)[0], difference, rtol=1e-5, atol=1e-9
+    )

@@ -21,7 +21,9 @@ class Looking(nn.Module):
         return self.net(x * self.look)
 
 
-@pytest.mark.parametrize("rules", [{"look": l0.element()}, {"net.0.weight": l0.element()}, {"net.2.weight": l0.axis(1)}])
+@pytest.mark.parametrize(
+    "rules", [{"look": l0.element()}, {"net.0.weight": l0.element()}, {"net.2.weight": l0.axis(1)}]
+)
 @pytest.mark.parametrize("chunk_size", [None, 3])
 def test_every_example_may_have_its_own_gates(rules, chunk_size):
     torch.manual_seed(0)
@@ -36,11 +38,18 @@ def test_every_example_may_have_its_own_gates(rules, chunk_size):
         return rows(params, {gate.name: own}, buffers, keys, x).square().sum()
 
     def apart(own):
-        return sum(apply(params, {gate.name: own[i]}, buffers, keys[i], x[i : i + 1]).square().sum() for i in range(4))
+        return sum(
+            apply(params, {gate.name: own[i]}, buffers, keys[i], x[i : i + 1]).square().sum()
+            for i in range(4)
+        )
 
-    for ours, theirs in zip(*(torch.func.grad_and_value(f)(own) for f in (together, apart)), strict=True):
+    for ours, theirs in zip(
+        *(torch.func.grad_and_value(f)(own) for f in (together, apart)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
-    last = l0.per_example(apply, gate_dims=-1)(params, {gate.name: own.movedim(0, -1)}, buffers, keys, x)
+    last = l0.per_example(apply, gate_dims=-1)(
+        params, {gate.name: own.movedim(0, -1)}, buffers, keys, x
+    )
     first = l0.per_example(apply, gate_dims=0)(params, {gate.name: own}, buffers, keys, x)
     torch.testing.assert_close(last, first, rtol=0, atol=0)
     with pytest.raises(ValueError, match="same number of rows"):

@@ -1,4 +1,6 @@
-"""The contractions that draw their masks as they go: against einsum on masks that are there, chunked, compiled and refused."""
+"""The contractions that draw their masks as they go: against einsum on masks that are there,
+chunked, compiled and refused.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def _kernel() -> Iterator[None]:
     l0.use_kernel("eager")
 
 
-def factors(batch: int, shape: tuple[int, int, int], rows: int, repeat: int = 1) -> dict[str, Tensor]:
+def factors(
+    batch: int, shape: tuple[int, int, int], rows: int, repeat: int = 1
+) -> dict[str, Tensor]:
     groups, out, into = shape
     torch.manual_seed(0)
     return {
@@ -57,8 +61,16 @@ def by_hand(plan: Plan, output: Output, keys: Tensor, t: dict[str, Tensor]) -> T
     """The contraction by einsum, over masks that are laid out."""
     z = []
     for key in keys:
-        u = random.uniform(key, plan.first + t["la"].numel())[plan.first :].reshape(t["la"].shape).double()
-        z.append(derivative(plan.distribution, output.order, u, t["la"]).repeat_interleave(plan.repeat, -1))
+        u = (
+            random.uniform(key, plan.first + t["la"].numel())[plan.first :]
+            .reshape(t["la"].shape)
+            .double()
+        )
+        z.append(
+            derivative(plan.distribution, output.order, u, t["la"]).repeat_interleave(
+                plan.repeat, -1
+            )
+        )
     letters = {"y": "bgro", "x": "bri", "a": "goi"}
     given = [name for name in letters if name != output.kind]
     equation = ",".join(["bgoi", *(letters[name] for name in given)]) + "->" + letters[output.kind]
@@ -66,7 +78,13 @@ def by_hand(plan: Plan, output: Output, keys: Tensor, t: dict[str, Tensor]) -> T
 
 
 def swept(plan: Plan, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
-    return sweep(plan, output, keys, t["la"], *(None if name == output.kind else t[name] for name in ("a", "x", "y")))
+    return sweep(
+        plan,
+        output,
+        keys,
+        t["la"],
+        *(None if name == output.kind else t[name] for name in ("a", "x", "y")),
+    )
 
 
 CASES = [
@@ -80,7 +98,9 @@ CASES = [
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=repr)
 @pytest.mark.parametrize(("shape", "rows", "repeat", "first"), CASES)
-def test_every_contraction_of_every_order_is_the_einsum_over_its_masks(distribution, shape, rows, repeat, first):
+def test_every_contraction_of_every_order_is_the_einsum_over_its_masks(
+    distribution, shape, rows, repeat, first
+):
     plan = Plan(distribution, shape, repeat, first)
     keys, t = random.split(random.key(2), 3), factors(3, shape, rows, repeat)
     for kind, order in product("yxa", range(4)):
@@ -95,13 +115,21 @@ def test_chunks_of_any_size_give_the_same(limit, monkeypatch):
     for shape, rows in (((1, 9, 7), 1), ((1, 10, 3), 2)):
         plan, t = Plan(l0.HardConcrete(), shape), factors(5, shape, rows)
         for output in (Output("y", 0), Output("x", 1), Output("a", 1)):
-            torch.testing.assert_close(swept(plan, output, keys, t), by_hand(plan, output, keys, t))
+            torch.testing.assert_close(
+                swept(plan, output, keys, t), by_hand(plan, output, keys, t)
+            )
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize(("shape", "rows", "outputs"), [((1, 6, 8), 1, "y"), ((1, 5, 7), 1, "y"), ((1, 4, 6), 3, "ya")])
+@pytest.mark.parametrize(
+    ("shape", "rows", "outputs"), [((1, 6, 8), 1, "y"), ((1, 5, 7), 1, "y"), ((1, 4, 6), 3, "ya")]
+)
 def test_compiled_it_is_the_same(shape, rows, outputs):
-    plan, t, keys = Plan(l0.HardConcrete(), shape), factors(3, shape, rows), random.split(random.key(2), 3)
+    plan, t, keys = (
+        Plan(l0.HardConcrete(), shape),
+        factors(3, shape, rows),
+        random.split(random.key(2), 3),
+    )
     t = {name: x.float() for name, x in t.items()}
 
     def loss(t: dict[str, Tensor]) -> Tensor:
@@ -110,7 +138,10 @@ def test_compiled_it_is_the_same(shape, rows, outputs):
     eager = swept(plan, Output("y", 0), keys, t), torch.func.grad(loss)(t)
     l0.use_kernel("compiled")
     assert l0.kernel_in_use() == "compiled"
-    ours = swept(plan, Output("y", 0), keys, t), (torch.func.grad(loss)(t) if "a" in outputs or rows == 1 else eager[1])
+    ours = (
+        swept(plan, Output("y", 0), keys, t),
+        (torch.func.grad(loss)(t) if "a" in outputs or rows == 1 else eager[1]),
+    )
     torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
     assert l0.kernel_in_use() == "compiled"
 
@@ -121,7 +152,11 @@ def test_a_machine_without_a_compiler_says_so_once_and_runs_eagerly(monkeypatch)
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr(run, "_compiled", broken)
-    plan, t, keys = Plan(l0.HardConcrete(), (1, 4, 6)), factors(3, (1, 4, 6), 1), random.split(random.key(2), 3)
+    plan, t, keys = (
+        Plan(l0.HardConcrete(), (1, 4, 6)),
+        factors(3, (1, 4, 6), 1),
+        random.split(random.key(2), 3),
+    )
     l0.use_kernel("compiled")
     with pytest.warns(UserWarning, match=r"compiled kernel does not build.*no compiler here"):
         first = swept(plan, Output("y", 0), keys, t)
@@ -133,7 +168,9 @@ def test_a_machine_without_a_compiler_says_so_once_and_runs_eagerly(monkeypatch)
 
 
 def test_a_kernel_is_one_of_three():
-    with pytest.raises(ValueError, match=r"use_kernel takes one of \('auto', 'eager', 'compiled'\); got 'fast'"):
+    with pytest.raises(
+        ValueError, match=r"use_kernel takes one of \('auto', 'eager', 'compiled'\); got 'fast'"
+    ):
         l0.use_kernel("fast")
     result = subprocess.run(
         [sys.executable, "-c", "import l0func"],
@@ -184,7 +221,10 @@ print(status("VmHWM") - before)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="the peak of a process is read where Linux keeps it")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"),
+    reason="the peak of a process is read where Linux keeps it",
+)
 def test_the_memory_of_a_batch_is_not_that_of_its_masks():
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     # All masks of 512 rows are 246 MB, and what draws and differentiates them several times that.

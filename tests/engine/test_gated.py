@@ -24,7 +24,9 @@ every = pytest.mark.parametrize("case", CASES, ids=repr)
 def row(value: Any, i: int, dims: Any) -> Any:
     """Row i as a batch of one, everywhere in a pytree."""
     if not isinstance(dims, tuple):
-        return optree.tree_map(lambda x: x.narrow(dims, i, 1) if isinstance(x, Tensor) else x, value)
+        return optree.tree_map(
+            lambda x: x.narrow(dims, i, 1) if isinstance(x, Tensor) else x, value
+        )
     return tuple(row(v, i, d) for v, d in zip(value, dims, strict=True))
 
 
@@ -66,7 +68,9 @@ def test_the_same_key_gives_the_same_output_on_any_thread(case: Case):
     s = setting(case)
     expected = [s.apply(s.params, s.gates, s.buffers, key, *s.inputs) for key in KEYS]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda key: s.apply(s.params, s.gates, s.buffers, key, *s.inputs), KEYS))
+        results = list(
+            pool.map(lambda key: s.apply(s.params, s.gates, s.buffers, key, *s.inputs), KEYS)
+        )
     for ours, theirs in zip(results, expected, strict=True):
         close(ours, theirs)
 
@@ -82,7 +86,10 @@ def test_gated_equals_the_masks_applied_by_hand(case: Case):
     close(apply(s.params, s.gates, s.buffers, KEYS[0], *s.inputs), by_hand)
     fixed = l0.apply_masks(s.params, l0.deterministic_masks(s.gates, s.spec))
     close(apply(s.params, s.gates, s.buffers, None, *s.inputs), fn(fixed, s.buffers, *s.inputs))
-    close(apply(s.params, s.gates, s.buffers, None, *s.inputs), fn(l0.prune(s.params, s.gates, s.spec), s.buffers, *s.inputs))
+    close(
+        apply(s.params, s.gates, s.buffers, None, *s.inputs),
+        fn(l0.prune(s.params, s.gates, s.spec), s.buffers, *s.inputs),
+    )
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.rows_alone], ids=repr)
@@ -101,28 +108,49 @@ def test_gradients_of_rows_are_those_of_a_loop(case: Case):
 
     ours = torch.func.grad(by_rows, (0, 1))(s.params, s.gates)
     loop = torch.func.grad(by_loop, (0, 1))(s.params, s.gates)
-    optree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5), ours, loop)
+    optree.tree_map(
+        lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5), ours, loop
+    )
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-@pytest.mark.parametrize("rules", [{"weight_hh_l0": l0.element()}, {"weight_ih_l0": l0.axis(1)}, {"*": None}], ids=str)
+@pytest.mark.parametrize(
+    "rules", [{"weight_hh_l0": l0.element()}, {"weight_ih_l0": l0.axis(1)}, {"*": None}], ids=str
+)
 def test_recurrent_layers_gated_in_part_or_not_at_all_map_over_rows(kind, rules):
-    case = Case("part", lambda: kind(3, 4, batch_first=True), lambda: (torch.randn(5, 3, 3),), out_dims=(0, 1))
+    case = Case(
+        "part",
+        lambda: kind(3, 4, batch_first=True),
+        lambda: (torch.randn(5, 3, 3),),
+        out_dims=(0, 1),
+    )
     if kind is nn.LSTM:
-        case = Case("part", lambda: kind(3, 4, batch_first=True), lambda: (torch.randn(5, 3, 3),), out_dims=(0, (1, 1)))
+        case = Case(
+            "part",
+            lambda: kind(3, 4, batch_first=True),
+            lambda: (torch.randn(5, 3, 3),),
+            out_dims=(0, (1, 1)),
+        )
     s = setting(case, rules)
     outputs = s.rows(s.params, s.gates, s.buffers, KEYS, *s.inputs)
     for i in range(5):
-        close(row(outputs, i, case.out_dims), s.apply(s.params, s.gates, s.buffers, KEYS[i], *row(s.inputs, i, 0)))
+        close(
+            row(outputs, i, case.out_dims),
+            s.apply(s.params, s.gates, s.buffers, KEYS[i], *row(s.inputs, i, 0)),
+        )
 
 
 # BatchNorm in training mode: the whole batch, written out by hand.
 
 
 def _by_hand(s: Setting, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The 'cnn' case with every row's own masks: convolution row by row, then statistics over all rows."""
+    """The 'cnn' case with every row's own masks: convolution row by row, then statistics over all
+    rows.
+    """
     masked = [l0.apply_masks(s.params, l0.sample_masks(key, s.gates, s.spec)) for key in KEYS]
-    h = torch.cat([F.conv2d(x[i : i + 1], m["0.weight"], m["0.bias"]) for i, m in enumerate(masked)])
+    h = torch.cat(
+        [F.conv2d(x[i : i + 1], m["0.weight"], m["0.bias"]) for i, m in enumerate(masked)]
+    )
     mean, variance = h.mean((0, 2, 3)), h.var((0, 2, 3), unbiased=False)
     h = (h - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
     outputs = []
@@ -150,7 +178,9 @@ def test_batchnorm_in_training_mode_sees_the_whole_batch():
 
     ours = torch.func.grad(loss, (0, 1))(s.params, s.gates, False)
     theirs = torch.func.grad(loss, (0, 1))(s.params, s.gates, True)
-    optree.tree_map(lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4), ours, theirs)
+    optree.tree_map(
+        lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4), ours, theirs
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
@@ -191,7 +221,9 @@ def keyed(layer: nn.Module, x: Tensor, seed: int = 0) -> Tensor:
     """A layer behind an identity of weight one, with a key and no gates."""
     fn, _, buffers = l0.make_functional(nn.Sequential(nn.Linear(1, 1, bias=False), layer))
     params = {"0.weight": torch.ones(1, 1)}
-    return l0.gated(fn, l0.gate_spec(params, {"*": None}))(params, {}, buffers, random.key(seed), x)
+    return l0.gated(fn, l0.gate_spec(params, {"*": None}))(
+        params, {}, buffers, random.key(seed), x
+    )
 
 
 def test_dropout_drops_the_share_that_it_promises_and_scales_the_rest():
@@ -215,7 +247,11 @@ def test_alpha_dropout_keeps_mean_and_variance(p):
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
-    [(nn.Dropout1d(0.5), (6, 8, 5, 1)), (nn.Dropout2d(0.5), (6, 8, 5, 1)), (nn.Dropout3d(0.5), (6, 8, 3, 5, 1))],
+    [
+        (nn.Dropout1d(0.5), (6, 8, 5, 1)),
+        (nn.Dropout2d(0.5), (6, 8, 5, 1)),
+        (nn.Dropout3d(0.5), (6, 8, 3, 5, 1)),
+    ],
     ids=str,
 )
 def test_dropout_of_channels_drops_whole_channels(layer, shape):
@@ -282,7 +318,10 @@ class Global(nn.Module):
         (lambda x: torch.randperm(3), "randperm"),
         (lambda x: torch.randint(0, 3, (2,)), "randint"),
         (lambda x: torch.normal(x, 1.0), "normal"),
-        (lambda x: F.fractional_max_pool2d(x.reshape(1, 1, 2, 2), 1, output_size=1), "fractional_max_pool2d"),
+        (
+            lambda x: F.fractional_max_pool2d(x.reshape(1, 1, 2, 2), 1, output_size=1),
+            "fractional_max_pool2d",
+        ),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -300,7 +339,9 @@ class Summing(nn.Module):
         self.w = nn.Parameter(torch.ones(3))
         self.register_buffer("seen", torch.zeros(()))
 
-    def forward(self, x: Tensor, shared: Tensor, *, offset: Tensor, flag: bool = True) -> tuple[Any, ...]:
+    def forward(
+        self, x: Tensor, shared: Tensor, *, offset: Tensor, flag: bool = True
+    ) -> tuple[Any, ...]:
         return {"y": (x + shared + offset) * self.w if flag else x}, None, 3
 
 
@@ -310,7 +351,9 @@ def test_inputs_and_outputs_are_pytrees_with_dimensions_of_their_own():
     gates = l0.init_gates(random.key(0), spec)
     x, shared, offset = torch.randn(1, 5, 3), torch.randn(3), torch.randn(5, 1, 1)
     rows = l0.per_example(l0.gated(fn, spec), in_dims=(1, None), out_dims=1)
-    output, nothing, three = rows(params, gates, buffers, KEYS, x, shared, offset=offset, flag=True)
+    output, nothing, three = rows(
+        params, gates, buffers, KEYS, x, shared, offset=offset, flag=True
+    )
     assert (nothing, three) == (None, 3)
     for i, key in enumerate(KEYS):
         mask = l0.sample_masks(key, gates, spec)["w"]
@@ -333,7 +376,9 @@ def test_a_buffer_that_would_differ_from_row_to_row_is_refused():
     spec = l0.gate_spec(params)
     rows = l0.per_example(l0.gated(fn, spec))
     with pytest.raises(ValueError, match="differs from row to row"):
-        rows.with_buffers(params, l0.init_gates(random.key(0), spec), buffers, KEYS, torch.randn(5, 3))
+        rows.with_buffers(
+            params, l0.init_gates(random.key(0), spec), buffers, KEYS, torch.randn(5, 3)
+        )
 
 
 def test_a_function_that_is_not_from_a_module_can_be_gated():
@@ -346,6 +391,10 @@ def test_a_function_that_is_not_from_a_module_can_be_gated():
     mask = l0.sample_masks(KEYS[2], gates, spec)["w"]
     torch.testing.assert_close(y[2], x[2] @ (params["w"] * mask) + 1)
     median = l0.deterministic_masks(gates, spec, "median")["w"]
-    torch.testing.assert_close(apply(params, gates, buffers, None, x), x @ (params["w"] * median) + 1)
-    with pytest.raises(TypeError, match=r"with_buffers needs a function made by l0func.make_functional"):
+    torch.testing.assert_close(
+        apply(params, gates, buffers, None, x), x @ (params["w"] * median) + 1
+    )
+    with pytest.raises(
+        TypeError, match=r"with_buffers needs a function made by l0func.make_functional"
+    ):
         apply.with_buffers(params, gates, buffers, None, x)

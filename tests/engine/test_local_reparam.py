@@ -1,4 +1,6 @@
-"""Local reparameterisation: its two moments are those of the masks, its draws are the key's, and it is refused where wrong."""
+"""Local reparameterisation: its two moments are those of the masks, its draws are the key's, and
+it is refused where wrong.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LAYERS = [
 ]
 
 
-def rows_of(module: nn.Module, rules: Any = None, **settings: Any) -> tuple[Any, Any, Any, Any, l0.GateSpec]:
+def rows_of(
+    module: nn.Module, rules: Any = None, **settings: Any
+) -> tuple[Any, Any, Any, Any, l0.GateSpec]:
     fn, params, buffers = l0.make_functional(module)
     spec = l0.gate_spec(params, rules or {"*weight*": l0.element(), "*": None})
     gates = l0.init_gates(random.key(0), spec, noise=1.0)
@@ -29,7 +33,9 @@ def rows_of(module: nn.Module, rules: Any = None, **settings: Any) -> tuple[Any,
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=str)
-def test_pre_activations_have_the_two_moments_of_the_gated_sum(layer: nn.Module, shape: tuple[int, ...]):
+def test_pre_activations_have_the_two_moments_of_the_gated_sum(
+    layer: nn.Module, shape: tuple[int, ...]
+):
     torch.manual_seed(0)
     rows, params, gates, buffers, spec = rows_of(layer)
     n = 20_000
@@ -38,7 +44,9 @@ def test_pre_activations_have_the_two_moments_of_the_gated_sum(layer: nn.Module,
     one = nn.Module.double(layer)
 
     def product(x: Tensor, w: Tensor) -> Tensor:
-        return torch.func.functional_call(one, {"weight": w, "bias": torch.zeros_like(params["bias"]).double()}, x[None])[0]
+        return torch.func.functional_call(
+            one, {"weight": w, "bias": torch.zeros_like(params["bias"]).double()}, x[None]
+        )[0]
 
     w, la = params["weight"].double(), gates["weight"].double()
     mean = product(x.double(), w * spec.gates[0].distribution.mean(la))
@@ -54,7 +62,9 @@ def test_a_row_is_its_keys_alone_and_chunks_change_nothing():
     rows, params, gates, buffers, _ = rows_of(module)
     keys, x = random.split(random.key(1), 7), torch.randn(7, 6)
     whole = rows(params, gates, buffers, keys, x)
-    torch.testing.assert_close(rows(params, gates, buffers, keys.flip(0), x.flip(0)).flip(0), whole)
+    torch.testing.assert_close(
+        rows(params, gates, buffers, keys.flip(0), x.flip(0)).flip(0), whole
+    )
     chunked, *_ = rows_of(module, chunk_size=2)
     torch.testing.assert_close(chunked(params, gates, buffers, keys, x), whole)
     assert not torch.equal(rows(params, gates, buffers, keys, x[:1].expand(7, 6))[0], whole[1])
@@ -65,7 +75,9 @@ def test_its_gradient_is_that_of_the_written_out_gaussian():
     params = {"w": torch.randn(4, 6, dtype=torch.float64)}
     spec = l0.gate_spec(params)
     gates = l0.init_gates(random.key(0), spec, noise=1.0)
-    rows = l0.per_example(l0.gated(lambda p, b, x: F.linear(x, p["w"]), spec, sampling="local_reparam"))
+    rows = l0.per_example(
+        l0.gated(lambda p, b, x: F.linear(x, p["w"]), spec, sampling="local_reparam")
+    )
     keys, x = random.split(random.key(1), 5), torch.randn(5, 6, dtype=torch.float64)
     d = spec.gates[0].distribution
 
@@ -74,7 +86,14 @@ def test_its_gradient_is_that_of_the_written_out_gaussian():
         m = x @ (params["w"] * d.mean(gates["w"])).T
         s = (x**2 @ (params["w"] ** 2 * d.variance(gates["w"])).T).sqrt()
         noise = ((drawn - m) / s).detach()
-        return (x @ (p["w"] * d.mean(g["w"])).T + (x**2 @ (p["w"] ** 2 * d.variance(g["w"])).T).sqrt() * noise).sin().sum()
+        return (
+            (
+                x @ (p["w"] * d.mean(g["w"])).T
+                + (x**2 @ (p["w"] ** 2 * d.variance(g["w"])).T).sqrt() * noise
+            )
+            .sin()
+            .sum()
+        )
 
     ours = torch.func.grad(lambda p, g: rows(p, g, {}, keys, x).sin().sum(), (0, 1))(params, gates)
     theirs = torch.func.grad(by_hand, (0, 1))(params, gates)
@@ -84,10 +103,15 @@ def test_its_gradient_is_that_of_the_written_out_gaussian():
 def test_weights_that_never_vary_have_finite_gradients():
     params = {"w": torch.ones(2, 3)}
     spec = l0.gate_spec(params)
-    rows = l0.per_example(l0.gated(lambda p, b, x: F.linear(x, p["w"]), spec, sampling="local_reparam"))
+    rows = l0.per_example(
+        l0.gated(lambda p, b, x: F.linear(x, p["w"]), spec, sampling="local_reparam")
+    )
     for la in (-200.0, 200.0):
         gates = {"w": torch.full((2, 3), la)}
-        slopes = torch.func.grad(lambda p, g: rows(p, g, {}, random.split(random.key(0), 4), torch.ones(4, 3)).sum(), (0, 1))
+        slopes = torch.func.grad(
+            lambda p, g: rows(p, g, {}, random.split(random.key(0), 4), torch.ones(4, 3)).sum(),
+            (0, 1),
+        )
         assert all(t.isfinite().all() for part in slopes(params, gates) for t in part.values())
 
 
@@ -109,11 +133,16 @@ def test_where_it_would_be_wrong_it_is_refused_by_name():
     x = torch.randn(2, 3)
     with pytest.raises(ValueError, match=r"'one.weight' is used twice in one call"):
         call(Twice(), x)
-    with pytest.raises(ValueError, match=r"'weight_hh_l0' is read by another operation, or at every step"):
+    with pytest.raises(
+        ValueError, match=r"'weight_hh_l0' is read by another operation, or at every step"
+    ):
         call(nn.LSTM(3, 2, batch_first=True), torch.randn(2, 4, 3))
     with pytest.raises(ValueError, match=r"'weight' is read by another operation"):
         call(nn.Embedding(5, 3), torch.tensor([[1], [2]]))
-    with pytest.raises(ValueError, match=r"one gate of 'weight' serves several terms of a sum \(axes\(dims=\(0, 1\)\)\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"one gate of 'weight' serves several terms of a sum \(axes\(dims=\(0, 1\)\)\)",
+    ):
         call(nn.Conv1d(2, 3, 2), torch.randn(2, 2, 4), {"weight": l0.axes(0, 1)})
     fn, params, buffers = l0.make_functional(nn.Linear(3, 2))
     spec = l0.gate_spec(params)
@@ -129,11 +158,17 @@ def test_structured_gates_stay_exact():
     rows, params, gates, buffers, spec = rows_of(module, {"weight": l0.axis(0)})
     keys, x = random.split(random.key(1), 4), torch.randn(4, 3)
     exact = l0.per_example(l0.gated(l0.make_functional(module).fn, spec))
-    assert torch.equal(rows(params, gates, buffers, keys, x), exact(params, gates, buffers, keys, x))
+    assert torch.equal(
+        rows(params, gates, buffers, keys, x), exact(params, gates, buffers, keys, x)
+    )
 
 
 def test_attention_draws_for_queries_keys_and_values_apart():
     torch.manual_seed(0)
     module = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True, dropout=0.0)
-    y = call(module, torch.randn(3, 5, 4), {"*weight": l0.element(), "*": None, "norm*": None} | {"*norm*": None})
+    y = call(
+        module,
+        torch.randn(3, 5, 4),
+        {"*weight": l0.element(), "*": None, "norm*": None} | {"*norm*": None},
+    )
     assert y.shape == (3, 5, 4)

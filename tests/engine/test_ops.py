@@ -1,4 +1,6 @@
-"""Law 5: every operation on a gated parameter equals the operation on the masked one, for every kind of gate and transform."""
+"""Law 5: every operation on a gated parameter equals the operation on the masked one, for every
+kind of gate and transform.
+"""
 
 from __future__ import annotations
 
@@ -41,31 +43,116 @@ OPERATIONS = [
     Operation("matmul of a batch", lambda p, x: torch.matmul(p["w"].mT, x), (6, 4), (2, 6, 3)),
     Operation("mm", lambda p, x: torch.mm(x, p["w"].t()), (4, 6), (2, 6)),
     Operation("mv", lambda p, x: torch.mv(p["w"], x), (4, 6), (6,)),
-    Operation("addmm", lambda p, x: torch.addmm(p["b"], x, p["w"].transpose(0, 1), beta=2, alpha=3), (4, 6), (2, 6)),
-    Operation("bilinear", lambda p, x: F.bilinear(x, x[..., :3], p["w"], p["b"]), (4, 5, 3), (2, 5)),
+    Operation(
+        "addmm",
+        lambda p, x: torch.addmm(p["b"], x, p["w"].transpose(0, 1), beta=2, alpha=3),
+        (4, 6),
+        (2, 6),
+    ),
+    Operation(
+        "bilinear", lambda p, x: F.bilinear(x, x[..., :3], p["w"], p["b"]), (4, 5, 3), (2, 5)
+    ),
     Operation("chunks", lambda p, x: sum(F.linear(x, w) for w in p["w"].chunk(3)), (6, 6), (1, 6)),
-    Operation("slices", lambda p, x: F.linear(x, p["w"][1:4]) * F.linear(x, p["w"].narrow(0, 3, 3)), (6, 5), (1, 5)),
-    Operation("columns", lambda p, x: F.linear(x, p["w"][:, 1:4]) + F.linear(x, p["w"].narrow(1, 3, 3)), (4, 6), (1, 3)),
+    Operation(
+        "slices",
+        lambda p, x: F.linear(x, p["w"][1:4]) * F.linear(x, p["w"].narrow(0, 3, 3)),
+        (6, 5),
+        (1, 5),
+    ),
+    Operation(
+        "columns",
+        lambda p, x: F.linear(x, p["w"][:, 1:4]) + F.linear(x, p["w"].narrow(1, 3, 3)),
+        (4, 6),
+        (1, 3),
+    ),
     Operation("scaled", lambda p, x: F.linear(x, -2 * p["w"] * 0.5), (4, 6), (1, 6)),
     Operation("flattened", lambda p, x: F.linear(x, p["w"].flatten(1)), (4, 2, 3), (1, 6)),
     Operation("viewed", lambda p, x: F.linear(x, p["w"].view(4, -1)), (4, 2, 3), (1, 6)),
     Operation("split up", lambda p, x: F.conv1d(x, p["w"].reshape(4, 3, 2)), (4, 6), (1, 3, 5)),
-    Operation("merged rows", lambda p, x: F.linear(x, torch.reshape(p["w"], shape=(-1, 3))), (4, 2, 3), (1, 3)),
-    Operation("unsqueezed", lambda p, x: F.conv1d(x, p["w"].squeeze(1).unsqueeze(-1), p["b"]), (4, 1, 3), (1, 3, 5)),
-    Operation("experts", lambda p, x: F.linear(x, p["w"][1]) * F.linear(x, p["w"].select(0, -1)), (4, 5, 6), (1, 6)),
+    Operation(
+        "merged rows",
+        lambda p, x: F.linear(x, torch.reshape(p["w"], shape=(-1, 3))),
+        (4, 2, 3),
+        (1, 3),
+    ),
+    Operation(
+        "unsqueezed",
+        lambda p, x: F.conv1d(x, p["w"].squeeze(1).unsqueeze(-1), p["b"]),
+        (4, 1, 3),
+        (1, 3, 5),
+    ),
+    Operation(
+        "experts",
+        lambda p, x: F.linear(x, p["w"][1]) * F.linear(x, p["w"].select(0, -1)),
+        (4, 5, 6),
+        (1, 6),
+    ),
     Operation("every other row", lambda p, x: F.linear(x, p["w"][::2]), (6, 5), (1, 5)),
     Operation("arithmetic", lambda p, x: (p["w"] + 1).exp() * x - p["w"] / 3, (4, 6), (6,)),
-    Operation("a matrix twice", lambda p, x: F.linear(F.linear(x, p["w"]).tanh(), p["w"].t()), (4, 6), (1, 6)),
-    Operation("conv1d", lambda p, x: F.conv1d(x, p["w"], p["b"], stride=2, padding=1), (4, 3, 3), (1, 3, 7)),
-    Operation("conv2d", lambda p, x: F.conv2d(x, p["w"], p["b"], dilation=2, padding=(1, 2)), (4, 3, 2, 3), (2, 3, 5, 6)),
-    Operation("conv2d of no batch", lambda p, x: F.conv2d(x, p["w"], p["b"], padding="same"), (4, 3, 3, 3), (3, 5, 6)),
-    Operation("conv2d in groups", lambda p, x: F.conv2d(x, p["w"], groups=2, stride=(2, 1)), (4, 3, 3, 2), (1, 6, 5, 4)),
-    Operation("conv2d depthwise", lambda p, x: F.conv2d(x, p["w"], groups=4), (4, 1, 3, 3), (1, 4, 5, 4)),
-    Operation("conv3d", lambda p, x: F.conv3d(x, p["w"], p["b"], stride=2, padding=1), (4, 2, 3, 2, 2), (1, 2, 5, 4, 3)),
-    Operation("transposed conv1d", lambda p, x: F.conv_transpose1d(x, p["w"], p["b"], stride=2), (3, 4, 3), (1, 3, 4)),
-    Operation("transposed conv2d", lambda p, x: F.conv_transpose2d(x, p["w"], groups=2), (4, 3, 2, 2), (1, 4, 3, 3)),
-    Operation("transposed conv3d", lambda p, x: F.conv_transpose3d(x, p["w"], p["b"]), (4, 2, 2, 2, 2), (1, 4, 3, 2, 2), 2),
-    Operation("transposed conv2d of no batch", lambda p, x: F.conv_transpose2d(x, p["w"], p["b"]), (3, 4, 2, 2), (3, 3, 2)),
+    Operation(
+        "a matrix twice",
+        lambda p, x: F.linear(F.linear(x, p["w"]).tanh(), p["w"].t()),
+        (4, 6),
+        (1, 6),
+    ),
+    Operation(
+        "conv1d",
+        lambda p, x: F.conv1d(x, p["w"], p["b"], stride=2, padding=1),
+        (4, 3, 3),
+        (1, 3, 7),
+    ),
+    Operation(
+        "conv2d",
+        lambda p, x: F.conv2d(x, p["w"], p["b"], dilation=2, padding=(1, 2)),
+        (4, 3, 2, 3),
+        (2, 3, 5, 6),
+    ),
+    Operation(
+        "conv2d of no batch",
+        lambda p, x: F.conv2d(x, p["w"], p["b"], padding="same"),
+        (4, 3, 3, 3),
+        (3, 5, 6),
+    ),
+    Operation(
+        "conv2d in groups",
+        lambda p, x: F.conv2d(x, p["w"], groups=2, stride=(2, 1)),
+        (4, 3, 3, 2),
+        (1, 6, 5, 4),
+    ),
+    Operation(
+        "conv2d depthwise", lambda p, x: F.conv2d(x, p["w"], groups=4), (4, 1, 3, 3), (1, 4, 5, 4)
+    ),
+    Operation(
+        "conv3d",
+        lambda p, x: F.conv3d(x, p["w"], p["b"], stride=2, padding=1),
+        (4, 2, 3, 2, 2),
+        (1, 2, 5, 4, 3),
+    ),
+    Operation(
+        "transposed conv1d",
+        lambda p, x: F.conv_transpose1d(x, p["w"], p["b"], stride=2),
+        (3, 4, 3),
+        (1, 3, 4),
+    ),
+    Operation(
+        "transposed conv2d",
+        lambda p, x: F.conv_transpose2d(x, p["w"], groups=2),
+        (4, 3, 2, 2),
+        (1, 4, 3, 3),
+    ),
+    Operation(
+        "transposed conv3d",
+        lambda p, x: F.conv_transpose3d(x, p["w"], p["b"]),
+        (4, 2, 2, 2, 2),
+        (1, 4, 3, 2, 2),
+        2,
+    ),
+    Operation(
+        "transposed conv2d of no batch",
+        lambda p, x: F.conv_transpose2d(x, p["w"], p["b"]),
+        (3, 4, 2, 2),
+        (3, 3, 2),
+    ),
     Operation(
         "transposed conv2d with all settings",
         lambda p, x: F.conv_transpose2d(x, p["w"], None, (3, 2), (1, 0), (2, 1), 2, (1, 2)),
@@ -78,8 +165,15 @@ OPERATIONS = [
         (3, 4, 2),
         (1, 3, 3),
     ),
-    Operation("embedding", lambda p, x: F.embedding(tokens(x), p["w"]) * x.unsqueeze(-1), (6, 8), (2, 5)),
-    Operation("embedding of odd size", lambda p, x: F.embedding(tokens(x), p["w"]) * x.unsqueeze(-1), (6, 5), (5,)),
+    Operation(
+        "embedding", lambda p, x: F.embedding(tokens(x), p["w"]) * x.unsqueeze(-1), (6, 8), (2, 5)
+    ),
+    Operation(
+        "embedding of odd size",
+        lambda p, x: F.embedding(tokens(x), p["w"]) * x.unsqueeze(-1),
+        (6, 5),
+        (5,),
+    ),
     Operation("layer norm", lambda p, x: F.layer_norm(x, (4, 3), p["w"]), (4, 3), (2, 4, 3)),
     Operation("group norm", lambda p, x: F.group_norm(x, 2, p["b"]), (4, 3), (1, 4, 3)),
 ]
@@ -104,7 +198,10 @@ class Roads(NamedTuple):
 
 
 def roads(operation: Operation, rule: Any, dtype: torch.dtype = torch.float64) -> Roads:
-    params = {"w": torch.randn(operation.weight, dtype=dtype), "b": torch.randn(operation.bias, dtype=dtype)}
+    params = {
+        "w": torch.randn(operation.weight, dtype=dtype),
+        "b": torch.randn(operation.bias, dtype=dtype),
+    }
     spec = l0.gate_spec(params, {"w": rule, "b": l0.element()})
     gates = l0.init_gates(random.key(1), spec, droprate=0.3, noise=1.0)
     x = torch.randn(3, *operation.row, dtype=dtype)
@@ -133,7 +230,9 @@ every = [
 
 
 @pytest.mark.parametrize(("operation", "rule"), every)
-def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_derivatives(operation: Operation, rule: Any):
+def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_derivatives(
+    operation: Operation, rule: Any
+):
     torch.manual_seed(0)
     r = roads(operation, rule(len(operation.weight)))
     torch.testing.assert_close(r.fast(*r.arguments), r.plain(*r.arguments))
@@ -141,11 +240,15 @@ def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_de
     def slopes(road: Callable[..., Tensor]) -> Callable[..., Any]:
         return torch.func.grad(lambda *a: (road(*a).sin() ** 2).sum(), (0, 1, 2))
 
-    for ours, theirs in zip(flat(slopes(r.fast)(*r.arguments)), flat(slopes(r.plain)(*r.arguments)), strict=True):
+    for ours, theirs in zip(
+        flat(slopes(r.fast)(*r.arguments)), flat(slopes(r.plain)(*r.arguments)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
     def again(road: Callable[..., Tensor]) -> Any:
-        return torch.func.grad(lambda *a: sum((g**2).sum() for g in flat(slopes(road)(*a))), (0, 1))(*r.arguments)
+        return torch.func.grad(
+            lambda *a: sum((g**2).sum() for g in flat(slopes(road)(*a))), (0, 1)
+        )(*r.arguments)
 
     for ours, theirs in zip(flat(again(r.fast)), flat(again(r.plain)), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -155,9 +258,12 @@ def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_de
         return lambda *a: torch.func.jvp(road, a, directions)[1]
 
     torch.testing.assert_close(along(r.fast)(*r.arguments), along(r.plain)(*r.arguments))
-    # The second forward derivative of torch's own layer_norm is not that of the normalisation written out.
+    # The second forward derivative of torch's own layer_norm is not that of the normalisation
+    # written out.
     if operation.name != "layer norm":
-        torch.testing.assert_close(along(along(r.fast))(*r.arguments), along(along(r.plain))(*r.arguments))
+        torch.testing.assert_close(
+            along(along(r.fast))(*r.arguments), along(along(r.plain))(*r.arguments)
+        )
 
 
 @pytest.mark.compiles
@@ -165,33 +271,70 @@ def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_de
 def test_a_compiled_operation_has_the_values_and_slopes_of_the_masked_one(operation: Operation):
     torch.manual_seed(0)
     torch._dynamo.reset()
-    ways = [roads(operation, RULES[name](len(operation.weight))) for name in ("element", "rows and columns")]
+    ways = [
+        roads(operation, RULES[name](len(operation.weight)))
+        for name in ("element", "rows and columns")
+    ]
 
     def loss(road: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *a: (road(*a).sin() ** 2).sum()
 
     def slopes(arguments: list[Any]) -> list[Any]:
-        return [torch.func.grad(loss(r.fast), (0, 1, 2))(*a) for r, a in zip(ways, arguments, strict=True)]
+        return [
+            torch.func.grad(loss(r.fast), (0, 1, 2))(*a)
+            for r, a in zip(ways, arguments, strict=True)
+        ]
 
     arguments = [r.arguments for r in ways]
     ours = torch.compile(slopes, fullgraph=True, backend="aot_eager")(arguments)
     theirs = [torch.func.grad(loss(r.plain), (0, 1, 2))(*r.arguments) for r in ways]
     for one, other in zip(
-        flat(part for way in ours for part in way), flat(part for way in theirs for part in way), strict=True
+        flat(part for way in ours for part in way),
+        flat(part for way in theirs for part in way),
+        strict=True,
     ):
         torch.testing.assert_close(one, other)
 
 
 NEVER_LAID_OUT = [
-    *("linear", "linear of many rows", "matmul", "addmm", "bilinear", "chunks", "slices", "scaled", "flattened", "viewed"),
-    *("split up", "merged rows", "unsqueezed", "experts", "conv1d", "conv2d", "conv2d of no batch", "conv2d in groups"),
-    *("conv2d depthwise", "conv3d", "transposed conv1d", "transposed conv2d", "transposed conv3d", "embedding"),
+    *(
+        "linear",
+        "linear of many rows",
+        "matmul",
+        "addmm",
+        "bilinear",
+        "chunks",
+        "slices",
+        "scaled",
+        "flattened",
+        "viewed",
+    ),
+    *(
+        "split up",
+        "merged rows",
+        "unsqueezed",
+        "experts",
+        "conv1d",
+        "conv2d",
+        "conv2d of no batch",
+        "conv2d in groups",
+    ),
+    *(
+        "conv2d depthwise",
+        "conv3d",
+        "transposed conv1d",
+        "transposed conv2d",
+        "transposed conv3d",
+        "embedding",
+    ),
     *("transposed conv2d of no batch", "transposed conv2d with all settings"),
 ]
 
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.name in NEVER_LAID_OUT], ids=str)
-def test_gates_of_single_entries_stay_gates_through_these(operation: Operation, monkeypatch: pytest.MonkeyPatch):
+def test_gates_of_single_entries_stay_gates_through_these(
+    operation: Operation, monkeypatch: pytest.MonkeyPatch
+):
     torch.manual_seed(0)
     r = roads(operation, l0.element())
     expected = r.plain(*r.arguments)
@@ -204,13 +347,23 @@ def test_gates_of_single_entries_stay_gates_through_these(operation: Operation, 
 
 
 @pytest.mark.parametrize(
-    "rule", [l0.axis(0), l0.axis(1), l0.blocks(1, 2), l0.tiles(0, 2), l0.whole(), [l0.axis(0), l0.axis(1)]]
+    "rule",
+    [
+        l0.axis(0),
+        l0.axis(1),
+        l0.blocks(1, 2),
+        l0.tiles(0, 2),
+        l0.whole(),
+        [l0.axis(0), l0.axis(1)],
+    ],
 )
 def test_structured_gates_never_build_a_mask_for_every_row(rule: Any):
     sizes = []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = func(*args, **(kwargs or {}))
             sizes.extend(t.numel() for t in optree.tree_leaves(out) if isinstance(t, Tensor))
             return out
@@ -223,16 +376,24 @@ def test_structured_gates_never_build_a_mask_for_every_row(rule: Any):
     loss = torch.func.grad(lambda p, g: rows(p, g, {}, keys, x).sum(), (0, 1))
     with Sizes():
         loss(params, gates)
-    # The draws of 70 gates a row, padded to whole calls, in the 64-bit words of two calls side by side.
+    # The draws of 70 gates a row, padded to whole calls, in the 64-bit words of two calls side by
+    # side.
     assert max(sizes) < 50 * 40 * 30 / 4
 
 
-@pytest.mark.parametrize("rule", [l0.element(), l0.axis(0), l0.axis(1), [l0.axis(0), l0.element()]], ids=str)
+@pytest.mark.parametrize(
+    "rule", [l0.element(), l0.axis(0), l0.axis(1), [l0.axis(0), l0.element()]], ids=str
+)
 def test_padding_teaches_neither_the_table_nor_its_gates(rule: Any):
     torch.manual_seed(0)
-    words = Operation("padded", lambda p, x: F.embedding(tokens(x), p["w"], 0) * x.unsqueeze(-1), (6, 8), (2, 5))
+    words = Operation(
+        "padded", lambda p, x: F.embedding(tokens(x), p["w"], 0) * x.unsqueeze(-1), (6, 8), (2, 5)
+    )
     r = roads(words, rule)
-    ours, theirs = (torch.func.grad(lambda *a, f=f: f(*a).sin().sum(), (0, 1, 2))(*r.arguments) for f in (r.fast, r.plain))
+    ours, theirs = (
+        torch.func.grad(lambda *a, f=f: f(*a).sin().sum(), (0, 1, 2))(*r.arguments)
+        for f in (r.fast, r.plain)
+    )
     assert (ours[0]["w"][0] == 0).all()
     for one, other in zip(flat(ours), flat(theirs), strict=True):
         torch.testing.assert_close(one, other)
@@ -247,7 +408,9 @@ def test_a_gated_parameter_that_is_returned_is_its_product(rule: Any):
     params = {"w": torch.randn(4, 3)}
     spec = l0.gate_spec(params, {"w": rule})
     gates = l0.init_gates(random.key(1), spec)
-    _, given = torch.vmap(lambda k, x: l0.gated(leak, spec)(params, gates, {}, k, x))(KEYS, torch.randn(3, 3))
+    _, given = torch.vmap(lambda k, x: l0.gated(leak, spec)(params, gates, {}, k, x))(
+        KEYS, torch.randn(3, 3)
+    )
     for i, key in enumerate(KEYS):
         masked = l0.apply_masks(params, l0.sample_masks(key, gates, spec))
         torch.testing.assert_close(given["weight"][i], masked["w"])
@@ -275,8 +438,12 @@ def test_a_write_into_a_gated_parameter_is_refused(write: Callable[[Tensor], Any
         write(p["w"])
         return F.linear(x, p["w"])
 
-    with pytest.raises(ValueError, match=r"writes into the gated parameter 'w'|draws from the global generator"):
-        torch.vmap(lambda k, x: l0.gated(fn, spec)(params, gates, {}, k, x))(KEYS, torch.randn(3, 3))
+    with pytest.raises(
+        ValueError, match=r"writes into the gated parameter 'w'|draws from the global generator"
+    ):
+        torch.vmap(lambda k, x: l0.gated(fn, spec)(params, gates, {}, k, x))(
+            KEYS, torch.randn(3, 3)
+        )
     assert torch.equal(params["w"], before)
 
 
@@ -291,7 +458,9 @@ def test_the_storage_of_a_gated_parameter_is_nan():
         return F.linear(x, p["w"])
 
     gates = l0.init_gates(random.key(1), spec)
-    torch.vmap(lambda k, x: l0.gated(fn, spec)({"w": torch.ones(4, 3)}, gates, {}, k, x))(KEYS, torch.randn(3, 3))
+    torch.vmap(lambda k, x: l0.gated(fn, spec)({"w": torch.ones(4, 3)}, gates, {}, k, x))(
+        KEYS, torch.randn(3, 3)
+    )
     assert seen[0].item()
 
 
@@ -326,4 +495,6 @@ def test_inputs_of_no_rows_and_of_any_stride(rule: Any, shape: tuple[int, ...]):
     x = torch.randn(*shape[:2], 2 * shape[2])[..., ::2]
     ours = torch.vmap(lambda k, x: apply(params, gates, {}, k, x))(KEYS, x)
     for i, key in enumerate(KEYS):
-        torch.testing.assert_close(ours[i], apply(params, gates, {}, key, x[i]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ours[i], apply(params, gates, {}, key, x[i]), rtol=1e-4, atol=1e-5
+        )

@@ -29,7 +29,9 @@ def trained(params, gates, buffers, spec, fn, extra, steps, start):
     (x,) = BY_NAME["mlp"].batch()
     for step in range(start, start + steps):
         keys = l0.random.split(l0.random.fold_in(l0.random.key(5), step), len(x))
-        loss = F.mse_loss(rows(params, gates, buffers, keys, x), torch.ones(5, 3)) + l0.penalty(params, gates, spec)
+        loss = F.mse_loss(rows(params, gates, buffers, keys, x), torch.ones(5, 3)) + l0.penalty(
+            params, gates, spec
+        )
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -43,7 +45,11 @@ def copies(tree: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_saved_loaded_and_continued_equals_uninterrupted_bit_for_bit(tmp_path):
     pytest.importorskip("safetensors")
     fn, params, buffers = l0.make_functional(BY_NAME["mlp"].build())
-    spec = l0.gate_spec(params, {"0.*": l0.axis(0), "2.weight": l0.element()}, distribution=l0.HardConcrete(temperature=0.5))
+    spec = l0.gate_spec(
+        params,
+        {"0.*": l0.axis(0), "2.weight": l0.element()},
+        distribution=l0.HardConcrete(temperature=0.5),
+    )
     gates = l0.init_gates(l0.random.key(0), spec)
     whole, whole_gates, _ = trained(copies(params), copies(gates), buffers, spec, fn, None, 6, 0)
     half, half_gates, extra = trained(copies(params), copies(gates), buffers, spec, fn, None, 3, 0)
@@ -51,7 +57,9 @@ def test_saved_loaded_and_continued_equals_uninterrupted_bit_for_bit(tmp_path):
     back = l0.load(tmp_path / "half.safetensors")
     assert back.spec == spec
     assert list(back.params) == list(params)
-    end, end_gates, _ = trained(back.params, back.gates, back.buffers, back.spec, fn, back.extra, 3, 3)
+    end, end_gates, _ = trained(
+        back.params, back.gates, back.buffers, back.spec, fn, back.extra, 3, 3
+    )
     assert all(torch.equal(end[n], whole[n]) for n in whole)
     assert all(torch.equal(end_gates[n], whole_gates[n]) for n in whole_gates)
 
@@ -64,14 +72,19 @@ def test_groups_attributes_and_buffers_survive_a_file(tmp_path):
     back = l0.load(tmp_path / "net.safetensors")
     small = l0.compact(fn, back.params, back.gates, back.buffers, back.spec)
     expected = l0.compact(fn, params, gates, buffers, spec)
-    assert torch.equal(small.fn(small.params, small.buffers, *inputs), expected.fn(expected.params, expected.buffers, *inputs))
+    assert torch.equal(
+        small.fn(small.params, small.buffers, *inputs),
+        expected.fn(expected.params, expected.buffers, *inputs),
+    )
 
 
 def test_files_that_are_no_such_files_are_refused(tmp_path):
     library = pytest.importorskip("safetensors.torch")
     path = tmp_path / "some.safetensors"
     library.save_file({"w": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match=r"was not written by l0func.save: its metadata says 'nothing'"):
+    with pytest.raises(
+        ValueError, match=r"was not written by l0func.save: its metadata says 'nothing'"
+    ):
         l0.load(path)
     _, params, buffers = l0.make_functional(nn.Linear(2, 2))
     spec = l0.gate_spec(params)

@@ -11,7 +11,9 @@ import l0func as l0
 
 
 def test_sparse_rows_compute_what_the_zeros_did():
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     pruned = l0.prune(params, drawn(spec, 0.1), spec)
     sparse = l0.to_sparse_csr(pruned)

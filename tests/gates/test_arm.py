@@ -19,9 +19,16 @@ X, Y = torch.tensor([[1.0, -2.0]]), torch.tensor([1])
 @pytest.fixture
 def tiny():
     torch.manual_seed(0)
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)))
-    spec = l0.gate_spec(params, {"0.weight": l0.element(), "2.weight": l0.axis(1)}, distribution=l0.BernoulliGate())
-    gates = {"0.weight": torch.tensor([[0.5, -1.0], [2.0, 0.1]]), "2.weight": torch.tensor([-0.3, 0.8])}
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2))
+    )
+    spec = l0.gate_spec(
+        params, {"0.weight": l0.element(), "2.weight": l0.axis(1)}, distribution=l0.BernoulliGate()
+    )
+    gates = {
+        "0.weight": torch.tensor([[0.5, -1.0], [2.0, 0.1]]),
+        "2.weight": torch.tensor([-0.3, 0.8]),
+    }
     scaled = {name: 3 * p for name, p in params.items()}
 
     def loss(params, buffers, x, y):
@@ -38,8 +45,14 @@ def expectation(loss, params, buffers, gates):
         first, second = z[:4].reshape(2, 2), z[4:]
         probability = torch.ones(())
         for la, value in ((gates["0.weight"], first), (gates["2.weight"], second)):
-            probability = probability * torch.where(value == 1, la.sigmoid(), 1 - la.sigmoid()).prod()
-        masked = {**params, "0.weight": params["0.weight"] * first, "2.weight": params["2.weight"] * second}
+            probability = (
+                probability * torch.where(value == 1, la.sigmoid(), 1 - la.sigmoid()).prod()
+            )
+        masked = {
+            **params,
+            "0.weight": params["0.weight"] * first,
+            "2.weight": params["2.weight"] * second,
+        }
         total = total + probability * loss(masked, buffers, X, Y)
     return total
 
@@ -56,7 +69,9 @@ def averaged(apply, params, gates, buffers):
 
 def test_the_gradient_of_arm_averages_to_that_of_the_sum_over_all_masks(tiny):
     loss, params, buffers, spec, gates = tiny
-    exact = torch.func.grad(lambda p, g: expectation(loss, p, buffers, g), argnums=(0, 1))(params, gates)
+    exact = torch.func.grad(lambda p, g: expectation(loss, p, buffers, g), argnums=(0, 1))(
+        params, gates
+    )
     means, errors = averaged(l0.arm(loss, spec), params, gates, buffers)
     for mean, error, truth in zip(means, errors, exact, strict=True):
         for name in truth:
@@ -80,7 +95,11 @@ def test_straight_through_is_unbiased_for_a_loss_linear_in_each_gate_and_biased_
 
 def test_arm_under_a_mask_for_every_example_is_row_by_row(tiny):
     loss, params, buffers, spec, gates = tiny
-    keys, x, y = l0.random.split(l0.random.key(1), 4), torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    keys, x, y = (
+        l0.random.split(l0.random.key(1), 4),
+        torch.randn(4, 2),
+        torch.tensor([0, 1, 1, 0]),
+    )
 
     def of_row(params, buffers, x, y):
         return loss(params, buffers, x, y).unsqueeze(0)
@@ -91,9 +110,14 @@ def test_arm_under_a_mask_for_every_example_is_row_by_row(tiny):
         return l0.per_example(apply)(params, gates, buffers, keys, x, y).sum()
 
     def apart(gates):
-        return sum(apply(params, gates, buffers, keys[i], x[i : i + 1], y[i : i + 1]).sum() for i in range(4))
+        return sum(
+            apply(params, gates, buffers, keys[i], x[i : i + 1], y[i : i + 1]).sum()
+            for i in range(4)
+        )
 
-    for ours, theirs in zip(*(torch.func.grad_and_value(f)(gates) for f in (together, apart)), strict=True):
+    for ours, theirs in zip(
+        *(torch.func.grad_and_value(f)(gates) for f in (together, apart)), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -103,7 +127,8 @@ def test_a_draw_is_the_first_evaluation(tiny):
     masks = l0.sample_masks(key, gates, spec)
     assert all(((m == 0) | (m == 1)).all() for m in masks.values())
     torch.testing.assert_close(
-        l0.arm(loss, spec)(params, gates, buffers, key, X, Y), loss(l0.apply_masks(params, masks), buffers, X, Y)
+        l0.arm(loss, spec)(params, gates, buffers, key, X, Y),
+        loss(l0.apply_masks(params, masks), buffers, X, Y),
     )
 
 

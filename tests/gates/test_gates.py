@@ -22,7 +22,10 @@ def test_masks_multiply_the_distinct_gates_of_every_entry(name):
     key = random.key(5)
     drawn = {
         g.name: g.distribution.quantile(
-            torch.tensor(oracles.uniform(oracles.gate_key((5, 0), g.name), math.prod(g.shape))).reshape(g.shape), gates[g.name]
+            torch.tensor(
+                oracles.uniform(oracles.gate_key((5, 0), g.name), math.prod(g.shape))
+            ).reshape(g.shape),
+            gates[g.name],
         )
         for g in spec.gates
     }
@@ -35,7 +38,9 @@ def test_masks_multiply_the_distinct_gates_of_every_entry(name):
         assert mask.dim() == len(p.shape)
         full = mask.expand(p.shape)
         for at, entry in ((a, e) for a, e in oracles.entries(spec) if a.path == p.path):
-            expected = oracles.factors(at, entry, lambda g, n: dense(drawn, g, n), lambda g, n: 1.0)
+            expected = oracles.factors(
+                at, entry, lambda g, n: dense(drawn, g, n), lambda g, n: 1.0
+            )
             assert full[entry].item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -68,7 +73,12 @@ def test_summary_announces_what_prune_leaves(name, estimator):
         assert torch.equal(p, torch.where(p != 0, masked[path], 0))
     z = deterministic_gates(gates, spec, estimator)
     for p, entry in oracles.entries(spec):
-        opened = oracles.factors(p, entry, lambda g, n: float(dense(z, g, n) != 0), lambda g, n: float(dense(z, g, n) != 0))
+        opened = oracles.factors(
+            p,
+            entry,
+            lambda g, n: float(dense(z, g, n) != 0),
+            lambda g, n: float(dense(z, g, n) != 0),
+        )
         assert bool(pruned[p.path][entry] != 0) == bool(opened)
 
 
@@ -85,7 +95,10 @@ def test_count_leaves_as_many_gates_open_as_are_expected_to_be():
 
 
 def test_masks_have_the_parameters_dtype_and_gates_are_wide():
-    params = {"half": torch.ones(3, dtype=torch.bfloat16), "wide": torch.ones(3, dtype=torch.float64)}
+    params = {
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "wide": torch.ones(3, dtype=torch.float64),
+    }
     spec = l0.gate_spec(params)
     gates = l0.init_gates(KEY, spec)
     assert (gates["half"].dtype, gates["wide"].dtype) == (torch.float32, torch.float64)
@@ -98,9 +111,14 @@ def test_masks_have_the_parameters_dtype_and_gates_are_wide():
 def test_gates_start_closed_with_probability_droprate():
     params = tensors(a=(100, 100), b=(100, 100))
     spec = l0.gate_spec(params)
-    gates = l0.init_gates(KEY, spec, droprate={"a": 0.3, "*": lambda key, shape: random.normal(key, shape) + 2.0})
+    gates = l0.init_gates(
+        KEY, spec, droprate={"a": 0.3, "*": lambda key, shape: random.normal(key, shape) + 2.0}
+    )
     masks = l0.sample_masks(random.key(1), gates, spec)
-    assert abs((masks["a"] == 0).float().mean().item() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / 10_000) + 1e-3
+    assert (
+        abs((masks["a"] == 0).float().mean().item() - 0.3)
+        < 5 * math.sqrt(0.3 * 0.7 / 10_000) + 1e-3
+    )
     assert abs(gates["b"].mean().item() - 2.0) < 0.05
     assert gates["a"].std().item() == pytest.approx(0.01, rel=0.1)
     half = l0.init_gates(KEY, spec, droprate=0.3, noise=0.0, meaning="below_half")["a"]
@@ -117,7 +135,11 @@ def test_compensated_parameters_keep_their_mean_behind_the_gates():
 
 def test_open_entries_and_expected_density_agree_when_gates_have_decided():
     _, _, spec = example("units_and_weights")
-    gates = {g.name: torch.where(random.uniform(KEY, g.shape) < 0.5, -40.0, 40.0) for g in spec.gates}
-    kept = sum(e.sum() for e in open_entries(deterministic_gates(gates, spec, "louizos"), spec).values())
+    gates = {
+        g.name: torch.where(random.uniform(KEY, g.shape) < 0.5, -40.0, 40.0) for g in spec.gates
+    }
+    kept = sum(
+        e.sum() for e in open_entries(deterministic_gates(gates, spec, "louizos"), spec).values()
+    )
     assert kept.item() == pytest.approx(l0.expected_l0(gates, spec).item(), abs=1e-3)
     assert costs.prob_open(gates, spec)["w1"].shape == (4, 3)

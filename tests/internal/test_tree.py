@@ -35,7 +35,9 @@ def test_paths_are_dotted_and_in_the_order_of_the_tree():
 
 
 def test_a_rebuilt_tree_has_the_types_and_places_of_the_first():
-    doubled = tree.rebuild(nested(), {path: 2 * value for path, value in tree.leaves(nested()).items()})
+    doubled = tree.rebuild(
+        nested(), {path: 2 * value for path, value in tree.leaves(nested()).items()}
+    )
     assert isinstance(doubled["z"], Layer)
     assert doubled["z"].bias is None
     assert isinstance(doubled["o"], OrderedDict)
@@ -64,7 +66,11 @@ def test_a_tree_taken_apart_by_rows_comes_back_whole():
 
 def test_the_first_pattern_that_matches_decides():
     patterns = {"a.weight": 1, "a.*": 2, "*": 3}
-    assert names.per_path(patterns, ["a.weight", "a.bias", "b"], "x", "path") == {"a.weight": 1, "a.bias": 2, "b": 3}
+    assert names.per_path(patterns, ["a.weight", "a.bias", "b"], "x", "path") == {
+        "a.weight": 1,
+        "a.bias": 2,
+        "b": 3,
+    }
     assert names.per_path(7, ["a", "b"], "x", "path") == {"a": 7, "b": 7}
     with pytest.raises(ValueError, match=r"'c\*' matches no path"):
         names.per_path({"c*": 1, "*": 2}, ["a"], "x", "path")

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.pure.written_out.attention import multi_head_attention_forward, scaled_dot_product_attention
+from l0func.pure.written_out.attention import (
+    multi_head_attention_forward,
+    scaled_dot_product_attention,
+)
 
 N, H, L, S, E = 2, 2, 4, 3, 6
 OUT, LOWEST = float("-inf"), torch.finfo(torch.float64).min
@@ -47,17 +50,29 @@ def with_gradients(f: Any, *leaves: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
     return output, torch.autograd.grad(loss, leaves, allow_unused=True)
 
 
-def multi_head(bias: bool = False, zero: bool = False, separate: bool = False, batched: bool = True) -> dict[str, Any]:
+def multi_head(
+    bias: bool = False, zero: bool = False, separate: bool = False, batched: bool = True
+) -> dict[str, Any]:
     """Keyword arguments for multi-head attention of L queries to S keys."""
     kdim, vdim, batch = 5 if separate else E, 4 if separate else E, [N] if batched else []
-    shapes = {"query": (L, *batch, E), "key": (S, *batch, kdim), "value": (S, *batch, vdim), "in_proj_bias": (3 * E,)}
+    shapes = {
+        "query": (L, *batch, E),
+        "key": (S, *batch, kdim),
+        "value": (S, *batch, vdim),
+        "in_proj_bias": (3 * E,),
+    }
     shapes |= {"out_proj_weight": (E, E), "out_proj_bias": (E,)}
     separately = {"q_proj_weight": (E, E), "k_proj_weight": (E, kdim), "v_proj_weight": (E, vdim)}
     shapes |= separately if separate else {"in_proj_weight": (3 * E, E)}
     shapes |= {"bias_k": (1, 1, E), "bias_v": (1, 1, E)} if bias else {}
     tensors = {name: draw(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
     static = {"embed_dim_to_check": E, "num_heads": H, "add_zero_attn": zero, "dropout_p": 0.0}
-    static |= {"in_proj_weight": None, "bias_k": None, "bias_v": None, "use_separate_proj_weight": separate}
+    static |= {
+        "in_proj_weight": None,
+        "bias_k": None,
+        "bias_v": None,
+        "use_separate_proj_weight": separate,
+    }
     return static | tensors
 
 
@@ -69,7 +84,9 @@ OPTIONS = {
     "allowed": {"attn_mask": ~mask(L, S)},
     "allowed for each head": {"attn_mask": ~mask(N, H, L, S), "scale": 2.0},
     "added for each": {"attn_mask": mask(N, 1, L, S, kind="float")},
-    "lowest and blocked": {"attn_mask": draw(L, 1) + torch.tensor([LOWEST, LOWEST, OUT], dtype=torch.float64)},
+    "lowest and blocked": {
+        "attn_mask": draw(L, 1) + torch.tensor([LOWEST, LOWEST, OUT], dtype=torch.float64)
+    },
 }
 
 
@@ -81,7 +98,9 @@ def test_written_out_attention_equals_torch_attention(option):
 
 def test_shared_heads_equal_repeated_heads():
     q, k, v = draw(N, 6, L, E), *QKV[1:]
-    repeated = F.scaled_dot_product_attention(q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1))
+    repeated = F.scaled_dot_product_attention(
+        q, k.repeat_interleave(3, 1), v.repeat_interleave(3, 1)
+    )
     close(sdpa(q, k, v, enable_gqa=True), repeated)
     if GQA:
         close(repeated, F.scaled_dot_product_attention(q, k, v, enable_gqa=True))
@@ -89,7 +108,10 @@ def test_shared_heads_equal_repeated_heads():
 
 def test_a_mask_and_causality_block_together():
     both = mask(L, S) | torch.ones(L, S, dtype=torch.bool).triu(1)
-    close(sdpa(*QKV, attn_mask=~mask(L, S), is_causal=True), F.scaled_dot_product_attention(*QKV, attn_mask=~both))
+    close(
+        sdpa(*QKV, attn_mask=~mask(L, S), is_causal=True),
+        F.scaled_dot_product_attention(*QKV, attn_mask=~both),
+    )
 
 
 @pytest.mark.parametrize("kind", ["bool", "float"])
@@ -100,7 +122,10 @@ def test_a_query_that_may_attend_to_nothing_gives_zero_and_finite_gradients(kind
     assert not output[:, :, 1].any()
     assert all(slope.isfinite().all() for slope in slopes)
     if GQA:  # Older versions give NaN.
-        close((output, slopes), with_gradients(lambda *x: F.scaled_dot_product_attention(*x, attn_mask=given), *QKV))
+        close(
+            (output, slopes),
+            with_gradients(lambda *x: F.scaled_dot_product_attention(*x, attn_mask=given), *QKV),
+        )
     attended, weights = mha(**multi_head(), attn_mask=blocked)
     assert not weights[:, 1].any()
     close(attended[1], multi_head()["out_proj_bias"].expand(N, E))
@@ -118,7 +143,9 @@ def test_dropout_acts_on_the_attention_weights():
 def masks(dims: int, padded: bool, kind: str, batched: bool) -> dict[str, Tensor]:
     first = {0: None, 2: (), 3: (N * H if batched else H,)}[dims]
     found = {} if first is None else {"attn_mask": mask(*first, L, S, kind=kind)}
-    return found | ({"key_padding_mask": mask(*([N] if batched else []), S, kind=kind)} if padded else {})
+    return found | (
+        {"key_padding_mask": mask(*([N] if batched else []), S, kind=kind)} if padded else {}
+    )
 
 
 def same(names: dict[str, Any]) -> None:
@@ -126,17 +153,25 @@ def same(names: dict[str, Any]) -> None:
     leaves = {n: x for n, x in names.items() if isinstance(x, Tensor) and x.is_floating_point()}
 
     def run(f: Any) -> Any:
-        return with_gradients(lambda *x: f(**names | dict(zip(leaves, x, strict=True))), *leaves.values())
+        return with_gradients(
+            lambda *x: f(**names | dict(zip(leaves, x, strict=True))), *leaves.values()
+        )
 
     close(run(mha), run(F.multi_head_attention_forward))
 
 
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize(("bias", "zero", "separate"), list(product([False, True], repeat=3)))
-@pytest.mark.parametrize(("dims", "padded", "kind"), list(product([0, 2, 3], [False, True], ["bool", "float"])))
-def test_written_out_multi_head_attention_equals_torch(bias, zero, separate, dims, padded, kind, batched):
+@pytest.mark.parametrize(
+    ("dims", "padded", "kind"), list(product([0, 2, 3], [False, True], ["bool", "float"]))
+)
+def test_written_out_multi_head_attention_equals_torch(
+    bias, zero, separate, dims, padded, kind, batched
+):
     for shown in SHOWN:
-        same(multi_head(bias, zero, separate, batched) | masks(dims, padded, kind, batched) | shown)
+        same(
+            multi_head(bias, zero, separate, batched) | masks(dims, padded, kind, batched) | shown
+        )
 
 
 @pytest.mark.parametrize("shown", SHOWN, ids=str)
@@ -145,9 +180,14 @@ def test_statics_hints_mixed_masks_missing_biases_and_empty_batches_are_those_of
     same(names | {"static_k": draw(N * H, 5, E // H), "static_v": draw(N * H, 5, E // H, seed=3)})
     same(names | {"in_proj_bias": None, "out_proj_bias": None})
     same(names | {"query": draw(L, 0, E), "key": draw(S, 0, E), "value": draw(S, 0, E)})
-    added, padding = mask(L, S, kind="float"), torch.zeros(N, S).double().masked_fill(mask(N, S), OUT)
+    added, padding = (
+        mask(L, S, kind="float"),
+        torch.zeros(N, S).double().masked_fill(mask(N, S), OUT),
+    )
     mixed = mha(**names, attn_mask=added, key_padding_mask=mask(N, S))
-    close(mixed, F.multi_head_attention_forward(**names, attn_mask=added, key_padding_mask=padding))
+    close(
+        mixed, F.multi_head_attention_forward(**names, attn_mask=added, key_padding_mask=padding)
+    )
     causal = torch.ones(L, S, dtype=torch.bool).triu(1)
     same(names | {"add_zero_attn": False, "attn_mask": causal, "is_causal": True})
 
@@ -156,8 +196,14 @@ WRONG = {
     "a multiple of heads; got 6": {"num_heads": 4},
     "give the mask too": {"is_causal": True},
     "bias_k and bias_v come together": {"bias_k": draw(1, 1, E)},
-    "cannot be appended to static": {"bias_k": draw(1, 1, E), "bias_v": draw(1, 1, E), "static_k": draw(4, S, 3)},
-    r"attn_mask has shape \(4, 3\) or \(4, 4, 3\) .* got \(6, 4, 3\)": {"attn_mask": mask(6, L, S)},
+    "cannot be appended to static": {
+        "bias_k": draw(1, 1, E),
+        "bias_v": draw(1, 1, E),
+        "static_k": draw(4, S, 3),
+    },
+    r"attn_mask has shape \(4, 3\) or \(4, 4, 3\) .* got \(6, 4, 3\)": {
+        "attn_mask": mask(6, L, S)
+    },
     r"padding_mask has shape \(2, 3\) or \(3,\) .* got \(3, 3\)": {"key_padding_mask": mask(3, S)},
 }
 
@@ -169,7 +215,9 @@ def test_arguments_that_do_not_fit_are_refused_by_name(message):
 
 
 def whole(query: Tensor, key: Tensor, w_in: Tensor, blocked: Tensor) -> Tensor:
-    """A multi-head attention of all that a transform may meet, and a scaled dot product of its result."""
+    """A multi-head attention of all that a transform may meet, and a scaled dot product of its
+    result.
+    """
     inputs = {"query": query, "key": key, "value": key, "in_proj_weight": w_in}
     y = mha(**MODEL | inputs, attn_mask=blocked, key_padding_mask=blocked[:N])[0]
     return sdpa(y, y, y, attn_mask=~blocked[:1, :N], is_causal=True)
@@ -180,7 +228,10 @@ def rows(n: int) -> tuple[Tensor, ...]:
 
 
 def test_mapped_rows_equal_a_loop_over_them():
-    close(torch.vmap(whole)(*rows(3)), torch.stack([whole(*row) for row in zip(*rows(3), strict=True)]))
+    close(
+        torch.vmap(whole)(*rows(3)),
+        torch.stack([whole(*row) for row in zip(*rows(3), strict=True)]),
+    )
     slope = torch.func.grad(lambda *x: whole(*x).sum(), (0, 1, 2))
     looped = [slope(*row) for row in zip(*rows(3), strict=True)]
     close(torch.vmap(slope)(*rows(3)), tuple(map(torch.stack, zip(*looped, strict=True))))
@@ -189,7 +240,9 @@ def test_mapped_rows_equal_a_loop_over_them():
 def test_first_and_second_derivatives_are_differences_in_both_modes():
     *leaves, blocked = (x[0] for x in rows(1))
     leaves, f = tuple(x.requires_grad_() for x in leaves), partial(whole, blocked=blocked)
-    assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        f, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True
+    )
     assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True, fast_mode=True)
 
 

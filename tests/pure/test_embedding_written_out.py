@@ -21,7 +21,9 @@ def test_written_out_bags_equal_torchs(mode, padding):
     ours = embedding_bag(tokens, weight, mode, None, padding)
     theirs = F.embedding_bag(tokens, weight, mode=mode, padding_idx=padding)
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(*(torch.autograd.grad((y**2).sum(), weight)[0] for y in (ours, theirs)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad((y**2).sum(), weight)[0] for y in (ours, theirs))
+    )
 
 
 def test_written_out_bags_take_weights_of_their_samples():
@@ -43,4 +45,10 @@ def test_bags_with_offsets_over_rows_are_refused_by_name():
     spec = l0.gate_spec(params)
     rows = l0.per_example(l0.gated(fn, spec))
     with pytest.raises(ValueError, match="takes bags of one size"):
-        rows(params, l0.init_gates(random.key(0), spec), buffers, random.split(random.key(1), 5), torch.zeros(5, 4).long())
+        rows(
+            params,
+            l0.init_gates(random.key(0), spec),
+            buffers,
+            random.split(random.key(1), 5),
+            torch.zeros(5, 4).long(),
+        )

@@ -20,7 +20,9 @@ from zoo import BY_NAME, CASES, Case
 import l0func as l0
 
 quiet = pytest.mark.parametrize(
-    "case", [c for c in CASES if "dropout" not in c.name and c.name not in ("functions", "encoder")], ids=repr
+    "case",
+    [c for c in CASES if "dropout" not in c.name and c.name not in ("functions", "encoder")],
+    ids=repr,
 )
 
 
@@ -31,7 +33,8 @@ def test_the_function_computes_what_the_module_does(case: Case):
     close(fn(params, buffers, *inputs), copy.deepcopy(module)(*inputs))
     other = {name: torch.randn_like(p) for name, p in params.items()}
     close(
-        fn(other, buffers, *inputs), functional_call(copy.deepcopy(module), {**other, **dict(module.named_buffers())}, inputs)
+        fn(other, buffers, *inputs),
+        functional_call(copy.deepcopy(module), {**other, **dict(module.named_buffers())}, inputs),
     )
 
 
@@ -65,11 +68,16 @@ def test_gradients_are_those_of_the_module(case: Case):
 def test_a_call_changes_neither_module_nor_arguments(case: Case):
     module, inputs = case.build(), case.batch()
     fn, params, buffers = l0.make_functional(module)
-    before = copy.deepcopy((params, buffers, inputs, dict(module.named_parameters()), dict(module.named_buffers())))
+    before = copy.deepcopy(
+        (params, buffers, inputs, dict(module.named_parameters()), dict(module.named_buffers()))
+    )
     attributes = {name: dict(vars(m)) for name, m in module.named_modules()}
     state = torch.get_rng_state()
     fn.with_buffers(params, buffers, *inputs)
-    assert equal(before, (params, buffers, inputs, dict(module.named_parameters()), dict(module.named_buffers())))
+    assert equal(
+        before,
+        (params, buffers, inputs, dict(module.named_parameters()), dict(module.named_buffers())),
+    )
     assert torch.equal(state, torch.get_rng_state())
     for name, m in module.named_modules():
         assert all(vars(m)[key] is value for key, value in attributes[name].items())
@@ -78,7 +86,9 @@ def test_a_call_changes_neither_module_nor_arguments(case: Case):
 def test_the_function_holds_no_weights():
     module = nn.Sequential(nn.Linear(50, 50), nn.LSTM(50, 5))
     fn, params, _ = l0.make_functional(module)
-    references = [weakref.ref(p) for p in module.parameters()] + [weakref.ref(p) for p in params.values()]
+    references = [weakref.ref(p) for p in module.parameters()] + [
+        weakref.ref(p) for p in params.values()
+    ]
     del module, params
     gc.collect()
     assert all(reference() is None for reference in references)
@@ -117,7 +127,9 @@ def test_tied_weights_and_shared_submodules_stay_tied():
 
 
 class Sly(nn.Module):
-    """Holds its parameters, submodules and methods in plain containers, and keeps a diary of its calls."""
+    """Holds its parameters, submodules and methods in plain containers, and keeps a diary of its
+    calls.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +157,9 @@ def test_tensors_and_modules_in_plain_attributes_are_replaced_too():
     def layer(name: str) -> Tensor:
         return x @ other[f"{name}.weight"].T + other[f"{name}.bias"]
 
-    torch.testing.assert_close(fn(other, buffers, x), 2 * layer("a") + layer("a") @ other["a.weight"] + layer("b"))
+    torch.testing.assert_close(
+        fn(other, buffers, x), 2 * layer("a") + layer("a") @ other["a.weight"] + layer("b")
+    )
     assert module.diary == []
     assert not hasattr(module, "last")
     assert fn(other, buffers, x).equal(fn(other, buffers, x))
@@ -157,7 +171,9 @@ def test_hooks_run_on_the_call_and_not_on_the_module():
     module.register_forward_hook(lambda m, args, out: seen.append(m) or out * 3)
     fn, params, buffers = l0.make_functional(module)
     x = torch.ones(1, 2)
-    torch.testing.assert_close(fn(params, buffers, x), 3 * (x @ params["weight"].T + params["bias"]))
+    torch.testing.assert_close(
+        fn(params, buffers, x), 3 * (x @ params["weight"].T + params["bias"])
+    )
     assert seen[0] is not module
 
 
@@ -190,7 +206,9 @@ def test_nested_params_and_keyword_inputs_are_taken():
     for name in ("left.weight", "left.bias", "right.weight"):
         head, tail = name.split(".")
         nested[head][tail] = params[name]
-    assert equal(fn(nested, buffers, a, pair, gain=2.0), fn(params, buffers, a, pair=pair, gain=2.0))
+    assert equal(
+        fn(nested, buffers, a, pair, gain=2.0), fn(params, buffers, a, pair=pair, gain=2.0)
+    )
 
 
 def test_functions_are_copied_and_pickled():
@@ -220,7 +238,9 @@ def test_what_does_not_fit_the_module_is_named():
 
 
 def test_modules_that_cannot_be_pure_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"Embedding '0' has max_norm=1.0, which rewrites its weight"):
+    with pytest.raises(
+        ValueError, match=r"Embedding '0' has max_norm=1.0, which rewrites its weight"
+    ):
         l0.make_functional(nn.Sequential(nn.Embedding(3, 2, max_norm=1.0)))
     lazy = nn.Sequential(_lazy())
     with pytest.raises(ValueError, match=r"'0.weight' is uninitialised; run the lazy module once"):

@@ -16,11 +16,17 @@ from l0func.pure.init_params import NAMES
 KEY = random.key(0)
 HAS_GENERATOR = "generator" in inspect.signature(nn.init.normal_).parameters
 SETTINGS = {"constant_": {"val": 0.5}, "sparse_": {"sparsity": 0.1}}
-needs_generator = pytest.mark.skipif(not HAS_GENERATOR, reason="torch 2.1 is refused by name; see below")
+needs_generator = pytest.mark.skipif(
+    not HAS_GENERATOR, reason="torch 2.1 is refused by name; see below"
+)
 
 
 def params() -> dict[str, torch.Tensor]:
-    return {"a.weight": torch.full((30, 20), 7.0), "b.weight": torch.full((30, 20), 7.0), "a.bias": torch.full((30,), 7.0)}
+    return {
+        "a.weight": torch.full((30, 20), 7.0),
+        "b.weight": torch.full((30, 20), 7.0),
+        "a.bias": torch.full((30,), 7.0),
+    }
 
 
 @needs_generator
@@ -35,15 +41,21 @@ def test_every_initialiser_of_torch_draws_from_the_key_alone(name):
     assert (drawn["a.bias"] == 7).all()
     if name not in ("constant_", "ones_", "zeros_", "eye_"):
         assert not torch.equal(drawn["a.weight"], drawn["b.weight"])
-        assert not torch.equal(drawn["a.weight"], l0.init_params(random.key(1), params(), rule)["a.weight"])
+        assert not torch.equal(
+            drawn["a.weight"], l0.init_params(random.key(1), params(), rule)["a.weight"]
+        )
 
 
 def test_initialisers_that_do_not_draw_set_what_they_say():
     kernel = l0.init_params(KEY, {"w": torch.ones(2, 2, 3)}, {"w": "dirac_"})["w"]
     x = random.normal(KEY, (1, 2, 5))
     torch.testing.assert_close(nn.functional.conv1d(x, kernel, padding=1), x)
-    assert torch.equal(l0.init_params(KEY, {"w": torch.ones(2, 3)}, {"w": "eye"})["w"], torch.eye(2, 3))
-    assert (l0.init_params(KEY, {"w": torch.ones(2)}, {"w": ("constant_", {"val": 0.25})})["w"] == 0.25).all()
+    assert torch.equal(
+        l0.init_params(KEY, {"w": torch.ones(2, 3)}, {"w": "eye"})["w"], torch.eye(2, 3)
+    )
+    assert (
+        l0.init_params(KEY, {"w": torch.ones(2)}, {"w": ("constant_", {"val": 0.25})})["w"] == 0.25
+    ).all()
 
 
 @needs_generator
@@ -61,7 +73,9 @@ def test_initialisers_have_the_moments_that_torch_gives_them():
 
 
 def test_sparse_columns_have_the_share_of_zeros_that_they_should():
-    w = l0.init_params(KEY, {"w": torch.empty(30, 200)}, {"w": ("sparse", {"sparsity": 0.25, "std": 0.5})})["w"]
+    w = l0.init_params(
+        KEY, {"w": torch.empty(30, 200)}, {"w": ("sparse", {"sparsity": 0.25, "std": 0.5})}
+    )["w"]
     assert ((w == 0).sum(0) == math.ceil(0.25 * 30)).all()
     assert w[w != 0].std().item() == pytest.approx(0.5, rel=0.05)
     with pytest.raises(ValueError, match=r"sparse_ fills matrices; got shape \(3,\)"):
@@ -74,21 +88,34 @@ def test_the_first_pattern_wins_and_callables_and_none_are_rules():
     assert (drawn["a.bias"] == 7).all()
     assert abs(drawn["a.weight"].std().item() - 1) < 0.1
     assert (drawn["b.weight"] == 0).all()
-    wide = l0.init_params(KEY, {"a": {"w": torch.ones(3, dtype=torch.float64)}}, {"a.w": lambda k, s: random.uniform(k, s)})
+    wide = l0.init_params(
+        KEY,
+        {"a": {"w": torch.ones(3, dtype=torch.float64)}},
+        {"a.w": lambda k, s: random.uniform(k, s)},
+    )
     assert wide["a"]["w"].dtype == torch.float64
 
 
 def test_what_is_no_initialiser_is_named():
-    with pytest.raises(ValueError, match=r"torch.nn.init has no 'kaimin_uniform'; the closest is 'kaiming_uniform_'"):
+    with pytest.raises(
+        ValueError,
+        match=r"torch.nn.init has no 'kaimin_uniform'; the closest is 'kaiming_uniform_'",
+    ):
         l0.init_params(KEY, params(), {"*": "kaimin_uniform"})
     with pytest.raises(ValueError, match=r"'c\.\*' matches no parameter"):
         l0.init_params(KEY, params(), {"c.*": "zeros"})
-    with pytest.raises(ValueError, match=r"'a.bias' has shape \(30,\); its initialiser gave \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"'a.bias' has shape \(30,\); its initialiser gave \(2,\)"
+    ):
         l0.init_params(KEY, params(), {"a.bias": lambda key, shape: torch.ones(2)})
     with pytest.raises(TypeError, match="A key is an int64 tensor"):
         l0.init_params(0, params(), {"*": "zeros"})
-    with pytest.raises(ValueError, match="cannot be mapped or compiled" if HAS_GENERATOR else "takes no generator"):
-        torch.vmap(lambda key: l0.init_params(key, {"w": torch.ones(2, 2)}, {"w": "normal_"}))(random.split(KEY, 2))
+    with pytest.raises(
+        ValueError, match="cannot be mapped or compiled" if HAS_GENERATOR else "takes no generator"
+    ):
+        torch.vmap(lambda key: l0.init_params(key, {"w": torch.ones(2, 2)}, {"w": "normal_"}))(
+            random.split(KEY, 2)
+        )
 
 
 @pytest.mark.skipif(HAS_GENERATOR, reason="this torch's initialisers take a generator")

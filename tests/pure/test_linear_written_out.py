@@ -14,6 +14,12 @@ def test_products_without_a_batching_rule_equal_torchs():
     torch.testing.assert_close(linear.bilinear(a[0], b[0], w), F.bilinear(a[0], b[0], w))
     for dim in (0, 1, -1):
         v = torch.randn(4, 3, 2)
-        g = torch.rand(()) if dim == -1 else torch.rand([n if d == dim else 1 for d, n in enumerate(v.shape)])
-        norms = v.norm() if dim == -1 else v.movedim(dim, 0).flatten(1).norm(dim=1).reshape(g.shape)
+        g = (
+            torch.rand(())
+            if dim == -1
+            else torch.rand([n if d == dim else 1 for d, n in enumerate(v.shape)])
+        )
+        norms = (
+            v.norm() if dim == -1 else v.movedim(dim, 0).flatten(1).norm(dim=1).reshape(g.shape)
+        )
         torch.testing.assert_close(linear.weight_norm(v, g, dim), v * g / norms)

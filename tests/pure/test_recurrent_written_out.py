@@ -26,7 +26,13 @@ class Kind(NamedTuple):
     projection: int = 0
 
 
-KINDS = [Kind("lstm", 4), Kind("lstm", 4, projection=2), Kind("gru", 3), Kind("rnn_tanh", 1), Kind("rnn_relu", 1)]
+KINDS = [
+    Kind("lstm", 4),
+    Kind("lstm", 4, projection=2),
+    Kind("gru", 3),
+    Kind("rnn_tanh", 1),
+    Kind("rnn_relu", 1),
+]
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.name}{k.projection or ''}")
 
 
@@ -43,7 +49,11 @@ def weights(kind: Kind, layers: int, directions: int, biases: bool) -> list[Tens
     rows, out = kind.gates * H, kind.projection or H
     shapes: list[tuple[int, ...]] = []
     for layer in range(layers):
-        one = [(rows, out * directions if layer else D), (rows, out), *([(rows,), (rows,)] if biases else [])]
+        one = [
+            (rows, out * directions if layer else D),
+            (rows, out),
+            *([(rows,), (rows,)] if biases else []),
+        ]
         shapes += (one + ([(out, H)] if kind.projection else [])) * directions
     return [draw(*shape, seed=i) for i, shape in enumerate(shapes)]
 
@@ -73,13 +83,25 @@ def run(f: Any, kind: Kind, layers: int, biases: bool, both: bool, first: bool) 
 
     def network(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         given, flat = rest[: len(states)], list(rest[len(states) :])
-        return f(x, given if isinstance(hx, tuple) else given[0], flat, biases, layers, 0.5, False, both, first)
+        return f(
+            x,
+            given if isinstance(hx, tuple) else given[0],
+            flat,
+            biases,
+            layers,
+            0.5,
+            False,
+            both,
+            first,
+        )
 
     return with_gradients(network, x, *states, *weights(kind, layers, 1 + both, biases))
 
 
 @every_kind
-@pytest.mark.parametrize(("layers", "biases", "both", "first"), list(product((1, 2), *[(False, True)] * 3)))
+@pytest.mark.parametrize(
+    ("layers", "biases", "both", "first"), list(product((1, 2), *[(False, True)] * 3))
+)
 def test_written_out_networks_equal_torch_networks(kind, layers, biases, both, first):
     ours = run(partial(written_out, kind), kind, layers, biases, both, first)
     close(ours, run(getattr(torch, kind.name), kind, layers, biases, both, first))
@@ -94,21 +116,29 @@ def test_dropout_acts_on_the_output_of_every_layer_but_the_last(kind):
         calls.append(p)
         return x * pattern
 
-    ours = written_out(kind, draw(T, N, D), hx, flat, True, 3, 0.25, True, False, False, dropout=dropout)[0]
+    ours = written_out(
+        kind, draw(T, N, D), hx, flat, True, 3, 0.25, True, False, False, dropout=dropout
+    )[0]
     y, size = draw(T, N, D), len(flat) // 3
     for i in range(3):
         h = tuple(s[i : i + 1] for s in hx) if isinstance(hx, tuple) else hx[i : i + 1]
         own = flat[i * size : (i + 1) * size]
-        y = getattr(torch, kind.name)(y * pattern if i else y, h, own, True, 1, 0.0, False, False, False)[0]
+        y = getattr(torch, kind.name)(
+            y * pattern if i else y, h, own, True, 1, 0.0, False, False, False
+        )[0]
     assert calls == [0.25, 0.25]
     close(ours, y)
 
 
 @every_kind
-@pytest.mark.parametrize(("layers", "p", "train"), [(1, 0.5, True), (2, 0.0, True), (2, 0.5, False)])
+@pytest.mark.parametrize(
+    ("layers", "p", "train"), [(1, 0.5, True), (2, 0.0, True), (2, 0.5, False)]
+)
 def test_dropout_is_not_drawn_where_none_is_active(kind, layers, p, train):
     flat = weights(kind, layers, 1, True)
-    written_out(kind, draw(T, N, D), initial(kind, layers), flat, True, layers, p, train, False, False)
+    written_out(
+        kind, draw(T, N, D), initial(kind, layers), flat, True, layers, p, train, False, False
+    )
 
 
 def test_written_out_cells_equal_torch_cells():
@@ -132,7 +162,13 @@ class Recorded(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-MODULES = [nn.LSTM(D, H), nn.LSTM(D, H, proj_size=2), nn.GRU(D, H), nn.RNN(D, H), nn.RNN(D, H, nonlinearity="relu")]
+MODULES = [
+    nn.LSTM(D, H),
+    nn.LSTM(D, H, proj_size=2),
+    nn.GRU(D, H),
+    nn.RNN(D, H),
+    nn.RNN(D, H, nonlinearity="relu"),
+]
 
 
 @pytest.mark.parametrize("module", [m.double() for m in MODULES], ids=str)
@@ -156,7 +192,10 @@ def whole(kind: Kind) -> Any:
 
 
 def rows(kind: Kind, n: int) -> list[Tensor]:
-    return [torch.stack([x * (1 + 0.1 * i) for i in range(n)]) for x in (draw(T, N, D), *weights(kind, 2, 2, True))]
+    return [
+        torch.stack([x * (1 + 0.1 * i) for i in range(n)])
+        for x in (draw(T, N, D), *weights(kind, 2, 2, True))
+    ]
 
 
 @every_kind
@@ -172,7 +211,9 @@ def test_mapped_rows_and_weights_equal_a_loop_over_them(kind):
 def test_first_and_second_derivatives_are_differences_in_both_modes(kind):
     leaves = tuple(x[0].requires_grad_() for x in rows(kind, 1))
     f = whole(kind)
-    assert torch.autograd.gradcheck(f, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        f, leaves, check_forward_ad=True, check_batched_grad=True, fast_mode=True
+    )
     assert torch.autograd.gradgradcheck(f, leaves, check_fwd_over_rev=True, fast_mode=True)
 
 

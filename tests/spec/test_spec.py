@@ -53,8 +53,14 @@ def test_a_spec_with_another_distribution_is_the_spec_built_with_it():
 def test_buffers_are_owned_and_cost_nothing():
     bn = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
     _, params, buffers = l0.make_functional(bn)
-    unit = l0.group({"2.weight": l0.axis(1)}, owns={"0.weight": l0.axis(0), "1.running_mean": l0.axis(0)}, attrs={"width": 4})
+    unit = l0.group(
+        {"2.weight": l0.axis(1)},
+        owns={"0.weight": l0.axis(0), "1.running_mean": l0.axis(0)},
+        attrs={"width": 4},
+    )
     spec = l0.gate_spec(params, groups={"unit": unit}, buffers=buffers)
     assert [b.path for b in spec.buffers] == ["1.running_mean"]
     assert spec.attrs == (("unit", '{"width": 4}'),)
-    assert l0.expected_l0({"unit": torch.full((4,), 50.0)}, spec).item() == pytest.approx(2 * 4 + 4 * 3)
+    assert l0.expected_l0({"unit": torch.full((4,), 50.0)}, spec).item() == pytest.approx(
+        2 * 4 + 4 * 3
+    )

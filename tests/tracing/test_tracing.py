@@ -44,8 +44,13 @@ def test_outputs_and_units_joined_with_an_input_cannot_be_removed():
             return self.last(x + self.inner(x))
 
     trace = traced(Residual(), torch.ones(2, 4))
-    assert trace.units.reason(units(trace, "last.weight", 0)[0]) == "they are an output of the module"
-    assert trace.units.reason(units(trace, "inner.weight", 0)[0]) == "they are joined with an input of the module"
+    assert (
+        trace.units.reason(units(trace, "last.weight", 0)[0]) == "they are an output of the module"
+    )
+    assert (
+        trace.units.reason(units(trace, "inner.weight", 0)[0])
+        == "they are joined with an input of the module"
+    )
 
 
 def test_a_convolutions_channels_are_blocks_of_a_flattened_layer():
@@ -58,7 +63,10 @@ def test_a_convolutions_channels_are_blocks_of_a_flattened_layer():
 
 
 def test_multiplications_are_counted_by_hand():
-    trace = traced(nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Flatten(), nn.Linear(8, 5)), torch.ones(7, 1, 4, 4))
+    trace = traced(
+        nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Flatten(), nn.Linear(8, 5)),
+        torch.ones(7, 1, 4, 4),
+    )
     assert trace.uses["0.weight"].item() == 7 * 2 * 2
     assert trace.uses["2.weight"].item() == 7
 

@@ -1,4 +1,6 @@
-"""A training state on disk: going on from it is never having stopped, and a file of another run is refused."""
+"""A training state on disk: going on from it is never having stopped, and a file of another run is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ SETTINGS = {"lr": 0.01, "targets": (0.5, 0.6)}
 @pytest.fixture
 def run():
     torch.manual_seed(0)
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     control = l0.lagrangian(spec, 0.6)
     rows = l0.per_example(l0.gated(fn, spec))
 
     def loss(params, gates, buffers, key, x, y):
-        output, updated = rows.with_buffers(params, gates, buffers, l0.random.split(key, len(x)), x)
+        output, updated = rows.with_buffers(
+            params, gates, buffers, l0.random.split(key, len(x)), x
+        )
         return F.cross_entropy(output, y), updated
 
     adam = l0.optimizer(torch.optim.Adam, lr=0.01)
@@ -44,21 +50,33 @@ def test_saved_loaded_and_continued_is_uninterrupted_bit_for_bit(run, tmp_path):
     path = tmp_path / "state.safetensors"
     l0.save_state(path, after(training, start, 3), spec, SETTINGS)
     resumed = after(training, l0.load_state(path, start, spec, SETTINGS), 3)
-    assert_close(l0.tree.leaves(resumed), l0.tree.leaves(after(training, start, 6)), rtol=0, atol=0)
+    assert_close(
+        l0.tree.leaves(resumed), l0.tree.leaves(after(training, start, 6)), rtol=0, atol=0
+    )
 
 
 def test_a_state_that_never_stepped_goes_on_too(run, tmp_path):
     training, start, spec = run
     l0.save_state(tmp_path / "s", start, spec)
     loaded = l0.load_state(tmp_path / "s", start, spec)
-    assert_close(l0.tree.leaves(after(training, loaded, 2)), l0.tree.leaves(after(training, start, 2)), rtol=0, atol=0)
+    assert_close(
+        l0.tree.leaves(after(training, loaded, 2)),
+        l0.tree.leaves(after(training, start, 2)),
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_a_stack_is_saved_as_one(run, tmp_path):
     _, start, spec = run
     stacked = l0.stack([start, start])
     l0.save_state(tmp_path / "s", stacked, spec)
-    assert_close(l0.tree.leaves(l0.load_state(tmp_path / "s", stacked, spec)), l0.tree.leaves(stacked), rtol=0, atol=0)
+    assert_close(
+        l0.tree.leaves(l0.load_state(tmp_path / "s", stacked, spec)),
+        l0.tree.leaves(stacked),
+        rtol=0,
+        atol=0,
+    )
     with pytest.raises(ValueError, match=r"this run's is"):
         l0.load_state(tmp_path / "s", l0.stack([start] * 3), spec)
 
@@ -95,7 +113,10 @@ def test_what_would_load_as_something_else_is_refused(run, tmp_path):
     path, state = tmp_path / "s", after(training, start, 2)
     l0.save_state(path, state, spec)
     colder = spec.with_distribution(l0.HardConcrete(0.3))
-    with pytest.raises(ValueError, match=r"'0\.weight' is HardConcrete\(.*there and HardConcrete\(temperature=0\.3"):
+    with pytest.raises(
+        ValueError,
+        match=r"'0\.weight' is HardConcrete\(.*there and HardConcrete\(temperature=0\.3",
+    ):
         l0.load_state(path, start, colder)
     wide = start._replace(params={name: t.double() for name, t in start.params.items()})
     with pytest.raises(ValueError, match=r"as torch\.float32; this run's is torch\.float64"):
@@ -118,11 +139,16 @@ def test_only_a_training_state_of_the_spec_is_written(run, tmp_path):
     with pytest.raises(TypeError, match="A spec is what"):
         l0.save_state(tmp_path / "s", start, None)
     with pytest.raises(ValueError, match=r"The spec of this state"):
-        l0.save_state(tmp_path / "s", start, l0.gate_spec(start.params, {"0.weight": l0.element()}))
+        l0.save_state(
+            tmp_path / "s", start, l0.gate_spec(start.params, {"0.weight": l0.element()})
+        )
     with pytest.raises(ValueError, match=r"of shape \(5,\); the state's is \(5, 6\)"):
         l0.save_state(
             tmp_path / "s",
             start,
-            l0.gate_spec(start.params, {"0.weight": l0.axis(0), "2.weight": l0.axis(1), "1.weight": l0.element()}),
+            l0.gate_spec(
+                start.params,
+                {"0.weight": l0.axis(0), "2.weight": l0.axis(1), "1.weight": l0.element()},
+            ),
         )
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,6 @@
-"""A target in place of λ: measures by hand, the answer of the multiplier, and what cannot be reached."""
+"""A target in place of λ: measures by hand, the answer of the multiplier, and what cannot be
+reached.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,14 @@ import l0func as l0
 
 @pytest.fixture
 def mlp():
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
-    gates = {g.name: 3 * l0.random.normal(l0.random.fold_in(l0.random.key(0), i), g.shape) for i, g in enumerate(spec.gates)}
+    gates = {
+        g.name: 3 * l0.random.normal(l0.random.fold_in(l0.random.key(0), i), g.shape)
+        for i, g in enumerate(spec.gates)
+    }
     return fn, params, buffers, spec, gates
 
 
@@ -34,7 +41,10 @@ def test_entries_and_multiply_adds_are_measured_as_they_are_elsewhere(mlp):
     fn, params, buffers, spec, gates = mlp
     counts = l0.count_macs(fn, params, buffers, torch.ones(1, 6))
     by_macs = l0.lagrangian(spec, 0.4, measure="macs", counts=counts).init(gates)
-    assert_close(by_macs.violation, torch.tensor([l0.realised_macs(gates, spec, counts) / counts.total - 0.4]))
+    assert_close(
+        by_macs.violation,
+        torch.tensor([l0.realised_macs(gates, spec, counts) / counts.total - 0.4]),
+    )
     by_l0 = l0.lagrangian(spec, {"*.weight": 20}, measure="l0").init(gates)
     by_density = l0.lagrangian(spec, {"*.weight": 20 / 45}).init(gates)
     assert_close(by_l0, by_density)
@@ -43,16 +53,23 @@ def test_entries_and_multiply_adds_are_measured_as_they_are_elsewhere(mlp):
 def test_the_penalty_is_the_price_times_the_expected_excess_and_its_gradient(mlp):
     _, _, _, spec, gates = mlp
     control = l0.lagrangian(spec, {"0.weight": 0.3, "*": 0.5}, damping=2.0)
-    state = control.init(gates)._replace(multiplier=torch.tensor([0.7, 0.1]), violation=torch.tensor([0.2, -0.03]))
+    state = control.init(gates)._replace(
+        multiplier=torch.tensor([0.7, 0.1]), violation=torch.tensor([0.2, -0.03])
+    )
 
     def by_hand(gates):
-        opens = {name: g.distribution.prob_nonzero(gates[name]) for name, g in zip(gates, spec.gates, strict=True)}
+        opens = {
+            name: g.distribution.prob_nonzero(gates[name])
+            for name, g in zip(gates, spec.gates, strict=True)
+        }
         first = opens["0.weight"].mean() / 0.3 - 1
         whole = (opens["0.weight"].sum() + opens["2.weight"].sum() + 8) / 53 / 0.5 - 1
         return (0.7 + 2 * 0.2 / 0.3) * first + max(0.0, 0.1 - 2 * 0.03 / 0.5) * whole
 
     assert_close(control.penalty(state, gates), by_hand(gates))
-    ours, theirs = (torch.func.grad(f)(gates) for f in (lambda g: control.penalty(state, g), by_hand))
+    ours, theirs = (
+        torch.func.grad(f)(gates) for f in (lambda g: control.penalty(state, g), by_hand)
+    )
     assert_close(ours, theirs)
 
 
@@ -88,7 +105,8 @@ def test_mapped_controllers_are_the_single_ones(mlp):
     states = l0.LagrangianState(*(torch.stack(parts) for parts in zip(*start, strict=True)))
     update = torch.vmap(controls[0].update)
     assert_close(
-        update(update(states, stacked_gates), stacked_gates), l0.LagrangianState(*map(torch.stack, zip(*singles, strict=True)))
+        update(update(states, stacked_gates), stacked_gates),
+        l0.LagrangianState(*map(torch.stack, zip(*singles, strict=True))),
     )
 
 
@@ -102,7 +120,9 @@ def test_a_diverged_network_meets_no_target(mlp, estimator):
 def test_the_state_of_another_controller_is_refused(mlp):
     _, _, _, spec, gates = mlp
     two = l0.lagrangian(spec, {"0.weight": 0.3, "*": 0.5})
-    with pytest.raises(ValueError, match=r"2 constraints and the state has targets of shape \(1,\)"):
+    with pytest.raises(
+        ValueError, match=r"2 constraints and the state has targets of shape \(1,\)"
+    ):
         two.update(l0.lagrangian(spec, 0.5).init(gates), gates)
     with pytest.raises(ValueError, match="2 constraints"):
         two.penalty(l0.lagrangian(spec, 0.5).init(gates), gates)
@@ -155,7 +175,9 @@ def digits():
 
 
 def trained(module, data, spec_of, controls_of, steps=1500):
-    """A stack that differs in its control only; what each member keeps, by the controller's measure."""
+    """A stack that differs in its control only; what each member keeps, by the controller's
+    measure.
+    """
     torch.manual_seed(0)
     fn, params, buffers = l0.make_functional(module())
     spec = spec_of(params)
@@ -166,7 +188,10 @@ def trained(module, data, spec_of, controls_of, steps=1500):
 
     adams = [l0.optimizer(torch.optim.Adam, lr=lr) for lr in (0.01, 0.1)]
     gates = l0.init_gates(l0.random.key(0), spec)
-    starts = [l0.training(loss, *adams, control=c).init(l0.random.key(1), params, gates, buffers) for c in controls]
+    starts = [
+        l0.training(loss, *adams, control=c).init(l0.random.key(1), params, gates, buffers)
+        for c in controls
+    ]
     sweep = l0.training(loss, *adams, control=controls[0], in_dims=(None, None), donate=True)
     states, (x, y) = l0.stack(starts), data
     for step in range(steps):
@@ -189,7 +214,11 @@ def test_every_target_of_a_sweep_is_kept_within_a_point_under_its_estimator(digi
         ],
     )
     for target, member in zip(TARGETS, members, strict=True):
-        rows = [r for r in l0.summary(member.params, member.gates, spec, estimator).rows if r.name.endswith("weight")]
+        rows = [
+            r
+            for r in l0.summary(member.params, member.gates, spec, estimator).rows
+            if r.name.endswith("weight")
+        ]
         kept = sum(r.realised_open for r in rows) / sum(r.entries for r in rows)
         assert abs(kept - target) <= 0.01, (target, kept)
 
@@ -199,11 +228,15 @@ def test_multiply_adds_of_whole_units_are_kept_within_a_point(digits):
 
     def controls(fn, params, buffers, spec):
         counts.append(l0.count_macs(fn, params, buffers, digits[0][:1]))
-        return [l0.lagrangian(spec, target, measure="macs", counts=counts[0]) for target in (0.4, 0.1)]
+        return [
+            l0.lagrangian(spec, target, measure="macs", counts=counts[0]) for target in (0.4, 0.1)
+        ]
 
     units = {
         "pixels": l0.group({"0.weight": l0.axis(1)}),
-        "hidden": l0.group({"2.weight": l0.axis(1)}, owns={"0.weight": l0.axis(0), "0.bias": l0.axis(0)}),
+        "hidden": l0.group(
+            {"2.weight": l0.axis(1)}, owns={"0.weight": l0.axis(0), "0.bias": l0.axis(0)}
+        ),
     }
     spec, members = trained(
         lambda: nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)),
@@ -221,9 +254,14 @@ def test_each_pattern_has_its_own_multiplier_and_keeps_its_own_target(digits):
         lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
         digits,
         lambda params: l0.gate_spec(params, {"*.weight": l0.element()}),
-        lambda fn, params, buffers, spec: [l0.lagrangian(spec, {"0.weight": 0.05, "2.weight": 0.3})],
+        lambda fn, params, buffers, spec: [
+            l0.lagrangian(spec, {"0.weight": 0.05, "2.weight": 0.3})
+        ],
     )
-    kept = {r.name: r.realised_open / r.entries for r in l0.summary(member.params, member.gates, spec).rows}
+    kept = {
+        r.name: r.realised_open / r.entries
+        for r in l0.summary(member.params, member.gates, spec).rows
+    }
     assert kept["0.weight"] == pytest.approx(0.05, abs=0.01)
     assert kept["2.weight"] == pytest.approx(0.3, abs=0.01)
 
@@ -233,9 +271,13 @@ def test_a_target_of_multiply_adds_compiles_where_a_layer_has_no_gates(mlp):
     fn, params, buffers, _, _ = mlp
     spec = l0.gate_spec(params, {"0.weight": l0.element()})
     gates = {"0.weight": torch.linspace(-4, 4, 30).reshape(5, 6)}
-    control = l0.lagrangian(spec, 0.6, measure="macs", counts=l0.count_macs(fn, params, buffers, torch.ones(1, 6)))
+    control = l0.lagrangian(
+        spec, 0.6, measure="macs", counts=l0.count_macs(fn, params, buffers, torch.ones(1, 6))
+    )
     state = control.init(gates)
     compiled = torch.compile(
-        lambda g: (control.penalty(state, g), control.update(state, g)), fullgraph=True, backend="aot_eager"
+        lambda g: (control.penalty(state, g), control.update(state, g)),
+        fullgraph=True,
+        backend="aot_eager",
     )
     assert_close(compiled(gates), (control.penalty(state, gates), control.update(state, gates)))

@@ -12,7 +12,9 @@ import l0func as l0
 ADAM = torch.optim.Adam
 
 
-@pytest.mark.parametrize("lr", [l0.schedules.pieces({0: 1.0, 2: 0.25}), lambda step: 1.0 if step < 2 else 0.25])
+@pytest.mark.parametrize(
+    "lr", [l0.schedules.pieces({0: 1.0, 2: 0.25}), lambda step: 1.0 if step < 2 else 0.25]
+)
 def test_settings_follow_their_schedule(lr):
     sgd = l0.optimizer(torch.optim.SGD, lr=lr)
     w, ones = {"w": torch.zeros(2)}, {"w": torch.ones(2)}
@@ -24,12 +26,24 @@ def test_settings_follow_their_schedule(lr):
 
 def test_schedules_pass_through_their_points():
     steps = torch.arange(0, 9)
-    assert_close(l0.schedules.linear(1.0, 0.0, 4, begin=2)(steps), torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]))
-    assert_close(l0.schedules.cosine(1.0, 0.0, 4)(torch.tensor([0, 1, 2, 4])), torch.tensor([1, 0.8535534, 0.5, 0.0]))
-    assert_close(l0.schedules.pieces({0: 3.0, 5: 4.0})(torch.tensor([-1, 0, 4, 5, 9])), torch.tensor([3.0, 3, 3, 4, 4]))
+    assert_close(
+        l0.schedules.linear(1.0, 0.0, 4, begin=2)(steps),
+        torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0]),
+    )
+    assert_close(
+        l0.schedules.cosine(1.0, 0.0, 4)(torch.tensor([0, 1, 2, 4])),
+        torch.tensor([1, 0.8535534, 0.5, 0.0]),
+    )
+    assert_close(
+        l0.schedules.pieces({0: 3.0, 5: 4.0})(torch.tensor([-1, 0, 4, 5, 9])),
+        torch.tensor([3.0, 3, 3, 4, 4]),
+    )
 
 
-@pytest.mark.parametrize(("kind", "message"), [(torch.optim.LBFGS, "closure"), (torch.optim.SparseAdam, "dense gradients")])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(torch.optim.LBFGS, "closure"), (torch.optim.SparseAdam, "dense gradients")],
+)
 def test_an_optimizer_that_a_pure_step_cannot_serve_is_refused(kind, message):
     with pytest.raises(TypeError, match=message):
         l0.optimizer(kind)
@@ -59,9 +73,15 @@ def test_an_optimizer_is_named_by_its_class(kind):
             lambda: l0.stack([{"a": torch.ones(2)}, {"a": torch.ones(3)}]),
             r"'a' is \(2,\) in member 0 and \(3,\) in member 1",
         ),
-        (lambda: l0.stack([{"a": torch.ones(2)}, {"b": torch.ones(2)}]), "whose member 1 is another, has no 'b'"),
+        (
+            lambda: l0.stack([{"a": torch.ones(2)}, {"b": torch.ones(2)}]),
+            "whose member 1 is another, has no 'b'",
+        ),
         (lambda: l0.unstack({"a": torch.ones(2), "b": torch.ones(3)}), "'a' has 2 and 'b' has 3"),
-        (lambda: l0.stack([{"a": torch.ones(2)}, {"a": torch.ones(2).double()}]), "is torch.float32 in member 0"),
+        (
+            lambda: l0.stack([{"a": torch.ones(2)}, {"a": torch.ones(2).double()}]),
+            "is torch.float32 in member 0",
+        ),
         (lambda: l0.optimizer(ADAM, lr=-1.0), "Invalid learning rate"),
     ],
 )

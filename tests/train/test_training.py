@@ -1,4 +1,6 @@
-"""Training as a function: a torch loop written out, single runs against a sweep, states that go on where they stopped."""
+"""Training as a function: a torch loop written out, single runs against a sweep, states that go on
+where they stopped.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Y = torch.arange(8) % 3
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     return fn, params, buffers, spec
 
@@ -42,25 +46,41 @@ def trained(training, state, steps, *inputs):
 
 
 def of(net, **settings):
-    return l0.training(loss_of(net[0], net[3]), l0.optimizer(ADAM, lr=0.01), l0.optimizer(ADAM, lr=0.1), **settings)
+    return l0.training(
+        loss_of(net[0], net[3]),
+        l0.optimizer(ADAM, lr=0.01),
+        l0.optimizer(ADAM, lr=0.1),
+        **settings,
+    )
 
 
 def start(training, net, seed=0):
     _, params, buffers, spec = net
-    return training.init(l0.random.key(seed), params, l0.init_gates(l0.random.key(100 + seed), spec), buffers)
+    return training.init(
+        l0.random.key(seed), params, l0.init_gates(l0.random.key(100 + seed), spec), buffers
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [(ADAM, {}), (torch.optim.AdamW, {"weight_decay": 0.0}), (torch.optim.SGD, {"momentum": 0.9}), (torch.optim.RMSprop, {})],
+    [
+        (ADAM, {}),
+        (torch.optim.AdamW, {"weight_decay": 0.0}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.RMSprop, {}),
+    ],
 )
 def test_a_step_is_the_torch_loop_written_out(net, kind, settings):
     fn, params, buffers, spec = net
     loss, lam = loss_of(fn, spec), torch.tensor(1e-3)
-    training = l0.training(loss, l0.optimizer(kind, lr=0.01, **settings), l0.optimizer(kind, lr=0.1, **settings))
+    training = l0.training(
+        loss, l0.optimizer(kind, lr=0.01, **settings), l0.optimizer(kind, lr=0.1, **settings)
+    )
     state = trained(training, start(training, net), 5, X, Y, lam)
     gates = l0.init_gates(l0.random.key(100), spec)
-    weights, alphas = ([t.clone().requires_grad_() for t in part.values()] for part in (params, gates))
+    weights, alphas = (
+        [t.clone().requires_grad_() for t in part.values()] for part in (params, gates)
+    )
     theirs = kind([{"params": weights, "lr": 0.01}, {"params": alphas, "lr": 0.1}], **settings)
     for i in range(5):
         theirs.zero_grad()
@@ -87,7 +107,10 @@ def test_a_step_leaves_its_state_as_it_was_and_gives_the_same_again(net):
 def test_a_donated_state_gives_the_same_numbers_in_the_same_memory(net):
     plain, donating = of(net), of(net, donate=True)
     inputs = (X, Y, torch.tensor(1e-3))
-    one, other = trained(plain, start(plain, net), 2, *inputs), trained(donating, start(donating, net), 2, *inputs)
+    one, other = (
+        trained(plain, start(plain, net), 2, *inputs),
+        trained(donating, start(donating, net), 2, *inputs),
+    )
     where = {path: t.data_ptr() for path, t in other.params.items()}
     one, other = trained(plain, one, 2, *inputs), trained(donating, other, 2, *inputs)
     assert_close(tree.leaves(one), tree.leaves(other), rtol=0, atol=0)
@@ -102,7 +125,9 @@ def test_averages_weigh_as_their_formula_says(net):
         seen.append(state.gates["0.weight"])
     weights = torch.tensor([0.8 ** (4 - i) * 0.2 / (1 - 0.8**4) for i in range(1, 5)])
     assert weights.sum() == pytest.approx(1.0)
-    assert_close(state.averages["gates"]["0.weight"], (weights[:, None, None] * torch.stack(seen)).sum(0))
+    assert_close(
+        state.averages["gates"]["0.weight"], (weights[:, None, None] * torch.stack(seen)).sum(0)
+    )
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -116,7 +141,9 @@ def test_members_of_a_sweep_are_the_single_runs(net, compile):
         training = of(net, control=control, average=0.9)
         singles.append(trained(training, start(training, net, i), 10, X, Y, lams[i]))
     sweep = of(net, control=controls[0], average=0.9, in_dims=(None, None, 0), compile=compile)
-    states = l0.stack([start(of(net, control=c, average=0.9), net, i) for i, c in enumerate(controls)])
+    states = l0.stack(
+        [start(of(net, control=c, average=0.9), net, i) for i, c in enumerate(controls)]
+    )
     states = trained(sweep, states, 10, X, Y, lams)
     for single, member in zip(singles, l0.unstack(states), strict=True):
         assert_close(tree.leaves(member), tree.leaves(single), rtol=1e-4, atol=1e-5)
@@ -127,18 +154,24 @@ def test_members_computed_some_at_a_time_are_those_computed_at_once(net, chunk_s
     lams, inputs = torch.tensor([1e-4, 1e-3, 1e-2]), torch.stack([X, X + 1, X - 1], dim=1)
     states = l0.stack([start(of(net), net, i) for i in range(3)])
     whole = trained(of(net, in_dims=(1, None, 0)), states, 3, inputs, Y, lams)
-    chunks = trained(of(net, in_dims=(1, None, 0), chunk_size=chunk_size), states, 3, inputs, Y, lams)
+    chunks = trained(
+        of(net, in_dims=(1, None, 0), chunk_size=chunk_size), states, 3, inputs, Y, lams
+    )
     assert_close(tree.leaves(chunks), tree.leaves(whole), rtol=1e-5, atol=1e-6)
 
 
 def test_running_statistics_of_a_sweep_in_chunks_are_each_members_own():
     torch.manual_seed(0)
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     rows, control = l0.per_example(l0.gated(fn, spec)), l0.lagrangian(spec, 0.8)
 
     def loss(params, gates, buffers, key, x, y):
-        output, updated = rows.with_buffers(params, gates, buffers, l0.random.split(key, len(x)), x)
+        output, updated = rows.with_buffers(
+            params, gates, buffers, l0.random.split(key, len(x)), x
+        )
         return F.cross_entropy(output, y), updated
 
     adam = l0.optimizer(ADAM, lr=0.01)
@@ -148,7 +181,9 @@ def test_running_statistics_of_a_sweep_in_chunks_are_each_members_own():
     starts = [single.init(l0.random.key(seed), params, gates, buffers) for seed in range(3)]
     together = l0.unstack(trained(sweep, l0.stack(starts), 3, X, Y))
     for member, own in zip(together, starts, strict=True):
-        assert_close(tree.leaves(member), tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-4, atol=1e-5)
+        assert_close(
+            tree.leaves(member), tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_members_with_a_mask_each_lay_it_out_and_are_the_single_runs(net, monkeypatch):
@@ -159,13 +194,18 @@ def test_members_with_a_mask_each_lay_it_out_and_are_the_single_runs(net, monkey
         return F.cross_entropy(apply(params, gates, buffers, key, x), y)
 
     adam = l0.optimizer(ADAM, lr=0.01)
-    single, sweep = l0.training(loss, adam, adam), l0.training(loss, adam, adam, in_dims=(None, None))
+    single, sweep = (
+        l0.training(loss, adam, adam),
+        l0.training(loss, adam, adam, in_dims=(None, None)),
+    )
     starts = [start(single, net, i) for i in range(3)]
     # The road for a key a row, which a stack of networks takes at several times the cost.
     monkeypatch.setattr(apply, "stand_ins", None)
     together = l0.unstack(trained(sweep, l0.stack(starts), 3, X, Y))
     for member, own in zip(together, starts, strict=True):
-        assert_close(tree.leaves(member), tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-5, atol=1e-6)
+        assert_close(
+            tree.leaves(member), tree.leaves(trained(single, own, 3, X, Y)), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_sums_drawn_from_one_key_a_member_are_refused_as_those_of_one_key_are(net):
@@ -192,12 +232,16 @@ def test_a_member_that_diverges_is_named_and_touches_no_other(net):
 
 
 def test_running_statistics_are_part_of_the_state():
-    fn, params, buffers = l0.make_functional(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)))
+    fn, params, buffers = l0.make_functional(
+        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     rows = l0.per_example(l0.gated(fn, spec))
 
     def loss(params, gates, buffers, key, x, y):
-        output, updated = rows.with_buffers(params, gates, buffers, l0.random.split(key, len(x)), x)
+        output, updated = rows.with_buffers(
+            params, gates, buffers, l0.random.split(key, len(x)), x
+        )
         return F.cross_entropy(output, y), updated
 
     training = l0.training(loss, l0.optimizer(ADAM, lr=0.01), l0.optimizer(ADAM, lr=0.1))
@@ -222,13 +266,23 @@ def test_a_temperature_in_pieces_takes_one_state_from_step_to_step(net):
     steps = {beta: l0.training(loss_of(fn, own), *adams) for beta, own in specs.items()}
     state = start(steps[1.0], net)
     leaves = [t.clone().requires_grad_() for t in (*params.values(), *state.gates.values())]
-    named = dict(zip(params, leaves, strict=False)), dict(zip(state.gates, leaves[len(params) :], strict=True))
-    theirs = ADAM([{"params": leaves[: len(params)], "lr": 0.01}, {"params": leaves[len(params) :], "lr": 0.1}])
+    named = (
+        dict(zip(params, leaves, strict=False)),
+        dict(zip(state.gates, leaves[len(params) :], strict=True)),
+    )
+    theirs = ADAM(
+        [
+            {"params": leaves[: len(params)], "lr": 0.01},
+            {"params": leaves[len(params) :], "lr": 0.1},
+        ]
+    )
     for i in range(4):
         state, _ = steps[float(temperature(state.step))].step(state, X, Y, torch.tensor(0.1))
         theirs.zero_grad()
         own = specs[1.0] if i < 2 else specs[0.25]
-        loss_of(fn, own)(*named, buffers, l0.random.fold_in(l0.random.key(0), i), X, Y, torch.tensor(0.1)).backward()
+        loss_of(fn, own)(
+            *named, buffers, l0.random.fold_in(l0.random.key(0), i), X, Y, torch.tensor(0.1)
+        ).backward()
         theirs.step()
     assert_close(list(state.gates.values()), [t.detach() for t in named[1].values()])
     assert_close(list(state.params.values()), [t.detach() for t in named[0].values()])
@@ -237,9 +291,15 @@ def test_a_temperature_in_pieces_takes_one_state_from_step_to_step(net):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda net: l0.training(None, l0.optimizer(ADAM), l0.optimizer(torch.optim.AdamW)), "pulls gates to log_alpha = 0"),
+        (
+            lambda net: l0.training(None, l0.optimizer(ADAM), l0.optimizer(torch.optim.AdamW)),
+            "pulls gates to log_alpha = 0",
+        ),
         (lambda net: of(net, average=1.0), r"in \[0, 1\)"),
-        (lambda net: of(net, in_dims=(None, None, 0), chunk_size=0), "members of a sweep, at least 1"),
+        (
+            lambda net: of(net, in_dims=(None, None, 0), chunk_size=0),
+            "members of a sweep, at least 1",
+        ),
         (lambda net: of(net, chunk_size=2), r"goes with in_dims; got 2"),
     ],
 )
@@ -252,7 +312,9 @@ def test_members_at_different_steps_are_no_stack(net):
     training = of(net)
     lam = torch.tensor(1e-3)
     states = [trained(training, start(training, net, i), 1 + i, X, Y, lam) for i in range(2)]
-    with pytest.raises(ValueError, match=r"at the same step; 'step' is 1 in member 0 and 2 in member 1"):
+    with pytest.raises(
+        ValueError, match=r"at the same step; 'step' is 1 in member 0 and 2 in member 1"
+    ):
         l0.stack(states)
 
 
@@ -284,11 +346,17 @@ def test_inputs_that_are_pytrees_have_as_many_members(net, chunk_size):
     with pytest.raises(ValueError, match=r"sweep of 3 members .* input 0 has 6"):
         sweep.step(states, {"x": torch.stack([X] * 6), "y": Y})
     with pytest.raises(ValueError, match=r"sweep of 3 members .* buffers\.n has 6"):
-        sweep.step(states._replace(buffers={"n": torch.zeros(6)}), {"x": torch.stack([X] * 3), "y": Y})
+        sweep.step(
+            states._replace(buffers={"n": torch.zeros(6)}), {"x": torch.stack([X] * 3), "y": Y}
+        )
 
 
 def test_a_state_of_another_training_is_refused(net):
-    plain, averaging, held = of(net), of(net, average=0.9), of(net, control=l0.lagrangian(net[3], 0.6))
+    plain, averaging, held = (
+        of(net),
+        of(net, average=0.9),
+        of(net, control=l0.lagrangian(net[3], 0.6)),
+    )
     for training, other, message in (
         (plain, averaging, "has averages, and this training has none"),
         (averaging, plain, "has no averages, and this training keeps some"),
@@ -309,15 +377,25 @@ def test_a_state_of_another_training_is_refused(net):
         (lambda p, g, b, k, x: (x.sum(), {}, {}), TypeError, "got tuple"),
         (lambda p, g, b, k, x: p["0.bias"], ValueError, r"of shape \(5,\)"),
         (lambda p, g, b, k, x: p["0.bias"].sum().long(), ValueError, "torch.int64"),
-        (lambda p, g, b, k, x: (p["0.bias"].sum(), {"accuracy": x.sum()}), ValueError, "has no 'accuracy'"),
-        (lambda p, g, b, k, x: (p["0.bias"].sum(), {"n": x}), ValueError, r"'n' of shape \(8, 6\) for \(3,\)"),
+        (
+            lambda p, g, b, k, x: (p["0.bias"].sum(), {"accuracy": x.sum()}),
+            ValueError,
+            "has no 'accuracy'",
+        ),
+        (
+            lambda p, g, b, k, x: (p["0.bias"].sum(), {"n": x}),
+            ValueError,
+            r"'n' of shape \(8, 6\) for \(3,\)",
+        ),
     ],
 )
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_loss_that_is_none_is_refused(net, loss, error, message, sweep):
     adam = l0.optimizer(ADAM)
     single = l0.training(loss, adam, adam)
-    state = single.init(l0.random.key(0), net[1], {"0.weight": torch.zeros(5, 6)}, {"n": torch.zeros(3)})
+    state = single.init(
+        l0.random.key(0), net[1], {"0.weight": torch.zeros(5, 6)}, {"n": torch.zeros(3)}
+    )
     step = single.step
     if sweep:
         step, state = l0.training(loss, adam, adam, in_dims=(None,)).step, l0.stack([state] * 2)
@@ -333,7 +411,9 @@ def test_a_loss_that_writes_into_its_dicts_leaves_the_state_alone(net, sweep):
 
     adam = l0.optimizer(ADAM)
     training = single = l0.training(loss, adam, adam)
-    state = single.init(l0.random.key(0), net[1], {"0.weight": torch.zeros(5, 6)}, {"n": torch.zeros(3)})
+    state = single.init(
+        l0.random.key(0), net[1], {"0.weight": torch.zeros(5, 6)}, {"n": torch.zeros(3)}
+    )
     if sweep:
         training, state = l0.training(loss, adam, adam, in_dims=(None,)), l0.stack([state] * 2)
     for _ in range(2):
@@ -349,7 +429,9 @@ def test_an_optimizer_that_couples_the_members_of_a_sweep_is_refused(net):
     )
     adam = l0.optimizer(ADAM)
     l0.training(loss_of(net[0], net[3]), coupled, adam)
-    with pytest.raises(ValueError, match="optimizer of params remembers sums over several entries"):
+    with pytest.raises(
+        ValueError, match="optimizer of params remembers sums over several entries"
+    ):
         l0.training(loss_of(net[0], net[3]), coupled, adam, in_dims=(None, None, 0))
 
 
@@ -359,9 +441,16 @@ def test_averaged_sgd_takes_a_sweep_apart(net):
         return l0.training(loss_of(net[0], net[3]), asgd, asgd, **settings)
 
     lam, starts = torch.tensor(1e-3), [start(training(), net, i) for i in range(2)]
-    together = l0.unstack(trained(training(in_dims=(None, None, None)), l0.stack(starts), 3, X, Y, lam))
+    together = l0.unstack(
+        trained(training(in_dims=(None, None, None)), l0.stack(starts), 3, X, Y, lam)
+    )
     for member, own in zip(together, starts, strict=True):
-        assert_close(tree.leaves(member), tree.leaves(trained(training(), own, 3, X, Y, lam)), rtol=1e-5, atol=1e-6)
+        assert_close(
+            tree.leaves(member),
+            tree.leaves(trained(training(), own, 3, X, Y, lam)),
+            rtol=1e-5,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize(
@@ -379,9 +468,15 @@ def test_a_decay_of_gates_by_another_name_is_refused(net, decaying):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda net: l0.training(None, ADAM, l0.optimizer(ADAM)), r"l0func\.optimizer\(torch\.optim\.Adam, lr=1e-3\); got"),
+        (
+            lambda net: l0.training(None, ADAM, l0.optimizer(ADAM)),
+            r"l0func\.optimizer\(torch\.optim\.Adam, lr=1e-3\); got",
+        ),
         (lambda net: of(net, control=0.1), r"what l0func\.lagrangian returns; got 0\.1"),
-        (lambda net: of(net, in_dims=0), r"an entry for each input, such as \(0, 0, None\); got 0"),
+        (
+            lambda net: of(net, in_dims=0),
+            r"an entry for each input, such as \(0, 0, None\); got 0",
+        ),
     ],
 )
 def test_what_is_something_else_is_refused(net, call, message):
@@ -395,7 +490,12 @@ def test_stacks_of_different_length_are_refused(net):
     with pytest.raises(ValueError, match=r"sweep of 3 members .* input 2 has 2"):
         sweep.step(states, X, Y, torch.ones(2))
     with pytest.raises(ValueError, match=r"sweep of 3 members .* gates\.0\.weight has 2"):
-        sweep.step(states._replace(gates={name: g[:2] for name, g in states.gates.items()}), X, Y, torch.ones(3))
+        sweep.step(
+            states._replace(gates={name: g[:2] for name, g in states.gates.items()}),
+            X,
+            Y,
+            torch.ones(3),
+        )
     with pytest.raises(ValueError, match="3 entries for 2 inputs"):
         sweep.step(states, X, Y)
     with pytest.raises(ValueError, match="sweep of 0 members"):

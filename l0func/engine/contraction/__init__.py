@@ -1,1 +1,3 @@
-"""Products with a weight that has a gate on every entry and a mask for every row; masks are drawn as they are used."""
+"""Products with a weight that has a gate on every entry and a mask for every row; masks are drawn
+as they are used.
+"""

@@ -1,4 +1,6 @@
-"""One cache-sized chunk of gates: drawn, contracted, forgotten. One source for the eager and the compiled kernel."""
+"""One cache-sized chunk of gates: drawn, contracted, forgotten. One source for the eager and the
+compiled kernel.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    r"""What is contracted: :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` in G groups side by side.
+    r"""What is contracted: :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` in G
+    groups side by side.
 
     Args:
         distribution: Of the gates z.
@@ -53,7 +56,8 @@ class Plan:
 class Chunk(NamedTuple):
     """Operands of one call, each a list of planes.
 
-    Entry ``4c + w`` of the gates is word w of call c of the generator: four planes, one for each word, need no shuffling.
+    Entry ``4c + w`` of the gates is word w of call c of the generator: four planes, one for each
+    word, need no shuffling.
     """
 
     ready: list[Tensor]
@@ -90,7 +94,12 @@ def draw(plan: Plan, outputs: Sequence[Output], uniforms: Sequence[Tensor], chun
     compute = plan.distribution.derivatives if compiling() else plan.distribution.evaluated
     for u, ready in zip(uniforms, chunk.ready, strict=True):
         z = compute(u.reshape(-1, *ready.shape).to(ready.dtype), ready, orders)
-        draws.append({order: _repeated(values, plan.repeat) for order, values in zip(orders, z, strict=True)})
+        draws.append(
+            {
+                order: _repeated(values, plan.repeat)
+                for order, values in zip(orders, z, strict=True)
+            }
+        )
     return draws
 
 
@@ -103,8 +112,8 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
         chunk: The operands.
 
     Returns:
-        For each output its planes: ``y`` has one, ``(b, G, R, O)``; ``x`` is ``(b, G, R, I)``; ``a`` is ``(G, O, I)``, summed
-        over the chunk.
+        For each output its planes: ``y`` has one, ``(b, G, R, O)``; ``x`` is ``(b, G, R, I)``;
+        ``a`` is ``(G, O, I)``, summed over the chunk.
     """
     planes: list[list[Tensor]] = [[] for _ in outputs]
     for plane, z in enumerate(draws):
@@ -112,7 +121,10 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
         x = None if chunk.x is None else chunk.x[plane]
         for into, output in zip(planes, outputs, strict=True):
             into.append(_one(output.kind, z[output.order], a, x, chunk.g))
-    return [[sum(p[1:], p[0])] if output.kind == "y" else p for p, output in zip(planes, outputs, strict=True)]
+    return [
+        [sum(p[1:], p[0])] if output.kind == "y" else p
+        for p, output in zip(planes, outputs, strict=True)
+    ]
 
 
 def _repeated(z: Tensor, repeat: int) -> Tensor:
@@ -124,11 +136,15 @@ def _one(kind: Kind, z: Tensor, a: Tensor | None, x: Tensor | None, g: Tensor | 
     if kind == "y":
         assert a is not None
         assert x is not None
-        return (z * a * x).sum(-1).unsqueeze(2) if x.shape[2] == 1 else x @ (z * a).transpose(-2, -1)
+        return (
+            (z * a * x).sum(-1).unsqueeze(2) if x.shape[2] == 1 else x @ (z * a).transpose(-2, -1)
+        )
     assert g is not None
     if kind == "x":
         assert a is not None
-        return (z * a * g.transpose(-2, -1)).sum(-2, keepdim=True) if g.shape[2] == 1 else g @ (z * a)
+        return (
+            (z * a * g.transpose(-2, -1)).sum(-2, keepdim=True) if g.shape[2] == 1 else g @ (z * a)
+        )
     assert x is not None
     outer = g.transpose(-2, -1) * x if x.shape[2] == 1 else g.transpose(-2, -1) @ x
     return (z * outer).sum(0)

@@ -1,4 +1,6 @@
-"""Layers over the contractions: a linear map and a convolution for one key, which vmap turns into a batch of keys."""
+"""Layers over the contractions: a linear map and a convolution for one key, which vmap turns into
+a batch of keys.
+"""
 
 from __future__ import annotations
 

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.engine.contraction.chunks import Chunk, Draws, Output, Plan, contract, draw, uniform_planes
+from l0func.engine.contraction.chunks import (
+    Chunk,
+    Draws,
+    Output,
+    Plan,
+    contract,
+    draw,
+    uniform_planes,
+)
 from l0func.internal.untyped import untyped
 from l0func.kernels import choice, philox
 
-# Gates in a chunk: what the caches of a core hold beside the operands; compiled, draws stay in registers for longer.
+# Gates in a chunk: what the caches of a core hold beside the operands; compiled, draws stay in
+# registers for longer.
 EAGER, COMPILED = 1 << 18, 1 << 20
 
 
@@ -39,32 +48,66 @@ class Block(NamedTuple):
     rows: slice
 
 
-def run(plan: Plan, outputs: Sequence[Output], keys: Tensor, operands: Operands, compiled: bool) -> list[Tensor]:
-    """Every output for the masks of keys ``(B, 2)``: ``y (B, G, R, O)``, ``x`` of the shape of x, ``a (G, O, I)``."""
+def run(
+    plan: Plan, outputs: Sequence[Output], keys: Tensor, operands: Operands, compiled: bool
+) -> list[Tensor]:
+    """Every output for the masks of keys ``(B, 2)``: ``y (B, G, R, O)``, ``x`` of the shape of x,
+    ``a (G, O, I)``.
+    """
     return _Run(plan, tuple(outputs), keys, operands, compiled).results()
 
 
 class _Run:
-    def __init__(self, plan: Plan, outputs: tuple[Output, ...], keys: Tensor, operands: Operands, compiled: bool) -> None:
-        self.plan, self.outputs, self.keys, self.operands, self.compiled = plan, outputs, keys, operands, compiled
+    def __init__(
+        self,
+        plan: Plan,
+        outputs: tuple[Output, ...],
+        keys: Tensor,
+        operands: Operands,
+        compiled: bool,
+    ) -> None:
+        self.plan, self.outputs, self.keys, self.operands, self.compiled = (
+            plan,
+            outputs,
+            keys,
+            operands,
+            compiled,
+        )
         self.batch, self.rows = keys.shape[0], _rows(plan, operands)
         gates = plan.gates
-        planar = compiled and self.rows == 1 and plan.repeat == 1 and gates[2] % 4 == 0 and plan.first % 4 == 0
+        planar = (
+            compiled
+            and self.rows == 1
+            and plan.repeat == 1
+            and gates[2] % 4 == 0
+            and plan.first % 4 == 0
+        )
         self.planes = 4 if planar else 1
         limit = COMPILED if compiled else EAGER
         self.blocks = list(_blocks(gates, limit))
         block = self.blocks[0]
-        size = (block.groups.stop - block.groups.start) * (block.rows.stop - block.rows.start) * gates[2]
+        size = (
+            (block.groups.stop - block.groups.start)
+            * (block.rows.stop - block.rows.start)
+            * gates[2]
+        )
         self.size = max(1, min(self.batch, limit // max(size, 1)))
         ready = plan.distribution.prepared(operands.log_alpha)
         self.ready = [self._split(ready[b.groups, b.rows]) for b in self.blocks]
-        self.a = None if operands.a is None else [self._split(operands.a[b.groups, b.rows]) for b in self.blocks]
+        self.a = (
+            None
+            if operands.a is None
+            else [self._split(operands.a[b.groups, b.rows]) for b in self.blocks]
+        )
         self.into = [self._empty(output) for output in outputs]
 
     def results(self) -> list[Tensor]:
         for start in range(0, self.batch, self.size):
             self._rows(slice(start, min(start + self.size, self.batch)))
-        return [self._joined(planes) if o.kind == "a" else planes[0] for o, planes in zip(self.outputs, self.into, strict=True)]
+        return [
+            self._joined(planes) if o.kind == "a" else planes[0]
+            for o, planes in zip(self.outputs, self.into, strict=True)
+        ]
 
     def _rows(self, rows: slice) -> None:
         """Add what some rows of the batch give."""
@@ -73,7 +116,11 @@ class _Run:
         x = None if self.operands.x is None else _padded(_seen(plan, self.operands.x[rows]), full)
         g = None if self.operands.g is None else _padded(self.operands.g[rows], full)
         count = rows.stop - rows.start
-        seen = {i: self._patches(full, x, g) for i, output in enumerate(self.outputs) if output.kind == "x"}
+        seen = {
+            i: self._patches(full, x, g)
+            for i, output in enumerate(self.outputs)
+            if output.kind == "x"
+        }
         for number, block in enumerate(self.blocks):
             chunk = Chunk(
                 self.ready[number],
@@ -81,7 +128,9 @@ class _Run:
                 None if x is None else self._split(x[:, block.groups]),
                 None if g is None else g[:, block.groups, :, block.rows],
             )
-            for i, (output, planes) in enumerate(zip(self.outputs, self._contracted(keys, block, chunk), strict=True)):
+            for i, (output, planes) in enumerate(
+                zip(self.outputs, self._contracted(keys, block, chunk), strict=True)
+            ):
                 if output.kind == "y":
                     self.into[i][0][rows, block.groups, :, block.rows] = planes[0][:count]
                 elif output.kind == "x":
@@ -91,7 +140,9 @@ class _Run:
                     for into, plane in zip(self.into[i], planes, strict=True):
                         into[block.groups, block.rows] += plane
         for i, planes in seen.items():
-            self.into[i][0][rows] = _shown(plan, self._joined(planes)[:count], self.into[i][0].shape[1:])
+            self.into[i][0][rows] = _shown(
+                plan, self._joined(planes)[:count], self.into[i][0].shape[1:]
+            )
 
     def _contracted(self, keys: Tensor, block: Block, chunk: Chunk) -> list[list[Tensor]]:
         _, rows, line = self.plan.gates
@@ -109,15 +160,22 @@ class _Run:
         like = g if x is None else x
         assert like is not None
         groups, _, columns = self.plan.shape
-        return [like.new_zeros(size, groups, self.rows, columns // self.planes) for _ in range(self.planes)]
+        return [
+            like.new_zeros(size, groups, self.rows, columns // self.planes)
+            for _ in range(self.planes)
+        ]
 
     def _empty(self, output: Output) -> list[Tensor]:
-        like = next(t for t in (self.operands.g, self.operands.x, self.operands.a) if t is not None)
+        like = next(
+            t for t in (self.operands.g, self.operands.x, self.operands.a) if t is not None
+        )
         groups, rows, columns = self.plan.shape
         if output.kind == "y":
             return [like.new_empty(self.batch, groups, self.rows, rows)]
         if output.kind == "a":
-            return [like.new_zeros(groups, rows, columns // self.planes) for _ in range(self.planes)]
+            return [
+                like.new_zeros(groups, rows, columns // self.planes) for _ in range(self.planes)
+            ]
         return [like.new_empty(x_shape(self.plan, self.batch, self.rows))]
 
     def _split(self, t: Tensor) -> list[Tensor]:
@@ -158,7 +216,11 @@ def _shown(plan: Plan, patches: Tensor, shape: Sequence[int]) -> Tensor:
     if plan.unfold is None:
         return patches.squeeze(1)
     b, groups, rows, entries = patches.shape
-    separate = patches.reshape(b, groups, shape[0], rows // shape[0], entries).transpose(1, 2).flatten(0, 1)
+    separate = (
+        patches.reshape(b, groups, shape[0], rows // shape[0], entries)
+        .transpose(1, 2)
+        .flatten(0, 1)
+    )
     return plan.unfold.images(separate).reshape(b, *shape)
 
 
@@ -166,7 +228,9 @@ def _blocks(gates: tuple[int, int, int], limit: int) -> Iterator[Block]:
     groups, rows, line = gates
     if groups > 1:
         step = max(1, limit // max(rows * line, 1))
-        yield from (Block(slice(g, min(g + step, groups)), slice(0, rows)) for g in range(0, groups, step))
+        yield from (
+            Block(slice(g, min(g + step, groups)), slice(0, rows)) for g in range(0, groups, step)
+        )
         return
     step = max(1, limit // max(line, 1))
     # Every block starts at a whole call of the generator.
@@ -180,7 +244,12 @@ def _padded(t: Tensor, size: int) -> Tensor:
 
 
 def _tensors(chunk: Chunk) -> list[Tensor]:
-    return [*chunk.ready, *(chunk.a or ()), *(chunk.x or ()), *(() if chunk.g is None else (chunk.g,))]
+    return [
+        *chunk.ready,
+        *(chunk.a or ()),
+        *(chunk.x or ()),
+        *(() if chunk.g is None else (chunk.g,)),
+    ]
 
 
 Static = tuple[Plan, tuple[Output, ...], int, int, int]
@@ -207,7 +276,9 @@ def _contracted(static: Static, draws: Draws, chunk: Chunk) -> list[list[Tensor]
     return contract(static[1], draws, chunk)
 
 
-def _drawn_and_contracted(static: Static, keys: Tensor, call: Tensor, chunk: Chunk) -> list[list[Tensor]]:
+def _drawn_and_contracted(
+    static: Static, keys: Tensor, call: Tensor, chunk: Chunk
+) -> list[list[Tensor]]:
     return contract(static[1], _drawn(static, keys, call, chunk), chunk)
 
 
@@ -224,6 +295,9 @@ def _in_machine_code(static: Static, keys: Tensor, call: int, chunk: Chunk) -> l
 
 @cache
 def _compiled(function: FunctionType, signature: Any) -> Callable[..., Any]:
-    # The compiler counts recompilations by code object and falls back to eager after a few: each shape gets its own.
-    code = function.__code__.replace(co_name=f"{function.__name__}_{_compiled.cache_info().currsize}")
+    # The compiler counts recompilations by code object and falls back to eager after a few: each
+    # shape gets its own.
+    code = function.__code__.replace(
+        co_name=f"{function.__name__}_{_compiled.cache_info().currsize}"
+    )
     return untyped.compile(FunctionType(code, function.__globals__), dynamic=False, fullgraph=True)

@@ -1,4 +1,6 @@
-"""The contractions as differentiable functions of all their factors and of the gates, closed under every transform."""
+"""The contractions as differentiable functions of all their factors and of the gates, closed under
+every transform.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,24 @@ from l0func.kernels.choice import kernel_in_use
 from l0func.kernels.unfold import Unfold
 
 Static = tuple[Any, ...]
-"""A plan and a choice of kernel as nested tuples of constants, which a compiler's graph can hold."""
+"""A plan and a choice of kernel as nested tuples of constants, which a compiler's graph can hold.
+"""
 
 
 def sweep(
-    plan: Plan, output: Output, keys: Tensor, log_alpha: Tensor, a: Tensor | None, x: Tensor | None, g: Tensor | None
+    plan: Plan,
+    output: Output,
+    keys: Tensor,
+    log_alpha: Tensor,
+    a: Tensor | None,
+    x: Tensor | None,
+    g: Tensor | None,
 ) -> Tensor:
-    r"""One contraction of :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` with masks drawn as it goes.
+    r"""One contraction of :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` with masks
+    drawn as it goes.
 
-    Source: the derivatives of a product with a mask, all of one family: each factor's slope is the contraction of the others,
-    and the slope in the location raises k by one.
+    Source: the derivatives of a product with a mask, all of one family: each factor's slope is the
+    contraction of the others, and the slope in the location raises k by one.
 
     Args:
         plan: The sizes, and the distribution of z.
@@ -57,10 +67,14 @@ def _static(plan: Plan, compiled: bool) -> Static:
 @cache
 def _plan(static: Static) -> tuple[Plan, bool]:
     identity, shape, repeat, first, unfold, compiled = static
-    return Plan(named(identity), shape, repeat, first, None if unfold is None else Unfold(*unfold)), compiled
+    return Plan(
+        named(identity), shape, repeat, first, None if unfold is None else Unfold(*unfold)
+    ), compiled
 
 
-def _apply(static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+def _apply(
+    static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None
+) -> tuple[Tensor, ...]:
     function: Any = _Sweep
     return function.apply(_concrete(static), tuple(outputs), *tensors)
 
@@ -73,20 +87,35 @@ def _concrete(value: Any) -> Any:
 
 
 @untyped.compiler.allow_in_graph
-def _traced(static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    # The compiler would not follow a Function with rules for jvp and vmap; those who trace its graph do.
+def _traced(
+    static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None
+) -> tuple[Tensor, ...]:
+    # The compiler would not follow a Function with rules for jvp and vmap; those who trace its
+    # graph do.
     return _apply(static, outputs, *tensors)
 
 
 def _computed(
-    static: str, outputs: str, keys: Tensor, log_alpha: Tensor, a: Tensor | None, x: Tensor | None, g: Tensor | None
+    static: str,
+    outputs: str,
+    keys: Tensor,
+    log_alpha: Tensor,
+    a: Tensor | None,
+    x: Tensor | None,
+    g: Tensor | None,
 ) -> list[Tensor]:
     plan, compiled = _plan(_STATIC[static])
     return run(plan, _outputs(outputs), keys, Operands(log_alpha, a, x, g), compiled)
 
 
 def _empty(
-    static: str, outputs: str, keys: Tensor, log_alpha: Tensor, a: Tensor | None, x: Tensor | None, g: Tensor | None
+    static: str,
+    outputs: str,
+    keys: Tensor,
+    log_alpha: Tensor,
+    a: Tensor | None,
+    x: Tensor | None,
+    g: Tensor | None,
 ) -> list[Tensor]:
     plan, _ = _plan(_STATIC[static])
     windows = 1 if plan.unfold is None else torch.Size(plan.unfold.windows).numel()
@@ -190,20 +219,30 @@ class _Sweep(Function):
         if mapped_la or mapped_a or any(kind == "a" for kind, _ in outputs):
             # A weight, or a sum over rows, of each own: models side by side, one after another.
             each = [
-                _apply(static, outputs, *(t if d is None else t[i] for t, d in zip(tensors, dims, strict=True)))
+                _apply(
+                    static,
+                    outputs,
+                    *(t if d is None else t[i] for t, d in zip(tensors, dims, strict=True)),
+                )
                 for i in range(n)
             ]
-            return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0,) * len(outputs)
+            return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0,) * len(
+                outputs
+            )
         keys, log_alpha, a, x, g = (
             t if t is None or d is not None or number in (1, 2) else t.expand(n, *t.shape)
             for number, (t, d) in enumerate(zip(tensors, dims, strict=True))
         )
         flat = [None if t is None else t.flatten(0, 1) for t in (keys, x, g)]
         merged = _apply(static, outputs, flat[0], log_alpha, a, flat[1], flat[2])
-        return tuple(t.reshape(n, t.shape[0] // n, *t.shape[1:]) for t in merged), (0,) * len(outputs)
+        return tuple(t.reshape(n, t.shape[0] // n, *t.shape[1:]) for t in merged), (0,) * len(
+            outputs
+        )
 
 
-def _one(static: Static, output: tuple[str, int], keys: Tensor, log_alpha: Tensor, given: dict[str, Any]) -> Tensor:
+def _one(
+    static: Static, output: tuple[str, int], keys: Tensor, log_alpha: Tensor, given: dict[str, Any]
+) -> Tensor:
     return _apply(static, (output,), keys, log_alpha, given["a"], given["x"], given["y"])[0]
 
 

@@ -15,4 +15,6 @@ RULES: dict[Any, Callable[..., Any]] = {
     **recurrent.RULES,
     **views.RULES,
 }
-"""The rule of every operation that has one; a rule may give NotImplemented, and the operation runs on the product."""
+"""The rule of every operation that has one; a rule may give NotImplemented, and the operation runs
+on the product.
+"""

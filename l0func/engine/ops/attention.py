@@ -18,7 +18,9 @@ def _without_dropout(x: Tensor, p: float) -> Tensor:
 def multi_head_attention(*args: Any, **named: Any) -> Any:
     """``F.multi_head_attention_forward``."""
     # Dropout that is active was answered by the key; what comes here has none.
-    return multi_head_attention_forward(*args[:13], **{**named, "training": False}, dropout=_without_dropout)
+    return multi_head_attention_forward(
+        *args[:13], **{**named, "training": False}, dropout=_without_dropout
+    )
 
 
 RULES: dict[Any, Callable[..., Any]] = {F.multi_head_attention_forward: multi_head_attention}

@@ -1,4 +1,6 @@
-"""Convolutions with a gated kernel: gates on its channels scale inputs or outputs, gates on its entries meet in the kernel."""
+"""Convolutions with a gated kernel: gates on its channels scale inputs or outputs, gates on its
+entries meet in the kernel.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def _conv(dims: int, plain: Product) -> Callable[..., Any]:
             return plain(x, w, None, stride, padding, dilation, groups)
 
         def by_entries(x: Tensor) -> Tensor:
-            return _by_entries(x, weight, dims, _sizes(stride, dims), padding, _sizes(dilation, dims), groups)
+            return _by_entries(
+                x, weight, dims, _sizes(stride, dims), padding, _sizes(dilation, dims), groups
+            )
 
         return _gated(dims, (1, groups), (0, 1), input, weight, bias, whole, by_entries)
 
@@ -53,7 +57,9 @@ def _transposed(dims: int, plain: Product) -> Callable[..., Any]:
             return plain(x, w, None, stride, padding, output_padding, groups, dilation)
 
         def by_entries(x: Tensor) -> Tensor:
-            steps, around, extra, apart = (_sizes(setting, dims) for setting in (stride, padding, output_padding, dilation))
+            steps, around, extra, apart = (
+                _sizes(setting, dims) for setting in (stride, padding, output_padding, dilation)
+            )
             return _transposed_by_entries(x, weight, dims, steps, around, extra, apart, groups)
 
         return _gated(dims, (0, 1), (1, groups), input, weight, bias, whole, by_entries)
@@ -65,9 +71,22 @@ Side = tuple[int, int]
 """A dimension of the weight, and how often its scales repeat over the channels on that side."""
 
 
-def _gated(dims: int, enter: Side, leave: Side, input: Any, weight: Any, bias: Any, whole: Product, by_entries: Product) -> Any:
+def _gated(
+    dims: int,
+    enter: Side,
+    leave: Side,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    whole: Product,
+    by_entries: Product,
+) -> Any:
     """A convolution with what gates its channels multiplied in on either side."""
-    if not isinstance(weight, GatedParameter) or isinstance(input, GatedParameter) or _inner(weight):
+    if (
+        not isinstance(weight, GatedParameter)
+        or isinstance(input, GatedParameter)
+        or _inner(weight)
+    ):
         return NotImplemented
     x = _scaled(input, weight.scales[enter[0]], enter[1], dims)
     if weight.drawn is None:
@@ -83,7 +102,9 @@ def _gated(dims: int, enter: Side, leave: Side, input: Any, weight: Any, bias: A
 
 
 def _inner(weight: GatedParameter) -> bool:
-    """Whether a position of the window has gates of its own, which no scaling of inputs or outputs expresses."""
+    """Whether a position of the window has gates of its own, which no scaling of inputs or outputs
+    expresses.
+    """
     return any(scale is not None for scale in weight.scales[2:])
 
 
@@ -92,7 +113,13 @@ def _scaled(x: Tensor, scale: Tensor | None, groups: int, dims: int) -> Tensor:
 
 
 def _by_entries(
-    x: Tensor, weight: GatedParameter, dims: int, stride: list[int], padding: Any, dilation: list[int], groups: int
+    x: Tensor,
+    weight: GatedParameter,
+    dims: int,
+    stride: list[int],
+    padding: Any,
+    dilation: list[int],
+    groups: int,
 ) -> Tensor:
     assert weight.drawn is not None
     kernel = list(weight.shape[2:])
@@ -124,7 +151,8 @@ def _transposed_by_entries(
     space = [(n - 1) * s - 2 * p + e + d * (k - 1) + 1 for n, s, p, e, d, k in settings]
     unfold = _unfold(weight.shape[1] * groups, space, kernel, stride, padding, dilation, groups)
     if list(unfold.windows[3 - dims :]) != windows:
-        # An output padding beyond the stride: the convolution that this is the adjoint of has more windows.
+        # An output padding beyond the stride: the convolution that this is the adjoint of has more
+        # windows.
         return NotImplemented
     values = x if x.dim() == dims + 2 else x.unsqueeze(0)
     y = product.transposed_convolution(values.flatten(2), weight.weight, weight.drawn, unfold)
@@ -132,7 +160,15 @@ def _transposed_by_entries(
     return y if x.dim() == dims + 2 else y.squeeze(0)
 
 
-def _unfold(channels: int, space: Sequence[int], kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> Unfold:
+def _unfold(
+    channels: int,
+    space: Sequence[int],
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Unfold:
     sizes = (_three(kernel, 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1))
     return Unfold(channels, _three(space, 1), *sizes, groups)
 

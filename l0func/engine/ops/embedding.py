@@ -30,10 +30,15 @@ def embedding(
     if rows is not None:
         vectors = vectors * F.embedding(input, rows.unsqueeze(-1))
     vectors = vectors if columns is None else vectors * columns
-    vectors = vectors if weight.drawn is None else vectors * _masks(input, weight.drawn).to(vectors.dtype)
+    vectors = (
+        vectors
+        if weight.drawn is None
+        else vectors * _masks(input, weight.drawn).to(vectors.dtype)
+    )
     if padding_idx is None:
         return vectors
-    # Padding teaches nothing, neither the table nor its gates; torch's own rule is lost where vmap maps the table.
+    # Padding teaches nothing, neither the table nor its gates; torch's own rule is lost where vmap
+    # maps the table.
     padding = (input == padding_idx % weight.shape[0]).unsqueeze(-1)
     return torch.where(padding, vectors.detach(), vectors)
 

@@ -1,4 +1,6 @@
-"""Products with a gated matrix: gates on rows scale outputs, gates on columns inputs, gates on entries meet in the kernel."""
+"""Products with a gated matrix: gates on rows scale outputs, gates on columns inputs, gates on
+entries meet in the kernel.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from l0func.pure.written_out import linear as written_out
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear``."""
-    if not isinstance(weight, GatedParameter) or isinstance(input, GatedParameter) or weight.dim() != 2:
+    if (
+        not isinstance(weight, GatedParameter)
+        or isinstance(input, GatedParameter)
+        or weight.dim() != 2
+    ):
         return NotImplemented
     rows, columns = weight.scales
     x = input if columns is None else input * columns
@@ -35,11 +41,19 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 def matmul(input: Any, other: Any) -> Any:
     """``torch.matmul`` with a gated matrix on one side."""
-    if isinstance(other, GatedParameter) and other.dim() == 2 and not isinstance(input, GatedParameter):
+    if (
+        isinstance(other, GatedParameter)
+        and other.dim() == 2
+        and not isinstance(input, GatedParameter)
+    ):
         return linear(input, views.transpose(other, 0, 1))
     if isinstance(input, GatedParameter) and input.dim() == 2 and isinstance(other, Tensor):
         other = dense(other)
-        return linear(other, input) if other.dim() == 1 else linear(other.transpose(-2, -1), input).transpose(-2, -1)
+        return (
+            linear(other, input)
+            if other.dim() == 1
+            else linear(other.transpose(-2, -1), input).transpose(-2, -1)
+        )
     return NotImplemented
 
 
@@ -47,7 +61,9 @@ def _reflected(other: Any, input: Any) -> Any:
     return matmul(input, other)
 
 
-def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1, out: None = None) -> Any:
+def addmm(
+    input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1, out: None = None
+) -> Any:
     """``torch.addmm``."""
     y = matmul(mat1, mat2)
     return y if y is NotImplemented else beta * dense(input) + alpha * y
@@ -89,9 +105,30 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.linear: linear,
     F.bilinear: bilinear,
     torch.einsum: einsum,
-    **dict.fromkeys((torch.matmul, torch.mm, torch.mv, _TENSOR.matmul, _TENSOR.mm, _TENSOR.mv, _TENSOR.__matmul__), matmul),
+    **dict.fromkeys(
+        (
+            torch.matmul,
+            torch.mm,
+            torch.mv,
+            _TENSOR.matmul,
+            _TENSOR.mm,
+            _TENSOR.mv,
+            _TENSOR.__matmul__,
+        ),
+        matmul,
+    ),
     _TENSOR.__rmatmul__: _reflected,
     **dict.fromkeys((torch.addmm, torch.addmv, _TENSOR.addmm, _TENSOR.addmv), addmm),
-    **dict.fromkeys((torch.mul, _TENSOR.mul, _TENSOR.__mul__, _TENSOR.__rmul__, torch.multiply, _TENSOR.multiply), scaled),
+    **dict.fromkeys(
+        (
+            torch.mul,
+            _TENSOR.mul,
+            _TENSOR.__mul__,
+            _TENSOR.__rmul__,
+            torch.multiply,
+            _TENSOR.multiply,
+        ),
+        scaled,
+    ),
     **dict.fromkeys((torch.neg, _TENSOR.neg, _TENSOR.__neg__, untyped.negative), _negated),
 }

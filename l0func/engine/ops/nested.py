@@ -24,8 +24,8 @@ ANSWERS = {func: _if_gated(rule) for func, rule in {**attention.RULES, **recurre
 class Nested(Answering):
     """A context in which such rules run as torch runs them.
 
-    Within a tensor's own ``__torch_function__`` a compiler dispatches to no tensor again, and the NaN that a stand-in holds
-    would come out; within that of a mode it does.
+    Within a tensor's own ``__torch_function__`` a compiler dispatches to no tensor again, and the
+    NaN that a stand-in holds would come out; within that of a mode it does.
     """
 
     def __init__(self) -> None:

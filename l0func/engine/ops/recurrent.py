@@ -1,4 +1,6 @@
-"""Recurrent layers as a loop over time: an input projection that stays gated, and a recurrent weight laid out once."""
+"""Recurrent layers as a loop over time: an input projection that stays gated, and a recurrent
+weight laid out once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ def _without_dropout(x: Tensor, p: float) -> Tensor:
 
 def _unless_packed(written_out: Callable[..., Any]) -> Callable[..., Any]:
     def rule(*args: Any) -> Any:
-        return NotImplemented if recurrent.is_packed(args) else written_out(*args, dropout=_without_dropout)
+        return (
+            NotImplemented
+            if recurrent.is_packed(args)
+            else written_out(*args, dropout=_without_dropout)
+        )
 
     return rule
 

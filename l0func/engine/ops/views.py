@@ -44,8 +44,13 @@ def narrow(input: GatedParameter, dim: int, start: int, length: int) -> Any:
     drawn = input.drawn
     if drawn is not None and (dim > 0 or drawn.turned):
         return NotImplemented
-    scales = tuple(s.narrow(0, start, length) if d == dim and s is not None else s for d, s in enumerate(input.scales))
-    return input.like(input.weight.narrow(dim, start, length), scales, sliced(drawn, start, length))
+    scales = tuple(
+        s.narrow(0, start, length) if d == dim and s is not None else s
+        for d, s in enumerate(input.scales)
+    )
+    return input.like(
+        input.weight.narrow(dim, start, length), scales, sliced(drawn, start, length)
+    )
 
 
 def chunk(input: GatedParameter, chunks: int, dim: int = 0) -> Any:
@@ -56,9 +61,15 @@ def chunk(input: GatedParameter, chunks: int, dim: int = 0) -> Any:
 def split(tensor: GatedParameter, split_size_or_sections: Any, dim: int = 0) -> Any:
     """``torch.split``."""
     size, total = split_size_or_sections, tensor.shape[dim]
-    lengths = [min(size, total - at) for at in range(0, total, size)] if isinstance(size, int) else list(size)
+    lengths = (
+        [min(size, total - at) for at in range(0, total, size)]
+        if isinstance(size, int)
+        else list(size)
+    )
     starts = [sum(lengths[:n]) for n in range(len(lengths))]
-    parts = [narrow(tensor, dim, start, length) for start, length in zip(starts, lengths, strict=True)]
+    parts = [
+        narrow(tensor, dim, start, length) for start, length in zip(starts, lengths, strict=True)
+    ]
     return NotImplemented if any(p is NotImplemented for p in parts) else tuple(parts)
 
 
@@ -76,13 +87,20 @@ def getitem(input: Any, index: Any) -> Any:
     if input.drawn is not None:
         return NotImplemented
     rows = input.scales[0]
-    return input.like(input.weight[index], (None if rows is None else rows[index], *input.scales[1:]), None)
+    return input.like(
+        input.weight[index], (None if rows is None else rows[index], *input.scales[1:]), None
+    )
 
 
 def select(input: GatedParameter, dim: int, index: int) -> Any:
     """``torch.select``: an entry of the first dimension, where that leaves a matrix."""
     drawn, rank = input.drawn, input.dim()
-    if dim % rank != 0 or rank < 3 or (drawn is not None and drawn.turned) or not -input.shape[0] <= index < input.shape[0]:
+    if (
+        dim % rank != 0
+        or rank < 3
+        or (drawn is not None and drawn.turned)
+        or not -input.shape[0] <= index < input.shape[0]
+    ):
         return NotImplemented
     index = index % input.shape[0]
     if drawn is not None:
@@ -98,7 +116,10 @@ def select(input: GatedParameter, dim: int, index: int) -> Any:
 def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``torch.flatten``."""
     first, last = start_dim % input.dim(), end_dim % input.dim()
-    return reshape(input, (*input.shape[:first], prod(input.shape[first : last + 1]), *input.shape[last + 1 :]))
+    return reshape(
+        input,
+        (*input.shape[:first], prod(input.shape[first : last + 1]), *input.shape[last + 1 :]),
+    )
 
 
 def unsqueeze(input: GatedParameter, dim: int) -> Any:
@@ -116,14 +137,20 @@ def squeeze(input: GatedParameter, dim: Any = None) -> Any:
 
 
 def reshape(input: GatedParameter, *sizes: Any, shape: Sequence[int] = ()) -> Any:
-    """``torch.reshape``: entries keep their gates, and dimensions that merge, or are kept, their scales."""
+    """``torch.reshape``: entries keep their gates, and dimensions that merge, or are kept, their
+    scales.
+    """
     wanted: Any = shape if not sizes else sizes if isinstance(sizes[0], int) else sizes[0]
     if type(wanted) not in (tuple, list, torch.Size):
         return NotImplemented
     weight = input.weight.reshape(*wanted)
     runs = _runs(tuple(input.shape), tuple(weight.shape))
     drawn = input.drawn
-    if runs is None or weight.dim() < 2 or (drawn is not None and (drawn.turned or drawn.log_alpha.shape != input.shape)):
+    if (
+        runs is None
+        or weight.dim() < 2
+        or (drawn is not None and (drawn.turned or drawn.log_alpha.shape != input.shape))
+    ):
         return NotImplemented
     scales: list[Tensor | None] = []
     for old, new in runs:
@@ -179,7 +206,9 @@ def contiguous(input: GatedParameter, **named: Any) -> Any:
 
 _TENSOR: Any = Tensor
 RULES: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((torch.transpose, _TENSOR.transpose, _TENSOR.swapaxes, torch.swapaxes), transpose),
+    **dict.fromkeys(
+        (torch.transpose, _TENSOR.transpose, _TENSOR.swapaxes, torch.swapaxes), transpose
+    ),
     **dict.fromkeys((torch.permute, _TENSOR.permute), permute),
     **dict.fromkeys((torch.t, _TENSOR.t, _TENSOR.T.__get__, _TENSOR.mT.__get__), _t),
     **dict.fromkeys((torch.narrow, _TENSOR.narrow), narrow),

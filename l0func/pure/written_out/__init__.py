@@ -1,1 +1,3 @@
-"""torch functions written out in plain operations, with their randomness and their rows supplied by the caller."""
+"""torch functions written out in plain operations, with their randomness and their rows supplied
+by the caller.
+"""

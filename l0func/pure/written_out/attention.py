@@ -31,9 +31,11 @@ def scaled_dot_product_attention(
 
     Args:
         query: Shape ``(*batch, L, E)``.
-        key: Shape ``(*batch, S, E)``; with ``enable_gqa`` a divisor of the query's heads along dimension -3.
+        key: Shape ``(*batch, S, E)``; with ``enable_gqa`` a divisor of the query's heads along
+            dimension -3.
         value: Shape ``(*batch, S, V)``.
-        attn_mask: Broadcastable to ``(*batch, L, S)``: bool, True where attention is allowed; or added to the scores.
+        attn_mask: Broadcastable to ``(*batch, L, S)``: bool, True where attention is allowed; or
+            added to the scores.
         dropout_p: Probability of dropping an attention weight.
         is_causal: Whether position i attends to positions up to i only.
         scale: :math:`s`; None is :math:`E^{-1/2}`.
@@ -44,10 +46,16 @@ def scaled_dot_product_attention(
         Shape ``(*batch, L, V)``; 0 for a query that may attend to nothing.
     """
     if enable_gqa:
-        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
-    scores = query @ key.transpose(-2, -1) * (1.0 / sqrt(query.shape[-1]) if scale is None else scale)
+        key, value = (
+            x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value)
+        )
+    scores = (
+        query @ key.transpose(-2, -1) * (1.0 / sqrt(query.shape[-1]) if scale is None else scale)
+    )
     if attn_mask is not None:
-        scores = scores + _additive(~attn_mask if attn_mask.dtype == torch.bool else attn_mask, scores.dtype)
+        scores = scores + _additive(
+            ~attn_mask if attn_mask.dtype == torch.bool else attn_mask, scores.dtype
+        )
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores + _additive(later, scores.dtype)
@@ -63,7 +71,8 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _softmax(scores: Tensor) -> Tensor:
     """Attention weights: 0 for a query whose every score is -inf."""
     nothing = (scores == float("-inf")).all(dim=-1, keepdim=True)
-    # Filled before the softmax as well as after: NaN there would return in the gradients of what is then zeroed.
+    # Filled before the softmax as well as after: NaN there would return in the gradients of what
+    # is then zeroed.
     return torch.where(nothing, 0.0, torch.where(nothing, 0.0, scores).softmax(dim=-1))
 
 
@@ -96,7 +105,8 @@ def multi_head_attention_forward(
     *,
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor | None]:
-    """Multi-head attention with the arguments of ``torch.nn.functional.multi_head_attention_forward``.
+    """Multi-head attention with the arguments of
+    ``torch.nn.functional.multi_head_attention_forward``.
 
     Source: Vaswani et al. (2017), arXiv:1706.03762, Sec. 3.2.2.
 
@@ -106,7 +116,8 @@ def multi_head_attention_forward(
         value: Shape ``(S, N, E)`` or ``(S, E)``.
         embed_dim_to_check: E.
         num_heads: H, which divides E.
-        in_proj_weight: Shape ``(3E, E)``: queries, keys and values, unless they have weights of their own.
+        in_proj_weight: Shape ``(3E, E)``: queries, keys and values, unless they have weights of
+            their own.
         in_proj_bias: Shape ``(3E,)``.
         bias_k: A key that is appended to all, shape ``(1, 1, E)``.
         bias_v: Its value, shape ``(1, 1, E)``.
@@ -115,10 +126,13 @@ def multi_head_attention_forward(
         out_proj_weight: Shape ``(E, E)``.
         out_proj_bias: Shape ``(E,)``.
         training: Whether dropout applies.
-        key_padding_mask: Shape ``(N, S)`` or ``(S,)``: bool, True where a key is padding; or added to the scores.
+        key_padding_mask: Shape ``(N, S)`` or ``(S,)``: bool, True where a key is padding; or added
+            to the scores.
         need_weights: Whether the attention weights are returned.
-        attn_mask: Shape ``(L, S)`` or ``(N * H, L, S)``: bool, True where attention is blocked; or added to the scores.
-        use_separate_proj_weight: Whether the three weights that follow stand in for ``in_proj_weight``.
+        attn_mask: Shape ``(L, S)`` or ``(N * H, L, S)``: bool, True where attention is blocked; or
+            added to the scores.
+        use_separate_proj_weight: Whether the three weights that follow stand in for
+            ``in_proj_weight``.
         q_proj_weight: Shape ``(E, E)``.
         k_proj_weight: Shape ``(E, key features)``.
         v_proj_weight: Shape ``(E, value features)``.
@@ -129,21 +143,34 @@ def multi_head_attention_forward(
         dropout: Where the draws come from.
 
     Returns:
-        The output, of the shape of ``query``, and the weights: ``(N, L, S)``, or ``(N, H, L, S)``; or None. A query
-        that may attend to nothing has weights of 0, also where torch gives NaN.
+        The output, of the shape of ``query``, and the weights: ``(N, L, S)``, or ``(N, H, L, S)``;
+        or None. A query that may attend to nothing has weights of 0, also where torch gives NaN.
 
     Raises:
-        ValueError: E is not what was announced or not divisible by H, a mask has another shape, ``is_causal`` comes
-            without a mask, or a bias without its pair or with static keys or values.
+        ValueError: E is not what was announced or not divisible by H, a mask has another shape,
+            ``is_causal`` comes without a mask, or a bias without its pair or with static keys or
+            values.
     """
     _check_heads(query.shape[-1], embed_dim_to_check, num_heads)
-    _refuse(is_causal and attn_mask is None, "is_causal is a hint about attn_mask: give the mask too.")
+    _refuse(
+        is_causal and attn_mask is None, "is_causal is a hint about attn_mask: give the mask too."
+    )
     _refuse((bias_k is None) != (bias_v is None), "bias_k and bias_v come together or not at all.")
     static = static_k is not None or static_v is not None
-    _refuse(static and bias_k is not None, "A bias cannot be appended to static keys or values: give one of the two.")
+    _refuse(
+        static and bias_k is not None,
+        "A bias cannot be appended to static keys or values: give one of the two.",
+    )
     inputs = [x if x.dim() == 3 else x.unsqueeze(1) for x in (query, key, value)]
-    weights_in = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else _thirds(in_proj_weight)
-    q, k, v = (_project(x, w, b) for x, w, b in zip(inputs, weights_in, _thirds(in_proj_bias), strict=True))
+    weights_in = (
+        (q_proj_weight, k_proj_weight, v_proj_weight)
+        if use_separate_proj_weight
+        else _thirds(in_proj_weight)
+    )
+    q, k, v = (
+        _project(x, w, b)
+        for x, w, b in zip(inputs, weights_in, _thirds(in_proj_bias), strict=True)
+    )
     masks = _masks(attn_mask, key_padding_mask, (q.shape[1], num_heads, q.shape[0], k.shape[0]))
     q = _heads(q, num_heads)
     k = _keys(k, bias_k, static_k, add_zero_attn, num_heads)
@@ -161,7 +188,8 @@ def multi_head_attention_forward(
 def _check_heads(features: int, announced: int, num_heads: int) -> None:
     _refuse(
         features != announced or announced % num_heads != 0,
-        f"Attention of {num_heads} heads needs queries of {announced} features, a multiple of heads; got {features}.",
+        f"Attention of {num_heads} heads needs queries of {announced} features, a multiple of "
+        f"heads; got {features}.",
     )
 
 
@@ -185,16 +213,24 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
     return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads).permute(1, 2, 0, 3)
 
 
-def _keys(x: Tensor, bias: Tensor | None, static: Tensor | None, zero: bool, num_heads: int) -> Tensor:
-    """Projected keys or values ``(S, N, E)`` by heads, with those that are appended or that stand in for them."""
+def _keys(
+    x: Tensor, bias: Tensor | None, static: Tensor | None, zero: bool, num_heads: int
+) -> Tensor:
+    """Projected keys or values ``(S, N, E)`` by heads, with those that are appended or that stand
+    in for them.
+    """
     if static is not None:
         x = static.reshape(x.shape[1], num_heads, *static.shape[1:])
     else:
-        x = _heads(x if bias is None else torch.cat((x, bias.expand(-1, x.shape[1], -1))), num_heads)
+        x = _heads(
+            x if bias is None else torch.cat((x, bias.expand(-1, x.shape[1], -1))), num_heads
+        )
     return F.pad(x, (0, 0, 0, 1)) if zero else x
 
 
-def _masks(mask: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, int, int]) -> list[Tensor]:
+def _masks(
+    mask: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, int, int]
+) -> list[Tensor]:
     """The masks that there are, broadcastable to ``sizes``, which is (N, H, L, S)."""
     n, heads, length, keys = sizes
     found: list[Tensor] = []
@@ -210,11 +246,16 @@ def _masks(mask: Tensor | None, padding: Tensor | None, sizes: tuple[int, int, i
 def _check_shape(name: str, x: Tensor, *allowed: tuple[int, ...]) -> None:
     # Broadcasting would take the masks of a whole batch for one row, and return a batch.
     if tuple(x.shape) not in allowed:
-        raise ValueError(f"{name} has shape {' or '.join(map(str, allowed))} for these inputs; got {tuple(x.shape)}.")
+        raise ValueError(
+            f"{name} has shape {' or '.join(map(str, allowed))} for these inputs; got "
+            f"{tuple(x.shape)}."
+        )
 
 
 def _weights(q: Tensor, k: Tensor, masks: Sequence[Tensor], extra: int) -> Tensor:
-    """Attention weights under masks that block where True, or are added; the last ``extra`` keys are open to all."""
+    """Attention weights under masks that block where True, or are added; the last ``extra`` keys
+    are open to all.
+    """
     scores = q @ k.transpose(-2, -1) / sqrt(q.shape[-1])
     for mask in masks:
         scores = scores + F.pad(_additive(mask, scores.dtype), (0, extra))

@@ -19,7 +19,8 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 def dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
     """``x`` with a share ``p`` of it zeroed and the rest scaled by 1/(1 - p).
 
-    Source: Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from overfitting".
+    Source: Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from
+        overfitting".
 
     Args:
         x: Any shape.
@@ -35,7 +36,8 @@ def dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Te
 
 
 def alpha_dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
-    """``x`` with a share ``p`` of it set to SELU's lower limit, rescaled to keep mean 0 and variance 1.
+    """``x`` with a share ``p`` of it set to SELU's lower limit, rescaled to keep mean 0 and
+    variance 1.
 
     Source: Klambauer et al. (2017), "Self-normalizing neural networks", arXiv:1706.02515.
 
@@ -59,7 +61,8 @@ def alpha_dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform)
 def rrelu(x: Tensor, lower: float, upper: float, uniform: Uniform) -> Tensor:
     """Leaky ReLU whose negative slope is drawn from U(lower, upper) for every entry.
 
-    Source: Xu et al. (2015), "Empirical evaluation of rectified activations in convolutional network".
+    Source: Xu et al. (2015), "Empirical evaluation of rectified activations in convolutional
+        network".
 
     Args:
         x: Any shape.
@@ -77,7 +80,8 @@ def rrelu(x: Tensor, lower: float, upper: float, uniform: Uniform) -> Tensor:
 def gumbel_softmax(logits: Tensor, tau: float, hard: bool, dim: int, uniform: Uniform) -> Tensor:
     """A relaxed, or with ``hard`` a straight-through, categorical draw.
 
-    Source: Jang, Gu & Poole (2017), "Categorical reparameterization with Gumbel-softmax", arXiv:1611.01144.
+    Source: Jang, Gu & Poole (2017), "Categorical reparameterization with Gumbel-softmax",
+        arXiv:1611.01144.
 
     Args:
         logits: Unnormalised log probabilities, any shape.

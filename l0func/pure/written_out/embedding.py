@@ -8,9 +8,14 @@ from torch.nn import functional as F
 
 
 def embedding_bag(
-    input: Tensor, weight: Tensor, mode: str, per_sample_weights: Tensor | None, padding_idx: int | None
+    input: Tensor,
+    weight: Tensor,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    padding_idx: int | None,
 ) -> Tensor:
-    """Sum, mean or maximum of the embeddings of each bag, as ``F.embedding_bag`` on bags of one size.
+    """Sum, mean or maximum of the embeddings of each bag, as ``F.embedding_bag`` on bags of one
+    size.
 
     Args:
         input: Indices, shape ``(N, bag)``.

@@ -11,7 +11,8 @@ BILINEAR = "...i,oij,...j->...o"
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""A form in two inputs, :math:`y_o = x_1^\top W_o x_2 + b_o`, with the arguments of ``F.bilinear``.
+    r"""A form in two inputs, :math:`y_o = x_1^\top W_o x_2 + b_o`, with the arguments of
+    ``F.bilinear``.
 
     Args:
         input1: Shape ``(*batch, I)``.
@@ -27,7 +28,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    r"""A weight of direction ``v`` and length ``g``, :math:`g\, v / \|v\|`, with the arguments of torch's own.
+    r"""A weight of direction ``v`` and length ``g``, :math:`g\, v / \|v\|`, with the arguments of
+    torch's own.
 
     Source: Salimans & Kingma (2016), arXiv:1602.07868, Eq. 2.
 

@@ -21,7 +21,8 @@ def batch_norm(
     eps: float,
     row: Tensor,
 ) -> Tensor:
-    """Normalise one row by the statistics of the whole mapped batch, and update the running ones in place.
+    """Normalise one row by the statistics of the whole mapped batch, and update the running ones
+    in place.
 
     Source: Ioffe & Szegedy (2015), arXiv:1502.03167, Algorithm 1.
 
@@ -33,7 +34,8 @@ def batch_norm(
         bias: Shape ``(C,)``, mapped or not, or None.
         momentum: Weight of this batch in the running statistics.
         eps: Added to the variance.
-        row: Any tensor that is mapped by the same ``vmap``: what tells this batch from a batch of models.
+        row: Any tensor that is mapped by the same ``vmap``: what tells this batch from a batch of
+            models.
 
     Returns:
         The shape of ``x``.
@@ -57,13 +59,15 @@ def _update(running: Tensor, new: Tensor, momentum: float) -> None:
         running.copy_((1.0 - momentum) * running + momentum * new)
     except RuntimeError as error:
         raise ValueError(
-            "Running statistics that one set of buffers holds would differ between the models that are mapped over. "
+            "Running statistics that one set of buffers holds would differ between the models "
+            "that are mapped over. "
             "Stack the buffers as the params are, one set for each model, and map over both."
         ) from error
 
 
 _ONE_ROW = (
-    "BatchNorm in training mode mixes the rows of a batch, so a gradient of one row alone is not defined. "
+    "BatchNorm in training mode mixes the rows of a batch, so a gradient of one row alone is not "
+    "defined. "
     "Differentiate outside per_example, or put the BatchNorm in eval mode."
 )
 
@@ -98,7 +102,12 @@ class _BatchStatistics(Function):
         count = repeats * x.numel() // x.shape[2]
         if count < 2:
             raise ValueError(
-                f"BatchNorm in training mode needs more than one value a channel; the whole batch is {tuple(x.shape)}."
+                f"BatchNorm in training mode needs more than one value a channel; the whole batch "
+                f"is {tuple(x.shape)}."
             )
         variance, mean = torch.var_mean(x, dim=others, correction=0)
-        return (mean, variance, torch.full((), float(count), dtype=x.dtype, device=x.device)), (None, None, None)
+        return (mean, variance, torch.full((), float(count), dtype=x.dtype, device=x.device)), (
+            None,
+            None,
+            None,
+        )

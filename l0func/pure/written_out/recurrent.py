@@ -1,4 +1,6 @@
-"""Recurrent layers written out as a loop over time: what vmap, jvp, double backward and a keyed dropout can follow."""
+"""Recurrent layers written out as a loop over time: what vmap, jvp, double backward and a keyed
+dropout can follow.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +51,15 @@ def lstm(
         c_t = \sigma(f)\, c_{t-1} + \sigma(i) \tanh g, \quad
         h_t = W_{hr} (\sigma(o) \tanh c_t)
 
-    Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; with a projection, Sak, Senior & Beaufays (2014),
-    arXiv:1402.1128.
+    Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; with a projection, Sak,
+    Senior & Beaufays (2014), arXiv:1402.1128.
 
     Args:
         input: Shape ``(T, N, I)``, or ``(N, T, I)`` with ``batch_first``.
-        hx: Initial output ``(layers * directions, N, H or projection)`` and cell state ``(layers * directions, N, H)``.
-        weights: For each layer and direction w_ih, w_hh, then b_ih and b_hh with biases, then w_hr with a projection.
+        hx: Initial output ``(layers * directions, N, H or projection)`` and cell state ``(layers *
+            directions, N, H)``.
+        weights: For each layer and direction w_ih, w_hh, then b_ih and b_hh with biases, then w_hr
+            with a projection.
         has_biases: Whether there are biases.
         num_layers: Number of layers.
         dropout_p: Probability of dropping an output between layers.
@@ -65,10 +69,18 @@ def lstm(
         dropout: Where the draws come from.
 
     Returns:
-        Outputs of the last layer, ``(T, N, directions * (H or projection))`` in the layout of ``input``, and the final
-        outputs and cell states of all layers, of the shapes in ``hx``.
+        Outputs of the last layer, ``(T, N, directions * (H or projection))`` in the layout of
+        ``input``, and the final outputs and cell states of all layers, of the shapes in ``hx``.
     """
-    run = _Run(weights, has_biases, num_layers, dropout_p if train else 0.0, bidirectional, batch_first, dropout)
+    run = _Run(
+        weights,
+        has_biases,
+        num_layers,
+        dropout_p if train else 0.0,
+        bidirectional,
+        batch_first,
+        dropout,
+    )
     output, (h, c) = run(_lstm_cell, input, tuple(hx))
     return output, h, c
 
@@ -108,10 +120,18 @@ def gru(
         dropout: Where the draws come from.
 
     Returns:
-        Outputs of the last layer, ``(T, N, directions * H)`` in the layout of ``input``, and the final states of all
-        layers, of the shape of ``hx``.
+        Outputs of the last layer, ``(T, N, directions * H)`` in the layout of ``input``, and the
+        final states of all layers, of the shape of ``hx``.
     """
-    run = _Run(weights, has_biases, num_layers, dropout_p if train else 0.0, bidirectional, batch_first, dropout)
+    run = _Run(
+        weights,
+        has_biases,
+        num_layers,
+        dropout_p if train else 0.0,
+        bidirectional,
+        batch_first,
+        dropout,
+    )
     output, (h,) = run(_gru_cell, input, (hx,))
     return output, h
 
@@ -133,11 +153,21 @@ def _elman(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor
         *,
         dropout: Dropout,
     ) -> tuple[Tensor, Tensor]:
-        r"""A network of Elman units, :math:`h_t = a(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})`.
+        r"""A network of Elman units, :math:`h_t = a(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} +
+        b_{hh})`.
 
-        Source: Elman (1990), "Finding structure in time". Arguments and results as for :func:`gru`.
+        Source: Elman (1990), "Finding structure in time". Arguments and results as for
+        :func:`gru`.
         """
-        run = _Run(weights, has_biases, num_layers, dropout_p if train else 0.0, bidirectional, batch_first, dropout)
+        run = _Run(
+            weights,
+            has_biases,
+            num_layers,
+            dropout_p if train else 0.0,
+            bidirectional,
+            batch_first,
+            dropout,
+        )
         output, (h,) = run(cell, input, (hx,))
         return output, h
 
@@ -156,12 +186,21 @@ def lstm_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> State:
-    """One step of :func:`lstm`, with the arguments of ``torch.lstm_cell``: the new output and cell state."""
-    return _lstm_cell(F.linear(input, w_ih, b_ih), tuple(hx), _Weights(w_ih, w_hh, b_ih, b_hh, None))
+    """One step of :func:`lstm`, with the arguments of ``torch.lstm_cell``: the new output and cell
+    state.
+    """
+    return _lstm_cell(
+        F.linear(input, w_ih, b_ih), tuple(hx), _Weights(w_ih, w_hh, b_ih, b_hh, None)
+    )
 
 
 def gru_cell(
-    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    input: Tensor,
+    hx: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
 ) -> Tensor:
     """One step of :func:`gru`, with the arguments of ``torch.gru_cell``: the new state."""
     return _gru_cell(F.linear(input, w_ih, b_ih), (hx,), _Weights(w_ih, w_hh, b_ih, b_hh, None))[0]
@@ -169,9 +208,16 @@ def gru_cell(
 
 def _elman_cell(activation: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def cell(
-        input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+        input: Tensor,
+        hx: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
     ) -> Tensor:
-        """One step of an Elman network, with the arguments of ``torch.rnn_tanh_cell``: the new state."""
+        """One step of an Elman network, with the arguments of ``torch.rnn_tanh_cell``: the new
+        state.
+        """
         return activation(F.linear(input, w_ih, b_ih) + F.linear(hx, w_hh, b_hh))
 
     return cell
@@ -182,7 +228,9 @@ rnn_relu_cell = _elman_cell(torch.relu)
 
 
 def is_packed(args: Sequence[Any]) -> bool:
-    """Whether a recurrent function's positional arguments are a packed sequence's: ``(data, batch_sizes, hx, ...)``."""
+    """Whether a recurrent function's positional arguments are a packed sequence's: ``(data,
+    batch_sizes, hx, ...)``.
+    """
     # Without packing the third argument is the list of weights.
     hx = args[2]
     return isinstance(hx, Tensor) or not isinstance(args[3], bool)
@@ -228,7 +276,9 @@ class _Run(NamedTuple):
             for direction in range(directions):
                 index = layer * directions + direction
                 state = tuple(s[index] for s in initial)
-                output, final = _over_time(cell, x, state, parameters[index], backwards=direction == 1)
+                output, final = _over_time(
+                    cell, x, state, parameters[index], backwards=direction == 1
+                )
                 runs.append(output)
                 finals.append(final)
             x = torch.cat(runs, dim=-1)
@@ -248,7 +298,9 @@ class _Run(NamedTuple):
         return _Weights(own[0], own[1].contiguous(), *biases, each_step)
 
 
-def _over_time(cell: _Cell, x: Tensor, state: State, w: _Weights, backwards: bool) -> tuple[Tensor, State]:
+def _over_time(
+    cell: _Cell, x: Tensor, state: State, w: _Weights, backwards: bool
+) -> tuple[Tensor, State]:
     projected = F.linear(x, w.w_ih, w.b_ih).unbind(0)
     outputs: list[Tensor] = []
     for step in reversed(projected) if backwards else projected:
