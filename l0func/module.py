@@ -18,7 +18,7 @@ from l0func.costs.summary import Summary, summary
 from l0func.distributions import HardConcrete
 from l0func.engine.gated import Gated
 from l0func.engine.per_example import PerExample
-from l0func.gates.checks import Estimator, check_estimator, check_values
+from l0func.gates.checks import MaskEstimator, check_estimator, check_values
 from l0func.gates.init import init_gates
 from l0func.internal import tree
 from l0func.pure.functional import PureModule, make_functional
@@ -88,7 +88,7 @@ class L0Module(nn.Module):
         groups: Mapping[str, Group] | None = None,
         init_params: Mapping[str, Initialiser | None] | None = None,
         per_example: bool = False,
-        estimator: Estimator = "louizos",
+        estimator: MaskEstimator = "louizos",
         seed: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class L0Module(nn.Module):
         self.module = copy.deepcopy(module)
         self.lam, self.weight_decay = lam, weight_decay
         self.per_example = per_example
-        self.estimator: Estimator = estimator
+        self.estimator: MaskEstimator = estimator
         self.draws = 0
         params, buffers = self._params(), dict(self.module.named_buffers())
         PureModule(self.module)
@@ -113,7 +113,7 @@ class L0Module(nn.Module):
         )
         self.register_buffer("key", self_key)
         if init_params is not None:
-            self._overwrite(params, _initialised(weights, params, init_params))
+            self._overwrite(params, _redrawn(weights, params, init_params))
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """What the module returns, under masks: drawn anew in training, fixed in eval mode.
@@ -129,7 +129,7 @@ class L0Module(nn.Module):
         key = self._next_key() if self.training else None
         if self.per_example and key is not None:
             apply = PerExample(apply)
-            key = random.split(key, _rows(inputs, kwargs))
+            key = random.split(key, _batch_size(inputs, kwargs))
         buffers = dict(self.module.named_buffers())
         output, updated = apply.with_buffers(
             self._params(), self.gates(), buffers, key, *inputs, **kwargs
@@ -266,13 +266,13 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     )
 
 
-def _initialised(
+def _redrawn(
     key: Tensor, params: dict[str, Tensor], rules: Mapping[str, Initialiser | None]
 ) -> dict[str, Tensor]:
     return init_params(key, params, rules)
 
 
-def _rows(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     rows = next(
         (
             x.shape[0]

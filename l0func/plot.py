@@ -91,7 +91,7 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 2
     )
     undecided = float(((p > 0.05) & (p < 0.95)).double().mean())
     ax = _axes(ax)
-    ax.hist(_numbers(p), bins=bins, range=(0, 1), color=_DARK, edgecolor="white", linewidth=0.5)
+    ax.hist(_to_list(p), bins=bins, range=(0, 1), color=_DARK, edgecolor="white", linewidth=0.5)
     ax.set(
         xlim=(0, 1),
         xlabel="P(open)",
@@ -125,7 +125,7 @@ def trajectories(
         if len(history)
         else torch.zeros(0, 0)
     )
-    at = _numbers(torch.as_tensor(steps).double())
+    at = _to_list(torch.as_tensor(steps).double())
     if len(at) != len(values) or not len(at):
         raise ValueError(
             f"Gates over time need a value of every gate at each step; got {len(at)} steps and "
@@ -134,7 +134,7 @@ def trajectories(
     ax = _axes(ax)
     width = 0.3 + 6.0 / (values.shape[1] + 6)
     for line in sorted(values.T, key=lambda line: float(line[-1])):
-        ax.plot(at, _numbers(line), color=_DARK if line[-1] >= 0.5 else _LIGHT, linewidth=width)
+        ax.plot(at, _to_list(line), color=_DARK if line[-1] >= 0.5 else _LIGHT, linewidth=width)
     ax.set(
         xlabel="step",
         ylabel="P(open)",
@@ -178,7 +178,7 @@ def filters(weight: Tensor, ax: Axes = None) -> Axes:
         mosaic[top : top + height, left : left + width] = kernels[number].mean(0)
     ax = _axes(ax)
     limit = float(mosaic.nan_to_num().abs().max()) or 1.0
-    ax.imshow(_numbers(mosaic), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    ax.imshow(_to_list(mosaic), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     for number in range(count):
         corner = ((number % columns) * (width + 1) + 0.5, (number // columns) * (height + 1) + 0.5)
         ax.add_patch(_frame(corner, width, height))
@@ -298,5 +298,5 @@ def _matplotlib(name: str) -> Any:
         raise ImportError("Pictures need matplotlib: pip install 'l0func[plot]'.") from None
 
 
-def _numbers(tensor: Tensor) -> list[Any]:
+def _to_list(tensor: Tensor) -> list[Any]:
     return loose(tensor.cpu()).tolist()

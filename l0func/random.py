@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.internal.context import compiling, values
+from l0func.internal.context import compiling, known_values
 from l0func.internal.untyped import untyped
 from l0func.kernels import philox
 
 __all__ = ["fold_in", "key", "normal", "split", "uniform"]
 
-Shape = int | Sequence[int]
+ShapeLike = int | Sequence[int]
 
 
 def key(seed: int, /) -> Tensor:
@@ -99,11 +99,11 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
             raise TypeError(
                 f"fold_in takes an integer or a tensor of an integer type; got {data.dtype}."
             )
-        number = values(data) if data.dim() == 0 and data.is_cpu and key.dim() == 1 else None
+        number = known_values(data) if data.dim() == 0 and data.is_cpu and key.dim() == 1 else None
         if number is None:
             return _fold(key, data.to(device=key.device, dtype=torch.int64))
     word = _word(number, "fold_in takes")
-    stream = values(key) if key.dim() == 1 else None
+    stream = known_values(key) if key.dim() == 1 else None
     if stream is not None:
         # In Python integers a fold costs microseconds; in tensor operations, hundreds.
         seed, offset = stream
@@ -113,12 +113,12 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
     return _fold(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
 
 
-def uniform(key: Tensor, shape: Shape = (), /) -> Tensor:
+def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """Uniform draws on the open interval (0, 1): midpoints of a lattice of width 2⁻²³.
 
     Args:
         key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
-        shape: Shape of the draw of each key.
+        shape: ShapeLike of the draw of each key.
 
     Returns:
         float32, shape ``(*batch, *shape)``, on the key's device, in [2⁻²⁴, 1 - 2⁻²⁴].
@@ -136,7 +136,7 @@ def uniform(key: Tensor, shape: Shape = (), /) -> Tensor:
     return uniforms(key.unsqueeze(-2), [size])[0].reshape((*key.shape[:-1], *size))
 
 
-def normal(key: Tensor, shape: Shape = (), /) -> Tensor:
+def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     r"""Standard normal draws.
 
     .. math:: z_{2j} = \sqrt{-2 \log u_{2j}} \cos 2\pi u_{2j+1}, \quad
@@ -148,7 +148,7 @@ def normal(key: Tensor, shape: Shape = (), /) -> Tensor:
 
     Args:
         key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
-        shape: Shape of the draw of each key.
+        shape: ShapeLike of the draw of each key.
 
     Returns:
         float32, shape ``(*batch, *shape)``, on the key's device.
@@ -205,10 +205,10 @@ def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
     Returns:
         float32, shape ``(*call, 4)``.
     """
-    return _traced_at(key, call) if compiling() else _at(key, call)
+    return _traced_at(key, call) if compiling() else _uniforms_at_call(key, call)
 
 
-def _at(key: Tensor, call: Tensor) -> Tensor:
+def _uniforms_at_call(key: Tensor, call: Tensor) -> Tensor:
     return philox.unit(torch.stack(philox.call(key[0], key[1], call), dim=-1))
 
 
@@ -274,7 +274,7 @@ def _traced_words(keys: Tensor, calls: int) -> Tensor:
 
 @untyped.compiler.allow_in_graph
 def _traced_at(key: Tensor, call: Tensor) -> Tensor:
-    return _at(key, call)
+    return _uniforms_at_call(key, call)
 
 
 @untyped.compiler.allow_in_graph
@@ -327,7 +327,7 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-def _size(shape: Shape) -> tuple[int, ...]:
+def _size(shape: ShapeLike) -> tuple[int, ...]:
     size = (shape,) if isinstance(shape, int) else tuple(shape)
     if any(n < 0 for n in size):
         raise ValueError(f"A shape has sizes of at least 0; got {size}.")

@@ -82,7 +82,7 @@ class FewerHeads(nn.Module):
             )
         if padding is not None:
             found.append(padding.reshape(-1, 1, 1, keys))
-        return [_additive(mask, scores) for mask in found]
+        return [_as_scores(mask, scores) for mask in found]
 
     def extra_repr(self) -> str:
         """Heads and their size."""
@@ -91,7 +91,7 @@ class FewerHeads(nn.Module):
         )
 
 
-def _additive(mask: Tensor, scores: Tensor) -> Tensor:
+def _as_scores(mask: Tensor, scores: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(scores.dtype)
     return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, float("-inf"))

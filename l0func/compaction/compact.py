@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
 from l0func.compaction.trial import same_output
-from l0func.gates.checks import Estimator, check_gates
+from l0func.gates.checks import MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import prune
 from l0func.internal import names, tree
@@ -27,7 +27,7 @@ def compact(
     gates: Tree,
     buffers: Tree,
     spec: GateSpec,
-    estimator: Estimator = "louizos",
+    estimator: MaskEstimator = "louizos",
     *,
     example_inputs: Any = None,
     empty: Empty = "raise",

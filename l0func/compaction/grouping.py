@@ -16,7 +16,7 @@ from l0func.spec.rules import Rule, axis, blocks, tiles
 from l0func.tracing.trace import Trace
 
 
-class Place(NamedTuple):
+class SlicePlace(NamedTuple):
     """A dimension of a tensor in which units have slices, whether they are read there, and whether
     a gate multiplies them.
     """
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class UnitVector:
     """Units in a row.
 
     Attributes:
@@ -59,15 +59,15 @@ class Found:
         return {*self.multiplies, *self.owns}
 
 
-_Slices = dict[Place, list[int]]
+_Slices = dict[SlicePlace, list[int]]
 
 
-def found_in(trace: Trace) -> tuple[list[Found], dict[str, str]]:
+def unit_vectors(trace: Trace) -> tuple[list[UnitVector], dict[str, str]]:
     """The vectors of units that can be removed, and for those that cannot, by what makes them,
     why.
     """
     refused: dict[str, str] = {}
-    vectors: dict[tuple[tuple[Place, int], ...], list[_Slices]] = {}
+    vectors: dict[tuple[tuple[SlicePlace, int], ...], list[_Slices]] = {}
     for root, slices in sorted(_by_unit(trace).items()):
         reason = trace.units.reason(root) or _unfit(slices)
         if reason is None:
@@ -76,9 +76,9 @@ def found_in(trace: Trace) -> tuple[list[Found], dict[str, str]]:
             )
         elif (maker := _maker(slices)) is not None:
             refused.setdefault(maker, reason)
-    found: list[Found] = []
+    found: list[UnitVector] = []
     for units in vectors.values():
-        for run in _runs(units):
+        for run in _equal_steps(units):
             _add(run, trace, found, refused)
     for path, reason in trace.tainted.items():
         refused.setdefault(path, reason)
@@ -100,7 +100,7 @@ def _by_unit(trace: Trace) -> dict[int, _Slices]:
                     bool(owns) and path not in trace.norms if root in normed else bool(reads)
                 )
                 units.setdefault(root, {}).setdefault(
-                    Place(path, dim, bool(reads), multiplies), []
+                    SlicePlace(path, dim, bool(reads), multiplies), []
                 ).append(position)
     return units
 
@@ -123,7 +123,7 @@ def _unfit(slices: _Slices) -> str | None:
     return None if _maker(slices) is not None else "nothing that has parameters makes them"
 
 
-def _runs(units: list[_Slices]) -> Iterator[list[_Slices]]:
+def _equal_steps(units: list[_Slices]) -> Iterator[list[_Slices]]:
     """Units whose slices advance in equal steps."""
     run: list[_Slices] = []
     step: Tensor | None = None
@@ -142,7 +142,9 @@ def _positions(unit: _Slices) -> Tensor:
     return torch.tensor([position for at in unit.values() for position in at])
 
 
-def _add(run: list[_Slices], trace: Trace, found: list[Found], refused: dict[str, str]) -> None:
+def _add(
+    run: list[_Slices], trace: Trace, found: list[UnitVector], refused: dict[str, str]
+) -> None:
     maker = _maker(run[0])
     assert maker is not None
     if len(run) == 1:
@@ -154,7 +156,7 @@ def _add(run: list[_Slices], trace: Trace, found: list[Found], refused: dict[str
     owns: dict[str, list[Rule]] = {}
     sizes: set[int] = set()
     for place in run[0]:
-        rules = _rules(
+        rules = _rules_for(
             torch.tensor([unit[place] for unit in run]),
             place.dim,
             trace.shapes[place.path][place.dim],
@@ -167,10 +169,10 @@ def _add(run: list[_Slices], trace: Trace, found: list[Found], refused: dict[str
         (multiplies if place.multiplies else owns).setdefault(place.path, []).extend(rules)
         sizes |= {len(run[0][place]), *(rule.size for rule in rules if isinstance(rule, blocks))}
     normed = any(place.path in trace.norms for place in run[0])
-    found.append(Found(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker))
+    found.append(UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker))
 
 
-def _rules(positions: Tensor, dim: int, size: int) -> list[Rule] | None:
+def _rules_for(positions: Tensor, dim: int, size: int) -> list[Rule] | None:
     """The rules that put unit i on ``positions[i]``, shape (units, slices of one)."""
     units, each = positions.shape
     numbers = torch.arange(units)[:, None]
@@ -207,10 +209,10 @@ def _lengths(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
     yield start, length
 
 
-def _named(found: list[Found]) -> list[Found]:
+def _named(found: list[UnitVector]) -> list[UnitVector]:
     """By the module that makes the units, where that is one name for one vector."""
     modules = [f.name.rpartition(".")[0] for f in found]
-    named: list[Found] = []
+    named: list[UnitVector] = []
     for f, module in zip(found, modules, strict=True):
         name = module if module and modules.count(module) == 1 else f.name
         before = sum(other.name == f.name for other in found[: len(named)])

@@ -15,7 +15,7 @@ from l0func.gates.checks import Gates
 from l0func.internal import tree
 from l0func.pure.functional import Functional
 from l0func.spec.build import gate_spec
-from l0func.spec.plan import GateSpec, Parameter
+from l0func.spec.plan import GateSpec, ParameterPlan
 from l0func.spec.rules import Rule
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Reader, Trace
@@ -73,7 +73,10 @@ def _noisy(inputs: tuple[Any, ...]) -> Any:
 
 
 def _read(
-    params: Mapping[str, Tensor], groups: UnitGroups, name: str, by_path: Mapping[str, Parameter]
+    params: Mapping[str, Tensor],
+    groups: UnitGroups,
+    name: str,
+    by_path: Mapping[str, ParameterPlan],
 ) -> Tensor:
     """For each unit of a group whether any slice that reads it is not zero."""
     count = groups.sizes[name]
@@ -86,13 +89,13 @@ def _read(
 def _any_nonzero(
     params: Mapping[str, Tensor],
     slices: Iterable[tuple[str, tuple[Rule, ...]]],
-    by_path: Mapping[str, Parameter],
+    by_path: Mapping[str, ParameterPlan],
     count: int,
 ) -> Tensor:
     found = torch.zeros(count, dtype=torch.bool)
     for path, rules in slices:
         for rule in rules if path in by_path else ():
-            number, dim = _numbers(rule, by_path[path])
+            number, dim = _unit_numbers(rule, by_path[path])
             nonzero = (
                 (params[path] != 0).movedim(dim, 0).flatten(1).any(1)
                 if params[path].dim() > 1
@@ -102,7 +105,7 @@ def _any_nonzero(
     return found
 
 
-def _numbers(rule: Rule, p: Parameter) -> tuple[Tensor, int]:
+def _unit_numbers(rule: Rule, p: ParameterPlan) -> tuple[Tensor, int]:
     """For every index along the rule's dimension the number of its unit, or -1."""
     dim = int(getattr(rule, "dim", 0)) % len(p.shape)
     return rule.index(p.shape).flatten(), dim
@@ -111,7 +114,7 @@ def _numbers(rule: Rule, p: Parameter) -> tuple[Tensor, int]:
 def _folded(
     params: Mapping[str, Tensor],
     groups: UnitGroups,
-    by_path: Mapping[str, Parameter],
+    by_path: Mapping[str, ParameterPlan],
     seen: list[Trace],
 ) -> tuple[dict[str, Tensor], bool]:
     result, changed = dict(params), False
@@ -127,7 +130,7 @@ def _folded(
         candidates = silent & _read(params, groups, name, by_path)
         for unit in candidates.nonzero().flatten():
             folds = [
-                _fold(result, path, rule, by_path[path], unit, seen)
+                _fold_reader(result, path, rule, by_path[path], unit, seen)
                 for path, rules in group.multiplies
                 for rule in rules
             ]
@@ -140,11 +143,11 @@ def _folded(
     return result, changed
 
 
-def _fold(
+def _fold_reader(
     params: Mapping[str, Tensor],
     path: str,
     rule: Rule,
-    p: Parameter,
+    p: ParameterPlan,
     unit: Tensor,
     seen: list[Trace],
 ) -> dict[str, Tensor] | None:
@@ -154,7 +157,7 @@ def _fold(
     readers = [[r for r in trace.readers if r.path == path] for trace in seen]
     if any(len(of) != 1 for of in readers):
         return None
-    numbers, dim = _numbers(rule, p)
+    numbers, dim = _unit_numbers(rule, p)
     columns = (numbers == unit).nonzero().flatten()
     said = [_constants(of[0], dim, columns) for of in readers]
     first, second = said

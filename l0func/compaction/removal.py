@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from l0func.compaction.resize import Slimming, rescaling, resize
+from l0func.compaction.resize import SubmoduleCut, rescaling, resize
 from l0func.internal import names
 from l0func.pure.functional import Functional, PureModule
 from l0func.pure.part import Part
 from l0func.spec.plan import GateSpec
 
-Kept = dict[str, dict[int, Tensor]]
+KeptSlices = dict[str, dict[int, Tensor]]
 
 
 def remove(
@@ -45,7 +45,7 @@ def remove(
     opens = {name: opened.cpu() for name, opened in opens.items()}
     kept = kept_slices(spec, opens)
     tensors = {**params, **buffers}
-    parts = {path: resize(_slimming(path, part, tensors, kept)) for path, part in fn.parts()}
+    parts = {path: resize(_submodule_cut(path, part, tensors, kept)) for path, part in fn.parts()}
     changed = _with_attributes(dict(fn.parts()), parts, spec, opens)
     factors = {
         at: factor
@@ -62,10 +62,10 @@ def remove(
     )
 
 
-def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> Kept:
+def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> KeptSlices:
     """For every tensor and dimension that loses slices, which it keeps."""
     groups = {name for name, _ in spec.attrs}
-    kept: Kept = {}
+    kept: KeptSlices = {}
     for p in (*spec.parameters, *spec.buffers):
         for binding in p.bindings:
             dim = getattr(binding.rule, "dim", None)
@@ -81,14 +81,20 @@ def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> Kept:
     return kept
 
 
-def _slimming(path: str, part: Part, tensors: Mapping[str, Tensor], kept: Kept) -> Slimming:
+def _submodule_cut(
+    path: str, part: Part, tensors: Mapping[str, Tensor], kept: KeptSlices
+) -> SubmoduleCut:
     paths = part.paths()
     own = {name: tensors[at] for name, at in paths.items()}
-    return Slimming(path, part, own, {name: kept[at] for name, at in paths.items() if at in kept})
+    return SubmoduleCut(
+        path, part, own, {name: kept[at] for name, at in paths.items() if at in kept}
+    )
 
 
-def _factors(path: str, part: Part, tensors: Mapping[str, Tensor], kept: Kept) -> dict[str, float]:
-    factors = rescaling(_slimming(path, part, tensors, kept))
+def _factors(
+    path: str, part: Part, tensors: Mapping[str, Tensor], kept: KeptSlices
+) -> dict[str, float]:
+    factors = rescaling(_submodule_cut(path, part, tensors, kept))
     return {at: factors[name] for name, at in part.paths().items() if name in factors}
 
 

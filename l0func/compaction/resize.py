@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from l0func.pure.part import Part
 from l0func.smaller import FewerHeads, UnequalRecurrent, recurrent_names
 
-Kept = Mapping[int, Tensor]
+KeptIndices = Mapping[int, Tensor]
 """For dimensions of a tensor that lose slices, which are kept: bool, as long as the dimension."""
 
 
-class Slimming:
+class SubmoduleCut:
     """One submodule and the slices that its tensors keep.
 
     Args:
@@ -27,7 +27,7 @@ class Slimming:
     """
 
     def __init__(
-        self, path: str, part: Part, tensors: Mapping[str, Tensor], kept: Mapping[str, Kept]
+        self, path: str, part: Part, tensors: Mapping[str, Tensor], kept: Mapping[str, KeptIndices]
     ) -> None:
         self.path, self.part, self.kept = path, part, kept
         self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -94,33 +94,33 @@ class Slimming:
         )
 
 
-def resize(slimming: Slimming) -> Part:
+def resize(cut: SubmoduleCut) -> Part:
     """The submodule without its tensors, its sizes those of the slices that are kept.
 
     Raises:
         ValueError: The kept slices contradict each other, or the module cannot do without some.
     """
-    if not slimming.kept:
-        return slimming.part
-    for kind, rule in RULES.items():
-        if issubclass(slimming.part.kind, kind):
-            return rule(slimming)
-    return slimming.part
+    if not cut.kept:
+        return cut.part
+    for kind, rule in RESIZERS.items():
+        if issubclass(cut.part.kind, kind):
+            return rule(cut)
+    return cut.part
 
 
-def _attributes(slimming: Slimming, **sizes: int) -> Part:
-    return replace(slimming.part, plain=slimming.part.plain | sizes)
+def _with_sizes(cut: SubmoduleCut, **sizes: int) -> Part:
+    return replace(cut.part, plain=cut.part.plain | sizes)
 
 
-def _linear(s: Slimming) -> Part:
+def _resize_linear(s: SubmoduleCut) -> Part:
     if not s.has("weight"):
         # Its weight is computed, by a parametrization for instance, from tensors of modules below.
         return s.part
     s.agree(("weight", 0), ("bias", 0))
-    return _attributes(s, in_features=s.count("weight", 1), out_features=s.count("weight", 0))
+    return _with_sizes(s, in_features=s.count("weight", 1), out_features=s.count("weight", 0))
 
 
-def _conv(s: Slimming) -> Part:
+def _resize_conv(s: SubmoduleCut) -> Part:
     if not s.has("weight"):
         return s.part
     plain = s.part.plain
@@ -130,7 +130,7 @@ def _conv(s: Slimming) -> Part:
     if groups == 1:
         out, into = (1, 0) if transposed else (0, 1)
         s.agree(("weight", out), ("bias", 0))
-        return _attributes(
+        return _with_sizes(
             s, in_channels=s.count("weight", into), out_channels=s.count("weight", out)
         )
     left = int(s.whole("weight", 0, groups, "group").sum())
@@ -140,28 +140,28 @@ def _conv(s: Slimming) -> Part:
     ):
         raise s.error("'weight' and 'bias' lose different groups")
     each = {name: plain[name] // groups for name in ("in_channels", "out_channels")}
-    return _attributes(s, groups=left, **{name: left * size for name, size in each.items()})
+    return _with_sizes(s, groups=left, **{name: left * size for name, size in each.items()})
 
 
-def _norm(s: Slimming) -> Part:
+def _resize_norm(s: SubmoduleCut) -> Part:
     first = next(name for name in ("weight", "running_mean", "bias") if s.has(name))
     s.agree((first, 0), ("bias", 0), ("running_mean", 0), ("running_var", 0))
-    return _attributes(s, num_features=s.count(first, 0))
+    return _with_sizes(s, num_features=s.count(first, 0))
 
 
-def _group_norm(s: Slimming) -> Part:
+def _resize_group_norm(s: SubmoduleCut) -> Part:
     s.agree(("weight", 0), ("bias", 0))
     groups = int(s.whole("weight", 0, s.part.plain["num_groups"], "group").sum())
-    return _attributes(s, num_groups=groups, num_channels=s.count("weight", 0))
+    return _with_sizes(s, num_groups=groups, num_channels=s.count("weight", 0))
 
 
-def _layer_norm(s: Slimming) -> Part:
+def _resize_layer_norm(s: SubmoduleCut) -> Part:
     raise s.error(
         "it normalises over what would be removed, so that all that is left would change"
     )
 
 
-def _rms_norm(s: Slimming) -> Part:
+def _resize_rms_norm(s: SubmoduleCut) -> Part:
     if len(s.shapes["weight"]) != 1:
         raise s.error("it normalises over several dimensions at once")
     eps: float | None = s.part.plain["eps"]
@@ -173,24 +173,24 @@ def _rms_norm(s: Slimming) -> Part:
     ).with_attribute("normalized_shape", (left,))
 
 
-def rescaling(slimming: Slimming) -> dict[str, float]:
+def rescaling(cut: SubmoduleCut) -> dict[str, float]:
     """Factors of the module's tensors that make up for the slices it loses, by their names in it."""
-    if slimming.kept and _RMS_NORM is not None and issubclass(slimming.part.kind, _RMS_NORM):
-        kept = slimming.of("weight", 0)
+    if cut.kept and _RMS_NORM is not None and issubclass(cut.part.kind, _RMS_NORM):
+        kept = cut.of("weight", 0)
         return {"weight": (len(kept) / int(kept.sum())) ** 0.5}
     return {}
 
 
-def _embedding(s: Slimming) -> Part:
+def _resize_embedding(s: SubmoduleCut) -> Part:
     s.untouched("weight", 0, "its indices would then mean other rows")
-    return _attributes(s, embedding_dim=s.count("weight", 1))
+    return _with_sizes(s, embedding_dim=s.count("weight", 1))
 
 
-def _prelu(s: Slimming) -> Part:
-    return _attributes(s, num_parameters=s.count("weight", 0))
+def _resize_prelu(s: SubmoduleCut) -> Part:
+    return _with_sizes(s, num_parameters=s.count("weight", 0))
 
 
-def _attention(s: Slimming) -> Part:
+def _resize_attention(s: SubmoduleCut) -> Part:
     plain, weights = s.part.plain, "in_proj_weight"
     heads: int = plain["num_heads"]
     if not s.has(weights) or s.has("bias_k") or plain["add_zero_attn"]:
@@ -211,7 +211,7 @@ def _attention(s: Slimming) -> Part:
     return replace(s.part, kind=FewerHeads, plain=plain | changed)
 
 
-def _recurrent(s: Slimming) -> Part:
+def _resize_recurrent(s: SubmoduleCut) -> Part:
     plain = s.part.plain
     tiles = {"LSTM": 4, "GRU": 3}.get(plain["mode"], 1)
     count = plain["num_layers"] * (2 if plain["bidirectional"] else 1)
@@ -242,7 +242,7 @@ def _recurrent(s: Slimming) -> Part:
     return replace(s.part, kind=UnequalRecurrent, plain=plain | changed)
 
 
-def _cell(s: Slimming) -> Part:
+def _resize_cell(s: SubmoduleCut) -> Part:
     size = int(s.part.plain["hidden_size"])
     tiles = s.shapes["weight_ih"][0] // size
     rows = _tile(s, "weight_ih", tiles)
@@ -253,10 +253,10 @@ def _cell(s: Slimming) -> Part:
         raise s.error(
             "the rows of 'weight_ih' and the columns of 'weight_hh' lose different units"
         )
-    return _attributes(s, input_size=s.count("weight_ih", 1), hidden_size=int(rows.sum()))
+    return _with_sizes(s, input_size=s.count("weight_ih", 1), hidden_size=int(rows.sum()))
 
 
-def _tile(s: Slimming, name: str, tiles: int) -> Tensor:
+def _tile(s: SubmoduleCut, name: str, tiles: int) -> Tensor:
     kept = s.of(name, 0).reshape(tiles, -1)
     if not torch.equal(kept, kept[:1].expand_as(kept)):
         raise s.error(
@@ -281,17 +281,17 @@ _CHANNEL_NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
 )
-RULES: dict[type[nn.Module], Callable[[Slimming], Part]] = {
-    nn.Linear: _linear,
-    **dict.fromkeys(_CONVOLUTIONS, _conv),
-    **dict.fromkeys(_CHANNEL_NORMS, _norm),
-    nn.GroupNorm: _group_norm,
-    nn.LayerNorm: _layer_norm,
-    **({} if _RMS_NORM is None else {_RMS_NORM: _rms_norm}),
-    nn.Embedding: _embedding,
-    nn.EmbeddingBag: _embedding,
-    nn.PReLU: _prelu,
-    nn.MultiheadAttention: _attention,
-    nn.RNNBase: _recurrent,
-    nn.RNNCellBase: _cell,
+RESIZERS: dict[type[nn.Module], Callable[[SubmoduleCut], Part]] = {
+    nn.Linear: _resize_linear,
+    **dict.fromkeys(_CONVOLUTIONS, _resize_conv),
+    **dict.fromkeys(_CHANNEL_NORMS, _resize_norm),
+    nn.GroupNorm: _resize_group_norm,
+    nn.LayerNorm: _resize_layer_norm,
+    **({} if _RMS_NORM is None else {_RMS_NORM: _resize_rms_norm}),
+    nn.Embedding: _resize_embedding,
+    nn.EmbeddingBag: _resize_embedding,
+    nn.PReLU: _resize_prelu,
+    nn.MultiheadAttention: _resize_attention,
+    nn.RNNBase: _resize_recurrent,
+    nn.RNNCellBase: _resize_cell,
 }

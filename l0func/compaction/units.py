@@ -1,5 +1,5 @@
 """The units of a module that no one described: found by tracing it, and tried before they are
-believed.
+verified.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from l0func.compaction.grouping import Found, found_in
-from l0func.compaction.resize import RULES
+from l0func.compaction.grouping import UnitVector, unit_vectors
+from l0func.compaction.resize import RESIZERS
 from l0func.compaction.trial import Trial
 from l0func.pure.functional import Functional, PureModule, make_functional
 from l0func.pure.part import Part
@@ -33,7 +33,7 @@ class UnitGroups(dict[str, Group]):
     """
 
     def __init__(
-        self, groups: Mapping[str, Group], found: Sequence[Found], refused: Mapping[str, str]
+        self, groups: Mapping[str, Group], found: Sequence[UnitVector], refused: Mapping[str, str]
     ) -> None:
         super().__init__(groups)
         self.sizes = {f.name: f.count for f in found if f.name in groups}
@@ -97,35 +97,37 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
 
 def groups_in(function: Functional, inputs: tuple[Any, ...], trace: Trace) -> UnitGroups:
     """The groups of a function that was traced on these inputs; maybe none."""
-    found, refused = found_in(trace)
-    groups = _tried(Trial(function, inputs), found, refused)
+    found, refused = unit_vectors(trace)
+    groups = _verified(Trial(function, inputs), found, refused)
     return UnitGroups(groups, found, refused)
 
 
-def _tried(trial: Trial, found: Sequence[Found], refused: dict[str, str]) -> dict[str, Group]:
+def _verified(
+    trial: Trial, found: Sequence[UnitVector], refused: dict[str, str]
+) -> dict[str, Group]:
     """The groups whose removal leaves the pruned function, alone and together."""
     groups = {f.name: f.group({}) for f in found}
     if not groups or trial.problem(groups) is None:
         return groups
-    believed: dict[str, Group] = {}
+    verified: dict[str, Group] = {}
     for f in found:
-        fitting = _fitting(trial, f)
+        fitting = _with_fitting_attributes(trial, f)
         problem = (
-            fitting if isinstance(fitting, str) else trial.problem({**believed, f.name: fitting})
+            fitting if isinstance(fitting, str) else trial.problem({**verified, f.name: fitting})
         )
         if problem is None:
-            believed[f.name] = cast("Group", fitting)
+            verified[f.name] = cast("Group", fitting)
         else:
             refused[f.maker] = f"a trial without some of them failed: {problem}"
-    return believed
+    return verified
 
 
-def _fitting(trial: Trial, found: Found) -> Group | str:
+def _with_fitting_attributes(trial: Trial, found: UnitVector) -> Group | str:
     """The group with the attributes that make its removal exact, fewest first; or why there are
     none.
     """
     first: str | None = None
-    for attrs in islice(_attributes(trial.function.fn, found), _TRIES):
+    for attrs in islice(_attribute_choices(trial.function.fn, found), _TRIES):
         group = found.group(attrs)
         problem = trial.problem({found.name: group})
         if problem is None:
@@ -135,7 +137,7 @@ def _fitting(trial: Trial, found: Found) -> Group | str:
     return first
 
 
-def _attributes(fn: PureModule, found: Found) -> Iterator[dict[str, int]]:
+def _attribute_choices(fn: PureModule, found: UnitVector) -> Iterator[dict[str, int]]:
     """Choices of integers in and above the modules of the units that count them, or their slices,
     or parts of these.
     """
@@ -164,19 +166,19 @@ def _ancestors(path: str) -> Iterator[str]:
 
 
 def _integers(part: Part) -> Iterator[tuple[str, int]]:
-    if issubclass(part.kind, tuple(RULES)) and part.paths():
+    if issubclass(part.kind, tuple(RESIZERS)) and part.paths():
         # These follow their tensors.
         return
     for name, value in part.attributes().items():
-        yield from _numbers(name, value, depth=2)
+        yield from _integers_in(name, value, depth=2)
 
 
-def _numbers(name: str, value: Any, depth: int) -> Iterator[tuple[str, int]]:
+def _integers_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, int]]:
     if type(value) is int:
         yield name, value
     elif depth and isinstance(value, tuple | list):
         for i, item in enumerate(cast("Sequence[Any]", value)):
-            yield from _numbers(f"{name}.{i}", item, depth - 1)
+            yield from _integers_in(f"{name}.{i}", item, depth - 1)
     elif depth and not isinstance(value, Tensor | type) and hasattr(value, "__dict__"):
         for key, item in cast("dict[str, Any]", vars(value)).items():
-            yield from _numbers(f"{name}.{key}", item, depth - 1)
+            yield from _integers_in(f"{name}.{key}", item, depth - 1)

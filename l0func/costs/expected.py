@@ -11,7 +11,7 @@ from l0func.gates.checks import Gates, check_gates, check_params
 from l0func.gates.masks import mean_masks
 from l0func.internal import names
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, Parameter
+from l0func.spec.plan import GateSpec, ParameterPlan
 
 Lam = float | Tensor
 
@@ -87,10 +87,10 @@ def squares_by_parameter(
     squares = {g.name: g.distribution.second_moment(gates[g.name]) for g in spec.gates}
     opens = {g.name: g.distribution.prob_nonzero(gates[g.name]) for g in spec.gates}
 
-    def of(p: Parameter) -> Tensor:
+    def of(p: ParameterPlan) -> Tensor:
         if not p.bindings:
             return (params[p.path] ** 2).sum()
-        return (p.lay_out(squares, owned=True, of_owners=opens) * params[p.path] ** 2).sum()
+        return (p.spread(squares, owned=True, owners=opens) * params[p.path] ** 2).sum()
 
     return {p.path: of(p) for p in spec.parameters}
 
@@ -164,10 +164,10 @@ def penalty(
 def prob_open(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
     """For every gated parameter the probability that each entry is open, broadcastable to it."""
     opens = {g.name: g.distribution.prob_nonzero(gates[g.name]) for g in spec.gates}
-    return {p.path: p.lay_out(opens, owned=True) for p in spec.gated()}
+    return {p.path: p.spread(opens, owned=True) for p in spec.gated()}
 
 
-def _priced(lam: Lam, opens: Tensor, p: Parameter) -> Tensor:
+def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
     if not isinstance(lam, Tensor) or lam.dim() == 0:
         return lam * entry_sum(opens, p)
     try:
@@ -179,7 +179,7 @@ def _priced(lam: Lam, opens: Tensor, p: Parameter) -> Tensor:
         ) from None
 
 
-def entry_sum(values: Tensor, p: Parameter) -> Tensor:
+def entry_sum(values: Tensor, p: ParameterPlan) -> Tensor:
     """The sum over a parameter's entries of values that broadcast to it."""
     return values.sum() * (p.size / max(values.numel(), 1))
 

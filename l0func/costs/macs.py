@@ -9,32 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.gates.checks import Estimator, Gates, check_gates, check_values
+from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.pure.functional import PureModule, check_function
-from l0func.spec.plan import GateSpec, Parameter
+from l0func.spec.plan import GateSpec, ParameterPlan
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
 
-Slices = tuple[str, int, tuple[int, ...]]
+ParameterSlices = tuple[str, int, tuple[int, ...]]
 """A path, a dimension and indices along it."""
 
 
 @dataclass(frozen=True)
-class Product:
+class ActivationProduct:
     """Products between activations that the same units take part in, such as the scores of one
     attention head.
 
     Attributes:
         macs: Multiply-adds.
-        slices: Slices of parameters that make these units.
+        slices: ParameterSlices of parameters that make these units.
     """
 
     macs: int
-    slices: tuple[Slices, ...]
+    slices: tuple[ParameterSlices, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MacCounts:
     """
 
     uses: Mapping[str, Tensor]
-    products: tuple[Product, ...]
+    products: tuple[ActivationProduct, ...]
     sizes: Mapping[str, int]
 
     @property
@@ -105,20 +105,20 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
     return MacCounts(dict(trace.uses), tuple(_products(trace)), sizes)
 
 
-def _products(trace: Trace) -> Iterator[Product]:
+def _products(trace: Trace) -> Iterator[ActivationProduct]:
     makers: dict[int, dict[tuple[str, int], list[int]]] = {}
     for where, slices in trace.slices.items():
         for position, root in enumerate(listed(trace.units.roots(slices.labels))):
             if root >= 0 and trace.units.reason(root) is None:
                 makers.setdefault(root, {}).setdefault(where, []).append(position)
-    merged: dict[tuple[Slices, ...], int] = {}
+    merged: dict[tuple[ParameterSlices, ...], int] = {}
     for pair, macs in trace.products.items():
         roots = sorted({trace.units.root(label) for label in pair if label >= 0})
         slices = tuple(
             (*where, tuple(at)) for root in roots for where, at in makers.get(root, {}).items()
         )
         merged[slices] = merged.get(slices, 0) + macs
-    yield from (Product(macs, slices) for slices, macs in merged.items())
+    yield from (ActivationProduct(macs, slices) for slices, macs in merged.items())
 
 
 def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
@@ -148,7 +148,7 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
 
 
 def realised_macs(
-    gates: Tree, spec: GateSpec, counts: MacCounts, estimator: Estimator = "louizos"
+    gates: Tree, spec: GateSpec, counts: MacCounts, estimator: MaskEstimator = "louizos"
 ) -> int:
     """Multiply-adds with entries behind open gates only: for gates of groups, those of the
     compacted network.
@@ -193,17 +193,17 @@ def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
     return total
 
 
-def _of_parameter(opens: Gates, p: Parameter, uses: Tensor) -> Tensor:
+def _of_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
     if not p.bindings:
         return uses.expand(p.shape).sum()
-    probability = p.lay_out(opens, owned=True)
+    probability = p.spread(opens, owned=True)
     if uses.dim() == 0:
         return probability.sum() * (p.size / max(probability.numel(), 1)) * uses.to(probability)
     return (probability * uses.to(probability)).sum()
 
 
 def _together(
-    opens: Gates, slices: tuple[Slices, ...], parameters: Mapping[str, Parameter]
+    opens: Gates, slices: tuple[ParameterSlices, ...], parameters: Mapping[str, ParameterPlan]
 ) -> Tensor | float:
     """The probability that the distinct gates are open that units are wholly behind."""
     distinct = {
@@ -218,7 +218,7 @@ def _together(
     return probability
 
 
-def _gates_on(p: Parameter, dim: int, indices: tuple[int, ...]) -> list[tuple[str, int]]:
+def _gates_on(p: ParameterPlan, dim: int, indices: tuple[int, ...]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for gate in {binding.gate for binding in p.bindings}:
         # A gate may have several rules on one tensor, such as a head's rows in each third of a

@@ -8,7 +8,7 @@ from html import escape
 import torch
 
 from l0func.costs.expected import prob_open, squares_by_parameter
-from l0func.gates.checks import Estimator, check_gates, check_params, check_values
+from l0func.gates.checks import MaskEstimator, check_gates, check_params, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import open_entries
 from l0func.internal.tree import Tree
@@ -85,7 +85,7 @@ class Summary:
 
     rows: tuple[Row, ...]
     total: Row
-    estimator: Estimator
+    estimator: MaskEstimator
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -118,7 +118,7 @@ class Summary:
 
 
 def summary(
-    params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "louizos"
+    params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = "louizos"
 ) -> Summary:
     """A table by parameter: what is open in expectation beside what is open under an estimator.
 

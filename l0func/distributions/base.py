@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.distributions.quadrature import Rule, converged, gauss_legendre
+from l0func.distributions.quadrature import Quadrature, converged, gauss_legendre
 from l0func.distributions.smooth import smooth
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
@@ -19,10 +19,10 @@ Estimator = Literal["louizos", "median", "mean"]
 
 # Gates whose draws and sums stay in a cache: fresh memory beyond it costs more than what is
 # computed in it.
-BLOCK = 1 << 16
+GATES_IN_CACHE = 1 << 16
 
 
-class Moments(NamedTuple):
+class RawMoments(NamedTuple):
     """Raw moments of a gate z and of its complement 1 - z."""
 
     mean: Tensor
@@ -41,21 +41,24 @@ class GateDistribution(ABC):
     device.
     """
 
-    rule: Rule
+    quadrature: Quadrature
     """Nodes t in (0, 1) and weights that integrate the survival function to 1e-11 for every
     location.
     """
 
-    short_rule: Rule
+    short_quadrature: Quadrature
     """The same to 1e-7, which is what float32 can hold."""
 
     identity: str
     """Text that :func:`named` turns back into the distribution, in this process."""
 
     def __post_init__(self) -> None:
-        if self not in _RULES:
-            _RULES[self] = self._converged_rule(1e-11), self._converged_rule(1e-7)
-        for name, rule in zip(("rule", "short_rule"), _RULES[self], strict=True):
+        if self not in _QUADRATURES:
+            _QUADRATURES[self] = (
+                self._converged_quadrature(1e-11),
+                self._converged_quadrature(1e-7),
+            )
+        for name, rule in zip(("quadrature", "short_quadrature"), _QUADRATURES[self], strict=True):
             object.__setattr__(self, name, rule)
         object.__setattr__(self, "identity", f"{type(self).__module__}.{self!r}")
         _NAMED[self.identity] = self
@@ -82,7 +85,7 @@ class GateDistribution(ABC):
     def _location(self, probability: float, t: float) -> float:
         """The location at which P(z <= t) is ``probability``, for t in [0, 1)."""
 
-    def _nodes(self, size: int) -> Rule:
+    def _nodes(self, size: int) -> Quadrature:
         """A rule of ``size`` nodes on [0, 1]; a subclass may place its nodes where its survival
         function bends.
         """
@@ -116,14 +119,14 @@ class GateDistribution(ABC):
         that a cache holds.
         """
         gates = prepared.numel()
-        if u.numel() <= BLOCK or u.shape[u.dim() - prepared.dim() :] != prepared.shape:
+        if u.numel() <= GATES_IN_CACHE or u.shape[u.dim() - prepared.dim() :] != prepared.shape:
             return self.derivatives(u, prepared, orders)
         u_rows, row = u.reshape(-1, gates), prepared.reshape(-1)
         results = u.new_empty(len(orders), *u_rows.shape)
-        step = max(BLOCK // gates, 1)
+        step = max(GATES_IN_CACHE // gates, 1)
         for top in range(0, u_rows.shape[0], step):
-            for left in range(0, gates, BLOCK):
-                block = slice(top, top + step), slice(left, left + BLOCK)
+            for left in range(0, gates, GATES_IN_CACHE):
+                block = slice(top, top + step), slice(left, left + GATES_IN_CACHE)
                 for result, values in zip(
                     results, self.derivatives(u_rows[block], row[block[1]], orders), strict=True
                 ):
@@ -358,7 +361,7 @@ class GateDistribution(ABC):
 
     # Integrals of the survival function.
 
-    def _converged_rule(self, tolerance: float) -> Rule:
+    def _converged_quadrature(self, tolerance: float) -> Quadrature:
         """The smallest rule that integrates all four moments where the survival function bends
         most.
         """
@@ -367,7 +370,7 @@ class GateDistribution(ABC):
         la = torch.tensor(locations, dtype=torch.float64)
 
         def evaluate(size: int) -> Tensor:
-            object.__setattr__(self, "rule", self._nodes(size))
+            object.__setattr__(self, "quadrature", self._nodes(size))
             return torch.stack(self._moments(la))
 
         size = converged(evaluate, tolerance)
@@ -384,17 +387,17 @@ class GateDistribution(ABC):
     ) -> Tensor:
         # A node at a time: the memory of one gate vector, not of one for each node.
         total: Tensor | float = 0.0
-        for t, weight in zip(*self._rule_for(dtype), strict=True):
+        for t, weight in zip(*self._quadrature_for(dtype), strict=True):
             factor, value = term(t)
             total = total + (weight * factor) * value
         assert isinstance(total, Tensor)
         return total
 
-    def _rule_for(self, dtype: torch.dtype) -> Rule:
-        return self.rule if dtype == torch.float64 else self.short_rule
+    def _quadrature_for(self, dtype: torch.dtype) -> Quadrature:
+        return self.quadrature if dtype == torch.float64 else self.short_quadrature
 
-    def _moments(self, la: Tensor) -> Moments:
-        return Moments(
+    def _moments(self, la: Tensor) -> RawMoments:
+        return RawMoments(
             self._integral(la.dtype, lambda t: (1.0, self._survival(t, la))),
             self._integral(la.dtype, lambda t: (2.0 * t, self._survival(t, la))),
             self._integral(la.dtype, lambda t: (1.0, self._cumulative(t, la))),
@@ -402,8 +405,8 @@ class GateDistribution(ABC):
         )
 
 
-_DERIVED = ("rule", "short_rule", "identity")
-_RULES: dict[GateDistribution, tuple[Rule, Rule]] = {}
+_DERIVED = ("quadrature", "short_quadrature", "identity")
+_QUADRATURES: dict[GateDistribution, tuple[Quadrature, Quadrature]] = {}
 _NAMED: dict[str, GateDistribution] = {}
 
 

@@ -40,14 +40,14 @@ class BernoulliGate(GateDistribution):
 
         def of_order(order: int) -> Tensor:
             if order == 0:
-                return _drawn(u, prepared)
+                return _coin(u, prepared)
             return differentiated(untyped.sigmoid, order, prepared).expand(shape)
 
         return [of_order(order) for order in orders]
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
         mean = log_alpha.sigmoid()
-        return _drawn(u, log_alpha) + (mean - mean.detach())
+        return _coin(u, log_alpha) + (mean - mean.detach())
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
         return log_alpha.sigmoid() + untyped.zeros_like(log_alpha * t)
@@ -64,5 +64,5 @@ class BernoulliGate(GateDistribution):
         return math.log1p(-probability) - math.log(probability)
 
 
-def _drawn(u: Tensor, log_alpha: Tensor) -> Tensor:
+def _coin(u: Tensor, log_alpha: Tensor) -> Tensor:
     return (u > (-log_alpha).sigmoid()).to(log_alpha.dtype)

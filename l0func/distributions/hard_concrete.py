@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from l0func.distributions import base
-from l0func.distributions.base import GateDistribution, Moments, rectify
-from l0func.distributions.quadrature import Rule, gauss_legendre
+from l0func.distributions.base import GateDistribution, RawMoments, rectify
+from l0func.distributions.quadrature import Quadrature, gauss_legendre
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class HardConcrete(GateDistribution):
             torch.logit(s) if isinstance(s, Tensor) else math.log(s / (1.0 - s))
         )
 
-    def _nodes(self, size: int) -> Rule:
+    def _nodes(self, size: int) -> Quadrature:
         # Nodes even in the logit of the draw: there the survival function is smooth for every
         # stretch.
         low, high = (
@@ -74,7 +74,7 @@ class HardConcrete(GateDistribution):
         draws = [1.0 / (1.0 + math.exp(-(low + (high - low) * node))) for node in nodes]
         width = self.zeta - self.gamma
         slopes = ((high - low) * width * s * (1.0 - s) for s in draws)
-        return Rule(
+        return Quadrature(
             tuple(self.gamma + width * s for s in draws),
             tuple(weight * slope for weight, slope in zip(weights, slopes, strict=True)),
         )
@@ -117,7 +117,7 @@ class HardConcrete(GateDistribution):
         r = odds * prepared
         return (r * r.sqrt()).add_(1.0).reciprocal_()
 
-    def _moments(self, la: Tensor) -> Moments:
+    def _moments(self, la: Tensor) -> RawMoments:
         if not self._mild:
             return super()._moments(la)
         # With q = e^-la and c = e^bend(t), P(z > t) is 1 / (1 + c q) and P(z <= t) is c q / (1 + c
@@ -131,7 +131,7 @@ class HardConcrete(GateDistribution):
                 complement + s * (w * c),
                 complement_second + s * (2.0 * w * (1.0 - t) * c),
             )
-        return Moments(first, second, q * complement, q * complement_second)
+        return RawMoments(first, second, q * complement, q * complement_second)
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
         if order > 0 or not self._mild or abs(self.gamma + self.zeta - 1.0) > 1e-12:
@@ -140,11 +140,14 @@ class HardConcrete(GateDistribution):
         results = la.new_empty(4, la.numel())
         columns = la.new_tensor(self._weighted_nodes(la.dtype)).t().contiguous().unsqueeze(-1)
         # Held for all blocks: fresh memory costs more than what is computed in it.
-        scratch = la.new_empty(2, columns.shape[1], min(base.BLOCK, la.numel()))
-        for start in range(0, la.numel(), base.BLOCK):
-            into = results[:, start : start + base.BLOCK]
+        scratch = la.new_empty(2, columns.shape[1], min(base.GATES_IN_CACHE, la.numel()))
+        for start in range(0, la.numel(), base.GATES_IN_CACHE):
+            into = results[:, start : start + base.GATES_IN_CACHE]
             self._mirrored(
-                la[start : start + base.BLOCK], columns, scratch[..., : into.shape[1]], into
+                la[start : start + base.GATES_IN_CACHE],
+                columns,
+                scratch[..., : into.shape[1]],
+                into,
             )
         return tuple(result.reshape(log_alpha.shape) for result in results)
 
@@ -186,7 +189,7 @@ class HardConcrete(GateDistribution):
     def _weighted_nodes(self, dtype: torch.dtype) -> list[tuple[float, float, float]]:
         return [
             (t, w, math.exp(float(self._bend(t))))
-            for t, w in zip(*self._rule_for(dtype), strict=True)
+            for t, w in zip(*self._quadrature_for(dtype), strict=True)
         ]
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from l0func.internal.untyped import untyped
 SIZES = (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
-class Rule(NamedTuple):
+class Quadrature(NamedTuple):
     """Nodes in (0, 1) and weights that sum to 1."""
 
     nodes: tuple[float, ...]
@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 
 
 @cache
-def gauss_legendre(size: int, /) -> Rule:
+def gauss_legendre(size: int, /) -> Quadrature:
     """The rule of ``size`` nodes on [0, 1], exact for polynomials of degree ``2 * size - 1``.
 
     Source: Golub & Welsch (1969), "Calculation of Gauss quadrature rules": the eigenvalues of the
@@ -32,7 +32,7 @@ def gauss_legendre(size: int, /) -> Rule:
     off_diagonal = k / (4.0 * k**2 - 1.0).sqrt()
     jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     nodes, vectors = untyped.linalg.eigh(jacobi)
-    return Rule(tuple(((nodes + 1.0) / 2.0).tolist()), tuple((vectors[0] ** 2).tolist()))
+    return Quadrature(tuple(((nodes + 1.0) / 2.0).tolist()), tuple((vectors[0] ** 2).tolist()))
 
 
 def converged(evaluate: Callable[[int], Tensor], /, tolerance: float) -> int | None:

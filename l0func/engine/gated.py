@@ -12,10 +12,10 @@ from l0func import random
 from l0func.engine.ops.nested import Nested
 from l0func.engine.parameter import dense
 from l0func.engine.stand_ins import StandIns
-from l0func.gates.checks import Estimator, check_estimator
+from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import names, tree
-from l0func.internal.context import compiling, mapped, mapped_together
+from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.tree import Tree
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
@@ -33,13 +33,13 @@ class Gated:
         self,
         fn: Callable[..., Any],
         spec: GateSpec,
-        estimator: Estimator,
+        estimator: MaskEstimator,
         sampling: Sampling = "exact",
     ) -> None:
         self.fn, self.spec = fn, spec
-        self.estimator: Estimator = estimator
+        self.estimator: MaskEstimator = estimator
         self.sampling: Sampling = sampling
-        self.stand_ins = StandIns(spec, by_sums=sampling == "local_reparam")
+        self.stand_ins = StandIns(spec, local_reparam=sampling == "local_reparam")
 
     def __call__(
         self,
@@ -120,7 +120,7 @@ class Gated:
     ) -> Any:
         if key is None:
             masked = apply_masks(params, deterministic_masks(gates, self.spec, self.estimator))
-        elif not mapped(key) or mapped_together(key, self._gated(params)):
+        elif not is_mapped(key) or is_mapped_with(key, self._gated(params)):
             # One key for all rows: of a stack of networks the masks are as many numbers as the
             # weights.
             self._check_one_key(key)
@@ -138,7 +138,7 @@ class Gated:
 
     def _check_one_key(self, key: Tensor) -> None:
         random.check_key(key)
-        if self.sampling == "local_reparam" and self.stand_ins.by_entry:
+        if self.sampling == "local_reparam" and self.stand_ins.per_entry:
             raise ValueError(
                 "Local reparameterisation draws every row's sums apart, which is no mask that a "
                 "batch shares. Give each row a "
@@ -155,7 +155,7 @@ def gated(
     spec: GateSpec,
     *,
     sampling: Sampling = "exact",
-    estimator: Estimator = "louizos",
+    estimator: MaskEstimator = "louizos",
 ) -> Gated:
     """Put a pure function behind gates.
 

@@ -17,11 +17,11 @@ from l0func.distributions import GateDistribution
 from l0func.internal.context import compiling
 
 Scales = tuple[Tensor | None, ...]
-Rule = Callable[..., Any]
+Handler = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class EntryGates:
     """Gates of single entries that are drawn where they are used.
 
     Args:
@@ -72,8 +72,8 @@ class GatedParameter(Tensor):
 
     weight: Tensor
     scales: Scales
-    drawn: Drawn | None
-    rules: Mapping[Any, Rule]
+    entry_gates: EntryGates | None
+    handlers: Mapping[Any, Handler]
     path: str
 
     @classmethod
@@ -90,9 +90,9 @@ class GatedParameter(Tensor):
             return func(
                 *(a.weight if isinstance(a, GatedParameter) else a for a in args), **kwargs
             )
-        rule = _rules_of(args, kwargs).get(func)
-        if rule is not None:
-            result = rule(*args, **kwargs)
+        handler = _handlers_of(args, kwargs).get(func)
+        if handler is not None:
+            result = handler(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         _refuse_writing(func, args, kwargs)
@@ -106,30 +106,46 @@ class GatedParameter(Tensor):
         p = self.weight
         for dim, scale in enumerate(self.scales):
             if scale is not None:
-                p = p * along(scale, dim, p.dim())
-        return p if self.drawn is None else p * self.drawn.mask(p.dim(), self.path).to(p.dtype)
+                p = p * broadcast_along(scale, dim, p.dim())
+        return (
+            p
+            if self.entry_gates is None
+            else p * self.entry_gates.mask(p.dim(), self.path).to(p.dtype)
+        )
 
-    def like(self, weight: Tensor, scales: Scales, drawn: Drawn | None) -> GatedParameter:
+    def like(
+        self, weight: Tensor, scales: Scales, entry_gates: EntryGates | None
+    ) -> GatedParameter:
         """Another stand-in that follows the same rules."""
-        return stand_in(weight, scales, drawn, self.rules, self.path)
+        return stand_in(weight, scales, entry_gates, self.handlers, self.path)
 
 
 def stand_in(
-    weight: Tensor, scales: Scales, drawn: Drawn | None, rules: Mapping[Any, Rule], path: str
+    weight: Tensor,
+    scales: Scales,
+    entry_gates: EntryGates | None,
+    handlers: Mapping[Any, Handler],
+    path: str,
 ) -> GatedParameter:
-    """A tensor that stands for the product of a weight with factors along its dimensions and with
+    """A tensor that stands for the product of a weight with factors broadcast_along its dimensions and with
     masks.
     """
     nothing: Any = torch.full((), float("nan"), dtype=weight.dtype, device=weight.device).expand(
         weight.shape
     )
     p = nothing.as_subclass(GatedParameter)
-    p.weight, p.scales, p.drawn, p.rules, p.path = weight, scales, drawn, rules, path
+    p.weight, p.scales, p.entry_gates, p.handlers, p.path = (
+        weight,
+        scales,
+        entry_gates,
+        handlers,
+        path,
+    )
     return p
 
 
-def along(scale: Tensor, dim: int, rank: int) -> Tensor:
-    """A vector laid out along a dimension."""
+def broadcast_along(scale: Tensor, dim: int, rank: int) -> Tensor:
+    """A vector laid out broadcast_along a dimension."""
     return scale.reshape(-1, *(1,) * (rank - dim - 1))
 
 
@@ -138,29 +154,31 @@ def dense(value: Any) -> Any:
     return value.dense() if isinstance(value, GatedParameter) else value
 
 
-def sliced(drawn: Drawn | None, start: int, length: int) -> Drawn | None:
+def sliced(entry_gates: EntryGates | None, start: int, length: int) -> EntryGates | None:
     """The gates of some rows of a weight."""
-    if drawn is None:
+    if entry_gates is None:
         return None
-    row = prod(drawn.log_alpha.shape[1:])
+    row = prod(entry_gates.log_alpha.shape[1:])
     return replace(
-        drawn, log_alpha=drawn.log_alpha.narrow(0, start, length), first=drawn.first + start * row
+        entry_gates,
+        log_alpha=entry_gates.log_alpha.narrow(0, start, length),
+        first=entry_gates.first + start * row,
     )
 
 
 def holds_gated(args: Any, kwargs: Any) -> bool:
     """Whether a stand-in is among the arguments of a call, or in a list there."""
-    return len(_rules_of(args, kwargs)) > 0
+    return len(_handlers_of(args, kwargs)) > 0
 
 
-def _rules_of(args: Any, kwargs: Any) -> Mapping[Any, Rule]:
+def _handlers_of(args: Any, kwargs: Any) -> Mapping[Any, Handler]:
     for value in (*args, *kwargs.values()):
         if isinstance(value, GatedParameter):
-            return value.rules
+            return value.handlers
         if isinstance(value, tuple | list):
-            rules = _rules_of(value, {})
-            if rules:
-                return rules
+            handlers = _handlers_of(value, {})
+            if handlers:
+                return handlers
     return {}
 
 

@@ -13,7 +13,7 @@ from l0func import random
 from l0func.internal import tree
 from l0func.internal.mapped import FlatMapped, flatten_mapped
 from l0func.internal.tree import Tree
-from l0func.pure.by_row import Rows
+from l0func.pure.by_row import ByRow
 
 Axis: TypeAlias = Any
 """A dimension, None, or a pytree of them, as torch.vmap takes it."""
@@ -134,7 +134,7 @@ class PerExample:
             own_inputs, own_kwargs, own_gates = arguments.rebuilt(placed)
             if self.gate_dims is not None:
                 own_gates = tree.map_tensors(self._own_gates, own_gates)
-            with Rows(key, chunked=self.chunk_size is not None):
+            with ByRow(key, chunked=self.chunk_size is not None):
                 value = apply(params, own_gates, buffers, key, *own_inputs, **own_kwargs)
             output[:] = [flatten_mapped(value, out_dims, "out_dims")]
             return [

@@ -7,10 +7,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from l0func.engine.layout import Layout, layouts
-from l0func.engine.ops import RULES
-from l0func.engine.parameter import Drawn, GatedParameter, stand_in
+from l0func.engine.ops import HANDLERS
+from l0func.engine.parameter import EntryGates, GatedParameter, stand_in
 from l0func.gates.checks import check_device, check_gates, check_single_key
-from l0func.gates.masks import apply_masks, drawn, gate_keys
+from l0func.gates.masks import apply_masks, draw_gates, gate_keys
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
@@ -22,13 +22,13 @@ class StandIns:
     stand-ins.
     """
 
-    def __init__(self, spec: GateSpec, by_sums: bool) -> None:
-        self.spec, self.by_sums = spec, by_sums
-        self.layouts, self.by_entry = layouts(spec)
-        if by_sums:
+    def __init__(self, spec: GateSpec, local_reparam: bool) -> None:
+        self.spec, self.local_reparam = spec, local_reparam
+        self.layouts, self.per_entry = layouts(spec)
+        if local_reparam:
             self._check_sums()
-        self.order = [g for g in spec.gates if g.name not in self.by_entry] + [
-            g for g in spec.gates if g.name in self.by_entry
+        self.order = [g for g in spec.gates if g.name not in self.per_entry] + [
+            g for g in spec.gates if g.name in self.per_entry
         ]
         self.distributions = {gate.name: gate.distribution for gate in spec.gates}
 
@@ -36,12 +36,12 @@ class StandIns:
         """The parameters under the masks of one key."""
         check_single_key(key)
         named = check_gates(gates, self.spec)
-        count = len(self.order) - len(self.by_entry)
+        count = len(self.order) - len(self.per_entry)
         keys = gate_keys(key, named, self.order)
-        values = drawn(keys[:count], named, self.order[:count])
+        values = draw_gates(keys[:count], named, self.order[:count])
         own = {gate.name: keys[count + i] for i, gate in enumerate(self.order[count:])}
         masks = {
-            p.path: p.lay_out(values, owned=False).to(p.dtype)
+            p.path: p.spread(values, owned=False).to(p.dtype)
             for p in self.spec.parameters
             if p.multiplied and p.path not in self.layouts
         }
@@ -63,32 +63,36 @@ class StandIns:
     ) -> GatedParameter:
         for binding in layout.parameter.bindings:
             check_device(layout.parameter.path, weight, gates[binding.gate])
-        by_entry: Drawn | None = None
-        if layout.drawn is not None:
-            name = layout.drawn.gate
-            by_entry = Drawn(
+        per_entry: EntryGates | None = None
+        if layout.per_entry is not None:
+            name = layout.per_entry.gate
+            per_entry = EntryGates(
                 self.distributions[name],
                 keys[name],
                 gates[name],
-                uses=[] if self.by_sums else None,
+                uses=[] if self.local_reparam else None,
             )
-        return stand_in(weight, layout.scales(values), by_entry, RULES, layout.parameter.path)
+        return stand_in(weight, layout.scales(values), per_entry, HANDLERS, layout.parameter.path)
 
     def _check_sums(self) -> None:
         """Refuse gates whose sums have no Gaussian of independent terms."""
-        users = [layout.drawn.gate for layout in self.layouts.values() if layout.drawn is not None]
+        users = [
+            layout.per_entry.gate
+            for layout in self.layouts.values()
+            if layout.per_entry is not None
+        ]
         for path, layout in self.layouts.items():
-            if layout.drawn is None:
+            if layout.per_entry is None:
                 continue
-            if not isinstance(layout.drawn.rule, element):
+            if not isinstance(layout.per_entry.rule, element):
                 raise ValueError(
                     f"Local reparameterisation needs a gate for every entry; one gate of {path!r} "
                     f"serves several terms of "
-                    f"a sum ({layout.drawn.rule}). Use sampling='exact', or element()."
+                    f"a sum ({layout.per_entry.rule}). Use sampling='exact', or element()."
                 )
-            if users.count(layout.drawn.gate) > 1:
+            if users.count(layout.per_entry.gate) > 1:
                 raise ValueError(
-                    f"The gates {layout.drawn.gate!r} are on several parameters, which local "
+                    f"The gates {layout.per_entry.gate!r} are on several parameters, which local "
                     f"reparameterisation would draw "
                     "apart. Use sampling='exact'."
                 )

@@ -15,7 +15,7 @@ from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
-_FORMAT = "l0func 1"
+_NETWORK_FORMAT = "l0func 1"
 
 
 class Saved(NamedTuple):
@@ -67,7 +67,9 @@ def save(
         for part, of in parts.items()
         for name, t in of.items()
     }
-    safetensors().save_file(flat, path, metadata={"format": _FORMAT, "spec": spec.to_json()})
+    safetensors().save_file(
+        flat, path, metadata={"format": _NETWORK_FORMAT, "spec": spec.to_json()}
+    )
 
 
 def load(path: str | PathLike[str]) -> Saved:
@@ -86,10 +88,10 @@ def load(path: str | PathLike[str]) -> Saved:
     metadata, flat = read(path)
     known = ("params", "gates", "buffers", "extra")
     foreign = [name for name in flat if name.partition("/")[0] not in known]
-    if metadata.get("format") != _FORMAT or "spec" not in metadata or foreign:
+    if metadata.get("format") != _NETWORK_FORMAT or "spec" not in metadata or foreign:
         raise ValueError(
             f"{path} was not written by l0func.save: its metadata says "
-            f"{metadata.get('format', 'nothing')!r}, not {_FORMAT!r}. "
+            f"{metadata.get('format', 'nothing')!r}, not {_NETWORK_FORMAT!r}. "
             "A plain state_dict is read by safetensors.torch.load_file."
         )
     spec = GateSpec.from_json(metadata["spec"])

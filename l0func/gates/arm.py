@@ -10,7 +10,7 @@ from torch import Tensor
 from l0func import random
 from l0func.distributions import BernoulliGate
 from l0func.gates.checks import Gates, check_gates, check_single_key
-from l0func.gates.masks import apply_masks, gate_keys, laid_out
+from l0func.gates.masks import apply_masks, gate_keys, masks_of
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.spec.plan import GateSpec, check_spec
@@ -70,7 +70,7 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
         }
 
         def value(z: Gates) -> Tensor:
-            loss = fn(apply_masks(params, laid_out(z, spec)), buffers, *inputs, **kwargs)
+            loss = fn(apply_masks(params, masks_of(z, spec)), buffers, *inputs, **kwargs)
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
                 raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.internal import names, tree
-from l0func.internal.context import values
+from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
 
@@ -18,10 +18,10 @@ Gates = dict[str, Tensor]
 Masks = dict[str, Tensor]
 
 
-Estimator = Literal["louizos", "median", "mean", "count"]
+MaskEstimator = Literal["louizos", "median", "mean", "count"]
 
 
-ESTIMATORS: tuple[Estimator, ...] = ("louizos", "median", "mean", "count")
+ESTIMATORS: tuple[MaskEstimator, ...] = ("louizos", "median", "mean", "count")
 
 
 def check_gates(gates: Tree, spec: GateSpec) -> Gates:
@@ -71,7 +71,7 @@ def check_values(gates: Gates) -> None:
         ValueError: A location is NaN.
     """
     for name, log_alpha in gates.items():
-        bad = values(log_alpha.isnan().sum())
+        bad = known_values(log_alpha.isnan().sum())
         if bad:
             raise ValueError(
                 f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training "

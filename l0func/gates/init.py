@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.gates.checks import Estimator, Gates, check_estimator, check_single_key
+from l0func.gates.checks import Gates, MaskEstimator, check_estimator, check_single_key
 from l0func.gates.masks import apply_masks, mean_masks
 from l0func.internal import names
 from l0func.internal.tree import Tree
-from l0func.spec.plan import Gate, GateSpec
+from l0func.spec.plan import GateSpec, GateVector
 
-Initialiser = Callable[[Tensor, tuple[int, ...]], Tensor]
+Sampler = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 def init_gates(
     key: Tensor,
     spec: GateSpec,
-    droprate: float | Initialiser | Mapping[str, float | Initialiser] = 0.2,
+    droprate: float | Sampler | Mapping[str, float | Sampler] = 0.2,
     *,
     noise: float = 0.01,
     meaning: Literal["closed", "below_half"] = "closed",
-    estimator: Estimator = "louizos",
+    estimator: MaskEstimator = "louizos",
 ) -> Gates:
     """Gate locations to start from.
 
@@ -70,7 +70,7 @@ def init_gates(
     for gate in spec.gates:
         start, own = starts[gate.name], random.fold_in(key, gate.stream)
         if callable(start):
-            gates[gate.name] = _initialised(start, own, gate)
+            gates[gate.name] = _from_sampler(start, own, gate)
             continue
         location = gate.distribution.init(start, at=at)
         _warn_if_closed(gate, location, start, estimator)
@@ -78,7 +78,7 @@ def init_gates(
     return gates
 
 
-def _initialised(start: Initialiser, key: Tensor, gate: Gate) -> Tensor:
+def _from_sampler(start: Sampler, key: Tensor, gate: GateVector) -> Tensor:
     log_alpha = torch.as_tensor(start(key, gate.shape))
     if tuple(log_alpha.shape) != gate.shape:
         raise ValueError(
@@ -88,7 +88,9 @@ def _initialised(start: Initialiser, key: Tensor, gate: Gate) -> Tensor:
     return log_alpha.to(gate.dtype)
 
 
-def _warn_if_closed(gate: Gate, location: float, droprate: float, estimator: Estimator) -> None:
+def _warn_if_closed(
+    gate: GateVector, location: float, droprate: float, estimator: MaskEstimator
+) -> None:
     if estimator == "count":
         return
     if (

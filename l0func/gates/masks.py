@@ -9,8 +9,8 @@ from torch import Tensor
 
 from l0func import random
 from l0func.gates.checks import (
-    Estimator,
     Gates,
+    MaskEstimator,
     Masks,
     check_device,
     check_estimator,
@@ -19,7 +19,7 @@ from l0func.gates.checks import (
 )
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
-from l0func.spec.plan import Gate, GateSpec
+from l0func.spec.plan import GateSpec, GateVector
 
 
 def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
@@ -42,15 +42,15 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
     """
     check_single_key(key)
     named = check_gates(gates, spec)
-    return laid_out(sample_gates(key, named, spec), spec)
+    return masks_of(sample_gates(key, named, spec), spec)
 
 
 def sample_gates(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
     """One draw of every gate, ``{gate name: z}``, in one call of the generator."""
-    return drawn(gate_keys(key, gates, spec.gates), gates, spec.gates)
+    return draw_gates(gate_keys(key, gates, spec.gates), gates, spec.gates)
 
 
-def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Tensor:
+def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Tensor:
     """The own keys of some gates, shape ``(G, 2)``."""
     # Keyed by name, not by position: gating one more layer leaves every other mask unchanged.
     device = gates[wanted[0].name].device if wanted else key.device
@@ -58,7 +58,7 @@ def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Tensor:
     return random.fold_in(key.to(device).unsqueeze(-2), streams)
 
 
-def drawn(keys: Tensor, gates: Gates, wanted: Sequence[Gate]) -> Gates:
+def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gates:
     """One draw of some gates from their own keys, ``{gate name: z}``, in one call of the
     generator.
     """
@@ -87,7 +87,9 @@ def mean_masks(gates: Tree, spec: GateSpec) -> Masks:
     return deterministic_masks(gates, spec, "mean")
 
 
-def deterministic_masks(gates: Tree, spec: GateSpec, estimator: Estimator = "louizos") -> Masks:
+def deterministic_masks(
+    gates: Tree, spec: GateSpec, estimator: MaskEstimator = "louizos"
+) -> Masks:
     """Masks for test time.
 
     Args:
@@ -105,16 +107,16 @@ def deterministic_masks(gates: Tree, spec: GateSpec, estimator: Estimator = "lou
         ValueError: Gates do not fit the spec, or the estimator is unknown.
     """
     named = check_gates(gates, spec)
-    return laid_out(deterministic_gates(named, spec, estimator), spec)
+    return masks_of(deterministic_gates(named, spec, estimator), spec)
 
 
-def deterministic_gates(gates: Gates, spec: GateSpec, estimator: Estimator) -> Gates:
+def deterministic_gates(gates: Gates, spec: GateSpec, estimator: MaskEstimator) -> Gates:
     """Test-time gate values, ``{gate name: z}``."""
     check_estimator(estimator)
     return {gate.name: _deterministic(gate, gates[gate.name], estimator) for gate in spec.gates}
 
 
-def _deterministic(gate: Gate, log_alpha: Tensor, estimator: Estimator) -> Tensor:
+def _deterministic(gate: GateVector, log_alpha: Tensor, estimator: MaskEstimator) -> Tensor:
     if estimator != "count":
         return gate.distribution.deterministic(log_alpha, estimator)
     flat = log_alpha.reshape(-1)
@@ -124,10 +126,10 @@ def _deterministic(gate: Gate, log_alpha: Tensor, estimator: Estimator) -> Tenso
     return torch.where(rank >= closed, soft, 0.0).reshape(log_alpha.shape)
 
 
-def laid_out(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
+def masks_of(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
     """The masks that some values of the gates give."""
     return {
-        p.path: p.lay_out(gate_values, owned=False).to(p.dtype)
+        p.path: p.spread(gate_values, owned=False).to(p.dtype)
         for p in spec.parameters
         if p.multiplied
     }

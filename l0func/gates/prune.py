@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l0func.gates.checks import Estimator, Gates, check_gates, check_params, check_values
+from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
 
-def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "louizos") -> Tree:
+def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = "louizos") -> Tree:
     """Parameters under test-time gates, with exact zeros behind the closed ones.
 
     Args:
@@ -36,7 +36,7 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: Estimator = "lou
     for p in spec.gated():
         weight = tensors[p.path]
         if p.multiplied:
-            weight = weight * p.lay_out(z, owned=False).to(p.dtype)
+            weight = weight * p.spread(z, owned=False).to(p.dtype)
         pruned[p.path] = torch.where(opened[p.path], weight, 0)
     return tree.rebuild(params, pruned)
 
@@ -46,4 +46,4 @@ def open_entries(z: Gates, spec: GateSpec) -> dict[str, Tensor]:
     shape.
     """
     opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
-    return {p.path: (p.lay_out(opens, owned=True) != 0).expand(p.shape) for p in spec.gated()}
+    return {p.path: (p.spread(opens, owned=True) != 0).expand(p.shape) for p in spec.gated()}

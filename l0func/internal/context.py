@@ -37,7 +37,7 @@ def compiles() -> bool:
     return _COMPILES and hasattr(untyped.library, "custom_op")
 
 
-def mapped(tensor: Tensor, /) -> bool:
+def is_mapped(tensor: Tensor, /) -> bool:
     """Whether a vmap around this code holds a batch of values where the tensor shows one."""
     functorch: Any = untyped._C._functorch
     if compiling():
@@ -46,7 +46,7 @@ def mapped(tensor: Tensor, /) -> bool:
     return _level(tensor) > 0
 
 
-def mapped_together(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
+def is_mapped_with(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
     """Whether the innermost vmap that holds a batch of the tensor holds one of each other; False
     where a compiler hides it.
     """
@@ -84,7 +84,7 @@ def _primal(tensor: Any) -> Any:
     return _forward_ad.unpack_dual(tensor).primal if isinstance(tensor, Tensor) else tensor
 
 
-def values(tensor: Any, /) -> Any:
+def known_values(tensor: Any, /) -> Any:
     """The tensor's values as nested lists, or None where a transform, a compiler or a fake tensor
     hides them.
     """

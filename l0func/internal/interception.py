@@ -8,18 +8,18 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 
-class Answering(TorchFunctionMode):
-    """Calls ``rules[func](self, func, *args, **kwargs)`` for a function with a rule, and the
+class Interception(TorchFunctionMode):
+    """Calls ``handlers[func](self, func, *args, **kwargs)`` for a function with a handler, and the
     function itself for others.
 
     Args:
-        rules: For each function that is answered for, a callable; inside it the function is
+        handlers: For each function that is answered for, a callable; inside it the function is
             torch's own again.
     """
 
-    def __init__(self, rules: Mapping[Any, Callable[..., Any]]) -> None:
+    def __init__(self, handlers: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
-        self.rules = rules
+        self.handlers = handlers
 
     def __torch_function__(
         self,
@@ -28,6 +28,6 @@ class Answering(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        rule = self.rules.get(func)
+        handler = self.handlers.get(func)
         kwargs = kwargs or {}
-        return func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+        return func(*args, **kwargs) if handler is None else handler(self, func, *args, **kwargs)

@@ -69,7 +69,7 @@ def philox(
     return c0, c1 & LOW, c2, c3 & LOW
 
 
-def _at(offset: Word, index: Word) -> tuple[Word, Word]:
+def _counter_at(offset: Word, index: Word) -> tuple[Word, Word]:
     """Low and high word of ``offset + index`` modulo 2⁶⁴, without an overflow on the way."""
     low = (offset & LOW) + (index & LOW)
     high = ((offset >> 32) & LOW) + ((index >> 32) & LOW) + (low >> 32)
@@ -84,7 +84,7 @@ def as_int64(low: Word, high: Word) -> Word:
 
 def call(seed: Word, offset: Word, index: Word) -> tuple[Word, Word, Word, Word]:
     """The four words of call number ``index`` of the stream ``(seed, offset)``."""
-    low, high = _at(offset, index)
+    low, high = _counter_at(offset, index)
     zero: Any = 0
     return philox((low, high, zero, zero), (seed & LOW, (seed >> 32) & LOW))
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.internal.interception import Answering
+from l0func.internal.interception import Interception
 from l0func.internal.untyped import untyped
 from l0func.pure.written_out import attention, embedding, linear, norm, recurrent
 
 
-class Rows(Answering):
+class ByRow(Interception):
     """A context for one row of a vmapped batch.
 
     BatchNorm in training mode sees the whole batch; attention and recurrent layers, whose fused
@@ -27,12 +27,12 @@ class Rows(Answering):
     """
 
     def __init__(self, row: Tensor, chunked: bool) -> None:
-        super().__init__(RULES)
+        super().__init__(ROW_HANDLERS)
         self.row = row
         self.chunked = chunked
 
 
-class WrittenOut(Answering):
+class WrittenOut(Interception):
     """A context in which attention and recurrent layers run as the products that they are, for a
     count or a trace of them.
     """
@@ -41,8 +41,8 @@ class WrittenOut(Answering):
         super().__init__(WRITTEN_OUT)
 
 
-def _batch_norm(
-    mode: Rows,
+def _norm_over_rows(
+    mode: ByRow,
     func: Any,
     input: Tensor,
     running_mean: Tensor | None,
@@ -65,7 +65,7 @@ def _batch_norm(
 
 
 def _instance_norm(
-    mode: Rows,
+    mode: ByRow,
     func: Any,
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -87,23 +87,23 @@ def _instance_norm(
 
 
 def _without_dropout(x: Tensor, p: float) -> Tensor:
-    raise AssertionError("A dropout that a key did not answer: Keyed stands inside Rows.")
+    raise AssertionError("A dropout that a key did not answer: Keyed stands inside ByRow.")
 
 
-def _attention(written_out: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
+def _fused_attention(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
         return written_out(*args, **named, dropout=_without_dropout)
 
     return rule
 
 
-def _multi_head_attention(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
+def _multi_head_attention(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
     # Dropout that is active was answered by the key; what comes here has none.
     args, named = args[:13], {**named, "training": False}
     return attention.multi_head_attention_forward(*args, **named, dropout=_without_dropout)
 
 
-def _packed(mode: Rows, func: Any, *args: Any) -> Any:
+def _packed(mode: ByRow, func: Any, *args: Any) -> Any:
     raise ValueError(
         "A packed sequence holds many rows of different lengths, and per_example gives the module "
         "one row at a time. Pass the "
@@ -112,7 +112,7 @@ def _packed(mode: Rows, func: Any, *args: Any) -> Any:
 
 
 def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(mode: Rows, func: Any, *args: Any) -> Any:
+    def rule(mode: ByRow, func: Any, *args: Any) -> Any:
         if recurrent.is_packed(args):
             return _packed(mode, func, *args)
         return written_out(*args, dropout=_without_dropout)
@@ -121,7 +121,7 @@ def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _embedding_bag(
-    rows: Rows,
+    rows: ByRow,
     func: Any,
     /,
     input: Tensor,
@@ -146,14 +146,14 @@ def _embedding_bag(
 
 
 def _without_mode(written_out: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(mode: Rows, func: Any, *args: Any, **named: Any) -> Any:
+    def rule(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
         return written_out(*args, **named)
 
     return rule
 
 
 def _unless_packed(written_out: Callable[..., Any]) -> Callable[..., Any]:
-    def rule(mode: Answering, func: Any, *args: Any) -> Any:
+    def rule(mode: Interception, func: Any, *args: Any) -> Any:
         return (
             func(*args)
             if recurrent.is_packed(args)
@@ -163,10 +163,10 @@ def _unless_packed(written_out: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _flat_bags(mode: Answering, func: Any, /, *args: Any, **named: Any) -> Tensor:
+def _flat_bags(mode: Interception, func: Any, /, *args: Any, **named: Any) -> Tensor:
     flat = args[0].dim() != 2
     return (
-        func(*args, **named) if flat else _embedding_bag(cast("Rows", mode), func, *args, **named)
+        func(*args, **named) if flat else _embedding_bag(cast("ByRow", mode), func, *args, **named)
     )
 
 
@@ -177,7 +177,7 @@ _RECURRENT: dict[Any, Callable[..., Any]] = {
     torch.rnn_relu: recurrent.rnn_relu,
 }
 _FUSED: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _attention(attention.scaled_dot_product_attention),
+    F.scaled_dot_product_attention: _fused_attention(attention.scaled_dot_product_attention),
     F.multi_head_attention_forward: _multi_head_attention,
     torch.lstm_cell: _without_mode(recurrent.lstm_cell),
     torch.gru_cell: _without_mode(recurrent.gru_cell),
@@ -186,10 +186,10 @@ _FUSED: dict[Any, Callable[..., Any]] = {
     F.bilinear: _without_mode(linear.bilinear),
     untyped._weight_norm: _without_mode(linear.weight_norm),
 }
-RULES: dict[Any, Callable[..., Any]] = {
+ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_FUSED,
     **{func: _recurrent(written_out) for func, written_out in _RECURRENT.items()},
-    F.batch_norm: _batch_norm,
+    F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
     F.embedding_bag: _embedding_bag,
     untyped._pack_padded_sequence: _packed,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l0func import random
 from l0func.internal import names, tree
-from l0func.internal.context import values
+from l0func.internal.context import known_values
 from l0func.internal.names import stream
 from l0func.internal.tree import Tree
 
@@ -57,11 +57,11 @@ def init_params(key: Tensor, params: Tree, rules: Mapping[str, Initialiser | Non
     for path, old in tensors.items():
         initialiser = next(iter(names.matches(path, rules)), None)
         if initialiser is not None:
-            drawn[path] = _drawn(random.fold_in(key, stream(path)), path, old, initialiser)
+            drawn[path] = _redraw(random.fold_in(key, stream(path)), path, old, initialiser)
     return tree.rebuild(params, drawn)
 
 
-def _drawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Tensor:
+def _redraw(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Tensor:
     if callable(initialiser):
         new = torch.as_tensor(initialiser(key, tuple(old.shape)))
         if new.shape != old.shape:
@@ -116,7 +116,7 @@ def _is_random(name: str) -> bool:
 
 
 def _generator(key: Tensor, device: torch.device) -> torch.Generator:
-    words = values(key)
+    words = known_values(key)
     if words is None:
         raise ValueError(
             "torch.nn.init draws one parameter at a time: init_params cannot be mapped or "

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func import random
-from l0func.internal.interception import Answering
+from l0func.internal.interception import Interception
 from l0func.pure.written_out import attention, recurrent
 from l0func.pure.written_out import dropout as drop
 
@@ -19,7 +19,7 @@ from l0func.pure.written_out import dropout as drop
 _MODULE_STREAM = 0x6D6F64756C65
 
 
-class Keyed(Answering):
+class Keyed(Interception):
     """A context in which torch's random functions draw from ``key``, one fold of it for each call.
 
     Args:
@@ -27,7 +27,7 @@ class Keyed(Answering):
     """
 
     def __init__(self, key: Tensor | None) -> None:
-        super().__init__(RULES)
+        super().__init__(KEYED_HANDLERS)
         self.key, self.calls = key, 0
         self.base: Tensor | None = None
 
@@ -193,7 +193,7 @@ def _refused(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
     )
 
 
-def _embedding(position: int) -> Callable[..., Any]:
+def _unless_max_norm(position: int) -> Callable[..., Any]:
     """The rule of a lookup whose argument at ``position`` is max_norm."""
 
     def rule(mode: Keyed, func: Any, /, *args: Any, **named: Any) -> Any:
@@ -213,7 +213,7 @@ def _all(dim: int) -> int:
     return dim
 
 
-def _channels(dim: int) -> int:
+def _two(dim: int) -> int:
     return 2
 
 
@@ -232,17 +232,17 @@ _POOLS = tuple(
     f"fractional_max_pool{d}d{ending}" for d in (2, 3) for ending in ("", "_with_indices")
 )
 
-RULES: dict[Any, Callable[..., Any]] = {
+KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
     F.dropout: _dropout(_all),
     F.dropout1d: _dropout(lambda dim: dim - 1),
-    F.dropout2d: _dropout(_channels),
+    F.dropout2d: _dropout(_two),
     F.dropout3d: _dropout(lambda dim: dim - 3),
     F.alpha_dropout: _dropout(_all, alpha=True),
-    F.feature_alpha_dropout: _dropout(_channels, alpha=True),
+    F.feature_alpha_dropout: _dropout(_two, alpha=True),
     torch.dropout: _trained(_dropout(_all)),
-    torch.feature_dropout: _trained(_dropout(_channels)),
+    torch.feature_dropout: _trained(_dropout(_two)),
     torch.alpha_dropout: _trained(_dropout(_all, alpha=True)),
-    torch.feature_alpha_dropout: _trained(_dropout(_channels, alpha=True)),
+    torch.feature_alpha_dropout: _trained(_dropout(_two, alpha=True)),
     F.rrelu: _rrelu,
     F.gumbel_softmax: _gumbel_softmax,
     torch.bernoulli: _bernoulli,
@@ -255,8 +255,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.randn: _new(random.normal),
     F.scaled_dot_product_attention: _scaled_dot_product_attention,
     F.multi_head_attention_forward: _multi_head_attention,
-    F.embedding: _embedding(3),
-    F.embedding_bag: _embedding(3),
+    F.embedding: _unless_max_norm(3),
+    F.embedding_bag: _unless_max_norm(3),
     torch.lstm: _recurrent(recurrent.lstm),
     torch.gru: _recurrent(recurrent.gru),
     torch.rnn_tanh: _recurrent(recurrent.rnn_tanh),

@@ -14,16 +14,16 @@ from torch import Tensor
 from l0func.distributions import GateDistribution, HardConcrete
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
-from l0func.spec.plan import Binding, Gate, GateSpec, Group, Parameter, check_kinds
+from l0func.spec.plan import Binding, GateSpec, GateVector, Group, ParameterPlan, check_kinds
 from l0func.spec.rules import Rule, Shape, element
 
-Slices: TypeAlias = Rule | Sequence[Rule]
-Rules: TypeAlias = Mapping[str, Slices | None]
+RuleOrRules: TypeAlias = Rule | Sequence[Rule]
+Rules: TypeAlias = Mapping[str, RuleOrRules | None]
 
 
 def group(
-    multiplies: Mapping[str, Slices],
-    owns: Mapping[str, Slices] | None = None,
+    multiplies: Mapping[str, RuleOrRules],
+    owns: Mapping[str, RuleOrRules] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Group:
     """One gate vector over slices of several parameters.
@@ -48,7 +48,7 @@ def group(
             "worth."
         )
     for path, slices in multiplies.items():
-        if any(getattr(rule, "sharers", 1) > 1 for rule in _rules(path, slices)):
+        if any(getattr(rule, "sharers", 1) > 1 for rule in _as_rules(path, slices)):
             raise ValueError(
                 f"Gates with sharers own a run of indices; {path!r} is multiplied. Name it in "
                 f"owns."
@@ -58,7 +58,7 @@ def group(
     )
 
 
-def _rules(path: str, slices: Slices) -> tuple[Rule, ...]:
+def _as_rules(path: str, slices: RuleOrRules) -> tuple[Rule, ...]:
     listed: tuple[object, ...] = tuple(slices) if isinstance(slices, list | tuple) else (slices,)
     for rule in listed:
         if not isinstance(rule, Rule):
@@ -70,8 +70,8 @@ def _rules(path: str, slices: Slices) -> tuple[Rule, ...]:
     return cast("tuple[Rule, ...]", listed)
 
 
-def _frozen(slices: Mapping[str, Slices]) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
-    return tuple((path, _rules(path, of_path)) for path, of_path in slices.items())
+def _frozen(slices: Mapping[str, RuleOrRules]) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
+    return tuple((path, _as_rules(path, of_path)) for path, of_path in slices.items())
 
 
 def gate_spec(
@@ -127,13 +127,15 @@ def gate_spec(
     chosen = names.per_path(distribution, shapes, "a distribution", "gate")
     dtypes = {name: _gate_dtype(name, bound, all_tensors) for name in shapes}
 
-    def plan(path: str, tensor: Tensor) -> Parameter:
-        return Parameter(
+    def plan(path: str, tensor: Tensor) -> ParameterPlan:
+        return ParameterPlan(
             path, tuple(tensor.shape), tensor.dtype, tuple(b for at, b in bound if at == path)
         )
 
     return GateSpec(
-        tuple(Gate(name, shape, chosen[name], dtypes[name]) for name, shape in shapes.items()),
+        tuple(
+            GateVector(name, shape, chosen[name], dtypes[name]) for name, shape in shapes.items()
+        ),
         tuple(plan(path, tensor) for path, tensor in tensors.items()),
         tuple(
             plan(path, tensor)
@@ -149,7 +151,7 @@ def _bound_by_rules(tensors: Mapping[str, Tensor], rules: Rules) -> list[tuple[s
     bound: list[tuple[str, Binding]] = []
     for path in tensors:
         slices = next(iter(names.matches(path, rules)), None)
-        of_path = () if slices is None else _rules(path, slices)
+        of_path = () if slices is None else _as_rules(path, slices)
         for rule in of_path:
             if getattr(rule, "sharers", 1) > 1:
                 raise ValueError(

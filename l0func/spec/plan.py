@@ -19,7 +19,7 @@ from l0func.spec.rules import Rule, Shape
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateVector:
     """A vector of gates: its name, shape, distribution and dtype."""
 
     name: str
@@ -44,7 +44,7 @@ class Binding:
 
 
 @dataclass(frozen=True)
-class Parameter:
+class ParameterPlan:
     """A parameter (or an owned buffer) as the spec saw it, and the gates on it."""
 
     path: str
@@ -52,19 +52,19 @@ class Parameter:
     dtype: torch.dtype
     bindings: tuple[Binding, ...] = ()
 
-    def lay_out(
+    def spread(
         self,
         values: Mapping[str, Tensor],
         *,
         owned: bool,
-        of_owners: Mapping[str, Tensor] | None = None,
+        owners: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The product, for every entry, of the values of the *distinct* gates on it.
 
         Args:
             values: For each gate a value, its shape that of the gate vector.
             owned: Whether gates count that own an entry without multiplying it.
-            of_owners: Other values for those gates.
+            owners: Other values for those gates.
 
         Returns:
             The parameter's rank, broadcastable to it; 1 where no gate is.
@@ -76,7 +76,7 @@ class Parameter:
         for binding in sorted(self.bindings, key=lambda b: not b.multiplies):
             if not (owned or binding.multiplies):
                 continue
-            source = values if binding.multiplies or of_owners is None else of_owners
+            source = values if binding.multiplies or owners is None else owners
             factor = binding.rule.spread(source[binding.gate], self.shape)
             for other in done:
                 if other.gate == binding.gate:
@@ -115,12 +115,12 @@ class GateSpec:
     :func:`gate_spec`.
     """
 
-    gates: tuple[Gate, ...]
-    parameters: tuple[Parameter, ...]
-    buffers: tuple[Parameter, ...] = ()
+    gates: tuple[GateVector, ...]
+    parameters: tuple[ParameterPlan, ...]
+    buffers: tuple[ParameterPlan, ...] = ()
     attrs: tuple[tuple[str, str], ...] = ()
 
-    def gated(self) -> Iterator[Parameter]:
+    def gated(self) -> Iterator[ParameterPlan]:
         """The parameters behind at least one gate, multiplied or owned."""
         return (p for p in self.parameters if p.bindings)
 
@@ -151,7 +151,7 @@ class GateSpec:
     def to_json(self) -> str:
         """The spec as text, for :meth:`from_json`."""
 
-        def tensor(p: Parameter) -> dict[str, Any]:
+        def tensor(p: ParameterPlan) -> dict[str, Any]:
             bound = [
                 {"gate": b.gate, "multiplies": b.multiplies, **b.rule.to_dict()}
                 for b in p.bindings
@@ -188,17 +188,19 @@ class GateSpec:
             ValueError: The text is no spec, or a rule or a distribution is unknown.
         """
 
-        def gate(record: dict[str, Any]) -> Gate:
+        def gate(record: dict[str, Any]) -> GateVector:
             name, shape, dtype = (record.pop(field) for field in ("name", "shape", "dtype"))
-            return Gate(name, tuple(shape), distributions.from_dict(record), getattr(torch, dtype))
+            return GateVector(
+                name, tuple(shape), distributions.from_dict(record), getattr(torch, dtype)
+            )
 
         def binding(record: dict[str, Any]) -> Binding:
             name, multiplies = record.pop("gate"), record.pop("multiplies")
-            return Binding(name, rules.from_dict(record), multiplies)
+            return Binding(name, rules.rule_from_dict(record), multiplies)
 
-        def tensor(record: dict[str, Any]) -> Parameter:
+        def tensor(record: dict[str, Any]) -> ParameterPlan:
             bindings = tuple(binding(b) for b in record["bindings"])
-            return Parameter(
+            return ParameterPlan(
                 record["path"], tuple(record["shape"]), getattr(torch, record["dtype"]), bindings
             )
 

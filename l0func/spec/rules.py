@@ -119,16 +119,16 @@ class axis(Rule):
     stop: int | None = None
 
     def _gates(self, shape: Shape) -> Shape:
-        _, start, stop = _part(self, shape)
+        _, start, stop = _bounds(self, shape)
         return (stop - start,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
-        dim, start, stop = _part(self, shape)
-        return _along(_padded(values, start, shape[dim] - stop), dim, len(shape))
+        dim, start, stop = _bounds(self, shape)
+        return _along(_with_ones(values, start, shape[dim] - stop), dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
         """See :meth:`Rule.number`."""
-        own, start, stop = _part(self, shape)
+        own, start, stop = _bounds(self, shape)
         return index - start if dim == own and start <= index < stop else -1
 
 
@@ -180,7 +180,7 @@ class blocks(Rule):
     sharers: int = 1
 
     def _gates(self, shape: Shape) -> Shape:
-        _, start, stop = _part(self, shape)
+        _, start, stop = _bounds(self, shape)
         if self.size < 1 or (stop - start) % self.size:
             raise ValueError(
                 f"{self} needs a size that divides the {stop - start} indices of a tensor of "
@@ -189,17 +189,17 @@ class blocks(Rule):
         return ((stop - start) // self.size * self.sharers,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
-        dim, start, stop = _part(self, shape)
+        dim, start, stop = _bounds(self, shape)
         if self.sharers > 1:
             # Open with the probability that not all are closed; for values of 0 and 1, whether any
             # is open.
             values = 1 - (1 - values.reshape(-1, self.sharers)).prod(dim=-1)
         runs = values.unsqueeze(-1).expand(-1, self.size).reshape(-1)
-        return _along(_padded(runs, start, shape[dim] - stop), dim, len(shape))
+        return _along(_with_ones(runs, start, shape[dim] - stop), dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
         """See :meth:`Rule.number`."""
-        own, start, stop = _part(self, shape)
+        own, start, stop = _bounds(self, shape)
         return (
             (index - start) // self.size
             if dim == own and start <= index < stop and self.sharers == 1
@@ -238,7 +238,7 @@ class tiles(Rule):
         return index % (shape[own] // self.n) if dim == own else -1
 
 
-def _part(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:
+def _bounds(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:
     dim = _dimension(rule.dim, shape, rule)
     stop = shape[dim] if rule.stop is None else rule.stop
     if not 0 <= rule.start < stop <= shape[dim]:
@@ -250,16 +250,16 @@ def _part(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:
     return dim, rule.start, stop
 
 
-def _padded(values: Tensor, before: int, after: int) -> Tensor:
+def _with_ones(values: Tensor, before: int, after: int) -> Tensor:
     return F.pad(values, (before, after), value=1.0) if before or after else values
 
 
-RULES: dict[str, type[Rule]] = {
+KINDS: dict[str, type[Rule]] = {
     cls.__name__: cls for cls in (element, whole, axis, axes, blocks, tiles)
 }
 
 
-def from_dict(record: Mapping[str, Any], /) -> Rule:
+def rule_from_dict(record: Mapping[str, Any], /) -> Rule:
     """The rule that ``to_dict`` wrote.
 
     Raises:
@@ -267,6 +267,6 @@ def from_dict(record: Mapping[str, Any], /) -> Rule:
     """
     settings = dict(record)
     name = settings.pop("rule", None)
-    if name not in RULES:
-        raise ValueError(f"A rule is one of {sorted(RULES)}; the record says {name!r}.")
-    return axes(*settings["dims"]) if name == "axes" else RULES[name](**settings)
+    if name not in KINDS:
+        raise ValueError(f"A rule is one of {sorted(KINDS)}; the record says {name!r}.")
+    return axes(*settings["dims"]) if name == "axes" else KINDS[name](**settings)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from l0func.tracing.trace import State, Trace, Weight
+from l0func.tracing.trace import AbstractValue, Trace, Weight
 from l0func.tracing.units import NONE, Units
 
 
@@ -54,11 +54,11 @@ class Followed(ABC):
     trace: Trace
 
     @abstractmethod
-    def state(self, tensor: Tensor) -> State | None:
+    def value_of(self, tensor: Tensor) -> AbstractValue | None:
         """What is known of a tensor."""
 
     @abstractmethod
-    def set(self, tensor: Tensor, state: State) -> None:
+    def set(self, tensor: Tensor, state: AbstractValue) -> None:
         """Know a tensor."""
 
     @abstractmethod
@@ -74,15 +74,15 @@ class Followed(ABC):
         """The unit of every element; for a parameter that is used as a value every entry is a
         unit.
         """
-        state = self.state(tensor)
+        state = self.value_of(tensor)
         if state is None:
             return torch.full((1,) * tensor.dim(), NONE).expand(tensor.shape)
         return self.trace.elements(state) if isinstance(state, Weight) else state
 
     def weight(self, tensor: Tensor | None) -> Weight | None:
         """The parameter that a tensor is, if it is one."""
-        state = None if tensor is None else self.state(tensor)
+        state = None if tensor is None else self.value_of(tensor)
         return state if isinstance(state, Weight) else None
 
 
-Rule = Callable[[Followed, Call], None]
+Transfer = Callable[[Followed, Call], None]

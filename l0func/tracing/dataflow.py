@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from l0func.internal import tree
-from l0func.tracing.call import Call, Followed, Rule
+from l0func.tracing.call import Call, Followed, Transfer
 from l0func.tracing.products import of_values, refuse
-from l0func.tracing.trace import State, Weight
+from l0func.tracing.trace import AbstractValue, Weight
 from l0func.tracing.units import NONE, varies
 
 unknown = refuse
@@ -23,10 +23,10 @@ def pointwise(followed: Followed, call: Call) -> None:
     (out,) = call.outputs[:1]
     weights = [w for t in operands if (w := followed.weight(t)) is not None]
     if weights and _only_constants(followed, operands):
-        _of_weights(followed, call, weights)
+        _combine_weights(followed, call, weights)
         return
     labels = _combined(followed, call, [t for t in operands if t.dim() <= out.dim()], out)
-    if call.name.endswith("_") and (before := followed.state(call.args[0])) is not None:
+    if call.name.endswith("_") and (before := followed.value_of(call.args[0])) is not None:
         labels = _written(before, labels)
     for output in call.outputs:
         followed.set(output, labels)
@@ -41,7 +41,7 @@ def _only_constants(followed: Followed, operands: Sequence[Tensor]) -> bool:
     )
 
 
-def _of_weights(followed: Followed, call: Call, weights: Sequence[Weight]) -> None:
+def _combine_weights(followed: Followed, call: Call, weights: Sequence[Weight]) -> None:
     first = weights[0]
     (out,) = call.outputs[:1]
     same = all(w.path == first.path for w in weights) and tuple(
@@ -98,7 +98,7 @@ def _lifted(labels: Tensor, dims: int) -> Tensor:
     )
 
 
-def _written(before: State, labels: Tensor) -> Tensor:
+def _written(before: AbstractValue, labels: Tensor) -> Tensor:
     """Labels of a tensor after it was written in place: views of it see them too."""
     if isinstance(before, Weight):
         return labels
@@ -111,16 +111,16 @@ def _written(before: State, labels: Tensor) -> Tensor:
 def moved(followed: Followed, call: Call) -> None:
     """An operation that puts elements elsewhere, applied to what is known of each."""
     source = call.args[0]
-    state = followed.state(source)
+    state = followed.value_of(source)
     if state is None or call.outputs[0].is_complex() or source.is_complex():
         refuse(followed, call)
         return
     if isinstance(state, Tensor):
-        made = _outputs(_moved(call, state))
+        made = _as_list(_moved(call, state))
         for output, labels in zip(call.outputs, made, strict=True):
             followed.set(output, labels)
         return
-    coordinates = [_outputs(_moved(call, c)) for c in state.coordinates]
+    coordinates = [_as_list(_moved(call, c)) for c in state.coordinates]
     for output, *of_each in zip(call.outputs, *coordinates, strict=True):
         followed.set(output, Weight(state.path, tuple(of_each)))
 
@@ -133,14 +133,14 @@ def _moved(call: Call, labels: Tensor) -> Any:
     return call.func(labels, *tree.map_tensors(lambda t: t.cpu(), call.args[1:]), **call.kwargs)
 
 
-def _outputs(value: Any) -> list[Tensor]:
+def _as_list(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else list(value)
 
 
 def same(followed: Followed, call: Call) -> None:
     """A copy, a cast, a detached alias: what is known of it stays."""
     (out,) = call.outputs
-    state = followed.state(call.args[0])
+    state = followed.value_of(call.args[0])
     if state is not None:
         followed.set(out, state)
 
@@ -148,7 +148,7 @@ def same(followed: Followed, call: Call) -> None:
 def _copy(followed: Followed, call: Call) -> None:
     target, source = call.args[:2]
     labels = followed.labels(source).expand(target.shape)
-    before = followed.state(target)
+    before = followed.value_of(target)
     followed.set(call.outputs[0], labels.clone() if before is None else _written(before, labels))
 
 
@@ -176,7 +176,7 @@ def _joined(followed: Followed, call: Call) -> None:
 
 
 @of_values
-def _padded(followed: Followed, call: Call, labels: Tensor) -> None:
+def _pad(followed: Followed, call: Call, labels: Tensor) -> None:
     pads: list[int] = list(call.args[1])
     dims = [labels.dim() - 1 - i // 2 for i, p in enumerate(pads) if p]
     if any(varies(labels, d) for d in dims):
@@ -202,7 +202,7 @@ def reduced(followed: Followed, call: Call, labels: Tensor) -> None:
 
 
 @of_values
-def along(followed: Followed, call: Call, labels: Tensor) -> None:
+def mixed(followed: Followed, call: Call, labels: Tensor) -> None:
     """A softmax, a sort, a running sum: each element depends on all others along a dimension."""
     dims = _dimensions(call, labels.dim())
     for dim in dims:
@@ -246,16 +246,16 @@ FACTORIES = frozenset(
 )
 """What makes a tensor of another's size, and nothing else of it."""
 
-RULES: dict[str, Rule] = {
+TRANSFERS: dict[str, Transfer] = {
     **dict.fromkeys(FACTORIES, _made),
     "glu": _glu,
     **dict.fromkeys(_REDUCTIONS.split(), reduced),
-    **dict.fromkeys(_ALONG.split(), along),
+    **dict.fromkeys(_ALONG.split(), mixed),
     **dict.fromkeys(_MOVES.split(), moved),
     **dict.fromkeys(_SAME.split(), same),
     **dict.fromkeys(_POINTWISE.split(), pointwise),
     "copy": _copy,
     "cat": _joined,
     "stack": _joined,
-    "constant_pad_nd": _padded,
+    "constant_pad_nd": _pad,
 }

@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l0func import random
 from l0func.internal import tree
-from l0func.internal.interception import Answering
+from l0func.internal.interception import Interception
 from l0func.pure.by_row import WrittenOut
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
 from l0func.tracing import dataflow, layers, products
-from l0func.tracing.call import Call, Followed, Rule
+from l0func.tracing.call import Call, Followed, Transfer
 from l0func.tracing.steady import is_steady
-from l0func.tracing.trace import State, Trace, whole
+from l0func.tracing.trace import AbstractValue, Trace, whole_weight
 from l0func.tracing.units import NONE
 
 _READERS = (
@@ -32,7 +32,7 @@ _READERS = (
     "_unique2",
     "unique_dim",
 )
-RULES: dict[str, Rule] = {**products.RULES, **layers.RULES, **dataflow.RULES}
+TRANSFERS: dict[str, Transfer] = {**products.TRANSFERS, **layers.TRANSFERS, **dataflow.TRANSFERS}
 
 
 def follow(
@@ -71,7 +71,7 @@ def follow(
     tracer.trace.units.step = -1
     outputs = [tensor for _, tensor in tree.walk(output) if isinstance(tensor, Tensor)]
     for tensor in outputs:
-        if tracer.state(tensor) is not None:
+        if tracer.value_of(tensor) is not None:
             tracer.trace.units.fix(tracer.labels(tensor), "they are an output of the module")
     tracer.trace.finish(tracer.used(outputs))
     return tracer.trace
@@ -85,7 +85,7 @@ class _Tracer(TorchDispatchMode, Followed):
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         cast("Any", super()).__init__()
         self.trace = Trace(shapes)
-        self._known: dict[int, tuple[Tensor, State]] = {}
+        self._known: dict[int, tuple[Tensor, AbstractValue]] = {}
         self._steps: list[tuple[list[int], list[int]]] = []
         self._bases: dict[int, int] = {}
         self._data: set[int] = set()
@@ -99,7 +99,8 @@ class _Tracer(TorchDispatchMode, Followed):
     def begin(self, path: str, tensor: Tensor) -> None:
         """Know a tensor as a parameter or buffer."""
         self.set(
-            tensor, whole(path, tuple(tensor.shape)) if tensor.dim() else torch.full((), NONE)
+            tensor,
+            whole_weight(path, tuple(tensor.shape)) if tensor.dim() else torch.full((), NONE),
         )
         if tensor.is_floating_point():
             # A table of positions or a mask, in integers, is no data: forward may read numbers out
@@ -111,11 +112,11 @@ class _Tracer(TorchDispatchMode, Followed):
         self.set(tensor, labels.reshape((1,) * tensor.dim()).expand(tensor.shape))
         self._data.add(id(tensor))
 
-    def set(self, tensor: Tensor, state: State) -> None:
+    def set(self, tensor: Tensor, state: AbstractValue) -> None:
         """Know a tensor."""
         self._known[id(tensor)] = (tensor, state)
 
-    def state(self, tensor: Tensor) -> State | None:
+    def value_of(self, tensor: Tensor) -> AbstractValue | None:
         """What is known of a tensor."""
         return self._known[id(tensor)][1] if id(tensor) in self._known else None
 
@@ -174,7 +175,7 @@ class _Tracer(TorchDispatchMode, Followed):
 
     def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
         name: str = func.overloadpacket.__name__
-        if name in _READERS and any(id(tensor) in self._data for tensor in _tensors(args)):
+        if name in _READERS and any(id(tensor) in self._data for tensor in _tensors_in(args)):
             raise ValueError(
                 f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
                 f"that depends on inputs or "
@@ -195,24 +196,24 @@ class _Tracer(TorchDispatchMode, Followed):
             return func(*args, **kwargs)
         self._check_branch(func, args)
         output = func(*args, **kwargs)
-        call = Call(func, args, kwargs, tuple(_tensors(output)))
+        call = Call(func, args, kwargs, tuple(_tensors_in(output)))
         self._log_call(call)
-        if not any(self.state(t) is not None for t in call.tensors()):
+        if not any(self.value_of(t) is not None for t in call.tensors()):
             for made in call.outputs:
                 self.set(made, torch.full(tuple(made.shape), NONE))
             return output
-        _rule_for(func)(self, call)
+        _transfer_for(func)(self, call)
         if is_steady(self, call):
             self._steady.update(id(made) for made in call.outputs)
         return output
 
 
-class _Norms(Answering):
+class _Norms(Interception):
     """A context in which an RMSNorm is followed as one operation."""
 
     def __init__(self, tracer: _Tracer) -> None:
         def rule(
-            mode: Answering,
+            mode: Interception,
             func: Any,
             input: Tensor,
             shape: Any,
@@ -225,9 +226,9 @@ class _Norms(Answering):
         super().__init__({function: rule for function in functions if function is not None})
 
 
-def _rule_for(func: Any) -> Rule:
+def _transfer_for(func: Any) -> Transfer:
     name: str = func.overloadpacket.__name__
-    known = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    known = TRANSFERS.get(name) or TRANSFERS.get(name.removesuffix("_"))
     if known is not None:
         return known
     if torch.Tag.pointwise in func.tags:
@@ -237,9 +238,9 @@ def _rule_for(func: Any) -> Rule:
     return dataflow.unknown
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for item in cast("Sequence[Any]", value):
-            yield from _tensors(item)
+            yield from _tensors_in(item)

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from l0func.tracing.call import Call, Followed, Rule
+from l0func.tracing.call import Call, Followed, Transfer
 from l0func.tracing.products import joined, of_values, refuse
 from l0func.tracing.units import varies
 
 
-def _channels(followed: Followed, labels: Tensor) -> Tensor:
+def _channel_labels(followed: Followed, labels: Tensor) -> Tensor:
     """Labels of ``(N, C, *)`` by channel, made one along all other dimensions."""
     by_channel = labels.movedim(1, 0).reshape(labels.shape[1], -1)
     first = by_channel.amax(1)
@@ -22,7 +22,7 @@ def _channels(followed: Followed, labels: Tensor) -> Tensor:
 def _batch_norm(followed: Followed, call: Call) -> None:
     x = call.args[0]
     labels = followed.labels(x)
-    first = _channels(followed, labels)
+    first = _channel_labels(followed, labels)
     vectors = [t for t in call.args[1:5] if isinstance(t, Tensor)]
     joined(followed, vectors, first, dim=0)
     followed.set(call.outputs[0], labels)
@@ -31,7 +31,7 @@ def _batch_norm(followed: Followed, call: Call) -> None:
 def _group_norm(followed: Followed, call: Call) -> None:
     x, weight, bias, _, channels, _, groups = call.args[:7]
     labels = followed.labels(x)
-    first = _channels(followed, labels)
+    first = _channel_labels(followed, labels)
     of_group = first.reshape(groups, channels // groups)
     if groups == 1:
         followed.units.fix(
@@ -69,7 +69,7 @@ def rms_norm(followed: Followed, x: Tensor, dims: int, weight: Tensor | None, ou
     followed.set(out, labels)
 
 
-def _embedding(followed: Followed, call: Call) -> None:
+def _lookup(followed: Followed, call: Call) -> None:
     table, out = call.args[0], call.outputs[0]
     weight = followed.weight(table)
     if weight is None or table.dim() != 2:
@@ -80,7 +80,7 @@ def _embedding(followed: Followed, call: Call) -> None:
     followed.set(out, made.expand(out.shape))
 
 
-def _spatial(dims: int) -> Rule:
+def _spatial(dims: int) -> Transfer:
     """The rule of an operation that resamples the last ``dims`` dimensions of each channel."""
 
     @of_values
@@ -112,12 +112,12 @@ _UPSAMPLING = {
     "upsample_bicubic2d": 2,
 }
 
-RULES: dict[str, Rule] = {
+TRANSFERS: dict[str, Transfer] = {
     **dict.fromkeys(_BATCH_NORMS.split(), _batch_norm),
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
-    "embedding": _embedding,
+    "embedding": _lookup,
     **{name: _spatial(d) for d in (1, 2, 3) for name in _RESAMPLING.format(d=d).split()},
     **{name: _spatial(d) for name, d in _UPSAMPLING.items()},
     "upsample_trilinear3d": _spatial(3),

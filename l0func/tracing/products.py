@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from l0func.internal.untyped import loose
-from l0func.tracing.call import Call, Followed, Rule
-from l0func.tracing.trace import Reader, Weight, along
+from l0func.tracing.call import Call, Followed, Transfer
+from l0func.tracing.trace import Reader, Weight, dimension_of
 from l0func.tracing.units import NONE, varies
 
 
@@ -49,7 +49,7 @@ def product(followed: Followed, a: Tensor, b: Tensor, bias: Tensor | None = None
     """
     left, right = followed.weight(a), followed.weight(b)
     if left is not None and right is not None:
-        return _of_weights(followed, left, right, (*a.shape[:-1], b.shape[-1]))
+        return _product_of_weights(followed, left, right, (*a.shape[:-1], b.shape[-1]))
     if right is not None:
         return _read_by(
             followed, a, _one_of_batch(followed, right), b.dim() - 2, b.dim() - 1, bias
@@ -108,7 +108,7 @@ def _log_reader(
     bias: Tensor | None,
     border: bool,
 ) -> None:
-    found = along(weight, dim)
+    found = dimension_of(weight, dim)
     of_bias = followed.weight(bias)
     if found is not None:
         path = None if of_bias is None else of_bias.path
@@ -126,7 +126,9 @@ def _one_of_batch(followed: Followed, weight: Weight) -> Weight:
     return Weight(weight.path, once)
 
 
-def _of_weights(followed: Followed, left: Weight, right: Weight, shape: tuple[int, ...]) -> Tensor:
+def _product_of_weights(
+    followed: Followed, left: Weight, right: Weight, shape: tuple[int, ...]
+) -> Tensor:
     for own, other in ((left, right), (right, left)):
         followed.trace.taint(own.path, f"{own.path!r} is multiplied by {other.path!r}")
     return followed.units.fixed(1, f"they come out of {left.path!r} times {right.path!r}").expand(
@@ -253,11 +255,11 @@ def refuse(followed: Followed, call: Call, why: str = "") -> None:
         )
 
 
-def of_values(rule: Callable[[Followed, Call, Tensor], None]) -> Rule:
+def of_values(rule: Callable[[Followed, Call, Tensor], None]) -> Transfer:
     """A rule from one for the labels of the first argument, which refuses parameters."""
 
     def guarded(followed: Followed, call: Call) -> None:
-        state = followed.state(call.args[0])
+        state = followed.value_of(call.args[0])
         if isinstance(state, Tensor):
             rule(followed, call, state)
         else:
@@ -266,7 +268,7 @@ def of_values(rule: Callable[[Followed, Call, Tensor], None]) -> Rule:
     return guarded
 
 
-RULES: dict[str, Rule] = {
+TRANSFERS: dict[str, Transfer] = {
     "mm": _mm,
     "bmm": _mm,
     "addmm": _addmm,

@@ -48,14 +48,14 @@ class Reader(NamedTuple):
     steady: bool
 
 
-State = Tensor | Weight
+AbstractValue = Tensor | Weight
 """What is known of a tensor: the unit of every element as a label, int64; or that it is a
 parameter, moved about.
 """
 
 
 @dataclass
-class Slices:
+class UnitsAlongDim:
     """The units along one dimension of a parameter."""
 
     labels: Tensor
@@ -83,7 +83,9 @@ class Trace:
 
     shapes: dict[str, tuple[int, ...]]
     units: Units = field(default_factory=Units)
-    slices: dict[tuple[str, int], Slices] = field(default_factory=dict[tuple[str, int], Slices])
+    slices: dict[tuple[str, int], UnitsAlongDim] = field(
+        default_factory=dict[tuple[str, int], UnitsAlongDim]
+    )
     uses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     products: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
     normed: list[Tensor] = field(default_factory=list[Tensor])
@@ -94,11 +96,11 @@ class Trace:
     _touched: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def own(self, weight: Weight, dim: int, labels: Tensor) -> None:
-        """Slices along a dimension of a weight belong to these units."""
+        """UnitsAlongDim along a dimension of a weight belong to these units."""
         self._bind(weight, dim, labels, reads=False)
 
     def read(self, weight: Weight, dim: int, labels: Tensor) -> None:
-        """Slices along a dimension of a weight multiply what these units send on."""
+        """UnitsAlongDim along a dimension of a weight multiply what these units send on."""
         self._bind(weight, dim, labels, reads=True)
 
     def taint(self, path: str, reason: str) -> None:
@@ -147,7 +149,7 @@ class Trace:
         if weight.coordinates[0].shape[dim] == 1:
             self.units.fix(labels, f"they are one unit, and {weight.path!r} cannot do without")
             return
-        found = along(weight, dim)
+        found = dimension_of(weight, dim)
         if found is None:
             self.units.fix(labels, f"{weight.path!r} is reshaped before it is used")
             self.taint(weight.path, f"{weight.path!r} is reshaped before it is used")
@@ -160,7 +162,9 @@ class Trace:
         slices = self.slices.get(where)
         if slices is None:
             flags = torch.zeros(size, dtype=torch.bool)
-            slices = self.slices[where] = Slices(torch.full((size,), NONE), flags, flags.clone())
+            slices = self.slices[where] = UnitsAlongDim(
+                torch.full((size,), NONE), flags, flags.clone()
+            )
         self.units.tie(slices.labels[positions], labels)
         slices.labels[positions] = torch.where(labels >= 0, labels, slices.labels[positions])
         (slices.reads if reads else slices.owns)[positions] |= labels >= 0
@@ -185,7 +189,7 @@ class Trace:
         self.taint(path, f"{path!r} has no dimension along which its units lie")
 
 
-def along(weight: Weight, dim: int) -> tuple[int, Tensor] | None:
+def dimension_of(weight: Weight, dim: int) -> tuple[int, Tensor] | None:
     """The parameter's dimension that a dimension of the weight runs along, and the indices; None
     if there is no such one.
     """
@@ -206,7 +210,7 @@ def _flat(coordinates: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
     return flat
 
 
-def whole(path: str, shape: tuple[int, ...]) -> Weight:
+def whole_weight(path: str, shape: tuple[int, ...]) -> Weight:
     """A parameter as it is."""
     grids = [
         torch.arange(n).reshape([n if d == k else 1 for d in range(len(shape))])

@@ -61,7 +61,7 @@ class Units:
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Make one unit of every pair of labels at the same place of two tensors that broadcast."""
         shape: Any = untyped.broadcast_shapes(a.shape, b.shape)
-        a, b = _once(a.expand(shape), b.expand(shape))
+        a, b = _without_repeats(a.expand(shape), b.expand(shape))
         both = (a != b) & (a >= 0) & (b >= 0)
         # A pair as one number: unique numbers are found much faster than unique rows.
         count = len(self._parent)
@@ -102,7 +102,7 @@ def _distinct(labels: Tensor) -> list[int]:
     return [label for label in loose(labels).unique().tolist() if label >= 0]
 
 
-def _once(*tensors: Tensor) -> tuple[Tensor, ...]:
+def _without_repeats(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors of one shape without the repetitions that all of them have in common."""
     for dim in range(tensors[0].dim()):
         if all(t.stride(dim) == 0 for t in tensors) and tensors[0].shape[dim]:

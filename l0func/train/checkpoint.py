@@ -16,7 +16,7 @@ from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.state import TrainState
 
-_FORMAT = "l0func training 1"
+_STATE_FORMAT = "l0func training 1"
 
 
 def save_state(
@@ -61,7 +61,7 @@ def save_state(
         for name, t in tree.leaves(state, "the state").items()
     }
     metadata = {
-        "format": _FORMAT,
+        "format": _STATE_FORMAT,
         "spec": spec.to_json(),
         "settings": json.dumps(dict(settings or {}), sort_keys=True),
     }
@@ -94,10 +94,10 @@ def load_state(
         ImportError: safetensors is not there.
     """
     metadata, flat = read(path)
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != _STATE_FORMAT:
         raise ValueError(
             f"{path} is no training state: its metadata says "
-            f"{metadata.get('format', 'nothing')!r}, not {_FORMAT!r}. "
+            f"{metadata.get('format', 'nothing')!r}, not {_STATE_FORMAT!r}. "
             "A network that l0func.save wrote is read by l0func.load."
         )
     _check_spec(path, GateSpec.from_json(metadata["spec"]), spec)

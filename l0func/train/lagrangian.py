@@ -12,11 +12,11 @@ from torch import Tensor
 
 from l0func.costs.expected import entry_sum
 from l0func.costs.macs import MacCounts, macs_of
-from l0func.gates.checks import ESTIMATORS, Estimator, Gates, check_gates
+from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, Parameter, check_spec
+from l0func.spec.plan import GateSpec, ParameterPlan, check_spec
 
 Measure = Literal["density", "l0", "macs"]
 Target: TypeAlias = float | Mapping[str, float]
@@ -61,7 +61,7 @@ def lagrangian(
     *,
     measure: Measure = "density",
     counts: MacCounts | None = None,
-    estimator: Estimator = "louizos",
+    estimator: MaskEstimator = "louizos",
     equality: bool = False,
     lr: float = 1e-3,
     damping: float = 0.03,
@@ -124,7 +124,7 @@ def lagrangian(
         tensor([0.7500])
     """
     check_spec(spec)
-    _check_settings(measure, counts, estimator, lr, damping, warmup)
+    _check_arguments(measure, counts, estimator, lr, damping, warmup)
     constraints = _constraints(target, spec, measure, counts)
     lowest = 0.0 if not equality else -torch.inf
 
@@ -183,7 +183,7 @@ def lagrangian(
 class _Constraint(NamedTuple):
     """Some parameters, or the multiply-adds with them, and the share of these that may stay."""
 
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[ParameterPlan, ...]
     counts: MacCounts | None
     target: float
 
@@ -201,8 +201,8 @@ class _Constraint(NamedTuple):
         return sum(p.size for p in self.parameters)
 
 
-def _kept(p: Parameter, opens: Gates) -> Tensor | int:
-    return entry_sum(p.lay_out(opens, owned=True), p) if p.bindings else p.size
+def _kept(p: ParameterPlan, opens: Gates) -> Tensor | int:
+    return entry_sum(p.spread(opens, owned=True), p) if p.bindings else p.size
 
 
 def _constraints(
@@ -263,7 +263,7 @@ def _check_reachable(
         )
 
 
-def _check_settings(
+def _check_arguments(
     measure: str, counts: MacCounts | None, estimator: str, lr: float, damping: float, warmup: int
 ) -> None:
     if measure not in MEASURES:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
-from l0func.internal.context import values
+from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
@@ -70,10 +70,11 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 
     def build(leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
         return made(
-            leaves, **{name: _at(name, setting, step) for name, setting in settings.items()}
+            leaves,
+            **{name: _setting_at(name, setting, step) for name, setting in settings.items()},
         )
 
-    remembered, defaults = _tried(build)
+    remembered, defaults = _probed(build)
     by_entry = all(t.dim() == 0 or t.shape == PROBE for t in remembered.values())
     decays = any(
         callable(settings.get(name)) or defaults.get(name, 0) for name in ("weight_decay", "lambd")
@@ -98,7 +99,7 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
                     name: _taken(t, donate) for name, t in moments[path].items()
                 }
         torch_optimizer.step()
-        kept = {path: _tensors(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
+        kept = {path: _tensor_state(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
         return tree.rebuild(leaves, {path: leaf.detach() for path, leaf in taken.items()}), kept
 
     return Optimizer(init, update, bool(decays), by_entry)
@@ -107,7 +108,7 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 PROBE = (2, 3)
 
 
-def _tried(
+def _probed(
     build: Callable[[list[Tensor], Tensor], torch.optim.Optimizer],
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What it remembers of a small matrix after a step, and its settings."""
@@ -124,14 +125,14 @@ def _tried(
                 "optimizer that works from gradients, such as torch.optim.Adam."
             ) from None
         # What does not run on a CPU is none of this function's business.
-    return _tensors(torch_optimizer.state[leaf]), torch_optimizer.defaults
+    return _tensor_state(torch_optimizer.state[leaf]), torch_optimizer.defaults
 
 
-def _at(name: str, setting: Any, step: Tensor) -> Any:
+def _setting_at(name: str, setting: Any, step: Tensor) -> Any:
     if not callable(setting):
         return setting
     value = setting(step)
-    number = values(value) if isinstance(value, Tensor) else value
+    number = known_values(value) if isinstance(value, Tensor) else value
     if not isinstance(number, int | float) or not math.isfinite(number):
         raise ValueError(
             f"A schedule gives one finite number for each step; {name} is {value!r} at step "
@@ -144,5 +145,5 @@ def _taken(t: Tensor, donate: bool) -> Tensor:
     return t.detach() if donate else t.detach().clone()
 
 
-def _tensors(remembered: dict[str, Any]) -> dict[str, Tensor]:
+def _tensor_state(remembered: dict[str, Any]) -> dict[str, Tensor]:
     return {name: t for name, t in remembered.items() if isinstance(t, Tensor)}

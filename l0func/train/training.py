@@ -106,7 +106,7 @@ def training(
     slopes: Any = (
         torch.func.grad(objective, has_aux=True)
         if in_dims is not None or compile
-        else _once(objective)
+        else _value_and_grad(objective)
     )
     if in_dims is not None:
         slopes = torch.vmap(slopes, (0, 0, 0, 0, *in_dims))
@@ -231,7 +231,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2
 
 
-def _once(objective: Callable[..., Any]) -> Callable[..., Any]:
+def _value_and_grad(objective: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.func.grad(objective, has_aux=True)`` for what is neither mapped nor compiled."""
 
     # torch.func.grad keeps what a second derivative would need: a small network's step takes twice

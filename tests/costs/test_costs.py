@@ -67,7 +67,7 @@ def test_expectations_are_averages_over_keys(name):
         masks = l0.sample_masks(key, gates, spec)
         z = costs_draw(key, gates, spec)
         opened = {g: (v != 0).to(v.dtype) for g, v in z.items()}
-        entries = {p.path: p.lay_out(opened, owned=True).expand(p.shape) for p in spec.gated()}
+        entries = {p.path: p.spread(opened, owned=True).expand(p.shape) for p in spec.gated()}
         weights = {
             p.path: params[p.path] * masks[p.path] if p.path in masks else params[p.path]
             for p in spec.gated()

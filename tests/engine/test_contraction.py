@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import l0func as l0
 from l0func import random
 from l0func.engine.contraction import run
-from l0func.engine.contraction.chunks import Output, Plan
+from l0func.engine.contraction.chunks import Contraction, Output
 from l0func.engine.contraction.sweep import sweep
 from l0func.kernels import choice
 from l0func.kernels.unfold import Unfold
@@ -57,7 +57,7 @@ def derivative(distribution: Any, order: int, u: Tensor, la: Tensor) -> Tensor:
     return f(la)
 
 
-def by_hand(plan: Plan, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
+def by_hand(plan: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
     """The contraction by einsum, over masks that are laid out."""
     z = []
     for key in keys:
@@ -77,7 +77,7 @@ def by_hand(plan: Plan, output: Output, keys: Tensor, t: dict[str, Tensor]) -> T
     return torch.einsum(equation, torch.stack(z), *(t[name] for name in given))
 
 
-def swept(plan: Plan, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
+def swept(plan: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
     return sweep(
         plan,
         output,
@@ -101,7 +101,7 @@ CASES = [
 def test_every_contraction_of_every_order_is_the_einsum_over_its_masks(
     distribution, shape, rows, repeat, first
 ):
-    plan = Plan(distribution, shape, repeat, first)
+    plan = Contraction(distribution, shape, repeat, first)
     keys, t = random.split(random.key(2), 3), factors(3, shape, rows, repeat)
     for kind, order in product("yxa", range(4)):
         output = Output(kind, order)
@@ -113,7 +113,7 @@ def test_chunks_of_any_size_give_the_same(limit, monkeypatch):
     monkeypatch.setattr(run, "EAGER", limit)
     keys = random.split(random.key(2), 5)
     for shape, rows in (((1, 9, 7), 1), ((1, 10, 3), 2)):
-        plan, t = Plan(l0.HardConcrete(), shape), factors(5, shape, rows)
+        plan, t = Contraction(l0.HardConcrete(), shape), factors(5, shape, rows)
         for output in (Output("y", 0), Output("x", 1), Output("a", 1)):
             torch.testing.assert_close(
                 swept(plan, output, keys, t), by_hand(plan, output, keys, t)
@@ -126,7 +126,7 @@ def test_chunks_of_any_size_give_the_same(limit, monkeypatch):
 )
 def test_compiled_it_is_the_same(shape, rows, outputs):
     plan, t, keys = (
-        Plan(l0.HardConcrete(), shape),
+        Contraction(l0.HardConcrete(), shape),
         factors(3, shape, rows),
         random.split(random.key(2), 3),
     )
@@ -153,7 +153,7 @@ def test_a_machine_without_a_compiler_says_so_once_and_runs_eagerly(monkeypatch)
 
     monkeypatch.setattr(run, "_compiled", broken)
     plan, t, keys = (
-        Plan(l0.HardConcrete(), (1, 4, 6)),
+        Contraction(l0.HardConcrete(), (1, 4, 6)),
         factors(3, (1, 4, 6), 1),
         random.split(random.key(2), 3),
     )

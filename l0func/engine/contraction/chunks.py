@@ -28,7 +28,7 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Contraction:
     r"""What is contracted: :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` in G
     groups side by side.
 
@@ -80,7 +80,9 @@ Draws = list[dict[int, Tensor]]
 """For each plane, by the order of the derivative, ``(b, G, O, I)``."""
 
 
-def draw(plan: Plan, outputs: Sequence[Output], uniforms: Sequence[Tensor], chunk: Chunk) -> Draws:
+def draw(
+    plan: Contraction, outputs: Sequence[Output], uniforms: Sequence[Tensor], chunk: Chunk
+) -> Draws:
     """The masks, or their derivatives, that some outputs need.
 
     Args:
@@ -120,7 +122,7 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
         a = None if chunk.a is None else chunk.a[plane]
         x = None if chunk.x is None else chunk.x[plane]
         for into, output in zip(planes, outputs, strict=True):
-            into.append(_one(output.kind, z[output.order], a, x, chunk.g))
+            into.append(_contract_plane(output.kind, z[output.order], a, x, chunk.g))
     return [
         [sum(p[1:], p[0])] if output.kind == "y" else p
         for p, output in zip(planes, outputs, strict=True)
@@ -131,7 +133,9 @@ def _repeated(z: Tensor, repeat: int) -> Tensor:
     return z if repeat == 1 else z.unsqueeze(-1).expand(*z.shape, repeat).flatten(-2)
 
 
-def _one(kind: Kind, z: Tensor, a: Tensor | None, x: Tensor | None, g: Tensor | None) -> Tensor:
+def _contract_plane(
+    kind: Kind, z: Tensor, a: Tensor | None, x: Tensor | None, g: Tensor | None
+) -> Tensor:
     """One contraction with masks ``(b, G, O, I)``."""
     if kind == "y":
         assert a is not None

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from l0func.engine.contraction.chunks import (
     Chunk,
+    Contraction,
     Draws,
     Output,
-    Plan,
     contract,
     draw,
     uniform_planes,
@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 def run(
-    plan: Plan, outputs: Sequence[Output], keys: Tensor, operands: Operands, compiled: bool
+    plan: Contraction, outputs: Sequence[Output], keys: Tensor, operands: Operands, compiled: bool
 ) -> list[Tensor]:
     """Every output for the masks of keys ``(B, 2)``: ``y (B, G, R, O)``, ``x`` of the shape of x,
     ``a (G, O, I)``.
@@ -60,7 +60,7 @@ def run(
 class _Run:
     def __init__(
         self,
-        plan: Plan,
+        plan: Contraction,
         outputs: tuple[Output, ...],
         keys: Tensor,
         operands: Operands,
@@ -73,7 +73,7 @@ class _Run:
             operands,
             compiled,
         )
-        self.batch, self.rows = keys.shape[0], _rows(plan, operands)
+        self.batch, self.rows = keys.shape[0], _row_count(plan, operands)
         gates = plan.gates
         planar = (
             compiled
@@ -103,18 +103,22 @@ class _Run:
 
     def results(self) -> list[Tensor]:
         for start in range(0, self.batch, self.size):
-            self._rows(slice(start, min(start + self.size, self.batch)))
+            self._add_rows(slice(start, min(start + self.size, self.batch)))
         return [
             self._joined(planes) if o.kind == "a" else planes[0]
             for o, planes in zip(self.outputs, self.into, strict=True)
         ]
 
-    def _rows(self, rows: slice) -> None:
+    def _add_rows(self, rows: slice) -> None:
         """Add what some rows of the batch give."""
         plan, full = self.plan, self.size
-        keys = _padded(self.keys[rows], full)
-        x = None if self.operands.x is None else _padded(_seen(plan, self.operands.x[rows]), full)
-        g = None if self.operands.g is None else _padded(self.operands.g[rows], full)
+        keys = _padded_to(self.keys[rows], full)
+        x = (
+            None
+            if self.operands.x is None
+            else _padded_to(_seen(plan, self.operands.x[rows]), full)
+        )
+        g = None if self.operands.g is None else _padded_to(self.operands.g[rows], full)
         count = rows.stop - rows.start
         seen = {
             i: self._patches(full, x, g)
@@ -187,7 +191,7 @@ class _Run:
         return planes[0] if self.planes == 1 else torch.stack(planes, dim=-1).flatten(-2)
 
 
-def x_shape(plan: Plan, batch: int, rows: int) -> tuple[int, ...]:
+def x_shape(plan: Contraction, batch: int, rows: int) -> tuple[int, ...]:
     """The shape of x for a number of rows a key."""
     if plan.unfold is None:
         return batch, rows, plan.shape[2]
@@ -195,7 +199,7 @@ def x_shape(plan: Plan, batch: int, rows: int) -> tuple[int, ...]:
     return batch, rows // torch.Size(windows).numel(), plan.unfold.channels, *plan.unfold.space
 
 
-def _rows(plan: Plan, operands: Operands) -> int:
+def _row_count(plan: Contraction, operands: Operands) -> int:
     if operands.g is not None:
         return operands.g.shape[2]
     assert operands.x is not None
@@ -203,7 +207,7 @@ def _rows(plan: Plan, operands: Operands) -> int:
     return operands.x.shape[1] * windows
 
 
-def _seen(plan: Plan, x: Tensor) -> Tensor:
+def _seen(plan: Contraction, x: Tensor) -> Tensor:
     """Rows ``(b, G, R, I)`` of x, or of the patches of images."""
     if plan.unfold is None:
         return x.unsqueeze(1)
@@ -211,7 +215,7 @@ def _seen(plan: Plan, x: Tensor) -> Tensor:
     return patches.reshape(*x.shape[:2], *patches.shape[1:]).transpose(1, 2).flatten(2, 3)
 
 
-def _shown(plan: Plan, patches: Tensor, shape: Sequence[int]) -> Tensor:
+def _shown(plan: Contraction, patches: Tensor, shape: Sequence[int]) -> Tensor:
     """The adjoint of :func:`_seen`."""
     if plan.unfold is None:
         return patches.squeeze(1)
@@ -238,12 +242,12 @@ def _blocks(gates: tuple[int, int, int], limit: int) -> Iterator[Block]:
     yield from (Block(slice(0, 1), slice(r, min(r + step, rows))) for r in range(0, rows, step))
 
 
-def _padded(t: Tensor, size: int) -> Tensor:
+def _padded_to(t: Tensor, size: int) -> Tensor:
     # One shape for all chunks, so that the compiler sees one; rows of zeros add nothing.
     return t if t.shape[0] == size else F.pad(t, (0, 0) * (t.dim() - 1) + (0, size - t.shape[0]))
 
 
-def _tensors(chunk: Chunk) -> list[Tensor]:
+def _operands_of(chunk: Chunk) -> list[Tensor]:
     return [
         *chunk.ready,
         *(chunk.a or ()),
@@ -252,11 +256,11 @@ def _tensors(chunk: Chunk) -> list[Tensor]:
     ]
 
 
-Static = tuple[Plan, tuple[Output, ...], int, int, int]
+ChunkStatic = tuple[Contraction, tuple[Output, ...], int, int, int]
 """A plan, outputs, uniforms of the first call to skip, gates, and planes."""
 
 
-def _drawn_eagerly(static: Static, keys: Tensor, call: int, chunk: Chunk) -> Draws:
+def _drawn_eagerly(static: ChunkStatic, keys: Tensor, call: int, chunk: Chunk) -> Draws:
     plan, outputs, skip, count, planes = static
     streams = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1).unsqueeze(-2)
     draws = philox.eager(streams, [-(-(skip + count) // 4)], True)
@@ -264,7 +268,7 @@ def _drawn_eagerly(static: Static, keys: Tensor, call: int, chunk: Chunk) -> Dra
     return draw(plan, outputs, uniforms, chunk)
 
 
-def _drawn(static: Static, keys: Tensor, call: Tensor, chunk: Chunk) -> Draws:
+def _drawn_in_graph(static: ChunkStatic, keys: Tensor, call: Tensor, chunk: Chunk) -> Draws:
     plan, outputs, skip, count, planes = static
     uniforms = uniform_planes(keys, call, -(-(skip + count) // 4))
     if planes == 1:
@@ -272,24 +276,26 @@ def _drawn(static: Static, keys: Tensor, call: Tensor, chunk: Chunk) -> Draws:
     return draw(plan, outputs, uniforms, chunk)
 
 
-def _contracted(static: Static, draws: Draws, chunk: Chunk) -> list[list[Tensor]]:
+def _contracted(static: ChunkStatic, draws: Draws, chunk: Chunk) -> list[list[Tensor]]:
     return contract(static[1], draws, chunk)
 
 
 def _drawn_and_contracted(
-    static: Static, keys: Tensor, call: Tensor, chunk: Chunk
+    static: ChunkStatic, keys: Tensor, call: Tensor, chunk: Chunk
 ) -> list[list[Tensor]]:
-    return contract(static[1], _drawn(static, keys, call, chunk), chunk)
+    return contract(static[1], _drawn_in_graph(static, keys, call, chunk), chunk)
 
 
-def _in_machine_code(static: Static, keys: Tensor, call: int, chunk: Chunk) -> list[list[Tensor]]:
-    shapes = tuple(tuple(t.shape) for t in _tensors(chunk))
+def _in_machine_code(
+    static: ChunkStatic, keys: Tensor, call: int, chunk: Chunk
+) -> list[list[Tensor]]:
+    shapes = tuple(tuple(t.shape) for t in _operands_of(chunk))
     signature = (static, shapes, chunk.ready[0].dtype, str(keys.device))
     at = torch.tensor(call, device=keys.device)
     if len(static[1]) == 1:
         return _compiled(_drawn_and_contracted, signature)(static, keys, at, chunk)
     # In one graph the compiler draws again for every output rather than keep the masks of a chunk.
-    draws = _compiled(_drawn, signature)(static, keys, at, chunk)
+    draws = _compiled(_drawn_in_graph, signature)(static, keys, at, chunk)
     return _compiled(_contracted, signature)(static, draws, chunk)
 
 

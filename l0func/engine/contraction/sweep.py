@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from l0func.distributions.base import named
-from l0func.engine.contraction.chunks import Output, Plan
+from l0func.engine.contraction.chunks import Contraction, Output
 from l0func.engine.contraction.run import Operands, run, x_shape
 from l0func.internal.context import compiles, compiling, forward_rule
 from l0func.internal.untyped import untyped
@@ -27,7 +27,7 @@ Static = tuple[Any, ...]
 
 
 def sweep(
-    plan: Plan,
+    plan: Contraction,
     output: Output,
     keys: Tensor,
     log_alpha: Tensor,
@@ -59,15 +59,15 @@ def sweep(
     return call(static, outputs, keys, log_alpha, a, x, g)[0]
 
 
-def _static(plan: Plan, compiled: bool) -> Static:
+def _static(plan: Contraction, compiled: bool) -> Static:
     unfold = None if plan.unfold is None else astuple(plan.unfold)
     return (plan.distribution.identity, plan.shape, plan.repeat, plan.first, unfold, compiled)
 
 
 @cache
-def _plan(static: Static) -> tuple[Plan, bool]:
+def _plan(static: Static) -> tuple[Contraction, bool]:
     identity, shape, repeat, first, unfold, compiled = static
-    return Plan(
+    return Contraction(
         named(identity), shape, repeat, first, None if unfold is None else Unfold(*unfold)
     ), compiled
 

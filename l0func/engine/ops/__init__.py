@@ -7,13 +7,13 @@ from typing import Any
 
 from l0func.engine.ops import attention, conv, embedding, linear, recurrent, views
 
-RULES: dict[Any, Callable[..., Any]] = {
-    **linear.RULES,
-    **conv.RULES,
-    **embedding.RULES,
-    **attention.RULES,
-    **recurrent.RULES,
-    **views.RULES,
+HANDLERS: dict[Any, Callable[..., Any]] = {
+    **linear.HANDLERS,
+    **conv.HANDLERS,
+    **embedding.HANDLERS,
+    **attention.HANDLERS,
+    **recurrent.HANDLERS,
+    **views.HANDLERS,
 }
 """The rule of every operation that has one; a rule may give NotImplemented, and the operation runs
 on the product.

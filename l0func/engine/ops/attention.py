@@ -23,4 +23,4 @@ def multi_head_attention(*args: Any, **named: Any) -> Any:
     )
 
 
-RULES: dict[Any, Callable[..., Any]] = {F.multi_head_attention_forward: multi_head_attention}
+HANDLERS: dict[Any, Callable[..., Any]] = {F.multi_head_attention_forward: multi_head_attention}

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from l0func.engine.contraction import product
 from l0func.engine.ops.gaussian import gaussian
-from l0func.engine.parameter import GatedParameter, along, dense
+from l0func.engine.parameter import GatedParameter, broadcast_along, dense
 from l0func.kernels.unfold import Unfold
 
-Product = Callable[..., Tensor]
+Convolve = Callable[..., Tensor]
 
 
-def _conv(dims: int, plain: Product) -> Callable[..., Any]:
+def _conv(dims: int, plain: Convolve) -> Callable[..., Any]:
     def rule(
         input: Any,
         weight: Any,
@@ -42,7 +42,7 @@ def _conv(dims: int, plain: Product) -> Callable[..., Any]:
     return rule
 
 
-def _transposed(dims: int, plain: Product) -> Callable[..., Any]:
+def _transposed(dims: int, plain: Convolve) -> Callable[..., Any]:
     def rule(
         input: Any,
         weight: Any,
@@ -78,8 +78,8 @@ def _gated(
     input: Any,
     weight: Any,
     bias: Any,
-    whole: Product,
-    by_entries: Product,
+    whole: Convolve,
+    by_entries: Convolve,
 ) -> Any:
     """A convolution with what gates its channels multiplied in on either side."""
     if (
@@ -89,16 +89,16 @@ def _gated(
     ):
         return NotImplemented
     x = _scaled(input, weight.scales[enter[0]], enter[1], dims)
-    if weight.drawn is None:
+    if weight.entry_gates is None:
         y = whole(x, weight.weight)
-    elif weight.drawn.uses is not None:
+    elif weight.entry_gates.uses is not None:
         y = gaussian(whole, x, weight)
     else:
         y = by_entries(x)
     if y is NotImplemented:
         return y
     y = _scaled(y, weight.scales[leave[0]], leave[1], dims)
-    return y if bias is None else y + along(dense(bias), 0, dims + 1)
+    return y if bias is None else y + broadcast_along(dense(bias), 0, dims + 1)
 
 
 def _inner(weight: GatedParameter) -> bool:
@@ -109,7 +109,7 @@ def _inner(weight: GatedParameter) -> bool:
 
 
 def _scaled(x: Tensor, scale: Tensor | None, groups: int, dims: int) -> Tensor:
-    return x if scale is None else x * along(scale.repeat(groups), 0, dims + 1)
+    return x if scale is None else x * broadcast_along(scale.repeat(groups), 0, dims + 1)
 
 
 def _by_entries(
@@ -121,7 +121,7 @@ def _by_entries(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    assert weight.drawn is not None
+    assert weight.entry_gates is not None
     kernel = list(weight.shape[2:])
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -130,7 +130,7 @@ def _by_entries(
     images = x if x.dim() == dims + 2 else x.unsqueeze(0)
     unfold = _unfold(images.shape[1], images.shape[2:], kernel, stride, around, dilation, groups)
     images = images.reshape(*images.shape[:2], *unfold.space)
-    y = product.convolution(images, weight.weight, weight.drawn, unfold)
+    y = product.masked_convolution(images, weight.weight, weight.entry_gates, unfold)
     y = y.reshape(*y.shape[:2], *unfold.windows[3 - dims :])
     return y if x.dim() == dims + 2 else y.squeeze(0)
 
@@ -145,7 +145,7 @@ def _transposed_by_entries(
     dilation: list[int],
     groups: int,
 ) -> Any:
-    assert weight.drawn is not None
+    assert weight.entry_gates is not None
     windows, kernel = list(x.shape[x.dim() - dims :]), list(weight.shape[2:])
     settings = zip(windows, stride, padding, extra, dilation, kernel, strict=True)
     space = [(n - 1) * s - 2 * p + e + d * (k - 1) + 1 for n, s, p, e, d, k in settings]
@@ -155,7 +155,9 @@ def _transposed_by_entries(
         # windows.
         return NotImplemented
     values = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    y = product.transposed_convolution(values.flatten(2), weight.weight, weight.drawn, unfold)
+    y = product.masked_transposed_convolution(
+        values.flatten(2), weight.weight, weight.entry_gates, unfold
+    )
     y = y.reshape(*y.shape[:2], *space)
     return y if x.dim() == dims + 2 else y.squeeze(0)
 
@@ -183,7 +185,7 @@ def _sizes(value: Any, dims: int) -> list[int]:
     return sizes * dims if len(sizes) == 1 else sizes
 
 
-RULES: dict[Any, Callable[..., Any]] = {
+HANDLERS: dict[Any, Callable[..., Any]] = {
     torch.conv1d: _conv(1, torch.conv1d),
     torch.conv2d: _conv(2, torch.conv2d),
     torch.conv3d: _conv(3, torch.conv3d),

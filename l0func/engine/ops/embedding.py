@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func import random
-from l0func.engine.parameter import Drawn, GatedParameter
+from l0func.engine.parameter import EntryGates, GatedParameter
 
 
 def embedding(
@@ -32,8 +32,8 @@ def embedding(
     vectors = vectors if columns is None else vectors * columns
     vectors = (
         vectors
-        if weight.drawn is None
-        else vectors * _masks(input, weight.drawn).to(vectors.dtype)
+        if weight.entry_gates is None
+        else vectors * _looked_up_masks(input, weight.entry_gates).to(vectors.dtype)
     )
     if padding_idx is None:
         return vectors
@@ -44,20 +44,22 @@ def embedding(
 
 
 def _by_sums(weight: GatedParameter) -> bool:
-    return weight.drawn is not None and (weight.drawn.turned or weight.drawn.uses is not None)
+    return weight.entry_gates is not None and (
+        weight.entry_gates.turned or weight.entry_gates.uses is not None
+    )
 
 
-def _masks(input: Tensor, drawn: Drawn) -> Tensor:
+def _looked_up_masks(input: Tensor, gates: EntryGates) -> Tensor:
     """The masks of the rows that are looked up, and of no others."""
-    size = drawn.log_alpha.shape[1]
-    start = drawn.first + input * size
-    aligned = size % 4 == 0 and drawn.first % 4 == 0
+    size = gates.log_alpha.shape[1]
+    start = gates.first + input * size
+    aligned = size % 4 == 0 and gates.first % 4 == 0
     calls = size // 4 if aligned else size // 4 + 2
     call = (start // 4).unsqueeze(-1) + torch.arange(calls, device=input.device)
-    u = random.uniforms_at(drawn.key, call).flatten(-2)
+    u = random.uniforms_at(gates.key, call).flatten(-2)
     if not aligned:
         u = u.gather(-1, (start % 4).unsqueeze(-1) + torch.arange(size, device=input.device))
-    return drawn.distribution.quantile(u, F.embedding(input, drawn.log_alpha))
+    return gates.distribution.quantile(u, F.embedding(input, gates.log_alpha))
 
 
-RULES: dict[Any, Callable[..., Any]] = {F.embedding: embedding}
+HANDLERS: dict[Any, Callable[..., Any]] = {F.embedding: embedding}

@@ -1,4 +1,4 @@
-"""Local reparameterisation: the sum over a gated weight's entries drawn from the Gaussian with its
+"""Local reparameterisation: the sum over a gated weight's entries gates from the Gaussian with its
 two moments.
 """
 
@@ -28,7 +28,7 @@ def gaussian(
     Args:
         product: Bilinear in the input and the weight: ``F.linear``, or a convolution.
         x: The input.
-        weight: The weight; scales along its dimensions are not applied.
+        weight: The weight; scales broadcast_along its dimensions are not applied.
 
     Returns:
         What ``product`` returns.
@@ -36,23 +36,23 @@ def gaussian(
     Raises:
         ValueError: The weight is used a second time in one call.
     """
-    drawn = weight.drawn
-    assert drawn is not None
-    assert drawn.uses is not None
-    rows = (drawn.first, drawn.first + drawn.log_alpha.numel())
-    if any(rows[0] < stop and start < rows[1] for start, stop in drawn.uses):
+    gates = weight.entry_gates
+    assert gates is not None
+    assert gates.uses is not None
+    rows = (gates.first, gates.first + gates.log_alpha.numel())
+    if any(rows[0] < stop and start < rows[1] for start, stop in gates.uses):
         raise ValueError(
             f"{weight.path!r} is used twice in one call (time steps, or tied layers), and local "
             f"reparameterisation would draw "
             "its gates anew for each use. Use sampling='exact', or gate its rows or columns."
         )
-    drawn.uses.append(rows)
-    la = drawn.log_alpha.transpose(-2, -1) if drawn.turned else drawn.log_alpha
-    mean, variance = drawn.distribution.mean_and_variance(la)
+    gates.uses.append(rows)
+    la = gates.log_alpha.transpose(-2, -1) if gates.turned else gates.log_alpha
+    mean, variance = gates.distribution.mean_and_variance(la)
     w = weight.weight
     y = product(x, w * mean.to(w.dtype))
     spread = product(x * x, w * w * variance.to(w.dtype))
-    noise = random.normal(random.fold_in(drawn.key, drawn.first), tuple(y.shape)).to(y.dtype)
+    noise = random.normal(random.fold_in(gates.key, gates.first), tuple(y.shape)).to(y.dtype)
     # Clamped: the gradient of a square root at 0 is infinite, and that of a sum without variance
     # is 0.
     return y + spread.clamp(min=torch.finfo(y.dtype).tiny).sqrt() * noise

@@ -19,7 +19,7 @@ from l0func.internal.untyped import untyped
 from l0func.pure.written_out import linear as written_out
 
 
-def linear(input: Any, weight: Any, bias: Any = None) -> Any:
+def gated_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear``."""
     if (
         not isinstance(weight, GatedParameter)
@@ -29,12 +29,12 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Any:
         return NotImplemented
     rows, columns = weight.scales
     x = input if columns is None else input * columns
-    if weight.drawn is None:
+    if weight.entry_gates is None:
         y = F.linear(x, weight.weight)
-    elif weight.drawn.uses is not None:
+    elif weight.entry_gates.uses is not None:
         y = gaussian(F.linear, x, weight)
     else:
-        y = product.linear(x, weight.weight, weight.drawn)
+        y = product.masked_linear(x, weight.weight, weight.entry_gates)
     y = y if rows is None else y * rows
     return y if bias is None else y + dense(bias)
 
@@ -46,13 +46,13 @@ def matmul(input: Any, other: Any) -> Any:
         and other.dim() == 2
         and not isinstance(input, GatedParameter)
     ):
-        return linear(input, views.transpose(other, 0, 1))
+        return gated_linear(input, views.transpose(other, 0, 1))
     if isinstance(input, GatedParameter) and input.dim() == 2 and isinstance(other, Tensor):
         other = dense(other)
         return (
-            linear(other, input)
+            gated_linear(other, input)
             if other.dim() == 1
-            else linear(other.transpose(-2, -1), input).transpose(-2, -1)
+            else gated_linear(other.transpose(-2, -1), input).transpose(-2, -1)
         )
     return NotImplemented
 
@@ -76,10 +76,10 @@ def einsum(equation: Any, *operands: Any) -> Any:
     input1, weight, input2 = operands
     flat = views.flatten(weight, 1)
     x = (input1.unsqueeze(-1) * input2.unsqueeze(-2)).flatten(-2)
-    return NotImplemented if flat is NotImplemented else linear(x, flat)
+    return NotImplemented if flat is NotImplemented else gated_linear(x, flat)
 
 
-def bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+def gated_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     """``F.bilinear``."""
     y = einsum(written_out.BILINEAR, input1, weight, input2)
     if y is NotImplemented:
@@ -93,7 +93,7 @@ def scaled(input: Any, other: Any) -> Any:
         input, other = other, input
     if isinstance(other, GatedParameter) or not isinstance(other, int | float):
         return NotImplemented
-    return input.like(input.weight * other, input.scales, input.drawn)
+    return input.like(input.weight * other, input.scales, input.entry_gates)
 
 
 def _negated(input: Any) -> Any:
@@ -101,9 +101,9 @@ def _negated(input: Any) -> Any:
 
 
 _TENSOR: Any = Tensor
-RULES: dict[Any, Callable[..., Any]] = {
-    F.linear: linear,
-    F.bilinear: bilinear,
+HANDLERS: dict[Any, Callable[..., Any]] = {
+    F.linear: gated_linear,
+    F.bilinear: gated_bilinear,
     torch.einsum: einsum,
     **dict.fromkeys(
         (

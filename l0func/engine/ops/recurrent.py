@@ -28,7 +28,7 @@ def _unless_packed(written_out: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-RULES: dict[Any, Callable[..., Any]] = {
+HANDLERS: dict[Any, Callable[..., Any]] = {
     torch.lstm: _unless_packed(recurrent.lstm),
     torch.gru: _unless_packed(recurrent.gru),
     torch.rnn_tanh: _unless_packed(recurrent.rnn_tanh),

@@ -26,12 +26,12 @@ def permute(input: GatedParameter, *dims: Any) -> Any:
     """``torch.permute``."""
     listed: Sequence[int] = dims if isinstance(dims[0], int) else dims[0]
     order = [d % input.dim() for d in listed]
-    drawn = input.drawn
-    if drawn is not None and order != sorted(order):
-        if input.dim() != 2 or drawn.log_alpha.dim() != 2:
+    gates = input.entry_gates
+    if gates is not None and order != sorted(order):
+        if input.dim() != 2 or gates.log_alpha.dim() != 2:
             return NotImplemented
-        drawn = replace(drawn, turned=not drawn.turned)
-    return input.like(input.weight.permute(order), tuple(input.scales[d] for d in order), drawn)
+        gates = replace(gates, turned=not gates.turned)
+    return input.like(input.weight.permute(order), tuple(input.scales[d] for d in order), gates)
 
 
 def _t(input: GatedParameter) -> Any:
@@ -41,24 +41,24 @@ def _t(input: GatedParameter) -> Any:
 def narrow(input: GatedParameter, dim: int, start: int, length: int) -> Any:
     """``torch.narrow``."""
     dim = dim % input.dim()
-    drawn = input.drawn
-    if drawn is not None and (dim > 0 or drawn.turned):
+    gates = input.entry_gates
+    if gates is not None and (dim > 0 or gates.turned):
         return NotImplemented
     scales = tuple(
         s.narrow(0, start, length) if d == dim and s is not None else s
         for d, s in enumerate(input.scales)
     )
     return input.like(
-        input.weight.narrow(dim, start, length), scales, sliced(drawn, start, length)
+        input.weight.narrow(dim, start, length), scales, sliced(gates, start, length)
     )
 
 
 def chunk(input: GatedParameter, chunks: int, dim: int = 0) -> Any:
     """``torch.chunk``."""
-    return split(input, -(-input.shape[dim] // chunks) or 1, dim)
+    return split_sections(input, -(-input.shape[dim] // chunks) or 1, dim)
 
 
-def split(tensor: GatedParameter, split_size_or_sections: Any, dim: int = 0) -> Any:
+def split_sections(tensor: GatedParameter, split_size_or_sections: Any, dim: int = 0) -> Any:
     """``torch.split``."""
     size, total = split_size_or_sections, tensor.shape[dim]
     lengths = (
@@ -84,7 +84,7 @@ def getitem(input: Any, index: Any) -> Any:
     start, stop, step = cast("slice[Any, Any, Any]", index).indices(input.shape[0])
     if step == 1:
         return narrow(input, 0, start, max(stop - start, 0))
-    if input.drawn is not None:
+    if input.entry_gates is not None:
         return NotImplemented
     rows = input.scales[0]
     return input.like(
@@ -94,23 +94,23 @@ def getitem(input: Any, index: Any) -> Any:
 
 def select(input: GatedParameter, dim: int, index: int) -> Any:
     """``torch.select``: an entry of the first dimension, where that leaves a matrix."""
-    drawn, rank = input.drawn, input.dim()
+    gates, rank = input.entry_gates, input.dim()
     if (
         dim % rank != 0
         or rank < 3
-        or (drawn is not None and drawn.turned)
+        or (gates is not None and gates.turned)
         or not -input.shape[0] <= index < input.shape[0]
     ):
         return NotImplemented
     index = index % input.shape[0]
-    if drawn is not None:
-        part = sliced(drawn, index, 1)
+    if gates is not None:
+        part = sliced(gates, index, 1)
         assert part is not None
-        drawn = replace(part, log_alpha=part.log_alpha.squeeze(0))
+        gates = replace(part, log_alpha=part.log_alpha.squeeze(0))
     own, rows = input.scales[0], input.scales[1]
     if own is not None:
         rows = own[index].expand(input.shape[1]) if rows is None else own[index] * rows
-    return input.like(input.weight.select(0, index), (rows, *input.scales[2:]), drawn)
+    return input.like(input.weight.select(0, index), (rows, *input.scales[2:]), gates)
 
 
 def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -144,12 +144,12 @@ def reshape(input: GatedParameter, *sizes: Any, shape: Sequence[int] = ()) -> An
     if type(wanted) not in (tuple, list, torch.Size):
         return NotImplemented
     weight = input.weight.reshape(*wanted)
-    runs = _runs(tuple(input.shape), tuple(weight.shape))
-    drawn = input.drawn
+    runs = _matching_dims(tuple(input.shape), tuple(weight.shape))
+    gates = input.entry_gates
     if (
         runs is None
         or weight.dim() < 2
-        or (drawn is not None and (drawn.turned or drawn.log_alpha.shape != input.shape))
+        or (gates is not None and (gates.turned or gates.log_alpha.shape != input.shape))
     ):
         return NotImplemented
     scales: list[Tensor | None] = []
@@ -158,12 +158,12 @@ def reshape(input: GatedParameter, *sizes: Any, shape: Sequence[int] = ()) -> An
         if merged is not None and len(new) != 1:
             return NotImplemented
         scales += [merged] if len(new) == 1 else [None] * len(new)
-    if drawn is not None:
-        drawn = replace(drawn, log_alpha=drawn.log_alpha.reshape(weight.shape))
-    return input.like(weight, tuple(scales), drawn)
+    if gates is not None:
+        gates = replace(gates, log_alpha=gates.log_alpha.reshape(weight.shape))
+    return input.like(weight, tuple(scales), gates)
 
 
-def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]] | None:
+def _matching_dims(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]] | None:
     """The shortest runs of dimensions of two shapes that hold the same entries."""
     if 0 in old:
         return None
@@ -197,15 +197,17 @@ def _merged(input: GatedParameter, dims: range) -> Tensor | None:
 
 
 def contiguous(input: GatedParameter, **named: Any) -> Any:
-    """Laid out: gates that would be drawn at every use are drawn now, once."""
-    if input.drawn is None:
+    """Laid out: gates that would be gates at every use are gates now, once."""
+    if input.entry_gates is None:
         return input
     none: Scales = (None,) * input.dim()
-    return input.like(input.like(input.weight, none, input.drawn).dense(), input.scales, None)
+    return input.like(
+        input.like(input.weight, none, input.entry_gates).dense(), input.scales, None
+    )
 
 
 _TENSOR: Any = Tensor
-RULES: dict[Any, Callable[..., Any]] = {
+HANDLERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(
         (torch.transpose, _TENSOR.transpose, _TENSOR.swapaxes, torch.swapaxes), transpose
     ),
@@ -213,7 +215,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.t, _TENSOR.t, _TENSOR.T.__get__, _TENSOR.mT.__get__), _t),
     **dict.fromkeys((torch.narrow, _TENSOR.narrow), narrow),
     **dict.fromkeys((torch.chunk, _TENSOR.chunk), chunk),
-    **dict.fromkeys((torch.split, _TENSOR.split), split),
+    **dict.fromkeys((torch.split, _TENSOR.split), split_sections),
     **dict.fromkeys((torch.flatten, _TENSOR.flatten), flatten),
     **dict.fromkeys((torch.reshape, _TENSOR.reshape, _TENSOR.view), reshape),
     **dict.fromkeys((torch.unsqueeze, _TENSOR.unsqueeze), unsqueeze),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from l0func.pure.written_out.attention import Dropout
 
-State = tuple[Tensor, ...]
+Hidden = tuple[Tensor, ...]
 
 
 class _Weights(NamedTuple):
@@ -28,7 +28,7 @@ class _Weights(NamedTuple):
 
 
 # (input projection, state, weights) to the new state, whose first member is the output.
-_Cell = Callable[[Tensor, State, _Weights], State]
+_Cell = Callable[[Tensor, Hidden, _Weights], Hidden]
 
 
 def lstm(
@@ -72,7 +72,7 @@ def lstm(
         Outputs of the last layer, ``(T, N, directions * (H or projection))`` in the layout of
         ``input``, and the final outputs and cell states of all layers, of the shapes in ``hx``.
     """
-    run = _Run(
+    run = _Network(
         weights,
         has_biases,
         num_layers,
@@ -123,7 +123,7 @@ def gru(
         Outputs of the last layer, ``(T, N, directions * H)`` in the layout of ``input``, and the
         final states of all layers, of the shape of ``hx``.
     """
-    run = _Run(
+    run = _Network(
         weights,
         has_biases,
         num_layers,
@@ -137,7 +137,7 @@ def gru(
 
 
 def _elman(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
-    def cell(x: Tensor, state: State, w: _Weights) -> State:
+    def cell(x: Tensor, state: Hidden, w: _Weights) -> Hidden:
         return (activation(x + F.linear(state[0], w.w_hh, w.b_hh)),)
 
     def network(
@@ -159,7 +159,7 @@ def _elman(activation: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor
         Source: Elman (1990), "Finding structure in time". Arguments and results as for
         :func:`gru`.
         """
-        run = _Run(
+        run = _Network(
             weights,
             has_biases,
             num_layers,
@@ -185,7 +185,7 @@ def lstm_cell(
     w_hh: Tensor,
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
-) -> State:
+) -> Hidden:
     """One step of :func:`lstm`, with the arguments of ``torch.lstm_cell``: the new output and cell
     state.
     """
@@ -236,7 +236,7 @@ def is_packed(args: Sequence[Any]) -> bool:
     return isinstance(hx, Tensor) or not isinstance(args[3], bool)
 
 
-def _lstm_cell(x: Tensor, state: State, w: _Weights) -> State:
+def _lstm_cell(x: Tensor, state: Hidden, w: _Weights) -> Hidden:
     h, c = state
     i, f, g, o = (x + F.linear(h, w.w_hh, w.b_hh)).chunk(4, dim=-1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -244,7 +244,7 @@ def _lstm_cell(x: Tensor, state: State, w: _Weights) -> State:
     return (h if w.w_hr is None else F.linear(h, w.w_hr)), c
 
 
-def _gru_cell(x: Tensor, state: State, w: _Weights) -> State:
+def _gru_cell(x: Tensor, state: Hidden, w: _Weights) -> Hidden:
     (h,) = state
     x_r, x_z, x_n = x.chunk(3, dim=-1)
     h_r, h_z, h_n = F.linear(h, w.w_hh, w.b_hh).chunk(3, dim=-1)
@@ -253,7 +253,7 @@ def _gru_cell(x: Tensor, state: State, w: _Weights) -> State:
     return ((1.0 - z) * n + z * h,)
 
 
-class _Run(NamedTuple):
+class _Network(NamedTuple):
     """The loop over layers, directions and time that all recurrent networks share."""
 
     weights: Sequence[Tensor]
@@ -264,11 +264,11 @@ class _Run(NamedTuple):
     batch_first: bool
     dropout: Dropout
 
-    def __call__(self, cell: _Cell, input: Tensor, initial: State) -> tuple[Tensor, State]:
+    def __call__(self, cell: _Cell, input: Tensor, initial: Hidden) -> tuple[Tensor, Hidden]:
         directions = 2 if self.bidirectional else 1
         parameters = self._by_direction(directions)
         x = input.transpose(0, 1) if self.batch_first else input
-        finals: list[State] = []
+        finals: list[Hidden] = []
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout_p > 0.0:
                 x = self.dropout(x, self.dropout_p)
@@ -299,8 +299,8 @@ class _Run(NamedTuple):
 
 
 def _over_time(
-    cell: _Cell, x: Tensor, state: State, w: _Weights, backwards: bool
-) -> tuple[Tensor, State]:
+    cell: _Cell, x: Tensor, state: Hidden, w: _Weights, backwards: bool
+) -> tuple[Tensor, Hidden]:
     projected = F.linear(x, w.w_ih, w.b_ih).unbind(0)
     outputs: list[Tensor] = []
     for step in reversed(projected) if backwards else projected:
