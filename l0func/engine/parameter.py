@@ -15,6 +15,7 @@ from torch import Tensor
 from l0func import random
 from l0func.distributions import GateDistribution
 from l0func.internal.context import compiling
+from l0func.internal.interception import function_name
 
 Scales = tuple[Tensor | None, ...]
 Handler = Callable[..., Any]
@@ -195,14 +196,10 @@ def _refuse_writing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     for target in written:
         if isinstance(target, GatedParameter):
             raise ValueError(
-                f"{_name(func)} writes into the gated parameter {target.path!r}, which a pure "
+                f"{function_name(func)} writes into the gated parameter {target.path!r}, which a pure "
                 f"function may not: what it sees "
                 "there is the product of a weight and a mask. Write a new tensor instead."
             )
-
-
-def _name(func: Any) -> str:
-    return f"torch function {getattr(func, '__name__', func)!r}"
 
 
 def _writers() -> Callable[[Any], bool]:

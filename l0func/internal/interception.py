@@ -31,3 +31,8 @@ class Interception(TorchFunctionMode):
         handler = self.handlers.get(func)
         kwargs = kwargs or {}
         return func(*args, **kwargs) if handler is None else handler(self, func, *args, **kwargs)
+
+
+def function_name(func: Any) -> str:
+    """A torch function's name, as error messages show it."""
+    return f"torch function {getattr(func, '__name__', func)!r}"

@@ -11,6 +11,10 @@ untyped: Any = torch
 """torch, for those of its functions that have no types."""
 
 
+TENSOR: Any = Tensor
+"""torch.Tensor, for those of its methods that have no types."""
+
+
 def loose(tensor: Tensor, /) -> Any:
     """The tensor, for those of its methods that have no types."""
     return tensor

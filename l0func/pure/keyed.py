@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func import random
-from l0func.internal.interception import Interception
+from l0func.internal.interception import Interception, function_name
 from l0func.pure.written_out import attention, recurrent
 from l0func.pure.written_out import dropout as drop
 
@@ -39,7 +39,7 @@ class Keyed(Interception):
         """
         if self.key is None:
             raise ValueError(
-                f"{_name(func)} is random, and there is no key to draw from. Call the module "
+                f"{function_name(func)} is random, and there is no key to draw from. Call the module "
                 f"through l0func.gated with a "
                 "key, or put it in eval mode before l0func.make_functional."
             )
@@ -55,10 +55,6 @@ class Keyed(Interception):
     def dropout(self, func: Any) -> attention.Dropout:
         """Dropout as the written-out functions call it."""
         return lambda x, p: drop.dropout(x, p, tuple(x.shape), self.uniform(func))
-
-
-def _name(func: Any) -> str:
-    return f"torch function {getattr(func, '__name__', func)!r}"
 
 
 def _dropout(kept: Callable[[int], int], alpha: bool = False) -> Callable[..., Any]:
@@ -176,7 +172,7 @@ def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
             return func(*args)
         if packed:
             raise ValueError(
-                f"{_name(func)} has no keyed dropout between layers for packed sequences; pad "
+                f"{function_name(func)} has no keyed dropout between layers for packed sequences; pad "
                 f"them instead."
             )
         return written_out(*args, dropout=mode.dropout(func))
@@ -186,7 +182,7 @@ def _recurrent(written_out: Callable[..., Any]) -> Callable[..., Any]:
 
 def _refused(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
-        f"{_name(func)} draws from the global generator, which a pure function may not. Write it "
+        f"{function_name(func)} draws from the global generator, which a pure function may not. Write it "
         f"with torch.rand_like or "
         "torch.bernoulli, which draw from the key inside l0func.gated, or pass the draw in as an "
         "input."
@@ -200,7 +196,7 @@ def _unless_max_norm(position: int) -> Callable[..., Any]:
         max_norm = args[position] if len(args) > position else named.get("max_norm")
         if max_norm is not None:
             raise ValueError(
-                f"{_name(func)} with max_norm={max_norm} rewrites its weight, which a pure "
+                f"{function_name(func)} with max_norm={max_norm} rewrites its weight, which a pure "
                 f"function may not. Leave it out, and "
                 "renormalise the parameter between steps if you need to."
             )

@@ -15,7 +15,7 @@ from l0func.engine.contraction import product
 from l0func.engine.ops import views
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.parameter import GatedParameter, dense
-from l0func.internal.untyped import untyped
+from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.written_out import linear as written_out
 
 
@@ -100,7 +100,6 @@ def _negated(input: Any) -> Any:
     return scaled(input, -1)
 
 
-_TENSOR: Any = Tensor
 HANDLERS: dict[Any, Callable[..., Any]] = {
     F.linear: gated_linear,
     F.bilinear: gated_bilinear,
@@ -110,25 +109,25 @@ HANDLERS: dict[Any, Callable[..., Any]] = {
             torch.matmul,
             torch.mm,
             torch.mv,
-            _TENSOR.matmul,
-            _TENSOR.mm,
-            _TENSOR.mv,
-            _TENSOR.__matmul__,
+            TENSOR.matmul,
+            TENSOR.mm,
+            TENSOR.mv,
+            TENSOR.__matmul__,
         ),
         matmul,
     ),
-    _TENSOR.__rmatmul__: _reflected,
-    **dict.fromkeys((torch.addmm, torch.addmv, _TENSOR.addmm, _TENSOR.addmv), addmm),
+    TENSOR.__rmatmul__: _reflected,
+    **dict.fromkeys((torch.addmm, torch.addmv, TENSOR.addmm, TENSOR.addmv), addmm),
     **dict.fromkeys(
         (
             torch.mul,
-            _TENSOR.mul,
-            _TENSOR.__mul__,
-            _TENSOR.__rmul__,
+            TENSOR.mul,
+            TENSOR.__mul__,
+            TENSOR.__rmul__,
             torch.multiply,
-            _TENSOR.multiply,
+            TENSOR.multiply,
         ),
         scaled,
     ),
-    **dict.fromkeys((torch.neg, _TENSOR.neg, _TENSOR.__neg__, untyped.negative), _negated),
+    **dict.fromkeys((torch.neg, TENSOR.neg, TENSOR.__neg__, untyped.negative), _negated),
 }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l0func.engine.parameter import GatedParameter, Scales, sliced
+from l0func.internal.untyped import TENSOR
 
 
 def transpose(input: GatedParameter, dim0: int, dim1: int) -> Any:
@@ -206,21 +207,20 @@ def contiguous(input: GatedParameter, **named: Any) -> Any:
     )
 
 
-_TENSOR: Any = Tensor
 HANDLERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(
-        (torch.transpose, _TENSOR.transpose, _TENSOR.swapaxes, torch.swapaxes), transpose
+        (torch.transpose, TENSOR.transpose, TENSOR.swapaxes, torch.swapaxes), transpose
     ),
-    **dict.fromkeys((torch.permute, _TENSOR.permute), permute),
-    **dict.fromkeys((torch.t, _TENSOR.t, _TENSOR.T.__get__, _TENSOR.mT.__get__), _t),
-    **dict.fromkeys((torch.narrow, _TENSOR.narrow), narrow),
-    **dict.fromkeys((torch.chunk, _TENSOR.chunk), chunk),
-    **dict.fromkeys((torch.split, _TENSOR.split), split_sections),
-    **dict.fromkeys((torch.flatten, _TENSOR.flatten), flatten),
-    **dict.fromkeys((torch.reshape, _TENSOR.reshape, _TENSOR.view), reshape),
-    **dict.fromkeys((torch.unsqueeze, _TENSOR.unsqueeze), unsqueeze),
-    **dict.fromkeys((torch.squeeze, _TENSOR.squeeze), squeeze),
-    **dict.fromkeys((torch.select, _TENSOR.select), select),
-    _TENSOR.__getitem__: getitem,
-    _TENSOR.contiguous: contiguous,
+    **dict.fromkeys((torch.permute, TENSOR.permute), permute),
+    **dict.fromkeys((torch.t, TENSOR.t, TENSOR.T.__get__, TENSOR.mT.__get__), _t),
+    **dict.fromkeys((torch.narrow, TENSOR.narrow), narrow),
+    **dict.fromkeys((torch.chunk, TENSOR.chunk), chunk),
+    **dict.fromkeys((torch.split, TENSOR.split), split_sections),
+    **dict.fromkeys((torch.flatten, TENSOR.flatten), flatten),
+    **dict.fromkeys((torch.reshape, TENSOR.reshape, TENSOR.view), reshape),
+    **dict.fromkeys((torch.unsqueeze, TENSOR.unsqueeze), unsqueeze),
+    **dict.fromkeys((torch.squeeze, TENSOR.squeeze), squeeze),
+    **dict.fromkeys((torch.select, TENSOR.select), select),
+    TENSOR.__getitem__: getitem,
+    TENSOR.contiguous: contiguous,
 }
