@@ -32,9 +32,11 @@ def table(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows if len(row) >= 7}
 
 
-def test_the_readmes_program_prints_what_the_readme_shows(tmp_path):
-    (tmp_path / "program.py").write_text(blocks("python")[0])
+def test_the_readmes_programs_print_what_the_readme_shows(tmp_path):
+    (tmp_path / "program.py").write_text("".join(blocks("python")[:2]))
     shown, printed = blocks("text")[0], run("program.py", cwd=tmp_path)
+    left = int(re.search(r"(\d+) parameters are expected to stay", printed).group(1))
+    assert 300 < left < 1000
     accuracy = [
         float(re.search(r"([\d.]+)% of unseen digits", text).group(1)) for text in (shown, printed)
     ]
@@ -49,7 +51,7 @@ def test_the_readmes_program_prints_what_the_readme_shows(tmp_path):
 
 
 def test_the_readmes_compaction_prints_what_the_readme_shows(tmp_path):
-    (tmp_path / "program.py").write_text(blocks("python")[1])
+    (tmp_path / "program.py").write_text(blocks("python")[2])
     printed = run("program.py", cwd=tmp_path)
     # Older versions of torch print fewer of a module's settings.
     assert printed.replace(", bias=True, track", ", track") == blocks("text")[1].replace(
@@ -57,20 +59,34 @@ def test_the_readmes_compaction_prints_what_the_readme_shows(tmp_path):
     )
 
 
-def test_the_readmes_controlled_step_runs_on_its_first_program(tmp_path):
-    begin, loss = (
-        blocks("python")[0].split("leaves =")[0],
-        (
-            "x, y = X[:64], y[:64]\n"
-            "def loss(params, gates, buffers, key, x, y):\n"
-            "    return F.cross_entropy(rows(params, gates, buffers, l0.random.split(key, "
-            "len(x)), x), y)\n"
-        ),
-    )
-    (tmp_path / "program.py").write_text(
-        begin + loss + blocks("python")[2] + "print(int(state.step), value.isfinite().item())"
-    )
+def test_the_readmes_controlled_step_runs_on_its_second_program(tmp_path):
+    first, second, _, controlled = blocks("python")
+    start = first.split("net = l0.L0Module")[0] + second.split("init, step =")[0]
+    batch = "batch = torch.arange(64)\n"
+    shown = "print(int(state.step), value.isfinite().item())"
+    (tmp_path / "program.py").write_text(start + batch + controlled + shown)
     assert run("program.py", cwd=tmp_path).split() == ["1", "True"]
+
+
+def test_the_readme_is_one_page_of_prose_in_order():
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.startswith(("![", "|---"))]
+    assert len(re.findall(r"[A-Za-z][A-Za-z'-]+", " ".join(lines))) <= 1200
+    text = [line for line in lines if not line.startswith("|")]
+    assert len(" ".join(text).split()) <= 900
+    headings = re.findall(r"^## (.*)", README, flags=re.MULTILINE)
+    assert headings == [
+        "Install and test",
+        "A module",
+        "The same as pure functions",
+        "The picture",
+        "Why a mask for every example",
+        "Really smaller",
+        "A target instead of λ",
+        "Features",
+        "Speed",
+        "Links",
+    ]
 
 
 def test_the_seeds_tasks_hold(tmp_path):

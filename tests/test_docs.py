@@ -1,0 +1,51 @@
+"""The documents name what is there, and their pictures are those that the script draws."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+from test_house import MAY_IMPORT
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")]
+
+
+def test_the_pictures_are_those_that_the_script_draws():
+    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    pictures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pictures)
+    assert set(pictures.PICTURES) == {path.name for path in DOCS.glob("*.svg")}
+    for name, drawn in pictures.PICTURES.items():
+        assert (DOCS / name).read_text() == drawn()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_to_one(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_architecture_pages_table_is_the_one_that_is_tested():
+    rows = re.findall(
+        r"^\| `(\w+)/?` \|[^|]*\| ([^|]*) \|$", (DOCS / "architecture.md").read_text(), re.M
+    )
+    shown = {wing: set(re.findall(r"\w+", allowed)) for wing, allowed in rows}
+    shown["internal"], shown["smaller"] = set(), set()
+    assert shown == {wing: set(allowed.split()) for wing, allowed in MAY_IMPORT.items()}
+
+
+def test_every_module_that_the_architecture_page_names_is_there():
+    text = (DOCS / "architecture.md").read_text()
+    for name in re.findall(r"`((?:\w+/)+\w+)`", text):
+        assert any((ROOT / "l0func" / f"{name}{ending}").exists() for ending in (".py", "")), name
+
+
+def test_new_import_paths_in_the_changelog_are_there():
+    for line in (ROOT / "CHANGELOG.md").read_text().splitlines():
+        if line.startswith("| `l0func."):
+            for module in re.findall(r"`(l0func[\w.]+)`", line.split("|")[2]):
+                assert importlib.util.find_spec(module) is not None, module
