@@ -1,5 +1,6 @@
-"""What complexity.py measures: two networks, and for each the data sets, as functions of a key to
-examples and labels.
+"""The two networks of complexity.py, and the data sets of each.
+
+A data set is a function from a key to examples and labels.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def drawn(key: Tensor, n: int, rows: Tensor) -> Tensor:
 
 
 def images(path: Path | None) -> Data:
-    """Images of 8×8 and their labels: scikit-learn's digits, or MNIST without its border of two,
-    3×3 averaged.
+    """Images of 8×8 and their labels.
+
+    They are scikit-learn's digits, or MNIST without its border of two pixels, averaged over 3×3.
     """
     if path is None:
         x, y = (torch.as_tensor(a) for a in load_digits(return_X_y=True))
@@ -78,10 +80,9 @@ def image_tasks(pixels: Tensor, labels: Tensor) -> Tasks:
     def blurred(x: Tensor) -> Tensor:
         return F.avg_pool2d(x.view(-1, 1, 8, 8), 3, stride=1, padding=1).flatten(1)
 
-    pairs = {
-        f"{a} or {b}": ((labels == a) | (labels == b)).nonzero().flatten()
-        for a, b in ((0, 1), (3, 8), (4, 9))
-    }
+    pairs = {}
+    for a, b in ((0, 1), (3, 8), (4, 9)):
+        pairs[f"{a} or {b}"] = ((labels == a) | (labels == b)).nonzero().flatten()
     changes = {
         "even or odd": lambda key, x, y: (x, y % 2),
         "ten digits": lambda key, x, y: (x, y),
@@ -90,10 +91,9 @@ def image_tasks(pixels: Tensor, labels: Tensor) -> Tasks:
         "ten, blurred": lambda key, x, y: (blurred(x), y),
         "ten, labels shuffled": lambda key, x, y: (x, shuffled(key, y)),
     }
+    everything = torch.arange(len(labels))
     tasks = {name: partial(few, rows, changes["ten digits"]) for name, rows in pairs.items()}
-    return tasks | {
-        name: partial(few, torch.arange(len(labels)), change) for name, change in changes.items()
-    }
+    return tasks | {name: partial(few, everything, change) for name, change in changes.items()}
 
 
 def balanced(string: str) -> bool:
@@ -102,13 +102,13 @@ def balanced(string: str) -> bool:
 
 
 def string_tasks() -> Tasks:
-    """Strings of a language, and as many others, of which half, where there are enough, are one or
-    two letters away from it.
+    """Strings of a language, and as many others.
+
+    Half of the others, where there are enough, are one or two letters away from the language.
     """
     strings = ["".join(letters) for letters in itertools.product("ab", repeat=LETTERS)]
-    codes = torch.tensor(
-        [[(letter == "a", letter == "b") for letter in string] for string in strings]
-    ).float()
+    code = {"a": (1.0, 0.0), "b": (0.0, 1.0)}
+    codes = torch.tensor([list(map(code.get, string)) for string in strings])
     number = torch.arange(len(strings))
     # A string's number has a bit for every letter; these are the numbers with one or two of them
     # replaced.
@@ -120,11 +120,13 @@ def string_tasks() -> Tasks:
         inside = random if rule is None else torch.tensor([rule(string) for string in strings])
         near = ~inside & torch.stack([inside[other] for other in replaced]).any(0)
         far = ~inside & ~near
-        parts = zip(keys, (2, 1, 1), (inside, near, far if far.any() else near), strict=True)
-        rows = torch.cat(
-            [drawn(k, share * STRINGS // 4, part.nonzero().flatten()) for k, share, part in parts]
-        )
-        return codes[rows], inside[rows].long()
+        quarter = STRINGS // 4
+        kinds = [(2 * quarter, inside), (quarter, near), (quarter, far if far.any() else near)]
+        rows = []
+        for own, (count, kind) in zip(keys, kinds, strict=True):
+            rows.append(drawn(own, count, kind.nonzero().flatten()))
+        chosen = torch.cat(rows)
+        return codes[chosen], inside[chosen].long()
 
     rules = {
         "ends with a": lambda s: s.endswith("a"),

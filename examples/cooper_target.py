@@ -1,8 +1,8 @@
-"""A density to reach with the optimizers of cooper: the expectation carries the gradient, what is
-kept moves the multiplier.
+"""Can cooper's optimizers hold a density?
 
-Needs ``pip install cooper-optim scikit-learn tqdm``. Without cooper, ``l0func.lagrangian`` does
-the same as a pure function.
+The expected density carries the gradient; the density that test-time gates keep moves the
+multiplier. Needs ``pip install cooper-optim scikit-learn tqdm``. Without cooper,
+``l0func.lagrangian`` does the same as a pure function.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class DensityTarget(cooper.ConstrainedMinimizationProblem):
 
     @torch.no_grad()
     def realised(self) -> float:
-        z = l0.gates.deterministic_gates(self.gates, self.spec, "louizos")
-        return sum(int((t != 0).sum()) for t in z.values()) / self.size
+        masks = l0.deterministic_masks(self.gates, self.spec)
+        return sum(int((mask != 0).sum()) for mask in masks.values()) / self.size
 
 
 def main() -> None:

@@ -1,6 +1,4 @@
-"""Sixteen values of λ on the digits, trained side by side as one vmapped run: accuracy against
-density.
-"""
+"""How many weights may go before accuracy does? Sixteen values of λ as one vmapped run."""
 
 from __future__ import annotations
 
@@ -25,6 +23,7 @@ HERE = Path(__file__).parent
 LAMS = torch.logspace(-6, -2.5, 16)
 BATCH = 100
 TRAIN = 1400
+Tree = dict[str, Tensor]
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -39,29 +38,29 @@ def module() -> nn.Module:
 
 
 class Sweep:
-    """The stack: the same start and the same draws for each λ, so that members differ in λ only."""
+    """A stack of networks with the same start and the same draws, which differ in λ only."""
 
     def __init__(self, lams: Tensor) -> None:
         self.lams = lams
         self.fn, self.params, self.buffers = l0.make_functional(module())
         self.spec = l0.gate_spec(self.params, {"*.weight": l0.element()})
-        apply = l0.gated(self.fn, self.spec)
-
-        def loss(
-            params: l0.Tree,
-            gates: l0.Tree,
-            buffers: l0.Tree,
-            key: Tensor,
-            x: Tensor,
-            y: Tensor,
-            lam: Tensor,
-        ) -> Tensor:
-            value = F.cross_entropy(apply(params, gates, buffers, key, x), y)
-            return value + lam * l0.expected_l0(gates, self.spec)
-
+        self.apply = l0.gated(self.fn, self.spec)
         adams = [l0.optimizer(torch.optim.Adam, lr=rate) for rate in (1e-2, 5e-2)]
-        self.single = l0.training(loss, *adams)
-        self.sweep = l0.training(loss, *adams, in_dims=(None, None, 0), donate=True)
+        self.single = l0.training(self.loss, *adams)
+        self.sweep = l0.training(self.loss, *adams, in_dims=(None, None, 0), donate=True)
+
+    def loss(
+        self,
+        params: Tree,
+        gates: Tree,
+        buffers: Tree,
+        key: Tensor,
+        x: Tensor,
+        y: Tensor,
+        lam: Tensor,
+    ) -> Tensor:
+        value = F.cross_entropy(self.apply(params, gates, buffers, key, x), y)
+        return value + lam * l0.expected_l0(gates, self.spec)
 
     def start(self) -> l0.TrainState:
         gates = l0.init_gates(l0.random.key(0), self.spec, droprate=0.2)
@@ -98,12 +97,10 @@ def batch(step: int) -> Tensor:
 def draw(points: list[tuple[float, float]], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     # Where λ closed everything there is no point on a logarithmic axis.
-    shown = [
-        (*point, lam)
-        for point, lam in zip(points, LAMS.log10().tolist(), strict=True)
-        if point[0] > 0
-    ]
-    density, accuracy, colour = zip(*shown, strict=True)
+    shown = [i for i, (density, _) in enumerate(points) if density > 0]
+    density = [points[i][0] for i in shown]
+    accuracy = [points[i][1] for i in shown]
+    colour = [float(LAMS[i].log10()) for i in shown]
     axes.plot(density, accuracy, color="0.8", zorder=0)
     dots = axes.scatter(density, accuracy, c=colour, cmap="viridis")
     axes.set(

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -35,13 +36,9 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def draw(first_layer: Tensor, x: Tensor, accuracy: float, density: float, path: Path) -> None:
     """The mean digit beside the number of weights that still look at each pixel."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     looks = (first_layer != 0).sum(0).reshape(8, 8)
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.7), layout="constrained")
+    figure = Figure(figsize=(7.2, 3.7), layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, image, title, cmap in (
         (axes[0], x.mean(0).reshape(8, 8), "mean digit", "gray"),
         (axes[1], looks, f"surviving weights on each pixel (of {len(first_layer)})", "viridis"),
@@ -49,31 +46,21 @@ def draw(first_layer: Tensor, x: Tensor, accuracy: float, density: float, path: 
         shown = axis.imshow(image, cmap=cmap)
         figure.colorbar(shown, ax=axis, shrink=0.8)
         axis.set(title=title, xticks=[], yticks=[])
-    for (row, column), count in zip(
-        torch.cartesian_prod(torch.arange(8), torch.arange(8)).tolist(),
-        looks.flatten(),
-        strict=True,
-    ):
-        bright = count > 0.6 * looks.max()
-        axes[1].text(
-            column,
-            row,
-            int(count),
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="black" if bright else "white",
-        )
+    for row in range(8):
+        for column in range(8):
+            count = int(looks[row, column])
+            colour = "black" if count > 0.6 * looks.max() else "white"
+            centred = {"ha": "center", "va": "center"}
+            axes[1].text(column, row, count, fontsize=7, color=colour, **centred)
     figure.suptitle(f"{density:.1%} of the weights are left, {accuracy:.1%} of test digits read")
     figure.savefig(path, dpi=140)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--picture", type=Path, default=Path("quickstart.png"), help="where the picture goes"
-    )
-    picture = parser.parse_args().picture
+    parser.add_argument("--picture", type=Path, default=Path("quickstart.png"))
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer claim nothing")
+    options = parser.parse_args()
     start = time.perf_counter()
     x_train, x_test, y_train, y_test = digits()
     torch.manual_seed(0)
@@ -100,13 +87,10 @@ def main() -> None:
     adams = [l0.optimizer(torch.optim.Adam, lr=rate) for rate in (5e-3, 0.1)]
     init, step = l0.training(loss, *adams, donate=True)
     state = init(mask_key, params, gates, buffers)
-    bar = tqdm(range(EPOCHS), desc="training", unit="epoch")
+    bar = tqdm(range(options.epochs), desc="training", unit="epoch")
     for epoch in bar:
-        for batch in (
-            l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x_train))
-            .argsort()
-            .split(BATCH)
-        ):
+        order = l0.random.uniform(l0.random.fold_in(order_key, epoch), len(x_train)).argsort()
+        for batch in order.split(BATCH):
             state, value = step(state, x_train[batch], y_train[batch])
         density = 1 - l0.expected_sparsity(state.gates, spec).item()
         bar.set_postfix(loss=f"{value.item():.3f}", density=f"{density:.1%}")
@@ -118,16 +102,17 @@ def main() -> None:
     table = l0.summary(params, gates, spec)
     weights = [row for row in table.rows if row.gates]
     left = sum(row.realised_open for row in weights) / sum(row.entries for row in weights)
-    draw(pruned["0.weight"], x_train, pruned_accuracy, left, picture)
+    draw(pruned["0.weight"], x_train, pruned_accuracy, left, options.picture)
 
     print(f"\n{table}\n")
     print(f"test accuracy behind its gates      {gated_accuracy:.2%}")
     print(f"test accuracy pruned                {pruned_accuracy:.2%}")
     print(f"weights left                        {left:.2%}")
-    print(f"picture                             {picture}")
+    print(f"picture                             {options.picture}")
     print(f"seconds                             {time.perf_counter() - start:.0f}")
-    assert pruned_accuracy >= 0.96, "the pruned network reads at least 96 % of the test digits"
-    assert left <= 0.15, "at most 15 % of the weights are left"
+    if options.epochs >= EPOCHS:
+        assert pruned_accuracy >= 0.96, "the pruned network reads at least 96 % of the test digits"
+        assert left <= 0.15, "at most 15 % of the weights are left"
 
 
 if __name__ == "__main__":

@@ -22,12 +22,15 @@ INPUTS, STAY, LONGEST = 8, 0.6, 12
 START, A, B, END = range(4)
 
 
+Batches = Callable[[torch.Generator], tuple[Tensor, Tensor]]
+
+
 class Task(NamedTuple):
     """A network, batches for it, and its loss."""
 
     name: str
     module: nn.Module
-    batch: Callable[[torch.Generator], tuple[Tensor, Tensor]]
+    batch: Batches
     loss: Callable[[Tensor, Tensor], Tensor]
     lam: float
     steps: int
@@ -46,10 +49,8 @@ class NextSymbol(nn.Module):
         return self.out(self.lstm(F.one_hot(symbols, 4).float())[0])
 
 
-def linear(
-    target: Callable[[Tensor], Tensor],
-) -> Callable[[torch.Generator], tuple[Tensor, Tensor]]:
-    """Batches of normal inputs and what a linear layer should make of them."""
+def linear(target: Callable[[Tensor], Tensor]) -> Batches:
+    """Batches of normal inputs and their targets."""
 
     def batch(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = torch.randn(32, INPUTS, generator=generator)
@@ -59,9 +60,7 @@ def linear(
 
 
 def string(generator: torch.Generator) -> Iterator[int]:
-    """aⁿbᵐ with n and m geometric, at least 1: after every a, and after every b, another with
-    probability STAY.
-    """
+    """aⁿbᵐ: after every a, and after every b, another one follows with probability STAY."""
     yield START
     for symbol in (A, B):
         yield symbol
@@ -87,12 +86,11 @@ def next_symbol_loss(logits: Tensor, target: Tensor) -> Tensor:
 def entropy() -> float:
     """The least that next_symbol_loss can be: nats for a symbol of a padded string."""
     choice = -(STAY * math.log(STAY) + (1 - STAY) * math.log(1 - STAY))
-    # Position t is inside a string, where the next symbol is a choice, while fewer than two of t -
-    # 1 choices ended a run.
-    inside = [
-        STAY ** (t - 1) + (t - 1) * (1 - STAY) * STAY ** max(t - 2, 0) for t in range(1, LONGEST)
-    ]
-    return choice * sum(inside) / LONGEST
+    # At position t the next symbol is a choice while fewer than two of t - 1 choices ended a run.
+    inside = 0.0
+    for t in range(1, LONGEST):
+        inside += STAY ** (t - 1) + (t - 1) * (1 - STAY) * STAY ** max(t - 2, 0)
+    return choice * inside / LONGEST
 
 
 def train(task: Task) -> tuple[l0.L0Module, float]:
@@ -116,21 +114,19 @@ def train(task: Task) -> tuple[l0.L0Module, float]:
             bar.set_postfix(loss=f"{loss.item():.4f}", weights=f"{net.count_l0().item():.1f}")
     net.eval()
     with torch.no_grad():
-        losses = [task.loss(net(x), y) for x, y in (task.batch(generator) for _ in range(50))]
+        batches = [task.batch(generator) for _ in range(50)]
+        losses = [task.loss(net(x), y) for x, y in batches]
     return net, torch.stack(losses).mean().item()
+
+
+def total(x: Tensor) -> Tensor:
+    return x.sum(1, keepdim=True)
 
 
 def main() -> None:
     tasks = [
         Task("one input", nn.Linear(INPUTS, 1), linear(lambda x: x[:, :1]), F.mse_loss, 1e-2, 600),
-        Task(
-            "all inputs",
-            nn.Linear(INPUTS, 1),
-            linear(lambda x: x.sum(1, keepdim=True)),
-            F.mse_loss,
-            1e-2,
-            600,
-        ),
+        Task("all inputs", nn.Linear(INPUTS, 1), linear(total), F.mse_loss, 1e-2, 600),
         Task("identity", nn.Linear(INPUTS, INPUTS), linear(lambda x: x), F.mse_loss, 1e-3, 600),
         Task("aⁿbᵐ", NextSymbol(), strings, next_symbol_loss, 1e-3, 800),
     ]
@@ -138,11 +134,10 @@ def main() -> None:
     print(f"\n{'task':12}{'weights':>9}{'expected':>10}{'needed':>8}{'loss':>9}")
     needed = {}
     for name, (_, net, loss) in results.items():
-        total = net.summary().total
-        needed[name] = total.realised_open
-        print(
-            f"{name:12}{total.entries:9}{total.expected_open:10.1f}{total.realised_open:8}{loss:9.4f}"
-        )
+        row = net.summary().total
+        needed[name] = row.realised_open
+        counts = f"{row.entries:9}{row.expected_open:10.1f}{row.realised_open:8}"
+        print(f"{name:12}{counts}{loss:9.4f}")
     print(f"(the least possible loss of aⁿbᵐ is {entropy():.4f})")
     assert (needed["one input"], needed["all inputs"], needed["identity"]) == (1, INPUTS, INPUTS)
     assert all(results[name][2] < 1e-2 for name in ("one input", "all inputs", "identity"))

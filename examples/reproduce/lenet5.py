@@ -1,6 +1,4 @@
-"""LeNet-5-Caffe on MNIST: the other half of the table of Louizos, Welling & Kingma (2018), and a
-density to reach.
-"""
+"""LeNet-5-Caffe on MNIST: the second table of Louizos, Welling & Kingma (2018), and a target."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ from runs import Layer, Network, Row, main
 from torch import nn
 
 import l0func as l0
+from l0func.spec.plan import Group
 
 
 def module() -> nn.Module:
@@ -25,7 +24,7 @@ def module() -> nn.Module:
     )
 
 
-def made(maker: str, readers: dict[str, object]) -> l0.spec.Group:
+def made(maker: str, readers: dict[str, object]) -> Group:
     return l0.group(readers, owns={f"{maker}.weight": l0.axis(0), f"{maker}.bias": l0.axis(0)})
 
 

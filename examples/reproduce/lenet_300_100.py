@@ -1,6 +1,4 @@
-"""LeNet-300-100 on MNIST: the first table of Louizos, Welling & Kingma (2018), and the same
-network with a density to reach.
-"""
+"""LeNet-300-100 on MNIST: the first table of Louizos, Welling & Kingma (2018), and a target."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ from runs import Layer, Network, Row, main
 from torch import nn
 
 import l0func as l0
+from l0func.spec.plan import Group
 
 
 def module() -> nn.Module:
@@ -18,7 +17,7 @@ def module() -> nn.Module:
     )
 
 
-def hidden(reader: str, maker: str) -> l0.spec.Group:
+def hidden(reader: str, maker: str) -> Group:
     return l0.group(
         {f"{reader}.weight": l0.axis(1)},
         owns={f"{maker}.weight": l0.axis(0), f"{maker}.bias": l0.axis(0)},

@@ -50,8 +50,9 @@ WHERE = (
 
 
 def mnist(path: str | os.PathLike[str] | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Train images, train labels, test images, test labels: float32 of shape (N, 784) in [0, 1],
-    and int64.
+    """Train images, train labels, test images, test labels.
+
+    Images are float32 of shape (N, 784) in [0, 1], labels are int64.
 
     Args:
         path: An npz file or a folder of idx files, gzipped or not; None looks at the variable
