@@ -107,7 +107,7 @@ def walk(value: Any, /, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path, value
         return
     for name, child in zip(level.names, level.children, strict=True):
-        yield from walk(child, _joined(path, name))
+        yield from walk(child, _child_path(path, name))
 
 
 def _mapped(path: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
@@ -115,9 +115,9 @@ def _mapped(path: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
     if level is None:
         return None if value is None else function(path, value)
     pairs = zip(level.names, level.children, strict=True)
-    children = [_mapped(_joined(path, name), child, function) for name, child in pairs]
+    children = [_mapped(_child_path(path, name), child, function) for name, child in pairs]
     return level.unflatten(children)
 
 
-def _joined(path: str, name: str) -> str:
+def _child_path(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
