@@ -150,7 +150,7 @@ class L0Module(nn.Module):
         return entries * density
 
     def count_l2(self) -> Tensor:
-        """The sum of the squares of all expected parameters after masking."""
+        """The sum of squares over all expected parameters after masking."""
         return costs.squared_mean(self._params(), self._checked(), self.spec)
 
     def gates(self) -> dict[str, Tensor]:
@@ -159,7 +159,7 @@ class L0Module(nn.Module):
         return {name: self.log_alpha[_stored(name)] for name in names}
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters of the module by path, as the functional core takes them."""
+        """The module's parameters by path, as the functional core takes them."""
         return self._params()
 
     def summary(self) -> Summary:
@@ -188,7 +188,7 @@ class L0Module(nn.Module):
         return to_module(*small)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The parts of a checkpoint beside tensors: the spec and the number of draws so far."""
+        """A checkpoint's parts beside tensors: the spec and the number of draws so far."""
         return {"spec": self.spec.to_json(), "draws": self.draws}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

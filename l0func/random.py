@@ -1,7 +1,7 @@
 """Explicit keys: every draw is a pure function of a key.
 
 A draw is the same under every transform, on every device and in every torch version. A key is two
-64-bit words, ``(seed, offset)``, in an int64 tensor of shape ``(2,)``; a batch of keys is
+64-bit words, ``(seed, offset)``, in an int64 tensor with shape ``(2,)``; a batch is
 ``(*batch, 2)``. Element ``i`` of a key's stream is word ``i % 4`` of Philox4x32-10 at counter
 ``offset + i // 4`` under ``seed``. A key is either drawn from or folded (split), never both: the
 two read the same words.
@@ -32,7 +32,7 @@ def key(seed: int, /) -> Tensor:
         seed: Any integer in [-2⁶³, 2⁶⁴); different seeds give independent streams.
 
     Returns:
-        A key, int64 of shape ``(2,)``.
+        A key, int64 with shape ``(2,)``.
 
     Raises:
         ValueError: The seed does not fit 64 bits.
@@ -48,7 +48,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
     """``num`` independent keys: ``fold_in(key, i)`` for ``i`` from 0 to ``num - 1``.
 
     Args:
-        key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
+        key: A key, shape ``(2,)``, or a batch, ``(*batch, 2)``.
         num: How many.
 
     Returns:
@@ -56,7 +56,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
 
     Raises:
         TypeError: ``key`` is not an int64 tensor.
-        ValueError: ``key`` does not end in a dimension of 2, or ``num`` is negative.
+        ValueError: ``key.shape[-1]`` is not 2, or ``num`` is negative.
 
     Example:
         >>> split(key(0), 3).shape
@@ -73,10 +73,10 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
 def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
     """A new key from a key and a number.
 
-    It consists of words ``4 * data`` to ``4 * data + 3`` of the key's stream.
+    It is words ``4 * data`` to ``4 * data + 3`` in the key's stream.
 
     Args:
-        key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
+        key: A key, shape ``(2,)``, or a batch, ``(*batch, 2)``.
         data: An integer in [-2⁶³, 2⁶⁴), or an integer tensor that broadcasts with the batch. In
             compiled code pass a tensor: every new Python integer compiles again.
 
@@ -84,8 +84,8 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
         Keys, shape ``(*batch, 2)``, the batch broadcast with ``data``.
 
     Raises:
-        TypeError: ``key`` or ``data`` is not of an integer type.
-        ValueError: ``key`` does not end in a dimension of 2, or ``data`` does not fit 64 bits.
+        TypeError: ``key`` or ``data`` has no integer type.
+        ValueError: ``key.shape[-1]`` is not 2, or ``data`` does not fit 64 bits.
 
     Example:
         >>> step_key = fold_in(key(0), 12)
@@ -120,10 +120,10 @@ def _fold_number(key: Tensor, number: int) -> Tensor:
 def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """Uniform draws on the open interval (0, 1).
 
-    They are midpoints of a lattice, 2⁻²³ apart.
+    They are lattice midpoints, 2⁻²³ apart.
 
     Args:
-        key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
+        key: A key, shape ``(2,)``, or a batch, ``(*batch, 2)``.
         shape: The shape that each key draws.
 
     Returns:
@@ -131,7 +131,7 @@ def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
 
     Raises:
         TypeError: ``key`` is not an int64 tensor.
-        ValueError: ``key`` does not end in a dimension of 2, or a size is negative.
+        ValueError: ``key.shape[-1]`` is not 2, or a size is negative.
 
     Example:
         >>> uniform(key(0), 3)
@@ -149,13 +149,13 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     .. math:: z_{2j} = \sqrt{-2 \log u_{2j}} \cos 2\pi u_{2j+1}, \quad
         z_{2j+1} = \sqrt{-2 \log u_{2j}} \sin 2\pi u_{2j+1}
 
-    where :math:`u` are uniform midpoints of a lattice, 2⁻³² apart. The computation is in float64
+    where :math:`u` are uniform lattice midpoints, 2⁻³² apart. The computation is in float64
     and rounds once.
 
     Source: Box & Muller (1958), "A note on the generation of random normal deviates".
 
     Args:
-        key: A key, shape ``(2,)``, or a batch of keys, ``(*batch, 2)``.
+        key: A key, shape ``(2,)``, or a batch, ``(*batch, 2)``.
         shape: The shape that each key draws.
 
     Returns:
@@ -163,7 +163,7 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
 
     Raises:
         TypeError: ``key`` is not an int64 tensor.
-        ValueError: ``key`` does not end in a dimension of 2, or a size is negative.
+        ValueError: ``key.shape[-1]`` is not 2, or a size is negative.
 
     Example:
         >>> normal(key(0), 2)
@@ -183,14 +183,14 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
 
 
 def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]:
-    """Uniform draws of several shapes at once, each from its own key.
+    """Uniform draws in several shapes at once, each from its own key.
 
     Args:
         keys: Keys, shape ``(*batch, G, 2)``.
         shapes: ``G`` shapes.
 
     Returns:
-        ``G`` float32 tensors; the g-th has shape ``(*batch, *shapes[g])`` and the values of
+        ``G`` float32 tensors; the g-th has shape ``(*batch, *shapes[g])`` and equals
         ``uniform(keys[g], shapes[g])``.
     """
     counts = [math.prod(shape) for shape in shapes]
@@ -218,7 +218,7 @@ def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
 
 
 def check_key(key: object, /) -> None:
-    """Refuse anything but a key or a batch of keys.
+    """Refuse anything but keys.
 
     Raises:
         TypeError: Not an int64 tensor.

@@ -80,7 +80,7 @@ def pieces(values: Mapping[int, float]) -> Schedule:
     """
     if not values or min(values) != 0:
         raise ValueError(
-            f"A schedule in pieces has its first value at step 0; got steps {sorted(values)}."
+            f"A schedule in pieces has values from step 0 on; got first steps {sorted(values)}."
         )
     starts = sorted(values)
     levels = torch.tensor([values[start] for start in starts])

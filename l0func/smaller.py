@@ -91,7 +91,7 @@ class FewerHeads(nn.Module):
         return mask.reshape(n, self.num_heads, length, keys)
 
     def extra_repr(self) -> str:
-        """The number of heads and their size."""
+        """The heads' number and size."""
         return (
             f"num_heads={self.num_heads}, head_dim={self.head_dim}, batch_first={self.batch_first}"
         )
@@ -106,8 +106,8 @@ def _as_scores(mask: Tensor, scores: Tensor) -> Tensor:
 class UnequalRecurrent(nn.Module):
     """An ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with unequal widths in its layers or directions.
 
-    It is called as torch's module and has the same parameter names. Hidden states of unequal width
-    cannot be stacked, so they are tuples with one tensor for each layer and direction.
+    It is called as torch's module and has the same parameter names. Hidden states with unequal
+    widths cannot be stacked, so they are tuples: one tensor for each layer and direction.
     """
 
     mode: str
@@ -120,7 +120,7 @@ class UnequalRecurrent(nn.Module):
     bidirectional: bool
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Outputs, and the final hidden states of every layer and direction."""
+        """Outputs, and final hidden states for every layer and direction."""
         batched = input.dim() == 3
         batch_dim = 0 if self.batch_first else 1
         x = input if batched else input.unsqueeze(batch_dim)
@@ -145,7 +145,7 @@ class UnequalRecurrent(nn.Module):
         return 1 if self.batch_first else 0
 
     def _run(self, x: Tensor, number: int, backwards: bool, hx: Any) -> tuple[Tensor, Any]:
-        """Output and final hidden state of one layer and direction; LSTMs have two states."""
+        """Output and final hidden state for one layer and direction; LSTMs have two states."""
         x = x.flip(self._time_dim()) if backwards else x
         y, *finals = self._layer(x, number, self._hidden(x, number, hx))
         y = y.flip(self._time_dim()) if backwards else y
@@ -191,10 +191,10 @@ class UnequalRecurrent(nn.Module):
 
 
 def recurrent_names(number: int, bidirectional: bool, bias: bool, projected: bool) -> list[str]:
-    """The parameter names of one layer and direction in a recurrent module, in torch's order.
+    """The parameter names in one layer and direction, in torch's order.
 
     Args:
-        number: The number of the layer and direction; both directions of a layer are neighbours.
+        number: Number of the layer and direction; a layer's two directions are neighbours.
         bidirectional: Whether the module has two directions.
         bias: Whether it has biases.
         projected: Whether this layer and direction has a projection.

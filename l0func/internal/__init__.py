@@ -1,1 +1,1 @@
-"""Tools for every wing: pytrees and their names, the context of a call, torch without types."""
+"""Tools for every wing: pytrees and their names, a call's context, torch without types."""

@@ -1,4 +1,4 @@
-"""The context of a call: the compiler, vmap and autocast, as far as the library must know them."""
+"""A call's context: the compiler, vmap and autocast, as far as the library must know them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def is_mapped(tensor: Tensor, /) -> bool:
 
 
 def is_mapped_with(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
-    """Whether the innermost vmap over the tensor also maps every one of the others.
+    """Whether the innermost vmap over the tensor also maps all others.
 
     The answer is False inside a compiler, where nobody can tell.
     """
@@ -64,7 +64,7 @@ def _vmap_level(tensor: Tensor) -> int:
 
 
 def known_values(tensor: Any, /) -> Any:
-    """The values of a tensor as Python numbers, or None if they cannot be known.
+    """A tensor's values as Python numbers, or None if they cannot be known.
 
     A transform, a compiler, a fake tensor and the meta device hide values.
 
@@ -86,7 +86,7 @@ def known_values(tensor: Any, /) -> Any:
 def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype]:
     """The dtype of a product of two tensors, and the dtype to compute it in.
 
-    The first follows autocast; the second has at least the precision of float32.
+    The first follows autocast; the second is at least as precise as float32.
     """
     autocast = _autocast(x.device.type)
     dtype = torch.promote_types(x.dtype, weight.dtype) if autocast is None else autocast
@@ -94,7 +94,7 @@ def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype
 
 
 def _autocast(kind: str) -> torch.dtype | None:
-    """The dtype that autocast gives to products on a kind of device, or None if it is off."""
+    """Autocast's dtype for products on this kind of device, or None if autocast is off."""
     if hasattr(torch, "get_autocast_dtype"):
         return untyped.get_autocast_dtype(kind) if untyped.is_autocast_enabled(kind) else None
     # torch 2.1 to 2.3 ask for each device by name.

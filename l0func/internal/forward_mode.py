@@ -1,4 +1,4 @@
-"""Forward-mode rules of autograd functions, used by distributions and the contraction."""
+"""Forward-mode derivatives for autograd functions, in distributions and the contraction."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _forward_ad: Any = import_module("torch.autograd.forward_ad")
 
 
 def forward_rule(derive: Callable[..., Any], /) -> Any:
-    """Make the ``jvp`` of an autograd.Function from a rule that can be derived again.
+    """Make a ``jvp`` for an autograd.Function that can itself be derived.
 
-    torch switches forward mode off while a ``jvp`` runs, so a derivative of a derivative silently
+    torch switches forward mode off while a ``jvp`` runs, so a second derivative silently
     becomes 0. This ``jvp`` switches it on again.
 
     Args:
-        derive: ``derive(ctx, saved tensors, *tangents)``, the tangents of the outputs.
+        derive: ``derive(ctx, saved tensors, *tangents)``, the outputs' tangents.
 
     Returns:
         A static method, to be assigned to ``jvp`` in the class.

@@ -1,6 +1,6 @@
 """Pytrees with rows: taken apart for a map, cut into chunks, and put together again.
 
-Rows are the examples of a batch for PerExample, and the members of a sweep for training.
+Rows are a batch's examples for PerExample, and a sweep's members for training.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from l0func.internal.tree import LEAVES, Level, leaves, level_of, rebuild
 
 
 class _Place(NamedTuple):
-    """A tensor's place in a pytree; ``dim`` is its dimension of rows, None without rows."""
+    """A tensor's place in a pytree; its rows are along ``dim``, None without rows."""
 
     dim: int | None
 
 
 class FlatMapped(NamedTuple):
-    """A pytree taken apart into tensors with a dimension of rows and tensors without."""
+    """A pytree taken apart into tensors with rows and tensors without."""
 
     template: Any
     """The pytree with a place for each tensor."""
@@ -31,21 +31,21 @@ class FlatMapped(NamedTuple):
     """The tensors with rows."""
 
     dims: list[int]
-    """For each of these tensors its dimension of rows."""
+    """The dimensions along which these tensors have their rows."""
 
     unmapped: list[Tensor]
     """The tensors without rows."""
 
     def mapped(self) -> Iterable[tuple[Tensor, int]]:
-        """The tensors with rows, each with its dimension of rows."""
+        """The tensors with rows, each with its row dimension."""
         return zip(self.tensors, self.dims, strict=True)
 
     def rebuilt(self, tensors: Iterable[Tensor], unmapped: Iterable[Tensor] | None = None) -> Any:
         """The pytree with other tensors in the same places.
 
         Args:
-            tensors: In place of the tensors with rows, in their order.
-            unmapped: In place of the tensors without rows; None keeps them.
+            tensors: Replacements for the tensors with rows, in their order.
+            unmapped: Replacements for the tensors without rows; None keeps them.
         """
         shared = self.unmapped if unmapped is None else unmapped
         return _filled(self.template, iter(tensors), iter(shared))
@@ -61,10 +61,10 @@ def _filled(template: Any, rows: Iterator[Tensor], shared: Iterator[Tensor]) -> 
 
 
 def flatten_mapped(value: Any, dims: Any, label: str, /) -> FlatMapped:
-    """Take a pytree apart by its dimensions of rows.
+    """Take a pytree apart by its row dimensions.
 
     Args:
-        value: Any pytree of tensors and constants.
+        value: Any pytree with tensors and constants.
         dims: The dimension where every tensor has its rows; None for tensors without rows; or a
             prefix of ``value`` with either at each leaf.
         label: A name for ``dims`` in an error.
@@ -131,15 +131,15 @@ def _place_tensor(tensor: Tensor, dim: Any, label: str, flat: FlatMapped) -> _Pl
 def split_chunks(
     tensors: Sequence[Tensor], dims: Sequence[int], size: int | None, /
 ) -> list[list[Tensor]]:
-    """Cut tensors into chunks of rows, for a map that computes one chunk at a time.
+    """Cut tensors into chunks along their rows, for a map that computes one chunk at a time.
 
     Args:
         tensors: Tensors with equally many rows, at least one tensor.
-        dims: For each tensor its dimension of rows.
+        dims: For each tensor its row dimension.
         size: Rows in a chunk; the last chunk may have fewer. None is all rows.
 
     Returns:
-        For each chunk its tensors, in the order of ``tensors``.
+        For each chunk its tensors, ordered as ``tensors``.
     """
     rows = tensors[0].shape[dims[0]]
     if size is None or size >= rows:
@@ -154,10 +154,10 @@ def split_chunks(
 
 
 def join_chunks(results: Sequence[Any], /) -> Any:
-    """Join the results of all chunks, the inverse of :func:`split_chunks`.
+    """Join the results for all chunks, the inverse of :func:`split_chunks`.
 
     Args:
-        results: For each chunk a pytree of tensors with rows along dimension 0.
+        results: For each chunk a pytree; all tensors have rows along dimension 0.
 
     Returns:
         A pytree with the same structure; each tensor holds the rows from all chunks.

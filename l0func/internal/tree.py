@@ -1,4 +1,4 @@
-"""Pytrees of tensors: their leaves under dotted paths, and the way back."""
+"""Pytrees: their tensors under dotted paths, and the way back."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 Tree = Any
-"""A flat ``{path: Tensor}``, or any pytree of tensors; the paths of a nested one are dotted."""
+"""A flat ``{path: Tensor}``, or any pytree with tensors as leaves; nested paths are dotted."""
 
 LEAVES = (Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 """The types that are leaves: tensors and constants."""
 
 
 def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
-    """The tensors of a pytree under their dotted paths.
+    """A pytree's tensors under their dotted paths.
 
     Args:
-        tree: A flat dict of tensors, or nested dicts, lists and tuples of them. A leaf of None
-            counts as absent.
+        tree: A flat dict of tensors, or nested dicts, lists and tuples. A None counts
+            as absent.
         label: A name for the tree in an error.
 
     Returns:
-        A new dict, in the order of the tree.
+        A new dict, in the tree's order.
 
     Raises:
         TypeError: A leaf is not a tensor.
@@ -51,7 +51,7 @@ def rebuild(tree: Tree, named: Mapping[str, Tensor], /) -> Tree:
 
 
 class Level(NamedTuple):
-    """One level of a pytree: the names and values of its children, and the way back."""
+    """One level in a pytree: the names and values of its children, and the way back."""
 
     names: list[str]
     children: list[Any]
@@ -59,7 +59,7 @@ class Level(NamedTuple):
 
 
 def level_of(value: Any) -> Level | None:
-    """The children of a container, or None for a leaf."""
+    """A container's children, or None for a leaf."""
     # Builtin containers by hand: torch.compile does not follow optree through a dict.
     if isinstance(value, LEAVES):
         return None
@@ -100,7 +100,7 @@ def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:
 
 
 def walk(value: Any, /, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted paths and leaves of a pytree; a leaf of None counts as absent."""
+    """All dotted paths and leaves in a pytree; a None counts as absent."""
     level = level_of(value)
     if level is None:
         if value is not None:

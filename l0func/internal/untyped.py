@@ -1,4 +1,4 @@
-"""torch without its types: views of torch and of tensors for functions that torch leaves untyped.
+"""torch without its types, for functions and methods that torch leaves untyped.
 
 Every wing reads torch's untyped functions through these names, so that no file needs a cast.
 """
@@ -23,5 +23,5 @@ def loose(tensor: Tensor, /) -> Any:
 
 
 def listed(numbers: Tensor, /) -> list[int]:
-    """A vector of integers as a list of Python integers."""
+    """An integer vector as a list of Python integers."""
     return loose(numbers).tolist()

@@ -1,1 +1,1 @@
-"""Number crunching over plain arrays: random words, patches of images, the choice of a kernel."""
+"""Number crunching over plain arrays: random words, image patches, the choice of a kernel."""

@@ -19,18 +19,18 @@ _TOGETHER = 1024
 
 
 def draw_words(keys: Tensor, calls: int, /) -> Tensor:
-    """The first ``calls`` of each key: int64 words, ``(*batch, 2)`` to ``(*batch, calls, 4)``."""
+    """Words from the first calls in each key's stream: int64, shape ``(*batch, calls, 4)``."""
     if compiling():
         return _traced_words(keys, calls)
     return _draw(keys.unsqueeze(-2), (calls,), False)
 
 
 def draw_uniforms(keys: Tensor, calls: tuple[int, ...], /) -> list[Tensor]:
-    """The first uniforms of ``G`` keys, the g-th of shape ``(*batch, calls[g], 4)``.
+    """The first uniforms from ``G`` keys, the g-th with shape ``(*batch, calls[g], 4)``.
 
     Args:
         keys: Keys, shape ``(*batch, G, 2)``.
-        calls: ``G`` numbers of calls.
+        calls: For each key its number of calls.
     """
     if compiling():
         return _traced_uniforms(keys, calls)
@@ -38,7 +38,7 @@ def draw_uniforms(keys: Tensor, calls: tuple[int, ...], /) -> list[Tensor]:
 
 
 def draw_uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
-    """The uniforms of single calls of one key, shape ``(*call, 4)``."""
+    """The uniforms from single calls in one key's stream, shape ``(*call, 4)``."""
     return _traced_uniforms_at(key, call) if compiling() else _uniforms_at(key, call)
 
 
@@ -48,7 +48,8 @@ def fold_keys(keys: Tensor, data: Tensor, /) -> Tensor:
         return _traced_fold(keys, data)
     offset = keys[..., 1] + data
     seed = keys[..., 0] + torch.zeros_like(offset)
-    word = draw_words(torch.stack((seed, offset), dim=-1), 1).squeeze(-2)
+    streams = torch.stack((seed, offset), dim=-1)
+    word = draw_words(streams, 1).squeeze(-2)
     low = word[..., 0::2]
     high = word[..., 1::2]
     return philox.as_int64(low, high)
@@ -88,7 +89,8 @@ def _traced_uniforms_at(key: Tensor, call: Tensor) -> Tensor:
 
 @untyped.compiler.allow_in_graph
 def _traced_fold(keys: Tensor, data: Tensor) -> Tensor:
-    return torch.stack(philox.folded(keys[..., 0], keys[..., 1], data), dim=-1)
+    folded = philox.folded(keys[..., 0], keys[..., 1], data)
+    return torch.stack(folded, dim=-1)
 
 
 def _draw(keys: Tensor, calls: tuple[int, ...], as_unit: bool) -> Tensor:
@@ -97,7 +99,7 @@ def _draw(keys: Tensor, calls: tuple[int, ...], as_unit: bool) -> Tensor:
 
 
 class _Draw(Function):
-    """``eager_draws`` as torch.func takes it: a mapped batch of keys is one call."""
+    """``eager_draws`` as torch.func takes it: a mapped batch is one call."""
 
     @staticmethod
     def forward(*args: Any) -> Tensor:

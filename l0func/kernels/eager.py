@@ -1,4 +1,4 @@
-"""Draws outside of a compiler: by numpy where possible, by torch elsewhere."""
+"""Draws outside a compiler: by numpy where possible, by torch elsewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from l0func.kernels.numpy_blocks import BLOCK
 
 
 def eager_draws(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tensor:
-    """The first words of ``G`` streams, or uniforms made from them.
+    """The first words in ``G`` streams, or uniforms made from them.
 
     Args:
         streams: int64 streams, shape ``(*batch, G, 2)``.
-        calls: For each of the ``G`` streams its number of calls; a call makes four words.
-        as_unit: Whether to return ``philox.unit(words)``, bit for bit, instead of words.
+        calls: For each stream its number of calls; a call makes four words.
+        as_unit: Whether to return ``philox.unit(words)``, bit for bit, rather than words.
 
     Returns:
         int64 words or float32 uniforms, shape ``(*batch, sum(calls), 4)``: one stream after
@@ -43,5 +43,6 @@ def draws_by_torch(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tens
 
 def _block(stream: Tensor, start: int, stop: int, as_unit: bool) -> Tensor:
     index = torch.arange(start, stop, dtype=torch.int64, device=stream.device)
-    word = torch.stack(philox.call(stream[..., :1], stream[..., 1:], index), dim=-1)
+    seed, offset = stream[..., :1], stream[..., 1:]
+    word = torch.stack(philox.call(seed, offset, index), dim=-1)
     return philox.unit(word) if as_unit else word

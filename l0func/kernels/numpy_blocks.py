@@ -48,7 +48,7 @@ def draws_by_numpy(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tens
 
 
 def _block_bounds(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First call and end of every block, over streams laid one after another."""
+    """Each block's first call and end, over streams laid one after another."""
     # A stream that would fill much of a block has blocks of its own: a block across streams needs
     # a key for each call.
     position, runs = 0, [0]
@@ -71,7 +71,7 @@ def _block_size(calls: int) -> int:
 def _seeds_and_bases(
     flat: Array, counts: Array, ends: Array, start: int, stop: int
 ) -> tuple[Array, Array]:
-    """Seeds of the calls ``start`` to ``stop - 1``, and the counters of call 0 in their streams.
+    """Seeds of the calls ``start`` to ``stop - 1``, and the counters at call 0 in their streams.
 
     Both have one entry if the block lies in one stream, and one for each call otherwise.
     """
@@ -113,13 +113,13 @@ class _Scratch:
         self.weyl = rounds * steps
 
     def fill(self, target: Array, seed: Array, base: Array, start: int, as_unit: bool) -> None:
-        """Write the draws of one block.
+        """Write one block's draws.
 
         Args:
             target: Where to write, shape ``(n, 4)``: int64 words or float32 uniforms.
-            seed: Seeds of the calls, one for all or one for each.
+            seed: Seeds, one for all calls or one for each.
             base: Counters before ``start``, likewise; call i has ``base + start + i``.
-            start: Number of the first call.
+            start: The first call's number.
             as_unit: Whether to write uniforms.
         """
         size = target.shape[0]
@@ -153,8 +153,10 @@ class _Scratch:
             np.bitwise_and(x, low, out=x)
             x, y, product = x[::-1], product, y
         word = self.words[:size]
-        word[:, 0], word[:, 2] = x[0], x[1]
-        word[:, 1], word[:, 3] = y[1], y[0]
+        word[:, 0] = x[0]
+        word[:, 1] = y[1]
+        word[:, 2] = x[1]
+        word[:, 3] = y[0]
 
     def _keys_of_rounds(self, seed: Array) -> Any:
         low = np.uint64(LOW)
@@ -170,4 +172,5 @@ def _write_units(target: Array, word: Array) -> None:
     # 1 - 2**-24: the midpoint.
     np.right_shift(word, np.uint32(9), out=word)
     np.bitwise_or(word, np.uint32(0x3F800000), out=word)
-    np.subtract(word.view(np.float32), np.float32(1 - 2.0**-24), out=target)
+    shift = np.float32(1 - 2.0**-24)
+    np.subtract(word.view(np.float32), shift, out=target)

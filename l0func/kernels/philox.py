@@ -16,7 +16,7 @@ LOW = 0xFFFFFFFF
 
 
 def _product(multiplier: int, word: Word) -> tuple[Word, Word]:
-    """The high and the low half of a product of 32-bit words; bits above the 32nd are garbage."""
+    """The high and low halves of a 32-bit product; bits above the 32nd are garbage."""
     # The product with multiplier - 2**32 stays within int64; overflow would be undefined once
     # compiled to C++.
     shifted = word * (multiplier - (1 << 32))
@@ -26,7 +26,7 @@ def _product(multiplier: int, word: Word) -> tuple[Word, Word]:
 def philox(
     counter: tuple[Word, Word, Word, Word], key: tuple[Word, Word]
 ) -> tuple[Word, Word, Word, Word]:
-    """Four words in [0, 2³²) from a counter of four words and a key of two.
+    """Four words in [0, 2³²) from a counter (four words) and a key (two words).
 
     Source: Salmon, Moraes, Dror & Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3".
 
@@ -35,7 +35,7 @@ def philox(
         key: Two words, likewise.
 
     Returns:
-        Four words, of the type and the broadcast shape of the arguments.
+        Four words with the arguments' type and broadcast shape.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -65,7 +65,7 @@ def as_int64(low: Word, high: Word) -> Word:
 
 
 def call(seed: Word, offset: Word, index: Word) -> tuple[Word, Word, Word, Word]:
-    """The four words of call number ``index`` of the stream ``(seed, offset)``."""
+    """The four words of call number ``index`` in the stream ``(seed, offset)``."""
     low, high = _counter_at(offset, index)
     zero: Any = 0
     key = (seed & LOW, (seed >> 32) & LOW)
@@ -73,13 +73,13 @@ def call(seed: Word, offset: Word, index: Word) -> tuple[Word, Word, Word, Word]
 
 
 def folded(seed: Word, offset: Word, index: Word) -> tuple[Word, Word]:
-    """The seed and offset of a new stream: words 0-1 and 2-3 of call ``index``, as int64."""
+    """A new stream's seed and offset: words 0-1 and 2-3 of call ``index``, as int64."""
     w0, w1, w2, w3 = call(seed, offset, index)
     return as_int64(w0, w1), as_int64(w2, w3)
 
 
 def words(streams: Tensor, calls: int) -> Tensor:
-    """The first words of streams in tensor operations: any device, any transform, any compiler.
+    """The first words in each stream, by tensor operations: for any device and transform.
 
     Args:
         streams: int64 streams, shape ``(*batch, 2)``.
@@ -89,7 +89,8 @@ def words(streams: Tensor, calls: int) -> Tensor:
         int64 words in [0, 2³²), shape ``(*batch, calls, 4)``.
     """
     index = torch.arange(calls, dtype=torch.int64, device=streams.device)
-    return torch.stack(call(streams[..., :1], streams[..., 1:], index), dim=-1)
+    seed, offset = streams[..., :1], streams[..., 1:]
+    return torch.stack(call(seed, offset, index), dim=-1)
 
 
 def unit(word: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Patches of images and their adjoint: with them a convolution is a product with a matrix."""
+"""Image patches and their adjoint: with them a convolution is a matrix product."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Sizes = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Unfold:
-    """The patches in the windows of a convolution over three dimensions of space.
+    """The patches under a convolution's windows, in three spatial dimensions.
 
     Convolutions with fewer dimensions have leading sizes of 1.
 
     Args:
-        channels: Channels of the image.
-        space: Sizes of the image.
-        kernel: Sizes of the window.
+        channels: The image's channels.
+        space: The image's sizes.
+        kernel: The window's sizes.
         stride: Steps between windows.
         padding: Zeros on both sides.
-        dilation: Steps between the entries of a window.
-        groups: Runs of channels that are kept apart.
+        dilation: Steps between a window's entries.
+        groups: Channel groups that are kept apart.
     """
 
     channels: int
@@ -39,7 +39,7 @@ class Unfold:
 
     @property
     def windows(self) -> Sizes:
-        """Numbers of windows along the dimensions of space."""
+        """Numbers of windows along the spatial dimensions."""
         return self._windows_along(0), self._windows_along(1), self._windows_along(2)
 
     def patches(self, x: Tensor) -> Tensor:
@@ -82,13 +82,13 @@ class Unfold:
         return free // self.stride[dim] + 1
 
     def _slab(self, i: int) -> slice:
-        """The planes that entry ``i`` of the window's depth meets."""
+        """The planes under entry ``i`` along the window's depth."""
         start, step = i * self.dilation[0], self.stride[0]
         last = start + step * (self.windows[0] - 1)
         return slice(start, last + 1, step)
 
     def _flat(self) -> dict[str, Any]:
-        """Settings of the unfold within a plane."""
+        """Settings for F.unfold and F.fold within a plane."""
         return {
             "dilation": self.dilation[1:],
             "padding": self.padding[1:],
