@@ -1,4 +1,9 @@
-"""L0 regularisation for PyTorch as pure functions."""
+"""L0 regularisation for PyTorch as pure functions.
+
+Describe in *spec*, hold in *gates*, run in *engine*, pay in *costs*, learn in *train*, cut in
+*compaction*. Before that, *pure* makes a function of a module; *distributions* has the laws that
+gates follow; *files* keeps the results on disk. This file collects the public names.
+"""
 
 from l0func import plot, random, schedules
 from l0func.compaction.compact import compact, to_module
@@ -106,3 +111,11 @@ __all__ = [
     "use_kernel",
     "whole",
 ]
+
+__version__ = "0.1.0"
+
+_PUBLIC_MODULES = ("distributions", "plot", "random", "schedules", "smaller")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PUBLIC_MODULES, "__version__"})

@@ -1,4 +1,4 @@
-"""The stateful face of the library: any module, regularised, as a module."""
+"""L0Module, the stateful face of the library: any module as a module with L0 regularisation."""
 
 from __future__ import annotations
 
@@ -21,46 +21,47 @@ from l0func.engine.per_example import PerExample
 from l0func.gates.checks import MaskEstimator, check_estimator, check_values
 from l0func.gates.init import init_gates
 from l0func.internal import tree
+from l0func.pure import init_params as initialisation
 from l0func.pure.functional import PureModule, make_functional
-from l0func.pure.init_params import Initialiser, init_params
+from l0func.pure.init_params import Initialiser
 from l0func.spec.build import Rules, gate_spec
 from l0func.spec.plan import GateSpec, Group
 
-# Two threads in one forward each must draw another key; a lock of its own would keep a module from
-# being pickled.
+# Two threads in forward at once must draw different keys. One lock for all modules: a module that
+# held its own lock could not be pickled.
 _COUNTING = threading.Lock()
 _EPSILON = 1e-6
 
 
 class L0Module(nn.Module):
-    """A copy of a module whose weights are behind learned gates.
+    """A copy of a module with learned gates on its weights.
 
-    In training every forward draws new masks, one for the batch or one for every row; in eval mode
-    the gates are fixed. Add :meth:`regularization` to the loss. Give ``gates()`` an optimizer
+    In training every forward draws new masks, shared by the batch or one for each example; in eval
+    mode the gates are fixed. Add :meth:`regularization` to the loss. Give ``gates()`` an optimizer
     without weight decay and with a larger learning rate than ``weights()``.
 
     Args:
         module: The module to copy; its weights are kept as they are.
-        lam: Cost of an entry, in the units of the loss: for a mean over N examples the paper's λ
-            divided by N. A number, a tensor, or ``{pattern: either}``.
-        weight_decay: Cost of half a squared weight, while its gate is open. Use no other weight
-            decay.
+        lam: The cost for each open entry, on the scale of the loss: if the loss is a mean over N
+            examples, the paper's λ divided by N. A number, a tensor, or ``{pattern: either}``.
+        weight_decay: The cost for half a squared weight while its gate is open. Use no other
+            weight decay.
         droprate_init: The probability that a gate starts closed, in (0, 1).
         temperature: β of the hard concrete distribution.
         limit_a: Its lower stretch limit γ, below 0.
         limit_b: Its upper stretch limit ζ, above 1.
-        epsilon: Once kept draws away from 0 and 1. Draws are now from the open interval, so it
-            does nothing.
-        rules: Which parameters have which gates, as for :func:`l0func.gate_spec`; ``{"pattern":
-            None}`` excludes.
+        epsilon: Without effect, kept for old code: draws are from the open interval (0, 1) and
+            need no margin.
+        rules: The gates by parameter, as for :func:`l0func.gate_spec`; ``{"pattern": None}``
+            excludes.
         groups: Gates over slices of several parameters, as for :func:`l0func.gate_spec`.
         init_params: New values for parameters, as for :func:`l0func.init_params`.
-        per_example: Whether every row of a batch (dimension 0 of every input) has its own masks in
-            training.
-        estimator: The gates of eval mode.
-        seed: What all draws follow from; None takes one from ``generator``, or from torch's global
+        per_example: Whether every example has its own masks in training. Examples are along
+            dimension 0 of every input.
+        estimator: The test-time gates, for eval mode.
+        seed: The seed for all draws; None takes one from ``generator``, or from torch's global
             generator.
-        generator: Where a seed is taken from.
+        generator: The source of a seed, if none is given.
 
     Raises:
         ValueError: A rule, droprate, limit or estimator is not valid; see the functions above.
@@ -106,21 +107,21 @@ class L0Module(nn.Module):
         self.spec = gate_spec(
             params, rules, groups=groups, buffers=buffers, distribution=distribution
         )
-        seeds, weights, self_key = random.split(random.key(_seed(seed, generator)), 3)
-        gates = init_gates(seeds, self.spec, droprate_init, estimator=estimator)
-        self.log_alpha = nn.ParameterDict(
-            {_stored(name): nn.Parameter(value) for name, value in gates.items()}
-        )
-        self.register_buffer("key", self_key)
+        start_key = random.key(_seed(seed, generator))
+        gates_key, weights_key, forward_key = random.split(start_key, 3)
+        gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
+        self.log_alpha = nn.ParameterDict(_as_parameters(gates))
+        self.register_buffer("key", forward_key)
         if init_params is not None:
-            self._overwrite(params, _redrawn(weights, params, init_params))
+            new = initialisation.init_params(weights_key, params, init_params)
+            self._overwrite(params, new)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        """What the module returns, under masks: drawn anew in training, fixed in eval mode.
+        """The module's output under masks: drawn anew in training, fixed in eval mode.
 
         Args:
-            *inputs: The module's inputs; with ``per_example`` their rows are along dimension 0.
-            **kwargs: Its keyword inputs, likewise.
+            *inputs: The module's inputs; with ``per_example``, examples are along dimension 0.
+            **kwargs: The module's keyword inputs, likewise.
 
         Returns:
             The module's output.
@@ -131,36 +132,34 @@ class L0Module(nn.Module):
             apply = PerExample(apply)
             key = random.split(key, _batch_size(inputs, kwargs))
         buffers = dict(self.module.named_buffers())
-        output, updated = apply.with_buffers(
-            self._params(), self.gates(), buffers, key, *inputs, **kwargs
-        )
+        arguments = (self._params(), self.gates(), buffers, key, *inputs)
+        output, updated = apply.with_buffers(*arguments, **kwargs)
         if any(child.training for child in self.module.modules()):
             self._overwrite(buffers, updated)
         return output
 
     def regularization(self) -> Tensor:
         """The combined L0 and L2 cost, for the loss; see :func:`l0func.penalty`."""
-        return costs.penalty(
-            self._params(), self._checked(), self.spec, self.lam, self.weight_decay
-        )
+        gates = self._checked()
+        return costs.penalty(self._params(), gates, self.spec, self.lam, self.weight_decay)
 
     def count_l0(self) -> Tensor:
-        """Expected number of parameters that a forward pass retains, those without gates included."""
+        """The expected number of nonzero parameters, including parameters without gates."""
         entries = sum(p.size for p in self.spec.parameters)
-        return entries * (1.0 - costs.expected_sparsity(self._checked(), self.spec))
+        density = 1.0 - costs.expected_sparsity(self._checked(), self.spec)
+        return entries * density
 
     def count_l2(self) -> Tensor:
-        """Expected cost of encoding the parameters: the sum of squares of their expected values
-        after masking.
-        """
+        """The sum of squares over all expected parameters after masking."""
         return costs.squared_mean(self._params(), self._checked(), self.spec)
 
     def gates(self) -> dict[str, Tensor]:
         """The gate locations by name, as the functional core takes them."""
-        return {gate.name: self.log_alpha[_stored(gate.name)] for gate in self.spec.gates}
+        names = [gate.name for gate in self.spec.gates]
+        return {name: self.log_alpha[_stored(name)] for name in names}
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters of the module by path, as the functional core takes them."""
+        """The module's parameters by path, as the functional core takes them."""
         return self._params()
 
     def summary(self) -> Summary:
@@ -168,12 +167,14 @@ class L0Module(nn.Module):
         return summary(self._params(), self.gates(), self.spec, self.estimator)
 
     def compacted(self, example_inputs: Any = None, empty: Empty = "raise") -> nn.Module:
-        """A plain module without gates, in eval mode, with what this module's estimator keeps; see
-        :func:`l0func.compact`.
+        """A smaller plain module in eval mode, without closed units and without gates.
+
+        This module's estimator decides about closed units; see :func:`l0func.compact`.
 
         Args:
-            example_inputs: A tensor, or a tuple of inputs: what single gates left idle goes too.
-            empty: What to do with a group that closes altogether.
+            example_inputs: A tensor, or a tuple of inputs. With examples, units that single gates
+                left idle go too.
+            empty: The treatment of a group without open units, as for :func:`l0func.compact`.
 
         Returns:
             A smaller copy of the wrapped module.
@@ -182,24 +183,16 @@ class L0Module(nn.Module):
             ValueError: As for :func:`l0func.compact`.
         """
         fn, params, buffers = make_functional(self.module)
-        small = compact(
-            fn.eval(),
-            params,
-            self.gates(),
-            buffers,
-            self.spec,
-            self.estimator,
-            example_inputs=example_inputs,
-            empty=empty,
-        )
+        network = (fn.eval(), params, self.gates(), buffers, self.spec, self.estimator)
+        small = compact(*network, example_inputs=example_inputs, empty=empty)
         return to_module(*small)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs beside tensors: the spec, and how many draws were made."""
+        """A checkpoint's parts beside tensors: the spec and the number of draws so far."""
         return {"spec": self.spec.to_json(), "draws": self.draws}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up the draws where the checkpoint left them."""
+        """Continue the draws of a checkpoint."""
         self.draws = state["draws"]
 
     def extra_repr(self) -> str:
@@ -218,16 +211,14 @@ class L0Module(nn.Module):
     ) -> None:
         # Before anything is copied: a checkpoint that does not fit leaves the module as it was.
         saved = state_dict.get(f"{prefix}_extra_state")
-        if saved is not None and GateSpec.from_json(saved["spec"]) != self.spec:
-            raise ValueError(
-                "The checkpoint was saved with another gate spec: the architecture, the rules or "
-                "the distribution changed. "
-                f"It has\n{GateSpec.from_json(saved['spec'])}\nand this module\n{self.spec}"
-            )
-        names = {f"{prefix}log_alpha.{_stored(gate.name)}": gate.name for gate in self.spec.gates}
-        check_values(
-            {name: state_dict[stored] for stored, name in names.items() if stored in state_dict}
-        )
+        if saved is not None:
+            _check_same_spec(GateSpec.from_json(saved["spec"]), self.spec)
+        gates: dict[str, Tensor] = {}
+        for gate in self.spec.gates:
+            stored = f"{prefix}log_alpha.{_stored(gate.name)}"
+            if stored in state_dict:
+                gates[gate.name] = state_dict[stored]
+        check_values(gates)
         parent: Any = super()
         parent._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -258,35 +249,34 @@ def _stored(name: str) -> str:
     return name.replace(".", "/")
 
 
+def _as_parameters(gates: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    return {_stored(name): nn.Parameter(value) for name, value in gates.items()}
+
+
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     if seed is not None:
         return seed
-    return int(
-        torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, dtype=torch.int64)
-    )
+    low, high = -(1 << 63), (1 << 63) - 1
+    number = torch.randint(low, high, (), generator=generator, dtype=torch.int64)
+    return int(number)
 
 
-def _redrawn(
-    key: Tensor, params: dict[str, Tensor], rules: Mapping[str, Initialiser | None]
-) -> dict[str, Tensor]:
-    return init_params(key, params, rules)
+def _check_same_spec(saved: GateSpec, spec: GateSpec) -> None:
+    if saved != spec:
+        raise ValueError(
+            "The checkpoint was saved with another gate spec: the architecture, the rules or the "
+            f"distribution changed. It has\n{saved}\nand this module\n{spec}"
+        )
 
 
 def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    rows = next(
-        (
-            x.shape[0]
-            for _, x in tree.walk((inputs, kwargs))
-            if isinstance(x, Tensor) and x.dim() > 0
-        ),
-        None,
+    for _, leaf in tree.walk((inputs, kwargs)):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            return leaf.shape[0]
+    raise ValueError(
+        "per_example=True gives every row of an input its own masks; no input is a tensor with "
+        "rows."
     )
-    if rows is None:
-        raise ValueError(
-            "per_example=True gives every row of an input its own masks; no input is a tensor "
-            "with rows."
-        )
-    return rows
 
 
 def _check_epsilon(epsilon: float) -> None:

@@ -1,11 +1,14 @@
-"""Pictures of what was learned: each function draws plain results on a matplotlib Axes and returns
-it.
+"""Pictures of learned gates: each function draws plain results on matplotlib axes.
+
+Every function takes the axes to draw on, or makes a figure of its own, and returns the axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -20,48 +23,41 @@ from l0func.spec.plan import GateSpec
 Axes = Any
 """A ``matplotlib.axes.Axes``."""
 
-_DARK, _LIGHT, _STRONG = "#33415c", "#b8c0d0", "#c1432e"
+_DARK, _LIGHT = "#33415c", "#b8c0d0"
+_RUNS = (_DARK, "#c1432e", "#4f8a6b", "#8a6bbf", "#c98a2b")
 
 
 def density(summary: Summary, ax: Axes = None, names: Sequence[str] | None = None) -> Axes:
     """Density of every gated parameter, expected beside realised.
 
     Args:
-        summary: What ``l0func.summary`` returned.
+        summary: A summary from ``l0func.summary``.
         ax: Where to draw; None is a new figure.
-        names: The parameters to draw; None is all that have gates.
+        names: The parameters to draw; None draws all parameters with gates.
 
     Returns:
-        The axes: two bars a parameter, in percent.
+        The axes: two bars for each parameter, in percent.
 
     Raises:
         ValueError: No parameter has gates.
         KeyError: A name is no parameter.
         ImportError: matplotlib is not there.
     """
-    rows = (
-        [row for row in summary.rows if row.gates]
-        if names is None
-        else [summary[name] for name in names]
-    )
+    if names is None:
+        rows = [row for row in summary.rows if row.gates]
+    else:
+        rows = [summary[name] for name in names]
     if not rows:
         raise ValueError("No parameter of this summary has gates: there is no density to draw.")
     ax = _axes(ax, height=0.9 + 0.34 * len(rows))
-    places = range(len(rows))
-    for shift, name, shares, colour in (
-        (-0.2, "expected", [100 * row.expected_density for row in rows], _LIGHT),
-        (
-            0.2,
-            f"realised ({summary.estimator})",
-            [100 * row.realised_density for row in rows],
-            _DARK,
-        ),
-    ):
-        ax.barh([place + shift for place in places], shares, height=0.4, label=name, color=colour)
-    ax.set_yticks(places, [row.name for row in rows])
-    ax.invert_yaxis()
+    expected = [100 * row.expected_density for row in rows]
+    realised = [100 * row.realised_density for row in rows]
+    upper = [place - 0.2 for place in range(len(rows))]
+    lower = [place + 0.2 for place in range(len(rows))]
+    ax.barh(upper, expected, height=0.4, label="expected", color=_LIGHT)
+    ax.barh(lower, realised, height=0.4, label=f"realised ({summary.estimator})", color=_DARK)
+    _label_bars(ax, [row.name for row in rows], "Density")
     ax.set(xlim=(0, 100), xlabel="entries that are open, %")
-    _titled(ax, "Density")
     return ax
 
 
@@ -70,46 +66,42 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 2
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
         ax: Where to draw; None is a new figure.
         bins: Number of bins over [0, 1].
 
     Returns:
-        The axes, with the share of gates that are still undecided, P(open) between 0.05 and 0.95,
-        in the title.
+        The axes. The title gives the share of undecided gates: those with P(open) between 0.05
+        and 0.95.
 
     Raises:
         ValueError: Gates do not fit the spec.
         ImportError: matplotlib is not there.
     """
     named = check_gates(gates, spec)
-    p = torch.cat(
-        [
-            g.distribution.prob_nonzero(named[g.name].detach()).flatten().double()
-            for g in spec.gates
-        ]
-    )
-    undecided = float(((p > 0.05) & (p < 0.95)).double().mean())
+    found: list[Tensor] = []
+    for gate in spec.gates:
+        opens = gate.distribution.prob_nonzero(named[gate.name].detach())
+        found.append(opens.flatten().double())
+    p = torch.cat(found)
+    is_undecided = (p > 0.05) & (p < 0.95)
+    share = float(is_undecided.double().mean())
     ax = _axes(ax)
     ax.hist(_to_list(p), bins=bins, range=(0, 1), color=_DARK, edgecolor="white", linewidth=0.5)
-    ax.set(
-        xlim=(0, 1),
-        xlabel="P(open)",
-        ylabel="gates",
-        title=f"{undecided:.0%} of {len(p):,} gates undecided",
-    )
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlim=(0, 1), xlabel="P(open)", ylabel="gates")
+    ax.set_title(f"{share:.0%} of {len(p):,} gates undecided")
+    _without_frame(ax)
     return ax
 
 
 def trajectories(
     steps: Sequence[float] | Tensor, history: Sequence[Tensor] | Tensor, ax: Axes = None
 ) -> Axes:
-    """Gates over training steps, a line each.
+    """Gates over training steps, a line for each gate.
 
     Args:
-        steps: Step numbers, T of them.
-        history: P(open), or any other value, of the same gates at each step: shape ``(T, gates)``,
+        steps: T step numbers.
+        history: P(open), or another value of the same gates, at each step: shape ``(T, gates)``,
             or T tensors.
         ax: Where to draw; None is a new figure.
 
@@ -117,14 +109,11 @@ def trajectories(
         The axes; lines that end below one half are light.
 
     Raises:
-        ValueError: There are not as many steps as values, or none.
+        ValueError: The numbers of steps and values differ, or are 0.
         ImportError: matplotlib is not there.
     """
-    values = (
-        torch.stack([row.detach().flatten().double() for row in history])
-        if len(history)
-        else torch.zeros(0, 0)
-    )
+    flat = [values.detach().flatten().double() for values in history]
+    values = torch.stack(flat) if flat else torch.zeros(0, 0)
     at = _to_list(torch.as_tensor(steps).double())
     if len(at) != len(values) or not len(at):
         raise ValueError(
@@ -134,23 +123,19 @@ def trajectories(
     ax = _axes(ax)
     width = 0.3 + 6.0 / (values.shape[1] + 6)
     for line in sorted(values.T, key=lambda line: float(line[-1])):
-        ax.plot(at, _to_list(line), color=_DARK if line[-1] >= 0.5 else _LIGHT, linewidth=width)
-    ax.set(
-        xlabel="step",
-        ylabel="P(open)",
-        title=f"{values.shape[1]:,} gates over training",
-        xlim=(at[0], at[-1]),
-    )
-    ax.spines[["top", "right"]].set_visible(False)
+        colour = _DARK if line[-1] >= 0.5 else _LIGHT
+        ax.plot(at, _to_list(line), color=colour, linewidth=width)
+    ax.set(xlabel="step", ylabel="P(open)", xlim=(at[0], at[-1]))
+    ax.set_title(f"{values.shape[1]:,} gates over training")
+    _without_frame(ax)
     return ax
 
 
 def filters(weight: Tensor, ax: Axes = None) -> Axes:
-    """The kernels of a convolution that survive, each the mean over its input channels; closed
-    ones stay blank.
+    """A convolution's filters, each as the mean over its input channels; closed ones stay blank.
 
     Args:
-        weight: Pruned, shape ``(out, in, height, width)``; a filter of zeros is closed.
+        weight: A pruned weight, shape ``(out, in, height, width)``; a filter of zeros is closed.
         ax: Where to draw; None is a new figure.
 
     Returns:
@@ -166,25 +151,50 @@ def filters(weight: Tensor, ax: Axes = None) -> Axes:
             f"{tuple(weight.shape)}."
         )
     kernels = weight.detach().double().cpu()
-    opens = (kernels != 0).flatten(1).any(1)
     count, _, height, width = kernels.shape
-    columns = max(1, round((count * 1.6) ** 0.5))
-    lines = -(-count // columns)
-    mosaic = torch.full(
-        (lines * (height + 1) + 1, columns * (width + 1) + 1), float("nan"), dtype=torch.float64
-    )
-    for number in listed(opens.nonzero().flatten()):
-        top, left = (number // columns) * (height + 1) + 1, (number % columns) * (width + 1) + 1
-        mosaic[top : top + height, left : left + width] = kernels[number].mean(0)
+    mosaic = _Mosaic(count, height, width)
+    opens = (kernels != 0).flatten(1).any(1)
+    image = mosaic.image(kernels.mean(1), listed(opens.nonzero().flatten()))
     ax = _axes(ax)
-    limit = float(mosaic.nan_to_num().abs().max()) or 1.0
-    ax.imshow(_to_list(mosaic), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    limit = float(image.nan_to_num().abs().max()) or 1.0
+    ax.imshow(_to_list(image), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     for number in range(count):
-        corner = ((number % columns) * (width + 1) + 0.5, (number // columns) * (height + 1) + 0.5)
-        ax.add_patch(_frame(corner, width, height))
+        top, left = mosaic.corner(number)
+        ax.add_patch(_frame((left - 0.5, top - 0.5), width, height))
     ax.set_axis_off()
     ax.set_title(f"{int(opens.sum())} of {count} filters survive")
     return ax
+
+
+@dataclass(frozen=True)
+class _Mosaic:
+    """A grid of ``count`` tiles with a border of one pixel around each."""
+
+    count: int
+    height: int
+    width: int
+
+    def columns(self) -> int:
+        return max(1, round((self.count * 1.6) ** 0.5))
+
+    def corner(self, number: int) -> tuple[int, int]:
+        """The top and left pixel of a tile."""
+        line, column = divmod(number, self.columns())
+        top = line * (self.height + 1) + 1
+        left = column * (self.width + 1) + 1
+        return top, left
+
+    def image(self, tiles: Tensor, shown: list[int]) -> Tensor:
+        """The whole picture, NaN except in the tiles that are shown."""
+        lines = -(-self.count // self.columns())
+        pixels_down = lines * (self.height + 1) + 1
+        pixels_across = self.columns() * (self.width + 1) + 1
+        image = torch.full((pixels_down, pixels_across), float("nan"), dtype=tiles.dtype)
+        for number in shown:
+            top, left = self.corner(number)
+            bottom, right = top + self.height, left + self.width
+            image[top:bottom, left:right] = tiles[number]
+        return image
 
 
 def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes = None) -> Axes:
@@ -192,14 +202,14 @@ def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes = None)
 
     Args:
         before: ``{layer: units}``.
-        after: The same layers, with what is left.
+        after: The same layers with the units that are left.
         ax: Where to draw; None is a new figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: The layers are not the same.
+        ValueError: The layers before and after differ, or there are none.
         ImportError: matplotlib is not there.
     """
     if list(before) != list(after) or not before:
@@ -213,10 +223,8 @@ def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes = None)
     ax.barh(places, list(after.values()), color=_DARK, label="after", height=0.5)
     for place, (n, m) in enumerate(zip(before.values(), after.values(), strict=True)):
         ax.text(n, place, f" {m} of {n}", va="center", fontsize=8, color=_DARK)
-    ax.set_yticks(places, list(before))
-    ax.invert_yaxis()
+    _label_bars(ax, list(before), "Widths")
     ax.set(xlabel="units", xlim=(0, 1.22 * max(before.values())))
-    _titled(ax, "Widths")
     return ax
 
 
@@ -225,12 +233,12 @@ def tradeoff(
     ax: Axes = None,
     quality: str = "accuracy, %",
 ) -> Axes:
-    """Accuracy against density, a line for each of several runs.
+    """Accuracy against density, a line for each run.
 
     Args:
         runs: ``{label: [(density in (0, 1], accuracy), …]}``.
         ax: Where to draw; None is a new figure.
-        quality: What the second numbers are.
+        quality: Name and unit of the second numbers.
 
     Returns:
         The axes, density on a logarithmic scale in percent.
@@ -240,31 +248,32 @@ def tradeoff(
         ImportError: matplotlib is not there.
     """
     for label, points in runs.items():
-        for share, _ in points:
-            if not 0 < share <= 1:
-                raise ValueError(f"A density is a share in (0, 1]; run {label!r} has {share}.")
+        _check_densities(label, points)
     ax = _axes(ax)
-    shades = (_DARK, _STRONG, "#4f8a6b", "#8a6bbf", "#c98a2b")
-    for number, (label, points) in enumerate(runs.items()):
+    for colour, (label, points) in zip(cycle(_RUNS), runs.items(), strict=False):
         ordered = sorted(points)
-        ax.plot(
-            [100 * d for d, _ in ordered],
-            [q for _, q in ordered],
-            "o-",
-            label=label,
-            color=shades[number % 5],
-        )
+        densities = [100 * density for density, _ in ordered]
+        qualities = [value for _, value in ordered]
+        ax.plot(densities, qualities, "o-", label=label, color=colour)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="density, % of entries left", ylabel=quality, title="Accuracy against density")
-    ax.spines[["top", "right"]].set_visible(False)
+    _without_frame(ax)
     if len(runs) > 1:
         ax.legend()
     return ax
 
 
-def _titled(ax: Axes, title: str) -> None:
-    """A title with the legend beside it, where no bar is."""
+def _check_densities(label: str, points: Sequence[tuple[float, float]]) -> None:
+    for density, _ in points:
+        if not 0 < density <= 1:
+            raise ValueError(f"A density is a share in (0, 1]; run {label!r} has {density}.")
+
+
+def _label_bars(ax: Axes, names: list[str], title: str) -> None:
+    """Name the bars from top to bottom; put the legend beside the title, where no bar is."""
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
     ax.set_title(title, loc="left")
     ax.legend(
         loc="lower right",
@@ -274,6 +283,10 @@ def _titled(ax: Axes, title: str) -> None:
         borderaxespad=0.2,
         fontsize=9,
     )
+    _without_frame(ax)
+
+
+def _without_frame(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 

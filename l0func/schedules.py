@@ -1,9 +1,9 @@
-"""Numbers that change as training goes on, as functions of the step.
+"""Schedules: numbers that change during training, as functions of the step.
 
-A learning rate takes its schedule as a setting of :func:`l0func.optimizer`. λ is an input of the
-step: ``lam(state.step)``. A temperature belongs to the spec and a step is built for it: schedule
-it in :func:`pieces`, and build one step for each value from
-``spec.with_distribution(HardConcrete(temperature))``; the state goes from one to the next.
+A learning rate takes its schedule as a setting in :func:`l0func.optimizer`. λ is an input to the
+step: ``lam(state.step)``. A temperature is fixed in the spec, and so in each compiled step. Give
+it a schedule in :func:`pieces`, build one step for each value with
+``spec.with_distribution(HardConcrete(temperature))``, and pass the state from one to the next.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ import torch
 from torch import Tensor
 
 Schedule: TypeAlias = Callable[[Tensor | int], Tensor]
-"""``schedule(step)``: a tensor of the shape of ``step``, so that compiled code sees no new number.
-"""
+"""``schedule(step)``: a tensor shaped as ``step``; compiled code sees no new Python number."""
 
 
 def linear(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
-    """From ``start`` to ``end`` in ``steps`` equal steps from step ``begin`` on, and constant
-    before and after.
+    """A straight line from ``start`` to ``end``, constant before and after.
 
     Args:
         start: The first value.
         end: The last value.
-        steps: How many steps lie between them, at least 1.
-        begin: Where it begins.
+        steps: Number of steps from the first value to the last, at least 1.
+        begin: The step that the line begins at.
 
     Returns:
         A function of the step.
@@ -45,13 +43,13 @@ def linear(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
 
 
 def cosine(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
-    """As :func:`linear`, along half a cosine.
+    """Half a cosine from ``start`` to ``end``, constant before and after.
 
     Args:
         start: The first value.
         end: The last value.
-        steps: How many steps lie between them, at least 1.
-        begin: Where it begins.
+        steps: Number of steps from the first value to the last, at least 1.
+        begin: The step that the cosine begins at.
 
     Returns:
         A function of the step.
@@ -60,16 +58,19 @@ def cosine(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
         ValueError: ``steps`` is not positive.
     """
     _check_steps(steps)
-    return lambda step: (
-        end + (start - end) * 0.5 * (1 + torch.cos(math.pi * _progress(step, steps, begin)))
-    )
+
+    def schedule(step: Tensor | int) -> Tensor:
+        angle = math.pi * _progress(step, steps, begin)
+        return end + (start - end) * 0.5 * (1 + torch.cos(angle))
+
+    return schedule
 
 
 def pieces(values: Mapping[int, float]) -> Schedule:
-    """Constant from each step in ``values`` to the next.
+    """A staircase: constant from each step in ``values`` to the next.
 
     Args:
-        values: ``{first step: value}``; the first of them at step 0.
+        values: ``{first step: value}``, beginning at step 0.
 
     Returns:
         A function of the step.
@@ -79,15 +80,17 @@ def pieces(values: Mapping[int, float]) -> Schedule:
     """
     if not values or min(values) != 0:
         raise ValueError(
-            f"A schedule in pieces says what holds from step 0 on; got steps {sorted(values)}."
+            f"A schedule in pieces has values from step 0 on; got first steps {sorted(values)}."
         )
     starts = sorted(values)
-    last = torch.tensor([values[at] for at in starts])
+    levels = torch.tensor([values[start] for start in starts])
     bounds = torch.tensor(starts)
 
     def schedule(step: Tensor | int) -> Tensor:
         at = torch.as_tensor(step).unsqueeze(-1)
-        return last.to(at.device)[((at >= bounds.to(at.device)).sum(-1) - 1).clamp(min=0)]
+        begun = (at >= bounds.to(at.device)).sum(-1)
+        piece = (begun - 1).clamp(min=0)
+        return levels.to(at.device)[piece]
 
     return schedule
 

@@ -1,7 +1,7 @@
-"""Modules of which torch has none: attention with fewer heads than its width has room for,
-recurrent layers of unequal width.
+"""Smaller modules that torch lacks: attention with few heads, recurrent layers of unequal width.
 
-Both keep the parameter names of the modules that they stand for, and need torch only.
+Compaction puts them in place of torch's modules. They keep the parameter names and need torch
+only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from torch.nn import functional as F
 
 
 class FewerHeads(nn.Module):
-    """What is left of an ``nn.MultiheadAttention`` without some of its heads; called in the same
-    way.
+    """An ``nn.MultiheadAttention`` without some heads, called in the same way.
 
-    Its parameters have the same names, the packed projection with rows for the heads that are
-    left.
+    Its parameters have the same names; the packed projection has outputs for the remaining heads
+    only.
     """
 
     num_heads: int
@@ -41,51 +40,58 @@ class FewerHeads(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attention, with the arguments and results of ``nn.MultiheadAttention``."""
-        batched, time_first = query.dim() == 3, query.dim() == 3 and not self.batch_first
-        inputs = [x.transpose(0, 1) if time_first else x for x in (query, key, value)]
-        q, k, v = (
-            self._heads(x if batched else x.unsqueeze(0), part) for part, x in enumerate(inputs)
-        )
+        batched = query.dim() == 3
+        q = self._heads(self._batch_first(query), 0)
+        k = self._heads(self._batch_first(key), 1)
+        v = self._heads(self._batch_first(value), 2)
         scores = q @ k.transpose(-2, -1) / self.head_dim**0.5
-        for mask in self._masks(attn_mask, key_padding_mask, scores):
-            scores = scores + mask
+        if attn_mask is not None:
+            scores = scores + _as_scores(self._mask_by_head(attn_mask, scores), scores)
+        if key_padding_mask is not None:
+            padding = key_padding_mask.reshape(-1, 1, 1, scores.shape[-1])
+            scores = scores + _as_scores(padding, scores)
         weights = scores.softmax(dim=-1)
         weights = F.dropout(weights, self.dropout, self.training)
-        y = cast("Tensor", self.out_proj((weights @ v).transpose(1, 2).flatten(2)))
-        y = y if batched else y.squeeze(0)
-        y = y.transpose(0, 1) if time_first else y
+        heads = (weights @ v).transpose(1, 2).flatten(2)
+        y = self._as_given(cast("Tensor", self.out_proj(heads)), batched)
         if not need_weights:
             return y, None
         shown = weights.mean(dim=1) if average_attn_weights else weights
         return y, shown if batched else shown.squeeze(0)
 
-    def _heads(self, x: Tensor, part: int) -> Tensor:
-        rows = slice(
-            part * self.num_heads * self.head_dim, (part + 1) * self.num_heads * self.head_dim
-        )
-        bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
-        y = F.linear(x, self.in_proj_weight[rows], bias)
-        return y.reshape(*y.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
+    def _batch_first(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return x.unsqueeze(0)
+        return x if self.batch_first else x.transpose(0, 1)
 
-    def _masks(self, attn: Tensor | None, padding: Tensor | None, scores: Tensor) -> list[Tensor]:
+    def _as_given(self, y: Tensor, batched: bool) -> Tensor:
+        if not batched:
+            return y.squeeze(0)
+        return y if self.batch_first else y.transpose(0, 1)
+
+    def _heads(self, x: Tensor, projection: int) -> Tensor:
+        """Queries, keys or values by head, for projection 0, 1 or 2."""
+        width = self.num_heads * self.head_dim
+        outputs = slice(projection * width, (projection + 1) * width)
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[outputs]
+        y = F.linear(x, self.in_proj_weight[outputs], bias)
+        by_head = y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)
+        return by_head.transpose(1, 2)
+
+    def _mask_by_head(self, mask: Tensor, scores: Tensor) -> Tensor:
         n, _, length, keys = scores.shape
-        found: list[Tensor] = []
-        if attn is not None:
-            if attn.dim() == 3 and attn.shape[0] != n * self.num_heads:
-                raise ValueError(
-                    f"attn_mask of shape {tuple(attn.shape)} has a mask for every head, and "
-                    f"{self.num_heads} heads are left; "
-                    "give one of shape (L, S), or masks for the heads that are left."
-                )
-            found.append(
-                attn if attn.dim() == 2 else attn.reshape(n, self.num_heads, length, keys)
+        if mask.dim() == 2:
+            return mask
+        if mask.dim() == 3 and mask.shape[0] != n * self.num_heads:
+            raise ValueError(
+                f"attn_mask of shape {tuple(mask.shape)} has a mask for every head, and "
+                f"{self.num_heads} heads are left; give one of shape (L, S), or masks for the "
+                "heads that are left."
             )
-        if padding is not None:
-            found.append(padding.reshape(-1, 1, 1, keys))
-        return [_as_scores(mask, scores) for mask in found]
+        return mask.reshape(n, self.num_heads, length, keys)
 
     def extra_repr(self) -> str:
-        """Heads and their size."""
+        """The heads' number and size."""
         return (
             f"num_heads={self.num_heads}, head_dim={self.head_dim}, batch_first={self.batch_first}"
         )
@@ -98,12 +104,10 @@ def _as_scores(mask: Tensor, scores: Tensor) -> Tensor:
 
 
 class UnequalRecurrent(nn.Module):
-    """What is left of an ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` whose layers or directions have
-    lost unequal numbers of units.
+    """An ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` with unequal widths in its layers or directions.
 
-    Called as the module that it stands for, with the same parameter names. States of layers have
-    different widths, so that they come and go as tuples, one member a layer and direction, instead
-    of stacked.
+    It is called as torch's module and has the same parameter names. Hidden states with unequal
+    widths cannot be stacked, so they are tuples: one tensor for each layer and direction.
     """
 
     mode: str
@@ -116,9 +120,10 @@ class UnequalRecurrent(nn.Module):
     bidirectional: bool
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Outputs, and the final states of every layer and direction."""
+        """Outputs, and final hidden states for every layer and direction."""
         batched = input.dim() == 3
-        x = input if batched else input.unsqueeze(0 if self.batch_first else 1)
+        batch_dim = 0 if self.batch_first else 1
+        x = input if batched else input.unsqueeze(batch_dim)
         directions = 2 if self.bidirectional else 1
         finals: list[Any] = []
         for layer in range(self.num_layers):
@@ -130,45 +135,55 @@ class UnequalRecurrent(nn.Module):
                 outputs.append(y)
                 finals.append(final)
             x = torch.cat(outputs, dim=-1)
-        states = tuple(zip(*finals, strict=True)) if self.mode == "LSTM" else tuple(finals)
-        return x if batched else x.squeeze(0 if self.batch_first else 1), states
+        hidden = tuple(zip(*finals, strict=True)) if self._is_lstm() else tuple(finals)
+        return x if batched else x.squeeze(batch_dim), hidden
+
+    def _is_lstm(self) -> bool:
+        return self.mode == "LSTM"
+
+    def _time_dim(self) -> int:
+        return 1 if self.batch_first else 0
 
     def _run(self, x: Tensor, number: int, backwards: bool, hx: Any) -> tuple[Tensor, Any]:
-        time = 1 if self.batch_first else 0
-        x = x.flip(time) if backwards else x
-        y, *state = self._layer(x, number, self._state(x, number, hx))
-        final = tuple(s.squeeze(0) for s in state) if self.mode == "LSTM" else state[0].squeeze(0)
-        return y.flip(time) if backwards else y, final
+        """Output and final hidden state for one layer and direction; LSTMs have two states."""
+        x = x.flip(self._time_dim()) if backwards else x
+        y, *finals = self._layer(x, number, self._hidden(x, number, hx))
+        y = y.flip(self._time_dim()) if backwards else y
+        if self._is_lstm():
+            return y, tuple(final.squeeze(0) for final in finals)
+        return y, finals[0].squeeze(0)
 
-    def _layer(self, x: Tensor, number: int, state: Any) -> tuple[Tensor, ...]:
-        names = recurrent_names(number, self.bidirectional, self.bias, self.proj_sizes[number] > 0)
+    def _layer(self, x: Tensor, number: int, hidden: Any) -> tuple[Tensor, ...]:
+        projected = self.proj_sizes[number] > 0
+        names = recurrent_names(number, self.bidirectional, self.bias, projected)
         weights: list[Tensor] = [getattr(self, name) for name in names]
         if self.proj_sizes[number] == self.hidden_sizes[number]:
-            return self._step_by_step(x, state, weights)
+            return self._step_by_step(x, hidden, weights)
         run = getattr(cast("Any", torch), self.mode.lower())
-        return run(x, state, weights, self.bias, 1, 0.0, self.training, False, self.batch_first)
+        return run(x, hidden, weights, self.bias, 1, 0.0, self.training, False, self.batch_first)
 
-    def _step_by_step(self, x: Tensor, state: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
-        # torch.lstm tells that there is a projection by its width: it takes one as wide as the
-        # hidden units for none.
-        h, c = (s.squeeze(0) for s in state)
+    def _step_by_step(self, x: Tensor, hidden: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
+        # torch.lstm recognises a projection by its width, and takes one as wide as the hidden
+        # units for none.
+        h, c = (s.squeeze(0) for s in hidden)
+        cell: Any = cast("Any", torch).lstm_cell
         outputs: list[Tensor] = []
-        for step in x.unbind(1 if self.batch_first else 0):
-            h, c = cast("Any", torch).lstm_cell(step, (h, c), *weights[:-1])
+        for step in x.unbind(self._time_dim()):
+            h, c = cell(step, (h, c), *weights[:-1])
             h = F.linear(h, weights[-1])
             outputs.append(h)
-        return torch.stack(outputs, 1 if self.batch_first else 0), h.unsqueeze(0), c.unsqueeze(0)
+        return torch.stack(outputs, self._time_dim()), h.unsqueeze(0), c.unsqueeze(0)
 
-    def _state(self, x: Tensor, number: int, hx: Any) -> Any:
+    def _hidden(self, x: Tensor, number: int, hx: Any) -> Any:
+        """The hidden state that a layer and direction starts from: given, or zeros."""
+        if hx is not None and self._is_lstm():
+            return tuple(s[number].unsqueeze(0) for s in hx)
         if hx is not None:
-            return (
-                tuple(s[number].unsqueeze(0) for s in hx)
-                if self.mode == "LSTM"
-                else hx[number].unsqueeze(0)
-            )
-        rows = x.shape[0 if self.batch_first else 1]
-        h = x.new_zeros(1, rows, self.proj_sizes[number] or self.hidden_sizes[number])
-        return (h, x.new_zeros(1, rows, self.hidden_sizes[number])) if self.mode == "LSTM" else h
+            return hx[number].unsqueeze(0)
+        batch = x.shape[0 if self.batch_first else 1]
+        width = self.hidden_sizes[number]
+        h = x.new_zeros(1, batch, self.proj_sizes[number] or width)
+        return (h, x.new_zeros(1, batch, width)) if self._is_lstm() else h
 
     def extra_repr(self) -> str:
         """The mode and the widths."""
@@ -176,13 +191,19 @@ class UnequalRecurrent(nn.Module):
 
 
 def recurrent_names(number: int, bidirectional: bool, bias: bool, projected: bool) -> list[str]:
-    """Parameter names of one layer and direction of a recurrent module, in torch's order."""
-    directions = 2 if bidirectional else 1
-    ending = f"_l{number // directions}" + ("_reverse" if number % directions else "")
-    names = [
-        "weight_ih",
-        "weight_hh",
-        *(["bias_ih", "bias_hh"] if bias else []),
-        *(["weight_hr"] if projected else []),
-    ]
+    """The parameter names in one layer and direction, in torch's order.
+
+    Args:
+        number: Number of the layer and direction; a layer's two directions are neighbours.
+        bidirectional: Whether the module has two directions.
+        bias: Whether it has biases.
+        projected: Whether this layer and direction has a projection.
+    """
+    layer, direction = divmod(number, 2 if bidirectional else 1)
+    ending = f"_l{layer}_reverse" if direction else f"_l{layer}"
+    names = ["weight_ih", "weight_hh"]
+    if bias:
+        names += ["bias_ih", "bias_hh"]
+    if projected:
+        names.append("weight_hr")
     return [name + ending for name in names]

@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -42,25 +43,52 @@ def module_of(path: Path) -> str:
     return f"l0func.{name_of(path)}".removesuffix(".__init__")
 
 
+def wing_of(module: str) -> str:
+    """The wing of a dotted module, empty outside of the package."""
+    package, _, rest = module.partition(".")
+    return rest.partition(".")[0] if package == "l0func" else ""
+
+
+def imported_by(node: ast.AST) -> set[str]:
+    """The wings that one statement imports."""
+    if isinstance(node, ast.Import):
+        return {wing_of(alias.name) for alias in node.names}
+    if not isinstance(node, ast.ImportFrom):
+        return set()
+    if node.module == "l0func":
+        return {alias.name for alias in node.names}
+    return {wing_of(node.module or "")}
+
+
 def imported(path: Path) -> set[str]:
     """The wings that a file imports, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "l0func":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(
-                (node.module or "").partition(".")[2].partition(".")[0]
-                if (node.module or "").startswith("l0func.")
-                else ""
-            )
-        elif isinstance(node, ast.Import):
-            found |= {
-                alias.name.partition(".")[2].partition(".")[0]
-                for alias in node.names
-                if alias.name.startswith("l0func")
-            }
+        found |= imported_by(node)
     return found - {""}
+
+
+def names_defined_by(statement: ast.stmt) -> list[str]:
+    """The names that a top-level statement defines: a function, a class or an assignment."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def files_of_names() -> dict[str, set[str]]:
+    """For each top-level name of the package the files that define it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in FILES:
+        for statement in ast.parse(path.read_text()).body:
+            for name in names_defined_by(statement):
+                found[name].add(name_of(path))
+    del found["__all__"]
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -98,6 +126,11 @@ def test_files_are_small_and_only_one_knows_optree(path):
     assert ("import optree" in text) == (name_of(path) == "internal.tree")
 
 
+def test_few_names_are_defined_in_two_files():
+    repeated = {name: files for name, files in files_of_names().items() if len(files) > 1}
+    assert len(repeated) <= 10, repeated
+
+
 def test_the_import_needs_torch_and_optree_only():
     code = (
         "import sys; sys.modules['numpy'] = None; sys.modules['matplotlib'] = None; "
@@ -123,3 +156,10 @@ def test_the_import_needs_torch_and_optree_only():
 def test_every_public_name_is_documented_and_there():
     for name in l0func.__all__:
         assert getattr(l0func, name).__doc__, name
+
+
+def test_the_package_shows_its_public_names_and_no_others():
+    modules = {"distributions", "plot", "random", "schedules", "smaller"}
+    assert set(dir(l0func)) == {*l0func.__all__, *modules, "__version__"}
+    for name in dir(l0func):
+        assert hasattr(l0func, name), name

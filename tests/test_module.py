@@ -1,4 +1,4 @@
-"""L0Module: the promises of the README that the library began with, in a plain torch.optim loop."""
+"""L0Module: the promises of the library's first README, in a plain torch.optim loop."""
 
 from __future__ import annotations
 

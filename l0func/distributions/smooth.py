@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.internal.context import forward_rule
+from l0func.internal.forward_mode import forward_rule
 
 Derivatives = Callable[..., tuple[Tensor, ...]]
 """``(order, log_alpha, *others)`` to one function, or several, derived so often, and then to the

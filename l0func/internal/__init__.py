@@ -1,3 +1,1 @@
-"""Tools that every wing may use: pytrees by dotted path, the context of compilers and vmap,
-interception of torch functions.
-"""
+"""Tools for every wing: pytrees and their names, a call's context, torch without types."""

@@ -1,4 +1,4 @@
-"""A context in which the library answers for some of torch's functions."""
+"""Interception: a context where the library's handlers run in place of torch functions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.overrides import TorchFunctionMode
 
 
 class Interception(TorchFunctionMode):
-    """Calls ``handlers[func](self, func, *args, **kwargs)`` for a function with a handler, and the
-    function itself for others.
+    """A context that runs ``handlers[func](self, func, *args, **kwargs)`` in place of ``func``.
+
+    A function without a handler runs as it is. Inside a handler every function is torch's own.
 
     Args:
-        handlers: For each function that is answered for, a callable; inside it the function is
-            torch's own again.
+        handlers: ``{torch function: handler}``.
     """
 
     def __init__(self, handlers: Mapping[Any, Callable[..., Any]]) -> None:
@@ -30,7 +30,9 @@ class Interception(TorchFunctionMode):
     ) -> Any:
         handler = self.handlers.get(func)
         kwargs = kwargs or {}
-        return func(*args, **kwargs) if handler is None else handler(self, func, *args, **kwargs)
+        if handler is None:
+            return func(*args, **kwargs)
+        return handler(self, func, *args, **kwargs)
 
 
 def function_name(func: Any) -> str:

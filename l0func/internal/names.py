@@ -1,4 +1,4 @@
-"""Names of leaves: checked against the expected ones, matched by patterns, turned into numbers."""
+"""Names of leaves: how they are checked, matched by patterns and turned into numbers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ Value = TypeVar("Value")
 
 
 def closest(name: str, names: Iterable[str], /) -> str:
-    """A phrase that names the nearest of some names, or nothing if there are none."""
+    """The end of an error message that names the nearest name; empty if there are no names."""
     names = list(names)
     near = get_close_matches(name, names, n=1, cutoff=0.0)
     return f"; the closest is {near[0]!r}" if near else ""
 
 
-def check_names(got: Iterable[str], expected: Iterable[str], /, what: str) -> None:
-    """Refuse a tree whose paths are not exactly the expected ones.
+def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> None:
+    """Refuse a tree unless its paths are exactly the expected ones.
+
+    Args:
+        got: The paths of the tree.
+        expected: The paths that it should have.
+        label: A name for the tree in an error.
 
     Raises:
         ValueError: A path is unknown or missing; the message names the nearest one.
     """
     got, expected = set(got), set(expected)
     for name in sorted(got - expected):
-        raise ValueError(
-            f"{what} has no {name!r}{closest(name, sorted(expected - got) or sorted(expected))}."
-        )
+        candidates = sorted(expected - got) or sorted(expected)
+        raise ValueError(f"{label} has no {name!r}{closest(name, candidates)}.")
     for name in sorted(expected - got):
-        raise ValueError(f"{what} lacks {name!r}{closest(name, sorted(got))} among those given.")
+        raise ValueError(f"{label} lacks {name!r}{closest(name, sorted(got))} among those given.")
 
 
 def matches(path: str, patterns: Mapping[str, Value], /) -> Sequence[Value]:
@@ -41,8 +45,13 @@ def matches(path: str, patterns: Mapping[str, Value], /) -> Sequence[Value]:
     return []
 
 
-def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, what: str) -> None:
+def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str) -> None:
     """Refuse a pattern that no path matches.
+
+    Args:
+        patterns: Patterns as for fnmatch.
+        paths: The paths that they may match.
+        label: A word for the things behind the paths, for an error.
 
     Raises:
         ValueError: The pattern matches nothing; the message names the nearest path.
@@ -51,22 +60,24 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, what: str) 
     for pattern in patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise ValueError(
-                f"Pattern {pattern!r} matches no {what}{closest(pattern, paths)}. "
+                f"Pattern {pattern!r} matches no {label}{closest(pattern, paths)}. "
                 "Patterns are fnmatch-style over dotted paths, e.g. 'encoder.*.weight'."
             )
 
 
 def per_path(
-    setting: Value | Mapping[str, Value], paths: Iterable[str], /, what: str, of: str
+    setting: Value | Mapping[str, Value], paths: Iterable[str], /, label: str, kind: str
 ) -> dict[str, Value]:
-    """A setting for each path, from one value for all or from a value for each pattern; the first
-    match wins.
+    """One value for each path, from a setting that may depend on patterns.
 
     Args:
-        setting: One value, or ``{pattern: value}``.
-        paths: The paths that need one.
-        what: What to call the setting in an error.
-        of: What to call a path in an error.
+        setting: One value for all paths, or ``{pattern: value}``; the first match wins.
+        paths: The paths that need a value.
+        label: A name for the setting in an error.
+        kind: A word for the things behind the paths, for an error.
+
+    Returns:
+        ``{path: value}``.
 
     Raises:
         ValueError: A pattern matches no path, or a path no pattern.
@@ -75,20 +86,18 @@ def per_path(
     if not isinstance(setting, Mapping):
         return dict.fromkeys(paths, setting)
     patterns = cast("Mapping[str, Value]", setting)
-    check_patterns(patterns, paths, of)
+    check_patterns(patterns, paths, kind)
     found = {path: matches(path, patterns) for path in paths}
     for path, value in found.items():
         if not value:
             raise ValueError(
-                f"No pattern gives {what} to the {of} {path!r}; the patterns are "
-                f"{sorted(patterns)}. "
-                "Add one that matches it, or '*' for the rest."
+                f"No pattern gives {label} to the {kind} {path!r}; the patterns are "
+                f"{sorted(patterns)}. Add one that matches it, or '*' for the rest."
             )
     return {path: value[0] for path, value in found.items()}
 
 
 def stream(name: str) -> int:
-    """The number that is folded into a key for what has this name: the first 8 bytes of its
-    SHA-256.
-    """
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little", signed=True)
+    """The number of a name, to be folded into a key: the first 8 bytes of the name's SHA-256."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)

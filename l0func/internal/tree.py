@@ -1,4 +1,4 @@
-"""Flat views of parameter pytrees: dotted paths, patterns over them, and the way back."""
+"""Pytrees: their tensors under dotted paths, and the way back."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import torch
 from torch import Tensor
 
 Tree = Any
-"""A flat ``{path: Tensor}``, or any pytree of tensors; the paths of a nested one are dotted."""
+"""A flat ``{path: Tensor}``, or any pytree with tensors as leaves; nested paths are dotted."""
 
 LEAVES = (Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+"""The types that are leaves: tensors and constants."""
 
 
-def leaves(tree: Tree, /, what: str = "params") -> dict[str, Tensor]:
-    """The tensors of a pytree under their dotted paths.
+def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
+    """A pytree's tensors under their dotted paths.
 
     Args:
-        tree: A flat dict of tensors, or nested dicts, lists and tuples of them. A leaf that is
-            None is not there.
-        what: What to call the tree in an error.
+        tree: A flat dict of tensors, or nested dicts, lists and tuples. A None counts
+            as absent.
+        label: A name for the tree in an error.
 
     Returns:
-        A new dict, in the order of the tree.
+        A new dict, in the tree's order.
 
     Raises:
         TypeError: A leaf is not a tensor.
@@ -36,56 +37,58 @@ def leaves(tree: Tree, /, what: str = "params") -> dict[str, Tensor]:
     for path, leaf in walk(tree):
         if not isinstance(leaf, Tensor):
             raise TypeError(
-                f"The leaves of {what} are tensors; {path!r} is {type(leaf).__name__}."
+                f"The leaves of {label} are tensors; {path!r} is {type(leaf).__name__}."
             )
         if path in named:
-            raise ValueError(f"Two leaves of {what} have the same dotted path, {path!r}.")
+            raise ValueError(f"Two leaves of {label} have the same dotted path, {path!r}.")
         named[path] = leaf
     return named
 
 
 def rebuild(tree: Tree, named: Mapping[str, Tensor], /) -> Tree:
-    """A pytree of the structure of ``tree`` with the tensors of ``named`` under its paths."""
+    """The pytree ``tree`` with ``named[path]`` in place of the leaf at each path."""
     return _mapped("", tree, lambda path, leaf: named[path])
 
 
-class _Level(NamedTuple):
-    """One level of a pytree: names and values of its children, and the way back."""
+class Level(NamedTuple):
+    """One level in a pytree: the names and values of its children, and the way back."""
 
     names: list[str]
     children: list[Any]
     unflatten: Callable[[list[Any]], Any]
 
 
-def level_of(value: Any) -> _Level | None:
-    """The children of a container, or None for a leaf."""
+def level_of(value: Any) -> Level | None:
+    """A container's children, or None for a leaf."""
     # Builtin containers by hand: torch.compile does not follow optree through a dict.
     if isinstance(value, LEAVES):
         return None
     container = value
     kind = cast("Any", type(container))
     if kind in (dict, OrderedDict):
-        return _Level(
-            [str(key) for key in container],
-            list(container.values()),
-            partial(_to_dict, kind, list(container)),
-        )
+        names = [str(key) for key in container]
+        unflatten = partial(_to_dict, kind, list(container))
+        return Level(names, list(container.values()), unflatten)
     if _is_namedtuple(container):
-        return _Level(list(kind._fields), list(container), kind._make)
+        return Level(list(kind._fields), list(container), kind._make)
     if kind in (list, tuple):
-        return _Level([str(i) for i in range(len(container))], list(container), kind)
+        names = [str(i) for i in range(len(container))]
+        return Level(names, list(container), kind)
     if optree.tree_is_leaf(container, none_is_leaf=True):
         return None
     custom: Any = optree.tree_flatten_one_level(container, none_is_leaf=True)
     names = [str(entry) for entry in custom.entries]
-    return _Level(names, list(custom.children), partial(custom.unflatten_func, custom.metadata))
+    unflatten = partial(custom.unflatten_func, custom.metadata)
+    return Level(names, list(custom.children), unflatten)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
-    """A pytree with every tensor of it changed; other leaves stay."""
-    return _mapped(
-        "", value, lambda path, leaf: function(leaf) if isinstance(leaf, Tensor) else leaf
-    )
+    """The pytree ``value`` with ``function(tensor)`` for each tensor; other leaves stay."""
+
+    def change(path: str, leaf: Any) -> Any:
+        return function(leaf) if isinstance(leaf, Tensor) else leaf
+
+    return _mapped("", value, change)
 
 
 def _is_namedtuple(value: Any) -> bool:
@@ -97,14 +100,14 @@ def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:
 
 
 def walk(value: Any, /, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted paths and leaves of a pytree; a leaf that is None is not there."""
+    """All dotted paths and leaves in a pytree; a None counts as absent."""
     level = level_of(value)
     if level is None:
         if value is not None:
             yield path, value
         return
     for name, child in zip(level.names, level.children, strict=True):
-        yield from walk(child, f"{path}.{name}" if path else name)
+        yield from walk(child, _child_path(path, name))
 
 
 def _mapped(path: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
@@ -112,6 +115,9 @@ def _mapped(path: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
     if level is None:
         return None if value is None else function(path, value)
     pairs = zip(level.names, level.children, strict=True)
-    return level.unflatten(
-        [_mapped(f"{path}.{name}" if path else name, child, function) for name, child in pairs]
-    )
+    children = [_mapped(_child_path(path, name), child, function) for name, child in pairs]
+    return level.unflatten(children)
+
+
+def _child_path(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

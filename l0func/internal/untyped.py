@@ -1,4 +1,7 @@
-"""torch without its types, for functions and methods that have none."""
+"""torch without its types, for functions and methods that torch leaves untyped.
+
+Every wing reads torch's untyped functions through these names, so that no file needs a cast.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,17 @@ import torch
 from torch import Tensor
 
 untyped: Any = torch
-"""torch, for those of its functions that have no types."""
-
+"""torch, for those functions that have no types."""
 
 TENSOR: Any = Tensor
-"""torch.Tensor, for those of its methods that have no types."""
+"""torch.Tensor, for those methods that have no types."""
 
 
 def loose(tensor: Tensor, /) -> Any:
-    """The tensor, for those of its methods that have no types."""
+    """The tensor itself, for those methods that have no types."""
     return tensor
 
 
 def listed(numbers: Tensor, /) -> list[int]:
-    """A vector of integers as Python's."""
+    """An integer vector as a list of Python integers."""
     return loose(numbers).tolist()

@@ -1,3 +1,1 @@
-"""Number crunching over plain arrays: Philox words, patches of images, and the choice of a
-backend.
-"""
+"""Number crunching over plain arrays: random words, image patches, the choice of a kernel."""

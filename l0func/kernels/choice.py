@@ -1,5 +1,6 @@
-"""Which kernel draws the gates of single weights: the one in torch operations, or the same source
-compiled.
+"""The process's choice of a kernel for entry gates: torch operations, or the same source compiled.
+
+The contraction in the engine asks here; users choose with ``use_kernel``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ VARIABLE = "L0FUNC_KERNEL"
 
 
 class _Choice:
+    """The chosen kernel, and whether compiling it has failed."""
+
     def __init__(self, kernel: Kernel) -> None:
         self.kernel: Kernel = kernel
         self.broken = False
@@ -28,34 +31,39 @@ def _checked(kernel: str, where: str) -> Kernel:
     return kernel
 
 
-_choice = _Choice(
-    _checked(os.environ.get(VARIABLE, "auto"), f"The environment variable {VARIABLE}")
-)
+def _kernel_of_environment() -> Kernel:
+    kernel = os.environ.get(VARIABLE, "auto")
+    return _checked(kernel, f"The environment variable {VARIABLE}")
+
+
+_choice = _Choice(_kernel_of_environment())
 
 
 def use_kernel(kernel: Kernel) -> None:
-    """Choose the kernel of weights that have a gate each and a mask for every row, for the whole
-    process.
+    """Choose the kernel for weights with a gate for each entry and a mask for each example.
 
-    Both have the same source and the same draws. Compiled it is some ten times faster, after
-    seconds of compilation for each new shape of a weight. The environment variable
-    ``L0FUNC_KERNEL`` sets what a process starts with.
+    The choice holds for the whole process. Both kernels have the same source and the same draws.
+    The compiled one is some ten times faster, after seconds of compilation for each new weight
+    shape. The environment variable ``L0FUNC_KERNEL`` sets the choice at the start of a process.
 
     Args:
-        kernel: ``"auto"``: compiled inside ``torch.compile``, eager outside; ``"eager"``;
-            ``"compiled"``.
+        kernel: ``"eager"``, ``"compiled"``, or ``"auto"``: compiled inside ``torch.compile`` and
+            eager outside.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: ``kernel`` is none of these.
     """
-    _choice.kernel, _choice.broken = _checked(kernel, "use_kernel"), False
+    _choice.kernel = _checked(kernel, "use_kernel")
+    _choice.broken = False
 
 
 def kernel_in_use() -> Literal["eager", "compiled"]:
-    """The kernel that a call made here would run."""
+    """The kernel that a call at this place runs."""
     if _choice.broken or not compiles() or _choice.kernel == "eager":
         return "eager"
-    return "compiled" if _choice.kernel == "compiled" or compiling() else "eager"
+    if _choice.kernel == "compiled" or compiling():
+        return "compiled"
+    return "eager"
 
 
 def kernel_can_compile() -> bool:
@@ -64,14 +72,14 @@ def kernel_can_compile() -> bool:
 
 
 def give_up(error: Exception) -> None:
-    """Run eagerly from now on, and say so once."""
-    if not _choice.broken:
-        _choice.broken = True
-        reason = str(error).strip().splitlines()
-        warnings.warn(
-            f"The compiled kernel does not build on this machine, so the eager one runs: "
-            f"{reason[0] if reason else error!r}. "
-            "Compiling needs a C++ compiler; l0func.use_kernel('eager') chooses without this "
-            "warning.",
-            stacklevel=2,
-        )
+    """Run the eager kernel from now on, and warn the first time."""
+    if _choice.broken:
+        return
+    _choice.broken = True
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else repr(error)
+    warnings.warn(
+        f"The compiled kernel does not build on this machine, so the eager one runs: {reason}. "
+        "Compiling needs a C++ compiler; l0func.use_kernel('eager') chooses without this warning.",
+        stacklevel=2,
+    )

@@ -1,4 +1,4 @@
-"""Philox: the published known answers, and the same bits from numpy, from tensors and in blocks."""
+"""Philox: the published known answers, and the same bits from numpy, tensors and blocks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 
 from l0func import random
 from l0func.kernels import philox
+from l0func.kernels.eager import draws_by_torch, eager_draws
+from l0func.kernels.numpy_blocks import BLOCK
 
 
 @pytest.mark.parametrize(
@@ -30,11 +32,11 @@ def test_philox_gives_the_published_known_answers(counter, key, words):
     assert oracles.philox(list(counter), list(key)) == expected
 
 
-@pytest.mark.parametrize("n", [1, 4, philox.BLOCK * 4 - 1, philox.BLOCK * 6 + 3, 200_001])
+@pytest.mark.parametrize("n", [1, 4, BLOCK * 4 - 1, BLOCK * 6 + 3, 200_001])
 def test_blocks_of_numpy_and_of_tensors_and_no_blocks_give_the_same_bits(n):
     streams, calls = random.split(random.key(2), 4), (2, -(-n // 4), 3, 1)
     whole = torch.cat([philox.words(stream, c) for stream, c in zip(streams, calls, strict=True)])
-    assert torch.equal(philox.eager(streams, calls, False), whole)
-    assert torch.equal(philox._tensor_blocks(streams, calls, False), whole)
-    assert torch.equal(philox.eager(streams, calls, True), philox.unit(whole))
-    assert torch.equal(philox._tensor_blocks(streams, calls, True), philox.unit(whole))
+    assert torch.equal(eager_draws(streams, calls, False), whole)
+    assert torch.equal(draws_by_torch(streams, calls, False), whole)
+    assert torch.equal(eager_draws(streams, calls, True), philox.unit(whole))
+    assert torch.equal(draws_by_torch(streams, calls, True), philox.unit(whole))

@@ -21,7 +21,8 @@ from l0func.engine.contraction.chunks import (
     uniform_planes,
 )
 from l0func.internal.untyped import untyped
-from l0func.kernels import choice, philox
+from l0func.kernels import choice
+from l0func.kernels.eager import eager_draws
 
 # Gates in a chunk: what the caches of a core hold beside the operands; compiled, draws stay in
 # registers for longer.
@@ -263,7 +264,7 @@ ChunkStatic = tuple[Contraction, tuple[Output, ...], int, int, int]
 def _drawn_eagerly(static: ChunkStatic, keys: Tensor, call: int, chunk: Chunk) -> Draws:
     plan, outputs, skip, count, planes = static
     streams = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1).unsqueeze(-2)
-    draws = philox.eager(streams, [-(-(skip + count) // 4)], True)
+    draws = eager_draws(streams, [-(-(skip + count) // 4)], True)
     uniforms = draws.unbind(-1) if planes == 4 else [draws.flatten(-2)[..., skip : skip + count]]
     return draw(plan, outputs, uniforms, chunk)
 

@@ -16,7 +16,8 @@ from torch.autograd import Function
 from l0func.distributions.base import named
 from l0func.engine.contraction.chunks import Contraction, Output
 from l0func.engine.contraction.run import Operands, run, x_shape
-from l0func.internal.context import compiles, compiling, forward_rule
+from l0func.internal.context import compiles, compiling
+from l0func.internal.forward_mode import forward_rule
 from l0func.internal.untyped import untyped
 from l0func.kernels.choice import kernel_in_use
 from l0func.kernels.unfold import Unfold

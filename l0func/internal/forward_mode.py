@@ -1,0 +1,37 @@
+"""Forward-mode derivatives for autograd functions, in distributions and the contraction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+_forward_ad: Any = import_module("torch.autograd.forward_ad")
+
+
+def forward_rule(derive: Callable[..., Any], /) -> Any:
+    """Make a ``jvp`` for an autograd.Function that can itself be derived.
+
+    torch switches forward mode off while a ``jvp`` runs, so a second derivative silently
+    becomes 0. This ``jvp`` switches it on again.
+
+    Args:
+        derive: ``derive(ctx, saved tensors, *tangents)``, the outputs' tangents.
+
+    Returns:
+        A static method, to be assigned to ``jvp`` in the class.
+    """
+
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        with _forward_ad._set_fwd_grad_enabled(True):
+            saved = [_primal(tensor) for tensor in ctx.saved_tensors]
+            own_tangents = [_primal(tangent) for tangent in tangents]
+            return derive(ctx, saved, *own_tangents)
+
+    return staticmethod(jvp)
+
+
+def _primal(tensor: Any) -> Any:
+    return _forward_ad.unpack_dual(tensor).primal if isinstance(tensor, Tensor) else tensor
