@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from groups import drawn, problem
+from groups import problem, random_gates
 from strangers import STRANGERS
 from torch import nn
 from zoo import BY_NAME
@@ -32,7 +32,7 @@ EXPORTED = [
 
 def compacted(name: str) -> tuple[nn.Module, tuple, Functional]:
     fn, params, buffers, spec, inputs = problem(CASES[name], torch.float32)
-    small = l0.compact(fn, params, drawn(spec, 0.5), buffers, spec)
+    small = l0.compact(fn, params, random_gates(spec, 0.5), buffers, spec)
     return l0.to_module(*small).eval(), inputs, small
 
 

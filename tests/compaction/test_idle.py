@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from groups import drawn
+from groups import random_gates
 from torch import Tensor, nn
 
 import l0func as l0
@@ -113,7 +113,7 @@ def test_units_that_single_weights_left_idle_go():
         nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double()
     )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
-    gates = drawn(spec, 0.06, seed=3)
+    gates = random_gates(spec, 0.06, seed=3)
     x = torch.randn(6, 20, dtype=torch.float64)
     small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
     pruned = l0.prune(params, gates, spec)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from strangers import STRANGERS, Encoder, GroupedQueries
+from stranger_sequences import Encoder, GroupedQueries
+from strangers import STRANGERS
 from torch import Tensor, nn
 from zoo import BY_NAME, CASES
 
