@@ -23,14 +23,10 @@ class UNet(nn.Module):
 
     @staticmethod
     def double(into: int, out: int) -> nn.Module:
-        convs = (nn.Conv2d(into, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1))
+        first, second = nn.Conv2d(into, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
         return nn.Sequential(
-            convs[0],
-            nn.BatchNorm2d(out),
-            nn.ReLU(True),
-            convs[1],
-            nn.BatchNorm2d(out),
-            nn.ReLU(True),
+            *(first, nn.BatchNorm2d(out), nn.ReLU(True)),
+            *(second, nn.BatchNorm2d(out), nn.ReLU(True)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,9 +52,8 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))
-        x = F.relu(
-            self.norm(torch.cat([self.one(x), self.three(x), self.five(x), self.pooled(x)], 1))
-        )
+        branches = [self.one(x), self.three(x), self.five(x), self.pooled(x)]
+        x = F.relu(self.norm(torch.cat(branches, 1)))
         return self.out(torch.flatten(F.adaptive_avg_pool2d(x, 2), 1))
 
 
@@ -131,7 +126,9 @@ class ResNeXt(nn.Module):
         self.leave = nn.Conv2d(8, 5, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(F.gelu(self.norm2(self.grouped(F.gelu(self.norm1(self.enter(x)))))))
+        x = F.gelu(self.norm1(self.enter(x)))
+        x = F.gelu(self.norm2(self.grouped(x)))
+        return self.leave(x)
 
 
 class DenseNet(nn.Module):
@@ -139,13 +136,12 @@ class DenseNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Sequential(
-                nn.BatchNorm2d(4 + 3 * i), nn.ReLU(), nn.Conv2d(4 + 3 * i, 3, 3, padding=1)
-            )
-            for i in range(3)
-        )
+        self.layers = nn.ModuleList(self.layer(4 + 3 * i) for i in range(3))
         self.stem, self.out = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(13, 2)
+
+    @staticmethod
+    def layer(width: int) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         features = [self.stem(x)]
@@ -155,9 +151,7 @@ class DenseNet(nn.Module):
 
 
 class Folded(nn.Module):
-    """A hidden layer that is reshaped into an image and back, by sizes in an attribute and in an
-    Unflatten.
-    """
+    """A hidden layer reshaped into an image and back, by the sizes in an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,37 +159,25 @@ class Folded(nn.Module):
         self.enter, self.conv, self.leave = nn.Linear(4, 20), nn.Conv2d(5, 6, 2), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.leave(
-            torch.relu(self.conv(torch.relu(self.enter(x)).view(-1, *self.shape))).flatten(1)
-        )
+        image = torch.relu(self.enter(x)).view(-1, *self.shape)
+        return self.leave(torch.relu(self.conv(image)).flatten(1))
 
 
 class Pixels(nn.Module):
-    """Channel attention, a shuffle of pixels, a gated recurrent cell over rows, and weights that
-    forward centres.
-    """
+    """Channel attention, a pixel shuffle, a GRU cell over image rows, and centred weights."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.shuffle, self.mix = (
-            nn.Conv2d(2, 16, 3, padding=1),
-            nn.PixelShuffle(2),
-            nn.Conv2d(4, 6, 1),
-        )
-        self.squeeze, self.centred = (
-            nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6)),
-            nn.Conv2d(6, 5, 1),
-        )
+        self.enter = nn.Conv2d(2, 16, 3, padding=1)
+        self.shuffle, self.mix = nn.PixelShuffle(2), nn.Conv2d(4, 6, 1)
+        self.squeeze = nn.Sequential(nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 6))
+        self.centred = nn.Conv2d(6, 5, 1)
         self.cell, self.out = nn.GRUCell(5, 7), nn.Linear(7, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mix(torch.relu(self.shuffle(self.enter(x))))
-        x = (
-            x
-            * torch.sigmoid(self.squeeze(x.mean((2, 3))) + self.squeeze(x.amax((2, 3))))[
-                :, :, None, None
-            ]
-        )
+        attention = self.squeeze(x.mean((2, 3))) + self.squeeze(x.amax((2, 3)))
+        x = x * torch.sigmoid(attention)[:, :, None, None]
         weight = self.centred.weight - self.centred.weight.mean((1, 2, 3), keepdim=True)
         rows = F.conv2d(x, weight, self.centred.bias).mean(3)
         h = x.new_zeros(len(x), self.cell.hidden_size)

@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 
 class SelfAttention(nn.Module):
-    """Attention of plain Linears that reads the number of heads from attributes, and masks by a
-    buffer.
-    """
+    """Attention made of plain Linears, with head counts in attributes and a mask in a buffer."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -28,11 +26,13 @@ class SelfAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+        q = self.split(self.query(x))
+        k = self.split(self.key(x))
+        v = self.split(self.value(x))
         scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.attention_head_size)
-        scores = scores.masked_fill(
-            self.causal[:, :, : x.shape[1], : x.shape[1]] == 0, float("-inf")
-        )
+        length = x.shape[1]
+        future = self.causal[:, :, :length, :length] == 0
+        scores = scores.masked_fill(future, float("-inf"))
         y = torch.matmul(F.softmax(scores, dim=-1), v).permute(0, 2, 1, 3).contiguous()
         return y.view(*y.shape[:-2], self.all_head_size)
 
@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = torch.cat([self.first.expand(len(tokens), -1, -1), self.words(tokens)], dim=1)
+        first = self.first.expand(len(tokens), -1, -1)
+        x = torch.cat([first, self.words(tokens)], dim=1)
         x = x + self.positions[:, : x.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -69,7 +70,7 @@ class Encoder(nn.Module):
 
 
 class GroupedQueries(nn.Module):
-    """Four query heads that share two heads of keys and values, by scaled_dot_product_attention."""
+    """Four query heads that share two key and value heads, by scaled_dot_product_attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,9 +82,9 @@ class GroupedQueries(nn.Module):
         n, length, _ = x.shape
         q = self.q(x).view(n, length, self.n_heads, self.size).transpose(1, 2)
         k, v = self.kv(x).view(n, length, 2, self.n_kv, self.size).unbind(2)
-        k, v = (
-            t.transpose(1, 2).repeat_interleave(self.n_heads // self.n_kv, dim=1) for t in (k, v)
-        )
+        sharers = self.n_heads // self.n_kv
+        k = k.transpose(1, 2).repeat_interleave(sharers, dim=1)
+        v = v.transpose(1, 2).repeat_interleave(sharers, dim=1)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o(y.transpose(1, 2).reshape(n, length, -1))
 
@@ -102,7 +103,7 @@ class Tagger(nn.Module):
 
 
 class LastState(nn.Module):
-    """A recurrent layer whose final state is what is read."""
+    """A recurrent layer, read by its final hidden state only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,11 +124,8 @@ class Normed(nn.Module):
             super().__init__()
             self.norm1, self.norm2 = nn.RMSNorm(width, eps=0.1), nn.RMSNorm(width)
             self.q, self.o = nn.Linear(width, 6), nn.Linear(6, width)
-            self.up, self.gate, self.down = (
-                nn.Linear(width, 9),
-                nn.Linear(width, 9),
-                nn.Linear(9, width),
-            )
+            self.up, self.gate = nn.Linear(width, 9), nn.Linear(width, 9)
+            self.down = nn.Linear(9, width)
 
         def forward(self, x: Tensor) -> Tensor:
             x = x + self.o(torch.tanh(self.q(self.norm1(x))))
@@ -161,7 +159,7 @@ class Padded(nn.Module):
 
 
 class First(nn.Module):
-    """The first output of a module that has several."""
+    """The first output of a module with several outputs."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

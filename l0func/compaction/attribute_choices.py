@@ -27,7 +27,7 @@ class _Candidate(NamedTuple):
     Attributes:
         path: Its dotted path.
         each: Its amount for one unit.
-        counts_slices: Whether it counts units or slices, rather than parts within a slice run.
+        counts_slices: Whether it counts units or their slices, rather than parts of these.
     """
 
     path: str

@@ -56,7 +56,7 @@ def compact(
         estimator: The test-time gates.
         example_inputs: A tensor, or a tuple of the inputs of forward, two rows or more.
         empty: For a group with no open unit: ``"raise"`` an error, or keep one unit as a
-            ``"constant"``, with weights that are 0.
+            ``"constant"``, with weights of 0.
 
     Returns:
         ``fn, params, buffers``; on every input the output equals that of ``fn(prune(params, gates,
@@ -79,10 +79,7 @@ def compact(
     """
     check_function(fn)
     check_spec(spec)
-    if empty not in ("raise", "constant"):
-        raise ValueError(
-            f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}."
-        )
+    _check_empty(empty)
     state = tree.leaves(buffers, "buffers")
     gated_paths = [p.path for p in spec.parameters]
     names.check_names(gated_paths, fn.shapes, "The function, unlike the spec,")
@@ -101,6 +98,13 @@ def compact(
         expected = fn(pruned, state, *inputs)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
+
+
+def _check_empty(empty: str) -> None:
+    if empty not in ("raise", "constant"):
+        raise ValueError(
+            f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}."
+        )
 
 
 def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec) -> None:

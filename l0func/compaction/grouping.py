@@ -31,7 +31,7 @@ class UnitVector:
     Attributes:
         name: The group's name: the module or the parameter that makes the units.
         count: The number of units.
-        sizes: The numbers of slices that one unit has, in total and side by side, in some tensor.
+        sizes: Numbers of slices that one unit has in some tensor, in total or side by side.
         multiplies: Rules for the slices that a gate scales: those that read the units; under an
             RMSNorm those that make them.
         owns: Rules for the other slices.
@@ -75,29 +75,42 @@ def unit_vectors(trace: Trace) -> tuple[list[UnitVector], dict[str, str]]:
     """Sort the units in a trace into removable and refused ones.
 
     Returns:
-        Vectors with all removable units; and for the other units, by the parameter that makes
-        them, the reason.
+        The vectors of removable units; and for the other units, by the parameter that makes them,
+        the reason.
     """
-    refused: dict[str, str] = {}
+    alike, refusals = _alike_units(trace)
+    found: list[UnitVector] = []
+    for units in alike:
+        for run in _runs_of_equal_steps(units):
+            vector = _vector(run, trace)
+            if isinstance(vector, Refusal):
+                refusals.append(vector)
+            else:
+                found.append(vector)
+    refusals += [Refusal(path, reason) for path, reason in trace.tainted.items()]
+    return _named(found), _first_reasons(refusals)
+
+
+def _alike_units(trace: Trace) -> tuple[list[list[UnitSlices]], list[Refusal]]:
+    """Removable units, in lists with slices at the same places; and the refused ones."""
     alike: dict[_Places, list[UnitSlices]] = {}
+    refusals: list[Refusal] = []
     for root, slices in sorted(slices_by_unit(trace).items()):
         maker = first_maker(slices)
         reason = trace.units.reason(root) or _missing_side(slices)
         if reason is None:
             alike.setdefault(_places(slices), []).append(slices)
         elif maker is not None:
-            refused.setdefault(maker, reason)
-    found: list[UnitVector] = []
-    for units in alike.values():
-        for run in _runs_of_equal_steps(units):
-            vector = _vector(run, trace)
-            if isinstance(vector, Refusal):
-                refused.setdefault(vector.maker, vector.reason)
-            else:
-                found.append(vector)
-    for path, reason in trace.tainted.items():
-        refused.setdefault(path, reason)
-    return _named(found), refused
+            refusals.append(Refusal(maker, reason))
+    return list(alike.values()), refusals
+
+
+def _first_reasons(refusals: Sequence[Refusal]) -> dict[str, str]:
+    """The first reason for each maker."""
+    reasons: dict[str, str] = {}
+    for maker, reason in refusals:
+        reasons.setdefault(maker, reason)
+    return reasons
 
 
 def _missing_side(slices: UnitSlices) -> str | None:
@@ -148,9 +161,7 @@ def _vector(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
     owns: dict[str, list[Rule]] = {}
     sizes: set[int] = set()
     for place in first:
-        positions = torch.tensor([unit[place] for unit in run])
-        size = trace.shapes[place.path][place.dim]
-        rules = rules_for(positions, place.dim, size)
+        rules = _rules_at(place, run, trace)
         if rules is None:
             reason = f"their slices of {place.path!r} are in an order that no rule has"
             return Refusal(maker, reason)
@@ -160,6 +171,12 @@ def _vector(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
         sizes.update(rule.size for rule in rules if isinstance(rule, blocks))
     normed = any(place.path in trace.norms for place in first)
     return UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker)
+
+
+def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> list[Rule] | None:
+    positions = torch.tensor([unit[place] for unit in run])
+    size = trace.shapes[place.path][place.dim]
+    return rules_for(positions, place.dim, size)
 
 
 def _named(found: Sequence[UnitVector]) -> list[UnitVector]:

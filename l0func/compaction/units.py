@@ -25,7 +25,7 @@ class UnitGroups(dict[str, Group]):
 
     Attributes:
         sizes: The number of units in each group.
-        refused: The units that cannot be removed: the parameter that makes them, and the reason.
+        refused: For units that cannot be removed: the reason, by the parameter that makes them.
         normed: The groups with an RMSNorm over their units. Their gates multiply the slices that
             make the units, not those that read them.
     """

@@ -17,7 +17,7 @@ import l0func as l0
 from l0func import axis, blocks
 from l0func.internal import tree
 
-STRUCTURED = [c for c in (*CASES, *STRANGERS)]
+STRUCTURED = [*CASES, *STRANGERS]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
@@ -301,7 +301,7 @@ def test_twenty_five_million_parameters_are_compacted_in_as_many_operations_as_a
     assert counts[0] == counts[1] < 1000
 
 
-# With examples the result is tried.
+# With examples the result is run and compared.
 
 
 class Skip(nn.Module):
@@ -340,7 +340,7 @@ def test_a_head_size_that_does_not_divide_is_refused():
 
 
 class Shared(nn.Module):
-    """One layer at two places."""
+    """One layer that is used twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Out of the library: torch.export, ONNX, state_dicts; what comes back computes the same."""
+"""Compacted networks through torch.export, ONNX and state_dicts compute the same afterwards."""
 
 from __future__ import annotations
 
@@ -109,6 +109,3 @@ def test_a_plain_module_is_made_of_torchs_classes_only(name):
     module, _, _ = compacted(name)
     own = type(CASES[name].build()).__module__
     assert all(type(m).__module__.startswith(("torch.", own)) for m in module.modules())
-
-
-# Files

@@ -1,4 +1,4 @@
-"""With examples constants are folded, and idle units go, whatever gates left them idle."""
+"""compact with examples folds constants and removes idle units, whatever made them idle."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from l0func import axis
 def folded(
     module: nn.Module, rules: dict, closed: dict[str, list[int]], x: Tensor
 ) -> tuple[Any, Any, float]:
-    """The shapes of a compacted network, and how far it is from the pruned one on inputs that it
-    has not seen.
+    """Compact a network; return its shapes, itself, and its error on inputs it has not seen.
+
+    The error is relative to the largest output of the pruned network.
     """
     fn, params, buffers = l0.make_functional(module.double().eval())
     spec = l0.gate_spec(params, rules)
@@ -27,18 +28,13 @@ def folded(
     small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
     other = 3 * torch.randn(7, *x.shape[1:], dtype=torch.float64)
     expected = fn(l0.prune(params, gates, spec), buffers, other)
-    return (
-        small.fn.shapes,
-        small,
-        float(
-            (small.fn(small.params, small.buffers, other) - expected).abs().max()
-            / expected.abs().max()
-        ),
-    )
+    difference = small.fn(small.params, small.buffers, other) - expected
+    error = float(difference.abs().max() / expected.abs().max())
+    return small.fn.shapes, small, error
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Softplus, nn.ReLU])
-def test_what_a_closed_row_still_says_is_folded_into_the_next_bias(activation):
+def test_the_constant_of_a_closed_row_is_folded_into_the_next_bias(activation):
     module = nn.Sequential(nn.Linear(3, 6), activation(), nn.Linear(6, 2))
     shapes, _, error = folded(
         module, {"0.weight": axis(0)}, {"0.weight": [1, 4]}, torch.randn(4, 3).double()
@@ -126,9 +122,7 @@ def test_units_that_single_weights_left_idle_go():
 
 
 class Between(nn.Module):
-    """Something between a layer and its reader that an example of one size, or one mask, does not
-    show.
-    """
+    """An operation between a layer and its reader that depends on sizes, places or masks."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Groups that are found: what they name, what they refuse, and that they are tried."""
+"""unit_groups: the slices that it names, the units that it refuses, and its trials."""
 
 from __future__ import annotations
 
@@ -187,9 +187,7 @@ def test_a_forward_that_branches_on_data_is_refused():
 
 
 class Odd(nn.Module):
-    """A hidden layer whose units go through an operation without a rule, and one whose forward has
-    a fixed size.
-    """
+    """A hidden layer before an operation that cannot lose units."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -265,7 +263,7 @@ def test_finding_changes_nothing(case):
 
 
 class Halves(nn.Module):
-    """Forwards that take equal losses of two halves well, and unequal ones not."""
+    """Forwards that accept equal losses in two halves, and fail on unequal ones."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -304,7 +302,7 @@ def test_states_that_are_read_as_one_tensor_keep_their_layers_alike():
         l0.unit_groups(Final(), torch.randn(3, 4, 3))
 
 
-def test_a_plan_of_the_wrong_kind_is_named():
+def test_a_spec_of_the_wrong_kind_is_named():
     module = BY_NAME["mlp"].build()
     groups = l0.unit_groups(module, torch.randn(2, 4))
     fn, params, buffers = l0.make_functional(module)
