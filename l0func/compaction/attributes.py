@@ -47,10 +47,10 @@ def with_group_attributes(
             module's tensors.
     """
     changed = dict(resized)
-    for path, loss in _losses(spec, opens).items():
+    for path, amount in _amounts_to_remove(spec, opens).items():
         place = _locate(path, original)
         before = original[place.module].attributes()[place.attribute]
-        value = _lowered(before, place.keys, loss, path)
+        value = _lowered(before, place.keys, amount, path)
         by_tensors = changed[place.module].attributes()[place.attribute]
         if not place.keys and by_tensors not in (value, before):
             raise ValueError(
@@ -62,15 +62,15 @@ def with_group_attributes(
     return changed
 
 
-def _losses(spec: GateSpec, opens: Mapping[str, Tensor]) -> dict[str, int]:
+def _amounts_to_remove(spec: GateSpec, opens: Mapping[str, Tensor]) -> dict[str, int]:
     """For each attribute that groups name: the amount that closed units take from it."""
-    losses: dict[str, int] = {}
+    amounts: dict[str, int] = {}
     for group, attrs in spec.attrs:
         closed = int((~opens[group]).sum())
         for path, each in cast("dict[str, Any]", json.loads(attrs)).items():
             _check_amount(group, path, each)
-            losses[path] = losses.get(path, 0) + each * closed
-    return losses
+            amounts[path] = amounts.get(path, 0) + each * closed
+    return amounts
 
 
 def _check_amount(group: str, path: str, each: Any) -> None:
@@ -104,21 +104,21 @@ def _integer_attributes(parts: Mapping[str, Part]) -> list[str]:
     return found
 
 
-def _lowered(value: Any, keys: Sequence[str], loss: int, path: str) -> Any:
-    """A copy in which the number at these keys is lower by ``loss``."""
+def _lowered(value: Any, keys: Sequence[str], amount: int, path: str) -> Any:
+    """A copy in which the number at these keys is lower by ``amount``."""
     if not keys:
-        if _kind(value) is not int or value <= loss:
-            raise ValueError(f"A group's attrs take {loss} from {path!r}, which is {value!r}.")
-        return value - loss
+        if _kind(value) is not int or value <= amount:
+            raise ValueError(f"A group's attrs take {amount} from {path!r}, which is {value!r}.")
+        return value - amount
     key, *deeper = keys
     if _kind(value) is tuple:
-        return tuple(_lowered(list(value), keys, loss, path))
+        return tuple(_lowered(list(value), keys, amount, path))
     changed = copy(value)
     if _kind(value) in (list, dict):
         at: Any = int(key) if _kind(value) is list else key
-        changed[at] = _lowered(value[at], deeper, loss, path)
+        changed[at] = _lowered(value[at], deeper, amount, path)
     else:
-        setattr(changed, key, _lowered(getattr(value, key), deeper, loss, path))
+        setattr(changed, key, _lowered(getattr(value, key), deeper, amount, path))
     return changed
 
 

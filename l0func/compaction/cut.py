@@ -25,13 +25,13 @@ class SubmoduleCut:
         path: The module's path.
         part: The module without its tensors.
         tensors: Its own tensors before the cut, by their names in it.
-        losses: For each tensor that loses slices: the kept indices.
+        kept_indices: For each tensor that loses slices: the indices that are kept.
     """
 
     path: str
     part: Part
     tensors: Mapping[str, Tensor]
-    losses: Mapping[str, KeptIndices]
+    kept_indices: Mapping[str, KeptIndices]
 
     def has(self, name: str) -> bool:
         """Whether the module has a tensor with this name."""
@@ -43,9 +43,9 @@ class SubmoduleCut:
 
     def kept(self, name: str, dim: int) -> Tensor:
         """A bool vector along a dimension: True where the slice is kept."""
-        losses = self.losses.get(name, {})
-        if dim in losses:
-            return losses[dim]
+        of_tensor = self.kept_indices.get(name, {})
+        if dim in of_tensor:
+            return of_tensor[dim]
         return torch.ones(self.shape(name)[dim], dtype=torch.bool)
 
     def kept_count(self, name: str, dim: int) -> int:

@@ -91,10 +91,13 @@ def _submodule_cuts(
 ) -> list[SubmoduleCut]:
     cuts: list[SubmoduleCut] = []
     for path, part in submodules.items():
-        own_paths = part.paths()
-        own = {name: tensors[at] for name, at in own_paths.items()}
-        losses = {name: kept[at] for name, at in own_paths.items() if at in kept}
-        cuts.append(SubmoduleCut(path, part, own, losses))
+        own: dict[str, Tensor] = {}
+        kept_indices: dict[str, dict[int, Tensor]] = {}
+        for name, tensor_path in part.paths().items():
+            own[name] = tensors[tensor_path]
+            if tensor_path in kept:
+                kept_indices[name] = kept[tensor_path]
+        cuts.append(SubmoduleCut(path, part, own, kept_indices))
     return cuts
 
 

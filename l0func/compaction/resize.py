@@ -26,7 +26,7 @@ def resize(cut: SubmoduleCut) -> Part:
     Raises:
         ValueError: The kept slices contradict each other, or the module cannot lose some.
     """
-    if not cut.losses:
+    if not cut.kept_indices:
         return cut.part
     for kind, resizer in RESIZERS.items():
         if issubclass(cut.part.kind, kind):
@@ -40,7 +40,7 @@ def rescaling(cut: SubmoduleCut) -> dict[str, float]:
     If an RMSNorm over N units keeps N', its weight is multiplied by sqrt(N / N'): the mean square
     over the kept units is larger by N / N'.
     """
-    if not cut.losses or _RMS_NORM is None or not issubclass(cut.part.kind, _RMS_NORM):
+    if not cut.kept_indices or _RMS_NORM is None or not issubclass(cut.part.kind, _RMS_NORM):
         return {}
     kept = cut.kept("weight", 0)
     return {"weight": (len(kept) / int(kept.sum())) ** 0.5}
