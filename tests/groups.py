@@ -1,4 +1,4 @@
-"""Modules with groups of units, and gates on these, for tests of removal."""
+"""Modules with groups of units, and random gates for them, for tests of removal."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import l0func as l0
 from l0func.internal import tree
 
 
-def drawn(spec: l0.GateSpec, density: float, seed: int = 0) -> dict[str, Tensor]:
-    """Gates of which a share is open, each to a degree of its own; at least one of each vector."""
+def random_gates(spec: l0.GateSpec, density: float, seed: int = 0) -> dict[str, Tensor]:
+    """Gates with a share open, to random degrees; in each vector at least one."""
     gates = {}
     for gate in spec.gates:
-        u, v = l0.random.uniform(
-            l0.random.fold_in(l0.random.key(seed), gate.stream), (2, *gate.shape)
-        )
-        gates[gate.name] = torch.where((u < density) | (u == u.min()), 4 * v - 0.5, -20.0).to(
-            gate.dtype
-        )
+        key = l0.random.fold_in(l0.random.key(seed), gate.stream)
+        u, v = l0.random.uniform(key, (2, *gate.shape))
+        is_open = (u < density) | (u == u.min())
+        gates[gate.name] = torch.where(is_open, 4 * v - 0.5, -20.0).to(gate.dtype)
     return gates
 
 
 def problem(case: Any, dtype: torch.dtype) -> tuple[Any, ...] | None:
+    """``fn, params, buffers, spec, inputs`` with a case's unit groups; None if it has none."""
     module = case.build().eval()
     try:
         groups = l0.unit_groups(module, case.batch())
     except ValueError:
         return None
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
     fn, params, buffers = l0.make_functional(module)
-    parts = (params, buffers, case.batch())
-    params, buffers, inputs = (
-        tree.map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, p) for p in parts
-    )
-    return fn, params, buffers, l0.gate_spec(params, groups=groups, buffers=buffers), inputs
+    trees = (params, buffers, case.batch())
+    params, buffers, inputs = tree.map_tensors(cast, trees)
+    spec = l0.gate_spec(params, groups=groups, buffers=buffers)
+    return fn, params, buffers, spec, inputs

@@ -1,1 +1,1 @@
-"""Units of a network: found by tracing, verified on a copy, and cut out of every tensor."""
+"""Units of a network: found by tracing, verified on a copy, and removed from every tensor."""

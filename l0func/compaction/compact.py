@@ -1,18 +1,19 @@
-"""A smaller network: closed units gone from every tensor, open gates folded into the weights."""
+"""``compact`` removes closed units from a network; ``to_module`` makes it an nn.Module again."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from l0func.compaction.examples import as_inputs, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
-from l0func.compaction.trial import same_output
-from l0func.gates.checks import MaskEstimator, check_gates
+from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
 from l0func.gates.masks import deterministic_gates
-from l0func.gates.prune import prune
+from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.pure.functional import Functional, PureModule, check_function
@@ -32,40 +33,40 @@ def compact(
     example_inputs: Any = None,
     empty: Empty = "raise",
 ) -> Functional:
-    """The network without its closed units: a smaller pure function with smaller parameters and
-    buffers.
+    """The network without its closed units, as a smaller pure function.
 
-    The gates of groups remove: what a closed one multiplies or owns goes from every tensor, and
-    the attributes that forward reads its sizes from follow. Open gates are folded into the
-    weights. Gates by rules, on single weights or on rows without what depends on them, remove
-    nothing by themselves: their zeros stay, and so does a bias that speaks for a row of zeros.
+    Group gates remove units: every slice that a closed gate multiplies or owns is removed, and the
+    attributes that forward reads sizes from become smaller too. Open gates are multiplied into the
+    weights. Gates by rules, on single weights or on rows alone, remove nothing by themselves:
+    their zeros stay. If a whole row is zero, its bias stays too, and the unit still outputs a
+    constant.
 
-    With ``example_inputs`` the result is traced as well. Units that nothing reads any more go,
-    whatever gates did it; those whose rows are all zero say a constant, which moves into the
-    biases of what reads them; where that would not be exact, as before a padded convolution, they
-    are kept. And the result is run: if it fails, or differs from the pruned network, that is an
-    error.
+    With ``example_inputs`` the result is traced as well, and idle units are removed, whatever gate
+    made them idle. A unit that nothing reads is removed. A unit that outputs a constant, because
+    its row is all zero, is folded into the biases of its readers and removed; it is kept where
+    folding would not be exact, as before a padded convolution. Finally the result is run on the
+    examples: a failure, or a difference from the pruned network, is an error.
 
     Args:
-        fn: What ``make_functional`` returned.
+        fn: A pure function from ``make_functional``.
         params: Its parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
         buffers: Its buffers.
-        spec: The plan.
+        spec: The gate spec.
         estimator: The test-time gates.
         example_inputs: A tensor, or a tuple of the inputs of forward, two rows or more.
-        empty: What to do with a group that closes altogether: ``"raise"``, or keep one unit of it
-            as ``"constant"``, whose weights are 0.
+        empty: For a group with no open unit: ``"raise"`` an error, or keep one unit as a
+            ``"constant"``, with weights of 0.
 
     Returns:
-        ``fn, params, buffers``; on every input the output is that of ``fn(prune(params, gates,
-        spec, estimator), buffers)``, up to the order of sums.
+        ``fn, params, buffers``; on every input the output equals that of ``fn(prune(params, gates,
+        spec, estimator), buffers)``, up to rounding.
 
     Raises:
-        TypeError: ``fn`` is not what ``make_functional`` returned.
-        ValueError: The trees do not fit the spec or each other; a group closes altogether; groups
-            contradict each other, or name slices that a module cannot do without, such as a
-            LayerNorm's; or the smaller network, on the examples, fails or differs.
+        TypeError: ``fn`` is not from ``make_functional``.
+        ValueError: The trees do not fit the spec or each other; a group has no open unit;
+            groups contradict each other, or name slices that a module cannot lose, such as a
+            LayerNorm's; or the smaller network fails or differs on the examples.
 
     Example:
         >>> import l0func as l0
@@ -78,113 +79,127 @@ def compact(
     """
     check_function(fn)
     check_spec(spec)
-    if empty not in ("raise", "constant"):
-        raise ValueError(
-            f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}."
-        )
+    _check_empty(empty)
     state = tree.leaves(buffers, "buffers")
-    names.check_names(
-        [p.path for p in spec.parameters], fn.shapes, "The function, unlike the spec,"
-    )
+    gated_paths = [p.path for p in spec.parameters]
+    names.check_names(gated_paths, fn.shapes, "The function, unlike the spec,")
     with torch.no_grad():
-        pruned = tree.leaves(prune(params, gates, spec, estimator))
-        z = deterministic_gates(check_gates(gates, spec), spec, estimator)
-        opens = {name: _kept_open(name, value != 0, spec, empty) for name, value in z.items()}
-        names.check_names(state, fn.buffer_names, "The function's buffers")
-        for p in spec.buffers:
-            names.check_names(
-                state.keys() & {p.path}, [p.path], f"The buffers ({', '.join(state) or 'none'})"
-            )
+        tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
+        check_values(named_gates)
+        z = deterministic_gates(named_gates, spec, estimator)
+        pruned = pruned_by(tensors, z, spec)
+        opens = {name: value != 0 for name, value in z.items()}
+        opens = _with_open_units(opens, spec, empty)
+        _check_buffers(fn, state, spec)
         small = remove(fn, pruned, state, spec, opens)
         if example_inputs is None:
             return small
-        inputs = (
-            cast("tuple[Any, ...]", example_inputs)
-            if isinstance(example_inputs, tuple)
-            else (example_inputs,)
-        )
+        inputs = as_inputs(example_inputs)
         expected = fn(pruned, state, *inputs)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
 
 
+def _check_empty(empty: str) -> None:
+    if empty not in ("raise", "constant"):
+        raise ValueError(
+            f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}."
+        )
+
+
+def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
+    """Refuse buffers that the function lacks, or buffers without those that the spec names."""
+    names.check_names(buffers, fn.buffer_names, "The function's buffers")
+    given = f"The buffers ({', '.join(buffers) or 'none'})"
+    for p in spec.buffers:
+        names.check_names(buffers.keys() & {p.path}, [p.path], given)
+
+
 def _without_idle_units(
     small: Functional, inputs: tuple[Any, ...], expected: Any, empty: Empty
 ) -> Functional:
-    folded, spec, read = fold_constants(small, inputs)
-    if spec is None:
+    folded = fold_constants(small, inputs)
+    if folded is None:
         return small
-    opens = {name: _kept_open(name, opened, spec, empty) for name, opened in read.items()}
-    smaller = remove(*folded, spec, opens)
+    opens = _with_open_units(folded.read, folded.spec, empty)
+    smaller = remove(*folded.function, folded.spec, opens)
     _check_equal(smaller, inputs, expected)
     return smaller
 
 
-def _kept_open(name: str, opens: Tensor, spec: GateSpec, empty: Empty) -> Tensor:
-    if bool(opens.any()) or name not in dict(spec.attrs):
-        return opens
-    if empty == "raise":
-        owned = [
-            p.path
-            for p in spec.parameters
-            for b in p.bindings
-            if b.gate == name and not b.multiplies
-        ]
-        what = ", ".join(map(repr, owned[:3])) or repr(name)
-        raise ValueError(
-            f"All {opens.numel()} units of {name!r} are closed, so that nothing is left of "
-            f"{what}. "
-            "Train with a smaller lam or a larger learning rate of the gates, choose another "
-            "estimator, or pass "
-            "empty='constant', which keeps one unit with weights of 0."
-        )
-    kept = opens.clone()
-    kept.view(-1)[0] = True
-    return kept
+def _with_open_units(opens: Gates, spec: GateSpec, empty: Empty) -> Gates:
+    """The open gates, with at least one in every group.
+
+    Raises:
+        ValueError: A group has no open gate, and ``empty`` is ``"raise"``.
+    """
+    groups = dict(spec.attrs)
+    result = dict(opens)
+    for name, is_open in opens.items():
+        if name not in groups or bool(is_open.any()):
+            continue
+        if empty == "raise":
+            raise _empty_group_error(name, is_open.numel(), spec)
+        kept = is_open.clone()
+        kept.view(-1)[0] = True
+        result[name] = kept
+    return result
+
+
+def _empty_group_error(group: str, count: int, spec: GateSpec) -> ValueError:
+    owned: list[str] = []
+    for p in spec.parameters:
+        for binding in p.bindings:
+            if binding.gate == group and not binding.multiplies:
+                owned.append(p.path)
+    lost = ", ".join(map(repr, owned[:3])) or repr(group)
+    return ValueError(
+        f"All {count} units of {group!r} are closed, so that nothing is left of {lost}. "
+        "Train with a smaller lam or a larger learning rate of the gates, choose another "
+        "estimator, or pass empty='constant', which keeps one unit with weights of 0."
+    )
 
 
 def _check_equal(small: Functional, inputs: tuple[Any, ...], expected: Any) -> None:
-    """Refuse a smaller network that does not give what is expected of it.
+    """Refuse a smaller network if its output on the examples is not the expected one.
 
     Raises:
-        ValueError: It fails, or gives something else.
+        ValueError: It fails, or its output differs.
     """
     fn, params, buffers = small
     try:
         output = fn(params, buffers, *inputs)
     except Exception as error:
-        # Whatever a stranger's forward raises on other sizes is the reason.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        # A forward of unknown code may raise anything when its sizes change.
         raise ValueError(
-            f"The compacted network does not run on the examples: {reason}. Its groups leave "
-            f"something "
-            "out, such as the other branch of a residual connection; l0func.unit_groups finds all "
-            "that goes together."
+            f"The compacted network does not run on the examples: {first_line(error)}. Its groups "
+            "leave something out, such as the other branch of a residual connection; "
+            "l0func.unit_groups finds all that goes together."
         ) from None
     if not same_output(output, expected):
         raise ValueError(
             "The compacted network's output on the examples is not the pruned one's: its groups "
-            "remove units that something "
-            "else still depends on. l0func.unit_groups finds all that goes together."
+            "remove units that something else still depends on. l0func.unit_groups finds all that "
+            "goes together."
         )
 
 
 def to_module(fn: PureModule, params: Tree, buffers: Tree) -> nn.Module:
-    """A plain nn.Module with copies of these tensors, for a state_dict, for export, for anyone
-    without this library.
+    """A plain nn.Module with copies of these tensors.
+
+    Use it for a state_dict, for export, or where this library is not installed.
 
     Args:
-        fn: What ``make_functional`` or ``compact`` returned.
+        fn: A pure function from ``make_functional`` or ``compact``.
         params: Its parameters, flat or nested.
         buffers: Its buffers.
 
     Returns:
-        A module of the classes that the original had. Only attention that has lost heads and
-        recurrent layers of unequal widths are of a class in ``l0func.smaller``, since torch has
-        none.
+        A module made from the original classes. Only attention that has lost heads, and recurrent
+        layers with unequal widths, have a class in ``l0func.smaller``: torch has none for them.
 
     Raises:
-        TypeError: ``fn`` is not what ``make_functional`` returned.
+        TypeError: ``fn`` is not from ``make_functional`` or ``compact``.
         ValueError: The trees do not fit ``fn``.
     """
     check_function(fn)

@@ -1,30 +1,27 @@
-"""From a trace to groups: units with slices of the same kind side by side are one vector of gates."""
+"""From a trace to unit vectors: units with slices at the same places share a gate vector."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l0func.internal.untyped import listed, loose
+from l0func.compaction.slice_rules import rules_for
+from l0func.compaction.unit_slices import (
+    SlicePlace,
+    UnitSlices,
+    first_maker,
+    is_read,
+    slices_by_unit,
+)
 from l0func.spec.build import group
 from l0func.spec.plan import Group
-from l0func.spec.rules import Rule, axis, blocks, tiles
+from l0func.spec.rules import Rule, blocks
 from l0func.tracing.trace import Trace
-
-
-class SlicePlace(NamedTuple):
-    """A dimension of a tensor in which units have slices, whether they are read there, and whether
-    a gate multiplies them.
-    """
-
-    path: str
-    dim: int
-    reads: bool
-    multiplies: bool
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,14 @@ class UnitVector:
     """Units in a row.
 
     Attributes:
-        name: Of the group: the module, or the parameter, that makes them.
-        count: Number of units.
-        sizes: Numbers of slices in a row that one unit has somewhere.
-        multiplies: The rules of the slices that a gate scales: those that read them; under an
+        name: The group's name: the module or the parameter that makes the units.
+        count: The number of units.
+        sizes: Numbers of slices that one unit has in some tensor, in total or side by side.
+        multiplies: Rules for the slices that a gate scales: those that read the units; under an
             RMSNorm those that make them.
-        owns: The rules of the other slices.
-        maker: The parameter that makes them first.
-        normed: Whether an RMSNorm runs over them, which reads them without a slice.
+        owns: Rules for the other slices.
+        normed: Whether an RMSNorm runs over the units; it reads them without a slice.
+        maker: The first parameter that makes them.
     """
 
     name: str
@@ -51,7 +48,11 @@ class UnitVector:
     maker: str
 
     def group(self, attrs: dict[str, int]) -> Group:
-        """As a group, with how much of an attribute each unit stands for."""
+        """The units as a group for a gate spec.
+
+        Args:
+            attrs: For each module attribute that counts units: its amount for one unit.
+        """
         return group(dict(self.multiplies), dict(self.owns), attrs)
 
     def paths(self) -> set[str]:
@@ -59,162 +60,143 @@ class UnitVector:
         return {*self.multiplies, *self.owns}
 
 
-_Slices = dict[SlicePlace, list[int]]
+class Refusal(NamedTuple):
+    """Units that cannot be removed: the parameter that makes them first, and the reason."""
+
+    maker: str
+    reason: str
+
+
+_Places = tuple[tuple[SlicePlace, int], ...]
+"""The places at which units have slices, and the number of slices at each."""
 
 
 def unit_vectors(trace: Trace) -> tuple[list[UnitVector], dict[str, str]]:
-    """The vectors of units that can be removed, and for those that cannot, by what makes them,
-    why.
+    """Sort the units in a trace into removable and refused ones.
+
+    Returns:
+        The vectors of removable units; and for the other units, by the parameter that makes them,
+        the reason.
     """
-    refused: dict[str, str] = {}
-    vectors: dict[tuple[tuple[SlicePlace, int], ...], list[_Slices]] = {}
-    for root, slices in sorted(_by_unit(trace).items()):
-        reason = trace.units.reason(root) or _unfit(slices)
-        if reason is None:
-            vectors.setdefault(tuple((place, len(at)) for place, at in slices.items()), []).append(
-                slices
-            )
-        elif (maker := _maker(slices)) is not None:
-            refused.setdefault(maker, reason)
+    alike, refusals = _alike_units(trace)
     found: list[UnitVector] = []
-    for units in vectors.values():
-        for run in _equal_steps(units):
-            _add(run, trace, found, refused)
-    for path, reason in trace.tainted.items():
-        refused.setdefault(path, reason)
-    return _named(found), refused
+    for units in alike:
+        for run in _runs_of_equal_steps(units):
+            vector = _vector(run, trace)
+            if isinstance(vector, Refusal):
+                refusals.append(vector)
+            else:
+                found.append(vector)
+    refusals += [Refusal(path, reason) for path, reason in trace.tainted.items()]
+    return _named(found), _first_reasons(refusals)
 
 
-def _by_unit(trace: Trace) -> dict[int, _Slices]:
-    units: dict[int, _Slices] = {}
-    normed = _normed(trace)
-    for (path, dim), slices in trace.slices.items():
-        flags = (
-            listed(flag) for flag in (trace.units.roots(slices.labels), slices.reads, slices.owns)
-        )
-        for position, (root, reads, owns) in enumerate(zip(*flags, strict=True)):
-            if root >= 0:
-                # A closed unit under an RMSNorm must be exactly zero where it is made, or the
-                # others are scaled by it.
-                multiplies = (
-                    bool(owns) and path not in trace.norms if root in normed else bool(reads)
-                )
-                units.setdefault(root, {}).setdefault(
-                    SlicePlace(path, dim, bool(reads), multiplies), []
-                ).append(position)
-    return units
+def _alike_units(trace: Trace) -> tuple[list[list[UnitSlices]], list[Refusal]]:
+    """Removable units, in lists with slices at the same places; and the refused ones."""
+    alike: dict[_Places, list[UnitSlices]] = {}
+    refusals: list[Refusal] = []
+    for root, slices in sorted(slices_by_unit(trace).items()):
+        maker = first_maker(slices)
+        reason = trace.units.reason(root) or _missing_side(slices)
+        if reason is None:
+            alike.setdefault(_places(slices), []).append(slices)
+        elif maker is not None:
+            refusals.append(Refusal(maker, reason))
+    return list(alike.values()), refusals
 
 
-def _normed(trace: Trace) -> set[int]:
-    return {
-        root
-        for labels in trace.normed
-        for root in listed(loose(trace.units.roots(labels)).unique())
-    }
+def _first_reasons(refusals: Sequence[Refusal]) -> dict[str, str]:
+    """The first reason for each maker."""
+    reasons: dict[str, str] = {}
+    for maker, reason in refusals:
+        reasons.setdefault(maker, reason)
+    return reasons
 
 
-def _maker(slices: _Slices) -> str | None:
-    return next((place.path for place in slices if not place.reads), None)
-
-
-def _unfit(slices: _Slices) -> str | None:
-    if not any(place.reads for place in slices):
+def _missing_side(slices: UnitSlices) -> str | None:
+    """The reason to keep a unit that no parameter reads, or that no parameter makes."""
+    if not is_read(slices):
         return "nothing that has parameters reads them"
-    return None if _maker(slices) is not None else "nothing that has parameters makes them"
+    if first_maker(slices) is None:
+        return "nothing that has parameters makes them"
+    return None
 
 
-def _equal_steps(units: list[_Slices]) -> Iterator[list[_Slices]]:
-    """Units whose slices advance in equal steps."""
-    run: list[_Slices] = []
-    step: Tensor | None = None
-    for unit in units:
-        if run:
-            this = _positions(unit) - _positions(run[-1])
-            if step is not None and not torch.equal(this, step):
-                yield run
-                run, this = [], None
-            step = this
-        run.append(unit)
+def _places(slices: UnitSlices) -> _Places:
+    return tuple((place, len(positions)) for place, positions in slices.items())
+
+
+def _runs_of_equal_steps(units: Sequence[UnitSlices]) -> Iterator[list[UnitSlices]]:
+    """Split units into runs; within a run all slices advance by equal steps from unit to unit."""
+    run: list[UnitSlices] = [units[0]]
+    run_step: Tensor | None = None
+    for unit in units[1:]:
+        step = _positions(unit) - _positions(run[-1])
+        if run_step is None or torch.equal(step, run_step):
+            run.append(unit)
+            run_step = step
+        else:
+            yield run
+            run, run_step = [unit], None
     yield run
 
 
-def _positions(unit: _Slices) -> Tensor:
-    return torch.tensor([position for at in unit.values() for position in at])
+def _positions(unit: UnitSlices) -> Tensor:
+    positions: list[int] = []
+    for of_place in unit.values():
+        positions.extend(of_place)
+    return torch.tensor(positions)
 
 
-def _add(
-    run: list[_Slices], trace: Trace, found: list[UnitVector], refused: dict[str, str]
-) -> None:
-    maker = _maker(run[0])
+def _vector(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
+    """One vector for a run of units, or the reason to keep them."""
+    first = run[0]
+    maker = first_maker(first)
     assert maker is not None
     if len(run) == 1:
-        refused.setdefault(
+        return Refusal(
             maker, "they all go together, as one unit: without it nothing would be left"
         )
-        return
     multiplies: dict[str, list[Rule]] = {}
     owns: dict[str, list[Rule]] = {}
     sizes: set[int] = set()
-    for place in run[0]:
-        rules = _rules_for(
-            torch.tensor([unit[place] for unit in run]),
-            place.dim,
-            trace.shapes[place.path][place.dim],
-        )
+    for place in first:
+        rules = _rules_at(place, run, trace)
         if rules is None:
-            refused.setdefault(
-                maker, f"their slices of {place.path!r} are in an order that no rule has"
-            )
-            return
-        (multiplies if place.multiplies else owns).setdefault(place.path, []).extend(rules)
-        sizes |= {len(run[0][place]), *(rule.size for rule in rules if isinstance(rule, blocks))}
-    normed = any(place.path in trace.norms for place in run[0])
-    found.append(UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker))
+            reason = f"their slices of {place.path!r} are in an order that no rule has"
+            return Refusal(maker, reason)
+        table = multiplies if place.multiplies else owns
+        table.setdefault(place.path, []).extend(rules)
+        sizes.add(len(first[place]))
+        sizes.update(rule.size for rule in rules if isinstance(rule, blocks))
+    normed = any(place.path in trace.norms for place in first)
+    return UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker)
 
 
-def _rules_for(positions: Tensor, dim: int, size: int) -> list[Rule] | None:
-    """The rules that put unit i on ``positions[i]``, shape (units, slices of one)."""
-    units, each = positions.shape
-    numbers = torch.arange(units)[:, None]
-    if (
-        each > 1
-        and units * each == size
-        and torch.equal(positions, numbers + units * torch.arange(each))
-    ):
-        return [tiles(dim, each)]
-    rules: list[Rule] = []
-    column = 0
-    for start, length in _lengths(listed(positions[0])):
-        if not torch.equal(
-            positions[:, column : column + length], start + numbers * length + torch.arange(length)
-        ):
-            return None
-        stop = start + units * length
-        end = None if stop == size else stop
-        rules.append(axis(dim, start, end) if length == 1 else blocks(dim, length, start, end))
-        column += length
-    return rules
+def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> list[Rule] | None:
+    positions = torch.tensor([unit[place] for unit in run])
+    size = trace.shapes[place.path][place.dim]
+    return rules_for(positions, place.dim, size)
 
 
-def _lengths(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Starts and lengths of runs of consecutive numbers."""
-    start, length = -1, 0
-    for position in positions:
-        if position == start + length and length:
-            length += 1
-            continue
-        if length:
-            yield start, length
-        start, length = position, 1
-    yield start, length
+def _named(found: Sequence[UnitVector]) -> list[UnitVector]:
+    """Name each vector by the module that makes its units, if that module makes one vector only.
 
-
-def _named(found: list[UnitVector]) -> list[UnitVector]:
-    """By the module that makes the units, where that is one name for one vector."""
-    modules = [f.name.rpartition(".")[0] for f in found]
+    Otherwise the parameter is the name, with a number from the second vector on.
+    """
+    vectors_of_module = Counter(_module_of(vector.maker) for vector in found)
+    earlier: Counter[str] = Counter()
     named: list[UnitVector] = []
-    for f, module in zip(found, modules, strict=True):
-        name = module if module and modules.count(module) == 1 else f.name
-        before = sum(other.name == f.name for other in found[: len(named)])
-        named.append(replace(f, name=f"{name}:{before + 1}" if before else name))
+    for vector in found:
+        module = _module_of(vector.maker)
+        is_alone = module != "" and vectors_of_module[module] == 1
+        name = module if is_alone else vector.maker
+        if earlier[vector.maker]:
+            name = f"{name}:{earlier[vector.maker] + 1}"
+        earlier[vector.maker] += 1
+        named.append(replace(vector, name=name))
     return named
+
+
+def _module_of(path: str) -> str:
+    return path.rpartition(".")[0]

@@ -1,197 +1,163 @@
-"""Units that no longer do anything: those that nothing reads, and those that say the same whatever
-the input.
+"""Idle units: those that nothing reads, and those that output a constant whatever the input.
+
+``compact`` removes them from a pruned network when it is given example inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from l0func.compaction.fold import Slices, folded_slice, unit_numbers
 from l0func.compaction.units import UnitGroups, groups_in
-from l0func.gates.checks import Gates
 from l0func.internal import tree
 from l0func.pure.functional import Functional
 from l0func.spec.build import gate_spec
-from l0func.spec.plan import GateSpec, ParameterPlan
-from l0func.spec.rules import Rule
+from l0func.spec.plan import GateSpec
 from l0func.tracing.follow import follow
-from l0func.tracing.trace import Reader, Trace
+from l0func.tracing.trace import Trace
 
 
-def fold_constants(
-    function: Functional, inputs: tuple[Any, ...]
-) -> tuple[Functional, GateSpec | None, Gates]:
-    """Add what constant units say to the biases of what reads them, so that nothing reads them any
-    more.
+class FoldedNetwork(NamedTuple):
+    """A network after its constants moved into biases.
 
-    A unit is constant if every matrix or kernel that makes it is zero for it, if what follows
-    makes constants of constants whatever the input and its size, and if its readers see one value
-    in all rows and places, on the examples and on noisy copies of them. A constant is folded where
-    each of its readers has a bias and is used once; before a padded convolution only zero is,
-    since folding would miss the border.
+    Attributes:
+        function: The function with its new parameters.
+        spec: A gate spec with its units.
+        read: For each group a bool vector: True for the units that are still read.
+    """
+
+    function: Functional
+    spec: GateSpec
+    read: dict[str, Tensor]
+
+
+def fold_constants(function: Functional, inputs: tuple[Any, ...]) -> FoldedNetwork | None:
+    """Move the output of every constant unit into its readers' biases.
+
+    Afterwards nothing reads these units any more. A unit is constant under three conditions: every
+    matrix or kernel that makes it is zero for it; the operations after that turn constants into
+    constants, whatever the input and its size; and its readers see one value in all rows and
+    places, on the examples and on noisy copies of them.
+
+    A constant is folded if each reader has a bias that is used once. Before a padded
+    convolution only a zero is folded: the border would not see any other constant.
 
     Args:
         function: A pruned network.
-        inputs: Examples.
+        inputs: Example inputs.
 
     Returns:
-        The function with other parameters; a spec of its units, or None if it has none that can
-        go; and for each of its groups which units are still read, bool.
+        The folded network, or None if none of its units can be removed.
     """
     fn, params, buffers = function
     trace = follow(fn, params, buffers, inputs)
     groups = groups_in(function, inputs, trace)
     if not groups:
-        return function, None, {}
+        return None
     spec = gate_spec(params, groups=groups, buffers=buffers)
-    by_path = {p.path: p for p in spec.parameters}
     changed = True
     while changed:
-        seen = [trace, follow(fn, params, buffers, _noisy(inputs))]
-        params, changed = _folded(params, groups, by_path, seen)
+        # A folded constant may make another unit constant.
+        noisy_trace = follow(fn, params, buffers, _noisy(inputs))
+        params, changed = _folded_once(params, groups, [trace, noisy_trace])
         trace = follow(fn, params, buffers, inputs)
-    return (
-        Functional(fn, params, buffers),
-        spec,
-        {name: _read(params, groups, name, by_path) for name in groups},
-    )
+    read = {name: _read_units(params, groups, name) for name in groups}
+    return FoldedNetwork(Functional(fn, params, buffers), spec, read)
 
 
 def _noisy(inputs: tuple[Any, ...]) -> Any:
-    def changed(t: Tensor) -> Tensor:
-        spread = (
-            torch.linspace(-1, 1, max(t.numel(), 1), device=t.device).reshape(t.shape)
-            if t.numel()
-            else t
-        )
-        return t + (1 + t.abs()) * spread.to(t.dtype) if t.is_floating_point() else t
+    """Inputs with every number changed; integers stay."""
+
+    def changed(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or not tensor.numel():
+            return tensor
+        ramp = torch.linspace(-1, 1, tensor.numel(), device=tensor.device)
+        noise = ramp.reshape(tensor.shape).to(tensor.dtype)
+        return tensor + (1 + tensor.abs()) * noise
 
     return tree.map_tensors(changed, inputs)
 
 
-def _read(
-    params: Mapping[str, Tensor],
-    groups: UnitGroups,
-    name: str,
-    by_path: Mapping[str, ParameterPlan],
-) -> Tensor:
-    """For each unit of a group whether any slice that reads it is not zero."""
-    count = groups.sizes[name]
-    if name in groups.normed:
-        # The norm reads them.
-        return torch.ones(count, dtype=torch.bool)
-    return _any_nonzero(params, groups[name].multiplies, by_path, count)
-
-
-def _any_nonzero(
-    params: Mapping[str, Tensor],
-    slices: Iterable[tuple[str, tuple[Rule, ...]]],
-    by_path: Mapping[str, ParameterPlan],
-    count: int,
-) -> Tensor:
-    found = torch.zeros(count, dtype=torch.bool)
-    for path, rules in slices:
-        for rule in rules if path in by_path else ():
-            number, dim = _unit_numbers(rule, by_path[path])
-            nonzero = (
-                (params[path] != 0).movedim(dim, 0).flatten(1).any(1)
-                if params[path].dim() > 1
-                else params[path] != 0
-            )
-            found[number[(number >= 0) & nonzero.cpu()]] = True
-    return found
-
-
-def _unit_numbers(rule: Rule, p: ParameterPlan) -> tuple[Tensor, int]:
-    """For every index along the rule's dimension the number of its unit, or -1."""
-    dim = int(getattr(rule, "dim", 0)) % len(p.shape)
-    return rule.index(p.shape).flatten(), dim
-
-
-def _folded(
-    params: Mapping[str, Tensor],
-    groups: UnitGroups,
-    by_path: Mapping[str, ParameterPlan],
-    seen: list[Trace],
+def _folded_once(
+    params: Mapping[str, Tensor], groups: UnitGroups, traces: list[Trace]
 ) -> tuple[dict[str, Tensor], bool]:
+    """Fold every unit that is constant now.
+
+    Returns:
+        The parameters; and whether any of them changed.
+    """
     result, changed = dict(params), False
-    for name, group in groups.items():
+    for name in groups:
         if name in groups.normed:
             continue
-        made = (
-            (path, rules)
-            for path, rules in group.owns
-            if path in by_path and len(by_path[path].shape) > 1
-        )
-        silent = ~_any_nonzero(params, made, by_path, groups.sizes[name])
-        candidates = silent & _read(params, groups, name, by_path)
-        for unit in candidates.nonzero().flatten():
-            folds = [
-                _fold_reader(result, path, rule, by_path[path], unit, seen)
-                for path, rules in group.multiplies
-                for rule in rules
-            ]
-            if all(fold is not None for fold in folds):
-                for path, tensor in (
-                    item for fold in folds if fold is not None for item in fold.items()
-                ):
-                    result[path] = tensor
-                changed = True
+        constant = _read_units(params, groups, name) & ~_made_units(params, groups, name)
+        for unit in constant.nonzero().flatten():
+            folded = _folded_unit(result, groups[name].multiplies, unit, traces)
+            if folded is not None:
+                result, changed = folded, True
     return result, changed
 
 
-def _fold_reader(
-    params: Mapping[str, Tensor],
-    path: str,
-    rule: Rule,
-    p: ParameterPlan,
-    unit: Tensor,
-    seen: list[Trace],
+def _folded_unit(
+    params: dict[str, Tensor], readers: Iterable[Slices], unit: Tensor, traces: list[Trace]
 ) -> dict[str, Tensor] | None:
-    """The parameters that change when one reader of a constant unit takes what it says into its
-    bias; None if it cannot.
+    """The parameters with one unit folded into all its readers; None if one cannot take it."""
+    result = dict(params)
+    for path, rules in readers:
+        for rule in rules:
+            changed = folded_slice(result, path, rule, unit, traces)
+            if changed is None:
+                return None
+            result |= changed
+    return result
+
+
+def _read_units(params: Mapping[str, Tensor], groups: UnitGroups, name: str) -> Tensor:
+    """A bool vector over a group's units: True where a slice that reads the unit is not zero."""
+    size = groups.sizes[name]
+    if name in groups.normed:
+        # The norm reads them.
+        return torch.ones(size, dtype=torch.bool)
+    return _units_with_weights(params, groups[name].multiplies, size)
+
+
+def _made_units(params: Mapping[str, Tensor], groups: UnitGroups, name: str) -> Tensor:
+    """A bool vector over a group's units: True where a matrix makes the unit with nonzero weights.
+
+    A convolution's kernel counts as a matrix; a bias does not.
     """
-    readers = [[r for r in trace.readers if r.path == path] for trace in seen]
-    if any(len(of) != 1 for of in readers):
-        return None
-    numbers, dim = _unit_numbers(rule, p)
-    columns = (numbers == unit).nonzero().flatten()
-    said = [_constants(of[0], dim, columns) for of in readers]
-    first, second = said
-    reader = readers[0][0]
-    if not reader.steady or first is None or second is None or not _same(first, second):
-        return None
-    weight = (
-        params[path].movedim(dim, 0)[columns].flatten(2)
-        if p.shape[2:]
-        else params[path].movedim(dim, 0)[columns][..., None]
-    )
-    extra = (weight.sum(-1) * first[:, None]).sum(0)
-    silent = params[path].index_fill(dim, columns.to(params[path].device), 0.0)
-    if not bool(first.any()):
-        return {path: silent}
-    if (
-        reader.border
-        or reader.bias is None
-        or sum(r.bias == reader.bias for r in seen[0].readers) != 1
-    ):
-        return None
-    return {path: silent, reader.bias: params[reader.bias] + extra.to(params[reader.bias])}
+    matrices: list[Slices] = []
+    for path, rules in groups[name].owns:
+        if path in params and params[path].dim() > 1:
+            matrices.append((path, rules))
+    return _units_with_weights(params, matrices, groups.sizes[name])
 
 
-def _constants(reader: Reader, dim: int, columns: Tensor) -> Tensor | None:
-    """The one value that a reader sees in each of these columns, or None if it sees several."""
-    if reader.dim != dim:
-        return None
-    places = torch.stack([(reader.positions == column).nonzero()[0, 0] for column in columns])
-    values = reader.values[:, places]
-    first = values[0]
-    return first if _same(values, first.expand_as(values)) else None
+def _units_with_weights(
+    params: Mapping[str, Tensor], slices: Iterable[Slices], size: int
+) -> Tensor:
+    """A bool vector over units: True where any slice has an entry other than zero.
+
+    Buffers are ignored.
+    """
+    found = torch.zeros(size, dtype=torch.bool)
+    for path, rules in slices:
+        if path not in params:
+            continue
+        for rule in rules:
+            numbers, dim = unit_numbers(rule, params[path])
+            nonzero = _nonzero_along(params[path], dim).cpu()
+            found[numbers[(numbers >= 0) & nonzero]] = True
+    return found
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    # A few units in the last place: vectorised loops and their remainders round differently.
-    return torch.allclose(a, b, rtol=8 * torch.finfo(a.dtype).eps, atol=0.0)
+def _nonzero_along(tensor: Tensor, dim: int) -> Tensor:
+    """A bool vector along a dimension: True where the slice is not all zero."""
+    nonzero = tensor != 0
+    if tensor.dim() == 1:
+        return nonzero
+    return nonzero.movedim(dim, 0).flatten(1).any(1)

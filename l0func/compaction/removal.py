@@ -1,22 +1,22 @@
-"""A pure function without the slices that closed units have."""
+"""Remove closed units from a pure function: slice its tensors and resize its submodules."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from copy import copy
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from l0func.compaction.resize import SubmoduleCut, rescaling, resize
-from l0func.internal import names
+from l0func.compaction.attributes import with_group_attributes
+from l0func.compaction.cut import SubmoduleCut
+from l0func.compaction.resize import rescaling, resize
 from l0func.pure.functional import Functional, PureModule
 from l0func.pure.part import Part
-from l0func.spec.plan import GateSpec
+from l0func.spec.plan import Binding, GateSpec
+from l0func.spec.rules import Shape
 
 KeptSlices = dict[str, dict[int, Tensor]]
+"""For each tensor and each dimension that loses slices a bool vector: True where they are kept."""
 
 
 def remove(
@@ -26,160 +26,95 @@ def remove(
     spec: GateSpec,
     opens: Mapping[str, Tensor],
 ) -> Functional:
-    """Take the slices of closed units out of every tensor, and set the attributes that forward
-    reads its sizes from.
+    """Remove the closed units' slices from every tensor, and resize the submodules to fit.
+
+    Attributes that forward reads sizes from, such as head counts, become lower too.
 
     Args:
         fn: A pure function.
         params: Its parameters, flat.
         buffers: Its buffers, flat.
-        spec: The plan; only the gates of groups remove anything.
-        opens: For each gate whether it is open, bool.
+        spec: The gate spec; only group gates remove slices.
+        opens: For each gate vector a bool tensor: True where the gate is open.
 
     Returns:
-        The smaller function and its tensors, which are copies.
+        The smaller function and its tensors; the tensors are copies.
 
     Raises:
-        ValueError: The slices contradict each other, or a module cannot do without some.
+        ValueError: The slices contradict each other, or a module cannot lose some.
     """
     opens = {name: opened.cpu() for name, opened in opens.items()}
     kept = kept_slices(spec, opens)
     tensors = {**params, **buffers}
-    parts = {path: resize(_submodule_cut(path, part, tensors, kept)) for path, part in fn.parts()}
-    changed = _with_attributes(dict(fn.parts()), parts, spec, opens)
-    factors = {
-        at: factor
-        for path, part in fn.parts()
-        for at, factor in _factors(path, part, tensors, kept).items()
-    }
-    small = {
-        path: _sliced(tensor, kept.get(path, {})) * factors.get(path, 1)
-        for path, tensor in tensors.items()
-    }
-    resized = fn.resized({path: tuple(t.shape) for path, t in small.items()}, changed)
-    return Functional(
-        resized, {path: small[path] for path in params}, {path: small[path] for path in buffers}
-    )
+    submodules = dict(fn.parts())
+    cuts = _submodule_cuts(submodules, tensors, kept)
+    resized = {cut.path: resize(cut) for cut in cuts}
+    resized = with_group_attributes(submodules, resized, spec, opens)
+    factors = _rescaling_factors(cuts)
+    small: dict[str, Tensor] = {}
+    for path, tensor in tensors.items():
+        sliced = _sliced(tensor, kept.get(path, {}))
+        small[path] = sliced * factors.get(path, 1)
+    shapes = {path: tuple(tensor.shape) for path, tensor in small.items()}
+    small_fn = fn.resized(shapes, resized)
+    small_params = {path: small[path] for path in params}
+    small_buffers = {path: small[path] for path in buffers}
+    return Functional(small_fn, small_params, small_buffers)
 
 
 def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> KeptSlices:
-    """For every tensor and dimension that loses slices, which it keeps."""
+    """The slices that every tensor keeps; dimensions that lose none are left out."""
     groups = {name for name, _ in spec.attrs}
-    kept: KeptSlices = {}
-    for p in (*spec.parameters, *spec.buffers):
-        for binding in p.bindings:
-            dim = getattr(binding.rule, "dim", None)
+    found: KeptSlices = {}
+    for tensor in (*spec.parameters, *spec.buffers):
+        for binding in tensor.bindings:
+            dim: int | None = getattr(binding.rule, "dim", None)
             if binding.gate not in groups or dim is None:
                 continue
-            along = (
-                binding.rule.spread(opens[binding.gate].to(torch.float64), p.shape) > 0.5
-            ).flatten()
-            dim %= len(p.shape)
-            if not bool(along.all()):
-                of_path = kept.setdefault(p.path, {})
-                of_path[dim] = of_path.get(dim, torch.ones_like(along)) & along
-    return kept
+            kept = _kept_by(binding, tensor.shape, opens)
+            if bool(kept.all()):
+                continue
+            of_tensor = found.setdefault(tensor.path, {})
+            dim %= len(tensor.shape)
+            of_tensor[dim] = of_tensor[dim] & kept if dim in of_tensor else kept
+    return found
 
 
-def _submodule_cut(
-    path: str, part: Part, tensors: Mapping[str, Tensor], kept: KeptSlices
-) -> SubmoduleCut:
-    paths = part.paths()
-    own = {name: tensors[at] for name, at in paths.items()}
-    return SubmoduleCut(
-        path, part, own, {name: kept[at] for name, at in paths.items() if at in kept}
-    )
+def _kept_by(binding: Binding, shape: Shape, opens: Mapping[str, Tensor]) -> Tensor:
+    """A bool vector along the rule's dimension: True where the slice has an open gate or none."""
+    values = opens[binding.gate].to(torch.float64)
+    return (binding.rule.spread(values, shape) > 0.5).flatten()
 
 
-def _factors(
-    path: str, part: Part, tensors: Mapping[str, Tensor], kept: KeptSlices
-) -> dict[str, float]:
-    factors = rescaling(_submodule_cut(path, part, tensors, kept))
-    return {at: factors[name] for name, at in part.paths().items() if name in factors}
+def _submodule_cuts(
+    submodules: Mapping[str, Part], tensors: Mapping[str, Tensor], kept: KeptSlices
+) -> list[SubmoduleCut]:
+    cuts: list[SubmoduleCut] = []
+    for path, part in submodules.items():
+        own: dict[str, Tensor] = {}
+        kept_indices: dict[str, dict[int, Tensor]] = {}
+        for name, tensor_path in part.paths().items():
+            own[name] = tensors[tensor_path]
+            if tensor_path in kept:
+                kept_indices[name] = kept[tensor_path]
+        cuts.append(SubmoduleCut(path, part, own, kept_indices))
+    return cuts
+
+
+def _rescaling_factors(cuts: list[SubmoduleCut]) -> dict[str, float]:
+    """Factors that make up for lost slices, by the tensors' paths."""
+    factors: dict[str, float] = {}
+    for cut in cuts:
+        paths = cut.part.paths()
+        for name, factor in rescaling(cut).items():
+            factors[paths[name]] = factor
+    return factors
 
 
 def _sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
     if not kept:
         return tensor.detach().clone()
     for dim, keep in kept.items():
-        tensor = tensor.detach().index_select(dim, keep.nonzero().flatten().to(tensor.device))
+        indices = keep.nonzero().flatten().to(tensor.device)
+        tensor = tensor.detach().index_select(dim, indices)
     return tensor
-
-
-def _with_attributes(
-    before: Mapping[str, Part], parts: dict[str, Part], spec: GateSpec, opens: Mapping[str, Tensor]
-) -> dict[str, Part]:
-    """The parts with what the groups say of attributes: how much of each an open unit stands for."""
-    lost: dict[str, int] = {}
-    for name, attrs in spec.attrs:
-        for path, each in cast("dict[str, Any]", json.loads(attrs)).items():
-            _check_attribute(name, path, each)
-            lost[path] = lost.get(path, 0) + each * int((~opens[name]).sum())
-    changed = dict(parts)
-    for path, less in lost.items():
-        module, *keys = _located(path, before)
-        attributes = changed[module].attributes()
-        value = _less(before[module].attributes(), keys, less, path)[keys[0]]
-        if (
-            attributes[keys[0]] not in (value, before[module].attributes()[keys[0]])
-            and len(keys) == 1
-        ):
-            raise ValueError(
-                f"A group's attrs make {path!r} {value}, and the slices that its tensors keep "
-                f"make it {attributes[keys[0]]}. "
-                "Leave it out of attrs: modules of torch follow their tensors."
-            )
-        changed[module] = changed[module].with_attribute(keys[0], value)
-    return changed
-
-
-def _check_attribute(group: str, path: str, each: Any) -> None:
-    if not isinstance(each, int) or isinstance(each, bool):
-        raise ValueError(
-            f"attrs of a group are {{'module.attribute': how much of it one unit stands for}}, an "
-            f"integer; group {group!r} "
-            f"says {each!r} of {path!r}."
-        )
-
-
-def _located(path: str, parts: Mapping[str, Part]) -> list[str]:
-    """A dotted path as the path of a module, an attribute of it, and keys into that."""
-    steps = path.split(".")
-    for length in range(len(steps) - 1, -1, -1):
-        module = ".".join(steps[:length])
-        if module in parts and steps[length] in parts[module].attributes():
-            return [module, *steps[length:]]
-    known = [
-        f"{m}.{a}".strip(".")
-        for m, part in parts.items()
-        for a, v in part.attributes().items()
-        if type(v) is int
-    ]
-    raise ValueError(
-        f"A group's attrs name {path!r}, which no module has{names.closest(path, known)}."
-    )
-
-
-def _less(holder: Any, keys: list[str], less: int, path: str) -> Any:
-    """A copy of a dict, list, tuple or object with the number at these keys made less."""
-    kind = _kind(holder)
-    if kind is tuple:
-        return tuple(_less(list(holder), keys, less, path))
-    changed = copy(holder)
-    key: Any = int(keys[0]) if kind is list else keys[0]
-    value = changed[key] if kind in (dict, list) else getattr(changed, key)
-    if len(keys) > 1:
-        value = _less(value, keys[1:], less, path)
-    elif _kind(value) is int and value > less:
-        value -= less
-    else:
-        raise ValueError(f"A group's attrs take {less} from {path!r}, which is {value!r}.")
-    if kind in (dict, list):
-        changed[key] = value
-    else:
-        setattr(changed, key, value)
-    return changed
-
-
-def _kind(value: Any) -> Any:
-    return cast("Any", type(value))

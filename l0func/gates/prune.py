@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -31,14 +33,19 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = 
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
     z = deterministic_gates(named, spec, estimator)
+    return tree.rebuild(params, pruned_by(tensors, z, spec))
+
+
+def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[str, Tensor]:
+    """Flat parameters under these gate values, with exact zeros behind the closed gates."""
     opened = open_entries(z, spec)
-    pruned = dict(tensors)
+    pruned = dict(params)
     for p in spec.gated():
-        weight = tensors[p.path]
+        weight = params[p.path]
         if p.multiplied:
             weight = weight * p.spread(z, owned=False).to(p.dtype)
         pruned[p.path] = torch.where(opened[p.path], weight, 0)
-    return tree.rebuild(params, pruned)
+    return pruned
 
 
 def open_entries(z: Gates, spec: GateSpec) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Out of the library: torch.export, ONNX, state_dicts; what comes back computes the same."""
+"""Compacted networks through torch.export, ONNX and state_dicts compute the same afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from groups import drawn, problem
+from groups import problem, random_gates
 from strangers import STRANGERS
 from torch import nn
 from zoo import BY_NAME
@@ -32,8 +32,13 @@ EXPORTED = [
 
 def compacted(name: str) -> tuple[nn.Module, tuple, Functional]:
     fn, params, buffers, spec, inputs = problem(CASES[name], torch.float32)
-    small = l0.compact(fn, params, drawn(spec, 0.5), buffers, spec)
+    small = l0.compact(fn, params, random_gates(spec, 0.5), buffers, spec)
     return l0.to_module(*small).eval(), inputs, small
+
+
+def with_zeros(small: Functional) -> nn.Module:
+    zeros = {path: torch.zeros_like(p) for path, p in small.params.items()}
+    return l0.to_module(small.fn, zeros, small.buffers).eval()
 
 
 @pytest.mark.skipif(not MODERN, reason="torch 2.1 exports by another interface")
@@ -55,10 +60,10 @@ def test_onnxruntime_computes_what_the_compacted_module_does(name, tmp_path):
         str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]
     )
     names = [given.name for given in session.get_inputs()]
-    (output, *_) = session.run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)})
-    torch.testing.assert_close(
-        torch.as_tensor(output), module(*inputs).detach(), rtol=1e-4, atol=1e-5
-    )
+    arrays = [x.numpy() for x in inputs]
+    (output, *_) = session.run(None, dict(zip(names, arrays, strict=True)))
+    expected = module(*inputs).detach()
+    torch.testing.assert_close(torch.as_tensor(output), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["unet", "tagger_gru", "transformer"])
@@ -67,9 +72,7 @@ def test_a_state_dict_round_trip_is_bit_equal(name):
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
-    other = l0.to_module(
-        small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers
-    ).eval()
+    other = with_zeros(small)
     other.load_state_dict(torch.load(file))
     assert torch.equal(other(*inputs), module(*inputs))
 
@@ -79,9 +82,7 @@ def test_a_compacted_module_goes_through_safetensors(name, tmp_path):
     library = pytest.importorskip("safetensors.torch")
     module, inputs, small = compacted(name)
     library.save_file(module.state_dict(), tmp_path / "net.safetensors")
-    other = l0.to_module(
-        small.fn, {n: torch.zeros_like(p) for n, p in small.params.items()}, small.buffers
-    ).eval()
+    other = with_zeros(small)
     other.load_state_dict(library.load_file(tmp_path / "net.safetensors"))
     assert torch.equal(other(*inputs), module(*inputs))
 
@@ -109,6 +110,3 @@ def test_a_plain_module_is_made_of_torchs_classes_only(name):
     module, _, _ = compacted(name)
     own = type(CASES[name].build()).__module__
     assert all(type(m).__module__.startswith(("torch.", own)) for m in module.modules())
-
-
-# Files

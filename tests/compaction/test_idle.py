@@ -1,4 +1,4 @@
-"""With examples constants are folded, and idle units go, whatever gates left them idle."""
+"""compact with examples folds constants and removes idle units, whatever made them idle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from groups import drawn
+from groups import random_gates
 from torch import Tensor, nn
 
 import l0func as l0
@@ -16,8 +16,9 @@ from l0func import axis
 def folded(
     module: nn.Module, rules: dict, closed: dict[str, list[int]], x: Tensor
 ) -> tuple[Any, Any, float]:
-    """The shapes of a compacted network, and how far it is from the pruned one on inputs that it
-    has not seen.
+    """Compact a network; return its shapes, itself, and its error on inputs it has not seen.
+
+    The error is relative to the largest output of the pruned network.
     """
     fn, params, buffers = l0.make_functional(module.double().eval())
     spec = l0.gate_spec(params, rules)
@@ -27,18 +28,13 @@ def folded(
     small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
     other = 3 * torch.randn(7, *x.shape[1:], dtype=torch.float64)
     expected = fn(l0.prune(params, gates, spec), buffers, other)
-    return (
-        small.fn.shapes,
-        small,
-        float(
-            (small.fn(small.params, small.buffers, other) - expected).abs().max()
-            / expected.abs().max()
-        ),
-    )
+    difference = small.fn(small.params, small.buffers, other) - expected
+    error = float(difference.abs().max() / expected.abs().max())
+    return small.fn.shapes, small, error
 
 
 @pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Softplus, nn.ReLU])
-def test_what_a_closed_row_still_says_is_folded_into_the_next_bias(activation):
+def test_the_constant_of_a_closed_row_is_folded_into_the_next_bias(activation):
     module = nn.Sequential(nn.Linear(3, 6), activation(), nn.Linear(6, 2))
     shapes, _, error = folded(
         module, {"0.weight": axis(0)}, {"0.weight": [1, 4]}, torch.randn(4, 3).double()
@@ -85,9 +81,9 @@ def test_a_constant_zero_goes_even_there_and_without_a_bias_to_take_it():
     assert shapes["0.weight"][0] == 3
     assert error < 1e-12
     kept = nn.Sequential(nn.Linear(3, 6), nn.Sigmoid(), nn.Linear(6, 2, bias=False))
-    assert folded(kept, {"0.weight": axis(0)}, {"0.weight": [1]}, torch.randn(4, 3).double())[0][
-        "0.weight"
-    ] == (6, 3)
+    x = torch.randn(4, 3).double()
+    shapes, _, _ = folded(kept, {"0.weight": axis(0)}, {"0.weight": [1]}, x)
+    assert shapes["0.weight"] == (6, 3)
 
 
 def test_constants_of_constants_are_folded_too():
@@ -100,12 +96,9 @@ def test_constants_of_constants_are_folded_too():
     x = torch.randn(5, 3, dtype=torch.float64)
     small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
     assert (small.fn.shapes["0.weight"], small.fn.shapes["2.weight"]) == ((3, 3), (3, 3))
-    torch.testing.assert_close(
-        small.fn(small.params, {}, x),
-        fn(l0.prune(params, gates, spec), {}, x),
-        rtol=1e-12,
-        atol=1e-12,
-    )
+    output = small.fn(small.params, {}, x)
+    expected = fn(l0.prune(params, gates, spec), {}, x)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_units_that_single_weights_left_idle_go():
@@ -113,26 +106,24 @@ def test_units_that_single_weights_left_idle_go():
         nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double()
     )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
-    gates = drawn(spec, 0.06, seed=3)
+    gates = random_gates(spec, 0.06, seed=3)
     x = torch.randn(6, 20, dtype=torch.float64)
     small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
     pruned = l0.prune(params, gates, spec)
     working = (pruned["0.weight"] != 0).any(1) & (pruned["2.weight"] != 0).any(0)
     assert 0 < int(working.sum()) < 30
     assert small.fn.shapes["0.weight"] == (int(working.sum()), 20)
-    torch.testing.assert_close(
-        small.fn(small.params, {}, x), fn(pruned, {}, x), rtol=1e-12, atol=1e-12
-    )
+    output, expected = small.fn(small.params, {}, x), fn(pruned, {}, x)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
 
 
 class Between(nn.Module):
-    """Something between a layer and its reader that an example of one size, or one mask, does not
-    show.
-    """
+    """An operation between a layer and its reader that depends on sizes, places or masks."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.a, self.b, self.o = kind, nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+        self.kind = kind
+        self.a, self.b, self.o = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
         self.places = nn.Parameter(torch.arange(12.0)[:, None] / 5)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -169,9 +160,8 @@ def test_a_constant_of_the_example_only_is_not_folded(kind):
     assert small.fn.shapes["a.weight"][0] == (4 if kind in ("mean", "nothing") else 6)
     other = (torch.randn(2, 9, 4).double(), torch.randn(2, 9) > 0)
     expected = fn(l0.prune(params, gates, spec), buffers, *other)
-    torch.testing.assert_close(
-        small.fn(small.params, {}, *other), expected, rtol=1e-10, atol=1e-12
-    )
+    output = small.fn(small.params, {}, *other)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_examples_that_are_not_numbers_are_compared_as_such():
@@ -180,6 +170,5 @@ def test_examples_that_are_not_numbers_are_compared_as_such():
     x = torch.full((2, 3), float("nan"))
     spec = l0.gate_spec(params, groups=l0.unit_groups(module, x))
     gates = {"0": torch.tensor([3.0, -20.0, 3.0, 3.0])}
-    assert l0.compact(fn, params, gates, buffers, spec, example_inputs=x).fn.shapes[
-        "0.weight"
-    ] == (3, 3)
+    small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
+    assert small.fn.shapes["0.weight"] == (3, 3)

@@ -1,4 +1,4 @@
-"""Groups that are found: what they name, what they refuse, and that they are tried."""
+"""unit_groups: the slices that it names, the units that it refuses, and its trials."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from strangers import STRANGERS, Encoder, GroupedQueries
+from stranger_sequences import Encoder, GroupedQueries
+from strangers import STRANGERS
 from torch import Tensor, nn
 from zoo import BY_NAME, CASES
 
@@ -144,13 +145,11 @@ def test_under_an_rms_norm_the_gate_is_on_what_makes_the_stream():
     case = next(c for c in STRANGERS if c.name == "rms_norms")
     groups = l0.unit_groups(case.build(), case.batch())
     multiplies, owns = slices(groups["words"])
-    writers = {
-        f"blocks.{i}.{layer}.{name}"
-        for i in range(2)
-        for layer in ("o", "down")
-        for name in ("weight", "bias")
-    }
-    assert set(multiplies) == {"words.weight", "positions", *writers}
+    writers = {"words.weight", "positions"}
+    for i in range(2):
+        writers |= {f"blocks.{i}.o.weight", f"blocks.{i}.o.bias"}
+        writers |= {f"blocks.{i}.down.weight", f"blocks.{i}.down.bias"}
+    assert set(multiplies) == writers
     assert {"blocks.0.norm1.weight", "norm.weight", "blocks.0.q.weight", "head.weight"} <= set(
         owns
     )
@@ -186,9 +185,7 @@ def test_a_forward_that_branches_on_data_is_refused():
 
 
 class Odd(nn.Module):
-    """A hidden layer whose units go through an operation without a rule, and one whose forward has
-    a fixed size.
-    """
+    """A hidden layer before an operation that cannot lose units."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -255,7 +252,8 @@ def test_an_average_of_heads_that_no_one_reads_does_not_keep_the_heads():
 @pytest.mark.parametrize("case", [c for c in (*CASES, *STRANGERS) if c.name in FOUND], ids=repr)
 def test_finding_changes_nothing(case):
     module = case.build()
-    before, state = {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    state = torch.get_rng_state()
     modes = [m.training for m in module.modules()]
     l0.unit_groups(module, case.batch())
     assert torch.equal(torch.get_rng_state(), state)
@@ -264,11 +262,12 @@ def test_finding_changes_nothing(case):
 
 
 class Halves(nn.Module):
-    """Forwards that take equal losses of two halves well, and unequal ones not."""
+    """Forwards that accept equal losses in two halves, and fail on unequal ones."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.a, self.b, self.c = kind, nn.Linear(4, 8), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.kind = kind
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(4, 3), nn.Linear(4, 3)
         self.o = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -303,7 +302,7 @@ def test_states_that_are_read_as_one_tensor_keep_their_layers_alike():
         l0.unit_groups(Final(), torch.randn(3, 4, 3))
 
 
-def test_a_plan_of_the_wrong_kind_is_named():
+def test_a_spec_of_the_wrong_kind_is_named():
     module = BY_NAME["mlp"].build()
     groups = l0.unit_groups(module, torch.randn(2, 4))
     fn, params, buffers = l0.make_functional(module)

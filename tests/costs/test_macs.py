@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from groups import drawn, problem
+from groups import problem, random_gates
 from strangers import STRANGERS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,7 +57,7 @@ def test_realised_counts_are_those_of_the_compacted_module(case):
     fn, params, buffers, spec, inputs = found
     counts = l0.count_macs(fn, params, buffers, *inputs)
     for density in (0.1, 0.5, 0.9):
-        gates = drawn(spec, density)
+        gates = random_gates(spec, density)
         small = l0.compact(fn, params, gates, buffers, spec)
         assert l0.realised_macs(gates, spec, counts) == l0.count_macs(*small, *inputs).total
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from groups import drawn, problem
+from groups import problem, random_gates
 from strangers import STRANGERS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,7 +67,7 @@ def test_saved_loaded_and_continued_equals_uninterrupted_bit_for_bit(tmp_path):
 def test_groups_attributes_and_buffers_survive_a_file(tmp_path):
     pytest.importorskip("safetensors")
     fn, params, buffers, spec, inputs = problem(CASES["encoder_of_linears"], torch.float32)
-    gates = drawn(spec, 0.5)
+    gates = random_gates(spec, 0.5)
     l0.save(tmp_path / "net.safetensors", params, gates, buffers, spec)
     back = l0.load(tmp_path / "net.safetensors")
     small = l0.compact(fn, back.params, back.gates, back.buffers, back.spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from groups import drawn
+from groups import random_gates
 from torch import nn
 
 import l0func as l0
@@ -15,7 +15,7 @@ def test_sparse_rows_compute_what_the_zeros_did():
         nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 5))
     )
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
-    pruned = l0.prune(params, drawn(spec, 0.1), spec)
+    pruned = l0.prune(params, random_gates(spec, 0.1), spec)
     sparse = l0.to_sparse_csr(pruned)
     x = torch.randn(7, 40)
     torch.testing.assert_close(fn(sparse, buffers, x), fn(pruned, buffers, x))

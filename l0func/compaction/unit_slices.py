@@ -1,0 +1,75 @@
+"""The slices that every unit in a trace has, in every tensor.
+
+``grouping`` joins units with slices at the same places into vectors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from l0func.internal.untyped import listed, loose
+from l0func.tracing.trace import Trace
+
+
+class SlicePlace(NamedTuple):
+    """A tensor dimension along which units have slices.
+
+    Attributes:
+        path: The parameter's or buffer's path.
+        dim: The dimension.
+        reads: Whether the units are read here.
+        multiplies: Whether a gate multiplies these slices; otherwise it owns them.
+    """
+
+    path: str
+    dim: int
+    reads: bool
+    multiplies: bool
+
+
+UnitSlices = dict[SlicePlace, list[int]]
+"""One unit's slices: for each place the indices along its dimension."""
+
+
+def slices_by_unit(trace: Trace) -> dict[int, UnitSlices]:
+    """Every unit's slices, by the label that stands for the unit."""
+    units: dict[int, UnitSlices] = {}
+    normed = _normed_units(trace)
+    for (path, dim), slices in trace.slices.items():
+        roots = listed(trace.units.roots(slices.labels))
+        reads, owns = listed(slices.reads), listed(slices.owns)
+        for position, root in enumerate(roots):
+            if root < 0:
+                continue
+            if root in normed:
+                # A closed unit under an RMSNorm must be exactly zero where it is made, or the
+                # others are scaled by it.
+                multiplies = bool(owns[position]) and path not in trace.norms
+            else:
+                multiplies = bool(reads[position])
+            place = SlicePlace(path, dim, bool(reads[position]), multiplies)
+            unit = units.setdefault(root, {})
+            unit.setdefault(place, []).append(position)
+    return units
+
+
+def _normed_units(trace: Trace) -> set[int]:
+    """The units over which an RMSNorm runs."""
+    found: set[int] = set()
+    for labels in trace.normed:
+        roots = loose(trace.units.roots(labels)).unique()
+        found.update(listed(roots))
+    return found
+
+
+def first_maker(slices: UnitSlices) -> str | None:
+    """The first parameter that makes a unit, as a path; None if no parameter does."""
+    for place in slices:
+        if not place.reads:
+            return place.path
+    return None
+
+
+def is_read(slices: UnitSlices) -> bool:
+    """Whether any parameter reads a unit."""
+    return any(place.reads for place in slices)
