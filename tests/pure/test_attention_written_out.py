@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.pure.written_out.attention import (
-    multi_head_attention_forward,
-    scaled_dot_product_attention,
-)
+from l0func.pure.written_out.attention import scaled_dot_product_attention
+from l0func.pure.written_out.multi_head import multi_head_attention_forward
 
 N, H, L, S, E = 2, 2, 4, 3, 6
 OUT, LOWEST = float("-inf"), torch.finfo(torch.float64).min
