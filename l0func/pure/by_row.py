@@ -1,4 +1,4 @@
-"""A context for one row of a batch, with handlers for torch functions that depend on rows.
+"""A context for one row, with handlers for the torch functions that depend on rows.
 
 ``per_example`` runs every row inside it: vmap shows the module one row at a time.
 """

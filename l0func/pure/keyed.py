@@ -24,7 +24,7 @@ _MODULE_STREAM = 0x6D6F64756C65
 
 
 class Keyed(Interception):
-    """A context in which torch's random functions draw from ``key``, one fold of it for each call.
+    """A context in which torch's random functions draw from a key, with a new fold for each call.
 
     Args:
         key: A key, shape ``(2,)``; None refuses every random function that is active.
@@ -37,7 +37,7 @@ class Keyed(Interception):
         self.base: Tensor | None = None
 
     def key_for(self, func: Any) -> Tensor:
-        """The next key of the sequence, for one call of ``func``.
+        """The next key in the sequence, for one call of ``func``.
 
         Raises:
             ValueError: The context has no key.
@@ -54,23 +54,23 @@ class Keyed(Interception):
         return random.fold_in(self.base, self.calls - 1)
 
     def uniform(self, func: Any) -> draws.Uniform:
-        """A source of uniforms for one call of ``func``."""
+        """A source of uniforms for one call."""
         return lambda shape: random.uniform(self.key_for(func), shape)
 
     def dropout(self, func: Any) -> draws.Dropout:
-        """Dropout for one call of ``func``, which a written-out function may apply many times."""
+        """Dropout for one call; a written-out function may apply it many times."""
         return lambda x, p: draws.dropout(x, p, tuple(x.shape), self.uniform(func))
 
 
 def _dropout(
     draw: Callable[..., Tensor], end: int | None, by_default: bool = True
 ) -> Callable[..., Any]:
-    """A handler of one dropout function of ``torch.nn.functional``.
+    """A handler for one dropout function in ``torch.nn.functional``.
 
     Args:
         draw: The written-out function.
         end: The mask varies along the dimensions before ``end``, and is 1 long along the others.
-        by_default: The default value of ``training``.
+        by_default: The default for ``training``.
     """
 
     def handler(
@@ -94,7 +94,7 @@ def _dropout(
 
 
 def _with_train(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The same handler for a function of the torch namespace, which calls the flag ``train``."""
+    """The same handler for a function in the torch namespace; its flag is named ``train``."""
 
     def with_train(mode: Keyed, func: Any, input: Tensor, p: float, train: bool) -> Tensor:
         return handler(mode, func, input, p, train)
@@ -132,13 +132,14 @@ def _gumbel_softmax(
 def _bernoulli(
     mode: Keyed, func: Any, input: Tensor, p: float | None = None, **named: Any
 ) -> Tensor:
-    u = mode.uniform(func)(tuple(input.shape)).to(input.device)
+    uniform = mode.uniform(func)
+    u = uniform(tuple(input.shape)).to(input.device)
     probability = input if p is None else p
     return (u < probability).to(input.dtype)
 
 
 def _draw_like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A handler of torch.rand_like or torch.randn_like."""
+    """A handler for torch.rand_like or torch.randn_like."""
 
     def handler(
         mode: Keyed, func: Any, input: Tensor, dtype: Any = None, device: Any = None, **named: Any
@@ -150,7 +151,7 @@ def _draw_like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _draw_new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A handler of torch.rand or torch.randn."""
+    """A handler for torch.rand or torch.randn."""
 
     def handler(
         mode: Keyed, func: Any, *size: Any, dtype: Any = None, device: Any = None, **named: Any
@@ -165,7 +166,7 @@ def _draw_new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
-    """A handler of attention or of a recurrent network: written out where dropout is active."""
+    """A handler for attention or a recurrent network: written out if dropout is active."""
 
     def handler(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
         if not replacement.applies_dropout(args, named):

@@ -1,4 +1,4 @@
-"""Handlers of torch functions that a pure function may not call; ``Keyed`` refuses them by name.
+"""Handlers for torch functions that a pure function may not call; ``Keyed`` uses them.
 
 Some draw from the global generator, and a lookup with ``max_norm`` rewrites its weight.
 """
@@ -25,7 +25,7 @@ def _refuse_global_draw(mode: Interception, func: Any, *args: Any, **named: Any)
 
 
 def _refuse_max_norm(lookup: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of a lookup: max_norm is refused, and everything else passes."""
+    """A handler for a lookup: it refuses max_norm and passes everything else on."""
     signature = Signature.of(lookup)
 
     def handler(mode: Interception, func: Any, /, *args: Any, **named: Any) -> Any:

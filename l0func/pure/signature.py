@@ -1,4 +1,4 @@
-"""The signature of a Python function, read once, which gives the arguments of a call their names."""
+"""A function's signature: it gives a call's arguments their names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Signature(NamedTuple):
         return cls(tuple(positional), defaults)
 
     def bind(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of one call by name, with the defaults of those that it leaves out.
+        """One call's arguments by name, with defaults for those that it leaves out.
 
         It checks nothing: the function itself refuses a call that does not fit.
         """

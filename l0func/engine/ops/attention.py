@@ -1,4 +1,4 @@
-"""Multi-head attention on gated parameters: as plain products, so a packed projection stays gated."""
+"""Multi-head attention on gated parameters, as products: a packed projection stays gated."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ def scaled_dot_product_attention(
         value: Shape ``(*batch, S, V)``.
         attn_mask: Broadcastable to ``(*batch, L, S)``: bool, True where attention is allowed; or
             added to the scores.
-        dropout_p: Probability of dropping an attention weight.
+        dropout_p: Probability that an attention weight is dropped.
         is_causal: Whether position i attends to positions up to i only.
         scale: :math:`s`; None is :math:`E^{-1/2}`.
-        enable_gqa: Whether heads of the query share those of key and value.
+        enable_gqa: Whether query heads share the heads in key and value.
         dropout: Applies dropout; called with p > 0 only.
 
     Returns:
@@ -58,7 +58,8 @@ def scaled_dot_product_attention(
         scores = scores + additive(blocked, scores.dtype)
     if is_causal:
         everywhere = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
-        scores = scores + additive(everywhere.triu(1), scores.dtype)
+        later = everywhere.triu(1)
+        scores = scores + additive(later, scores.dtype)
     is_masked = attn_mask is not None or is_causal
     weights = masked_softmax(scores) if is_masked else scores.softmax(dim=-1)
     if dropout_p > 0.0:
@@ -78,7 +79,7 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def masked_softmax(scores: Tensor) -> Tensor:
-    """Attention weights along the last dimension; 0 for a query with scores of -inf only."""
+    """Attention weights along the last dimension; 0 for a query with no score above -inf."""
     nothing = (scores == float("-inf")).all(dim=-1, keepdim=True)
     # Filled before the softmax and after: a NaN there would come back in the gradients of entries
     # that are zeroed afterwards.

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Hidden = tuple[Tensor, ...]
-"""The hidden state of one layer in one direction; its first member is the output."""
+"""A layer's hidden state in one direction; its first member is the output."""
 
 
 class CellWeights(NamedTuple):
-    """The parameters of one layer in one direction."""
+    """A layer's parameters in one direction."""
 
     w_ih: Tensor
     w_hh: Tensor
@@ -27,7 +27,7 @@ class CellWeights(NamedTuple):
 
 
 def lstm_step(x: Tensor, hidden: Hidden, w: CellWeights) -> Hidden:
-    """The new output and cell state of a long short-term memory.
+    """The new output and cell state in a long short-term memory.
 
     Args:
         x: The projected input, :math:`W_{ih} x_t + b_{ih}`, shape ``(N, 4H)``.
@@ -45,7 +45,7 @@ def lstm_step(x: Tensor, hidden: Hidden, w: CellWeights) -> Hidden:
 
 
 def gru_step(x: Tensor, hidden: Hidden, w: CellWeights) -> Hidden:
-    """The new hidden state of a gated recurrent unit.
+    """A gated recurrent unit's new hidden state.
 
     Args:
         x: The projected input, shape ``(N, 3H)``.
@@ -63,13 +63,15 @@ def gru_step(x: Tensor, hidden: Hidden, w: CellWeights) -> Hidden:
 
 
 def tanh_step(x: Tensor, hidden: Hidden, w: CellWeights) -> Hidden:
-    """The new hidden state of an Elman unit with tanh, from the projected input ``(N, H)``."""
-    return ((x + F.linear(hidden[0], w.w_hh, w.b_hh)).tanh(),)
+    """An Elman unit's new hidden state with tanh, from the projected input ``(N, H)``."""
+    projected = F.linear(hidden[0], w.w_hh, w.b_hh)
+    return ((x + projected).tanh(),)
 
 
 def relu_step(x: Tensor, hidden: Hidden, w: CellWeights) -> Hidden:
-    """The new hidden state of an Elman unit with ReLU, from the projected input ``(N, H)``."""
-    return ((x + F.linear(hidden[0], w.w_hh, w.b_hh)).relu(),)
+    """An Elman unit's new hidden state with ReLU, from the projected input ``(N, H)``."""
+    projected = F.linear(hidden[0], w.w_hh, w.b_hh)
+    return ((x + projected).relu(),)
 
 
 def lstm_cell(
@@ -80,13 +82,14 @@ def lstm_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> Hidden:
-    """One step of an LSTM, with the arguments of ``torch.lstm_cell``.
+    """One LSTM step, with the arguments of ``torch.lstm_cell``.
 
     Returns:
         The new output and cell state, each ``(N, H)``.
     """
     x = F.linear(input, w_ih, b_ih)
-    return lstm_step(x, tuple(hx), CellWeights(w_ih, w_hh, b_ih, b_hh))
+    weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
+    return lstm_step(x, tuple(hx), weights)
 
 
 def gru_cell(
@@ -97,13 +100,14 @@ def gru_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> Tensor:
-    """One step of a GRU, with the arguments of ``torch.gru_cell``.
+    """One GRU step, with the arguments of ``torch.gru_cell``.
 
     Returns:
         The new hidden state, ``(N, H)``.
     """
     x = F.linear(input, w_ih, b_ih)
-    (h,) = gru_step(x, (hx,), CellWeights(w_ih, w_hh, b_ih, b_hh))
+    weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
+    (h,) = gru_step(x, (hx,), weights)
     return h
 
 
@@ -115,13 +119,14 @@ def rnn_tanh_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> Tensor:
-    """One step of an Elman network, with the arguments of ``torch.rnn_tanh_cell``.
+    """One Elman step, with the arguments of ``torch.rnn_tanh_cell``.
 
     Returns:
         The new hidden state, ``(N, H)``.
     """
     x = F.linear(input, w_ih, b_ih)
-    (h,) = tanh_step(x, (hx,), CellWeights(w_ih, w_hh, b_ih, b_hh))
+    weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
+    (h,) = tanh_step(x, (hx,), weights)
     return h
 
 
@@ -133,11 +138,12 @@ def rnn_relu_cell(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> Tensor:
-    """One step of an Elman network, with the arguments of ``torch.rnn_relu_cell``.
+    """One Elman step, with the arguments of ``torch.rnn_relu_cell``.
 
     Returns:
         The new hidden state, ``(N, H)``.
     """
     x = F.linear(input, w_ih, b_ih)
-    (h,) = relu_step(x, (hx,), CellWeights(w_ih, w_hh, b_ih, b_hh))
+    weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
+    (h,) = relu_step(x, (hx,), weights)
     return h

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Uniform = Callable[[tuple[int, ...]], Tensor]
-"""A shape to uniforms on (0, 1) of that shape, float32; a new draw at every call."""
+"""A shape to float32 uniforms on (0, 1) in that shape; every call draws anew."""
 
 Dropout = Callable[[Tensor, float], Tensor]
 """``(x, p)`` to ``x`` after dropout, for written-out functions; they call it only with p > 0."""
@@ -24,16 +24,16 @@ _SELU_SCALE = 1.0507009873554805
 
 
 def dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
-    """Zero a share ``p`` of ``x`` and scale the rest by 1/(1 - p).
+    """Zero a share ``p`` in ``x`` and scale the rest by 1/(1 - p).
 
     Source: Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from
         overfitting".
 
     Args:
         x: Any shape.
-        p: Probability of zeroing, in [0, 1].
-        shape: Shape of the mask, broadcastable to that of ``x``.
-        uniform: The source of uniforms.
+        p: Probability that an entry is zeroed, in [0, 1].
+        shape: The mask's shape, broadcastable to ``x``.
+        uniform: It draws the uniforms.
 
     Returns:
         A tensor shaped and typed as ``x``.
@@ -50,9 +50,9 @@ def alpha_dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform)
 
     Args:
         x: Any shape.
-        p: Probability of dropping, in [0, 1].
-        shape: Shape of the mask, broadcastable to that of ``x``.
-        uniform: The source of uniforms.
+        p: Probability that an entry is dropped, in [0, 1].
+        shape: The mask's shape, broadcastable to ``x``.
+        uniform: It draws the uniforms.
 
     Returns:
         A tensor shaped and typed as ``x``.
@@ -76,7 +76,7 @@ def rrelu(x: Tensor, lower: float, upper: float, uniform: Uniform) -> Tensor:
         x: Any shape.
         lower: Smallest slope.
         upper: Largest slope.
-        uniform: The source of uniforms.
+        uniform: It draws the uniforms.
 
     Returns:
         A tensor shaped and typed as ``x``.
@@ -96,8 +96,8 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool, dim: int, uniform: Un
         logits: Unnormalised log probabilities, any shape.
         tau: Temperature.
         hard: Whether the value is one-hot.
-        dim: The dimension along which the categories lie.
-        uniform: The source of uniforms.
+        dim: The dimension with the categories.
+        uniform: It draws the uniforms.
 
     Returns:
         A tensor shaped as ``logits``; it sums to 1 along ``dim``.

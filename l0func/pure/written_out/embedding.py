@@ -25,13 +25,13 @@ def bags_of_one_size(
     Args:
         input: Indices, shape ``(N, bag)``.
         weight: Embeddings, shape ``(V, E)``.
-        offsets: None; bags of one size have no offsets.
+        offsets: None; equal bags have no offsets.
         max_norm: None; ``Keyed`` refuses any other value.
         norm_type: Unused without ``max_norm``.
         scale_grad_by_freq: False.
         mode: ``"sum"``, ``"mean"`` or ``"max"``.
         sparse: False.
-        per_sample_weights: Factors of the embeddings, shape ``(N, bag)``.
+        per_sample_weights: Factors for the embeddings, shape ``(N, bag)``.
         include_last_offset: Unused without ``offsets``.
         padding_idx: An index that does not count, or None.
 
@@ -63,11 +63,11 @@ def embedding_bag(
         input: Indices, shape ``(N, bag)``.
         weight: Embeddings, shape ``(V, E)``.
         mode: ``"sum"``, ``"mean"`` or ``"max"``.
-        per_sample_weights: Factors of the embeddings, shape ``(N, bag)``; with ``"sum"`` only.
+        per_sample_weights: Factors for the embeddings, shape ``(N, bag)``; with ``"sum"`` only.
         padding_idx: An index that does not count, or None.
 
     Returns:
-        Shape ``(N, E)``; 0 for a bag of padding only.
+        Shape ``(N, E)``; 0 for a bag with padding only.
     """
     padding = None if padding_idx is None else padding_idx % weight.shape[0]
     vectors = F.embedding(input, weight, padding)

@@ -1,4 +1,4 @@
-"""A context that runs torch functions written out; a trace of a module runs inside it."""
+"""A context that runs torch functions written out; a module's trace runs inside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from l0func.pure.written_out.table import REPLACEMENTS, Replacement
 
 
 class WrittenOut(Interception):
-    """A context in which attention, recurrent layers and the like run as plain products.
+    """A context with attention, recurrent layers and the like as plain products.
 
     A trace or a count follows the products; it cannot see into torch's fused functions. Packed
     sequences and bags with offsets stay as they are.

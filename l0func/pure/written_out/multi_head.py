@@ -46,8 +46,7 @@ def multi_head_attention_forward(
     *,
     dropout: Dropout,
 ) -> tuple[Tensor, Tensor | None]:
-    """Multi-head attention with the arguments of
-    ``torch.nn.functional.multi_head_attention_forward``.
+    """Multi-head attention, with the arguments of ``F.multi_head_attention_forward``.
 
     Source: Vaswani et al. (2017), arXiv:1706.03762, Sec. 3.2.2.
 
@@ -56,14 +55,14 @@ def multi_head_attention_forward(
         key: Shape ``(S, N, E)`` or ``(S, E)``.
         value: Shape ``(S, N, E)`` or ``(S, E)``.
         embed_dim_to_check: E.
-        num_heads: H, a divisor of E.
+        num_heads: H; it divides E.
         in_proj_weight: Shape ``(3E, E)``: for queries, keys and values, unless they have their own
             weights.
         in_proj_bias: Shape ``(3E,)``.
         bias_k: A key to append to all, shape ``(1, 1, E)``.
         bias_v: The value for ``bias_k``, shape ``(1, 1, E)``.
-        add_zero_attn: Whether a key and a value of zeros are appended.
-        dropout_p: Probability of dropping an attention weight, in training.
+        add_zero_attn: Whether a key and a value with zeros only are appended.
+        dropout_p: Probability that an attention weight is dropped, in training.
         out_proj_weight: Shape ``(E, E)``.
         out_proj_bias: Shape ``(E,)``.
         training: Whether dropout applies.
@@ -89,8 +88,8 @@ def multi_head_attention_forward(
 
     Raises:
         ValueError: E differs from ``embed_dim_to_check`` or H does not divide it; a mask has
-            another shape; ``is_causal`` comes without a mask; one of ``bias_k`` and ``bias_v``
-            comes without the other, or with static keys or values.
+            another shape; ``is_causal`` comes without a mask; ``bias_k`` or ``bias_v`` comes
+            alone, or with static keys or values.
     """
     _check_heads(query.shape[-1], embed_dim_to_check, num_heads)
     _check_causal(is_causal, attn_mask)
@@ -104,7 +103,8 @@ def multi_head_attention_forward(
     k = _projected(key, projections[1], biases[1])
     v = _projected(value, projections[2], biases[2])
     length, n = q.shape[:2]
-    masks = _masks(attn_mask, key_padding_mask, (n, num_heads, length, k.shape[0]))
+    sizes = (n, num_heads, length, k.shape[0])
+    masks = _masks(attn_mask, key_padding_mask, sizes)
     q = _by_head(q, num_heads)
     k = _all_keys(k, bias_k, static_k, add_zero_attn, num_heads)
     v = _all_keys(v, bias_v, static_v, add_zero_attn, num_heads)
@@ -164,7 +164,8 @@ def _by_head(x: Tensor, num_heads: int) -> Tensor:
     """``(S, N, E)`` to ``(N, H, S, E / H)``."""
     # The size of a head is not -1: torch infers no size for an empty batch.
     size = x.shape[-1] // num_heads
-    return x.reshape(*x.shape[:-1], num_heads, size).permute(1, 2, 0, 3)
+    heads = x.reshape(*x.shape[:-1], num_heads, size)
+    return heads.permute(1, 2, 0, 3)
 
 
 def _all_keys(
@@ -184,7 +185,8 @@ def _all_keys(
         x = static.reshape(n, num_heads, *static.shape[1:])
     else:
         if bias is not None:
-            x = torch.cat((x, bias.expand(-1, n, -1)))
+            appended = bias.expand(-1, n, -1)
+            x = torch.cat((x, appended))
         x = _by_head(x, num_heads)
     return F.pad(x, (0, 0, 0, 1)) if add_zero else x
 
@@ -196,8 +198,11 @@ def _masks(
     n, heads, length, keys = sizes
     found: list[Tensor] = []
     if mask is not None:
-        _check_shape("attn_mask", mask, (length, keys), (n * heads, length, keys))
-        found.append(mask if mask.dim() == 2 else mask.reshape(sizes))
+        shared, each = (length, keys), (n * heads, length, keys)
+        _check_shape("attn_mask", mask, shared, each)
+        if mask.dim() != 2:
+            mask = mask.reshape(sizes)
+        found.append(mask)
     if padding is not None:
         _check_shape("key_padding_mask", padding, (n, keys), (keys,))
         found.append(padding.reshape(-1, 1, 1, keys))
@@ -214,7 +219,8 @@ def _check_shape(name: str, x: Tensor, *allowed: tuple[int, ...]) -> None:
 
 def _weights(q: Tensor, k: Tensor, masks: Sequence[Tensor], appended: int) -> Tensor:
     """Attention weights ``(N, H, L, S)``; masks leave the last ``appended`` keys open to all."""
-    scores = q @ k.transpose(-2, -1) / sqrt(q.shape[-1])
+    products = q @ k.transpose(-2, -1)
+    scores = products / sqrt(q.shape[-1])
     for mask in masks:
         blocking = additive(mask, scores.dtype)
         scores = scores + F.pad(blocking, (0, appended))

@@ -58,8 +58,8 @@ def lstm(
         weights: For each layer and direction: w_ih, w_hh, then b_ih and b_hh if there are biases,
             then w_hr if there is a projection.
         has_biases: Whether there are biases.
-        num_layers: Number of layers.
-        dropout_p: Probability of dropping an output between layers.
+        num_layers: At least 1.
+        dropout_p: Probability that an output between layers is dropped.
         train: Whether dropout applies.
         bidirectional: Whether each layer also runs backwards.
         batch_first: Whether ``input`` and output have the batch before the time.
@@ -102,8 +102,8 @@ def gru(
         hx: The initial hidden state, ``(layers * directions, N, H)``.
         weights: As for :func:`lstm`.
         has_biases: Whether there are biases.
-        num_layers: Number of layers.
-        dropout_p: Probability of dropping an output between layers.
+        num_layers: At least 1.
+        dropout_p: Probability that an output between layers is dropped.
         train: Whether dropout applies.
         bidirectional: Whether each layer also runs backwards.
         batch_first: Whether ``input`` and output have the batch before the time.
@@ -200,7 +200,7 @@ class _Network(NamedTuple):
         return (x.transpose(0, 1) if self.batch_first else x), last
 
     def _by_direction(self, directions: int) -> list[CellWeights]:
-        """The weights of every layer and direction, in torch's order."""
+        """The weights for every layer and direction, in torch's order."""
         total = len(self.weights)
         each = total // (self.num_layers * directions)
         bounds = pairwise(range(0, total + 1, each))
@@ -218,7 +218,7 @@ class _Network(NamedTuple):
 def _over_time(
     step: _Step, x: Tensor, hidden: Hidden, w: CellWeights, backwards: bool
 ) -> tuple[Tensor, Hidden]:
-    """The outputs ``(T, N, H)`` of one layer in one direction, and its final hidden state."""
+    """One layer's outputs ``(T, N, H)`` in one direction, and its final hidden state."""
     projected = F.linear(x, w.w_ih, w.b_ih).unbind(0)
     outputs: list[Tensor] = []
     for x_t in reversed(projected) if backwards else projected:

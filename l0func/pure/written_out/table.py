@@ -1,6 +1,6 @@
-"""The table of the torch functions that are written out in plain operations.
+"""The table of torch functions that are written out in plain operations.
 
-Its readers are the contexts ``Keyed``, ``ByRow`` and ``WrittenOut``, and the handlers of attention
+The contexts ``Keyed``, ``ByRow`` and ``WrittenOut`` read it, and so do the handlers for attention
 and recurrent layers on gated parameters.
 """
 
@@ -32,7 +32,11 @@ _PACKED = Signature(
     ),
     defaults={},
 )
-"""The arguments of torch.lstm, gru, rnn_tanh and rnn_relu for a packed sequence."""
+"""torch.lstm, gru, rnn_tanh and rnn_relu take these arguments for a packed sequence."""
+
+
+Arguments = Mapping[str, Any]
+"""The arguments of one call by name."""
 
 
 class Replacement(NamedTuple):
@@ -43,7 +47,7 @@ class Replacement(NamedTuple):
             with dropout also takes ``dropout=``.
         run: The same for a call that applies no dropout. It returns NotImplemented for a packed
             sequence.
-        signature: The signature of ``function``.
+        signature: Names and defaults for its arguments.
         has_dropout: Whether bound arguments ask for dropout; None for a function without dropout.
         packs: Whether torch's own function also takes packed sequences.
     """
@@ -51,7 +55,7 @@ class Replacement(NamedTuple):
     function: Callable[..., Any]
     run: Callable[..., Any]
     signature: Signature
-    has_dropout: Callable[[Mapping[str, Any]], bool] | None = None
+    has_dropout: Callable[[Arguments], bool] | None = None
     packs: bool = False
 
     def applies_dropout(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
@@ -63,7 +67,7 @@ class Replacement(NamedTuple):
 
 
 def is_packed(args: Sequence[Any]) -> bool:
-    """Whether a recurrent function's positional arguments are those of a packed sequence.
+    """Whether a recurrent function's positional arguments hold a packed sequence.
 
     They are ``(data, batch_sizes, hx, weights, has_biases, ...)``, and otherwise ``(input, hx,
     weights, has_biases, ...)``. Both have nine entries.
@@ -72,15 +76,15 @@ def is_packed(args: Sequence[Any]) -> bool:
     return isinstance(third, Tensor) or not isinstance(fourth, bool)
 
 
-def _attention_drops(call: Mapping[str, Any]) -> bool:
+def _attention_drops(call: Arguments) -> bool:
     return call["dropout_p"] != 0.0
 
 
-def _multi_head_drops(call: Mapping[str, Any]) -> bool:
+def _multi_head_drops(call: Arguments) -> bool:
     return call["training"] and call["dropout_p"] != 0.0
 
 
-def _network_drops(call: Mapping[str, Any]) -> bool:
+def _network_drops(call: Arguments) -> bool:
     # Dropout acts between layers.
     return call["train"] and call["dropout_p"] != 0.0 and call["num_layers"] != 1
 
@@ -94,7 +98,7 @@ def _without_dropout(function: Callable[..., Any]) -> Replacement:
 
 
 def _with_dropout(
-    function: Callable[..., Any], has_dropout: Callable[[Mapping[str, Any]], bool]
+    function: Callable[..., Any], has_dropout: Callable[[Arguments], bool]
 ) -> Replacement:
     run = partial(function, dropout=_unkeyed)
     return Replacement(function, run, Signature.of(function), has_dropout)
@@ -135,6 +139,6 @@ CELLS: dict[Any, Replacement] = {
     torch.rnn_tanh_cell: _without_dropout(cells.rnn_tanh_cell),
     torch.rnn_relu_cell: _without_dropout(cells.rnn_relu_cell),
 }
-"""One step of a recurrent network."""
+"""One step in a recurrent network."""
 REPLACEMENTS: dict[Any, Replacement] = {**_ATTENTION, **_PRODUCTS, **NETWORKS, **CELLS}
 """Every torch function that is written out."""
