@@ -35,7 +35,7 @@ class ByRow(Interception):
         self.chunked = chunked
 
 
-def _batch_norm(
+def _norm_over_rows(
     mode: ByRow,
     func: Any,
     input: Tensor,
@@ -103,7 +103,7 @@ _ROW_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
 }
 ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_ROW_REPLACEMENTS,
-    F.batch_norm: _batch_norm,
+    F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
     untyped._pack_padded_sequence: _refuse_packed,
 }

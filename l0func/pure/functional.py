@@ -41,8 +41,8 @@ def make_functional(module: nn.Module, /) -> Functional:
         ``fn, params, buffers``. ``fn(params, buffers, *args, **kwargs)`` is the module's output;
         ``fn.with_buffers(params, buffers, *args, **kwargs)`` is ``(output, new buffers)``.
         ``params`` and ``buffers`` are flat ``{path: Tensor}``, detached copies of the module's
-        own. ``params`` holds frozen parameters like the others; ``fn.trainable`` has the other
-        paths.
+        own. ``params`` holds frozen parameters like the others; ``fn.trainable`` has the
+        paths of those that are not frozen.
 
     Raises:
         ValueError: A parameter is uninitialised, or an Embedding renormalises its weight in place
@@ -104,7 +104,7 @@ class PureModule:
     def with_buffers(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
-        """``(output, new buffers)``: the same call, with the buffers that it updates.
+        """``(output, new buffers)``: the same call, with the buffers as it leaves them.
 
         Args:
             params: The module's parameters, flat or nested.
@@ -213,8 +213,8 @@ def check_function(fn: Any) -> None:
     """
     if not isinstance(fn, PureModule):
         raise TypeError(
-            "fn is what l0func.make_functional or l0func.compact returned, which knows its "
-            f"module's structure; got {type(fn).__name__}."
+            "fn must come from l0func.make_functional or l0func.compact, because it has to know "
+            f"its module's structure; got {type(fn).__name__}."
         )
 
 

@@ -213,9 +213,7 @@ def test_arguments_that_do_not_fit_are_refused_by_name(message):
 
 
 def whole(query: Tensor, key: Tensor, w_in: Tensor, blocked: Tensor) -> Tensor:
-    """A multi-head attention of all that a transform may meet, and a scaled dot product of its
-    result.
-    """
+    """Multi-head attention with every input that a transform may map, then a scaled product."""
     inputs = {"query": query, "key": key, "value": key, "in_proj_weight": w_in}
     y = mha(**MODEL | inputs, attn_mask=blocked, key_padding_mask=blocked[:N])[0]
     return sdpa(y, y, y, attn_mask=~blocked[:1, :N], is_causal=True)
