@@ -1,1 +1,4 @@
-"""A module as a pure function of its tensors: its randomness comes from a key, its rows from vmap."""
+"""A module as a pure function of its tensors.
+
+Its randomness comes from a key, and vmap shows it one row at a time.
+"""

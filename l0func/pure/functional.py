@@ -1,12 +1,12 @@
-"""A module as a pure function: its structure stays in the function, its tensors come in as
-arguments.
+"""A module as a pure function, made by ``make_functional``.
+
+The module's structure stays in the function, and its tensors come in as arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,11 +16,11 @@ from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.pure.keyed import Keyed
-from l0func.pure.part import Part, Sites, is_bookkeeping
+from l0func.pure.part import Contents, Part, Places, is_bookkeeping
 
 
 class Functional(NamedTuple):
-    """What :func:`make_functional` returns."""
+    """A pure function, its parameters and its buffers."""
 
     fn: PureModule
     params: dict[str, Tensor]
@@ -30,19 +30,19 @@ class Functional(NamedTuple):
 def make_functional(module: nn.Module, /) -> Functional:
     """Take a module apart into a stateless function, its parameters and its buffers.
 
-    The function keeps the module's structure and its modes (train or eval, of every submodule) as
-    they are now, and none of its tensors: it never reads or writes the module again.
+    The function keeps the module's structure, and every submodule's present mode (train or eval).
+    It keeps no tensor, and never reads or writes the module again.
 
     Args:
         module: Any module. Tied parameters and shared submodules stay tied: a tensor has one path,
-            its first.
+            its first in the module.
 
     Returns:
         ``fn, params, buffers``. ``fn(params, buffers, *args, **kwargs)`` is the module's output;
         ``fn.with_buffers(params, buffers, *args, **kwargs)`` is ``(output, new buffers)``.
         ``params`` and ``buffers`` are flat ``{path: Tensor}``, detached copies of the module's
-        own. Frozen parameters are in ``params`` like the others; ``fn.trainable`` has the paths of
-        those that are not frozen.
+        own. ``params`` holds frozen parameters like the others; ``fn.trainable`` has the
+        paths of those that are not frozen.
 
     Raises:
         ValueError: A parameter is uninitialised, or an Embedding renormalises its weight in place
@@ -55,9 +55,9 @@ def make_functional(module: nn.Module, /) -> Functional:
         (['bias', 'weight'], torch.Size([4, 3]))
     """
     fn = PureModule(module)
-    tensors = {name: p.detach().clone() for name, p in module.named_parameters()}
-    buffers = {name: b.detach().clone() for name, b in module.named_buffers()}
-    return Functional(fn, tensors, buffers)
+    params = _copies(module.named_parameters())
+    buffers = _copies(module.named_buffers())
+    return Functional(fn, params, buffers)
 
 
 class PureModule:
@@ -69,18 +69,19 @@ class PureModule:
 
     def __init__(self, module: nn.Module) -> None:
         _check_module(module)
-        names = {id(p): name for name, p in module.named_parameters()}
-        buffer_names = {id(b): name for name, b in module.named_buffers()}
-        self.shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
-        self.trainable = frozenset(
-            name for name, p in module.named_parameters() if p.requires_grad
-        )
-        self.buffer_names = frozenset(buffer_names.values())
-        modules = list(module.modules())
+        params = dict(module.named_parameters())
+        buffers = dict(module.named_buffers())
         named: Iterable[tuple[str, nn.Module]] = cast("Any", module).named_modules()
-        self.module_paths = [path for path, _ in named]
-        sites = Sites(names | buffer_names, {id(m): i for i, m in enumerate(modules)})
-        self._parts = [Part.of(m, sites) for m in modules]
+        modules = dict(named)
+        self.shapes = {path: tuple(p.shape) for path, p in params.items()}
+        self.trainable = frozenset(path for path, p in params.items() if p.requires_grad)
+        self.buffer_names = frozenset(buffers)
+        self.module_paths = list(modules)
+        places = Places(
+            tensors={id(t): path for path, t in (params | buffers).items()},
+            modules={id(m): number for number, m in enumerate(modules.values())},
+        )
+        self._parts = [Part.of(m, places) for m in modules.values()]
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
         """The module's output on these parameters and buffers.
@@ -88,32 +89,31 @@ class PureModule:
         Args:
             params: The module's parameters, flat or nested.
             buffers: Its buffers, likewise.
-            *args: The inputs of the module's ``forward``.
-            **kwargs: Its keyword inputs.
+            *args: Inputs for the module's ``forward``.
+            **kwargs: Keyword inputs for it.
 
         Returns:
-            Whatever ``forward`` returns.
+            The module's output.
 
         Raises:
-            ValueError: A path is missing, unknown or of another shape; or the module is random
-                (dropout in training mode), which needs a key: use :func:`l0func.gated`.
+            ValueError: A path is missing or unknown, or a tensor has another shape; or the module
+                is random (dropout in training mode) and needs a key: use :func:`l0func.gated`.
         """
         return self.with_buffers(params, buffers, *args, **kwargs)[0]
 
     def with_buffers(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
-        """``(output, new buffers)``: the same call, with what it would have written into the
-        module.
+        """``(output, new buffers)``: the same call, with the buffers as it leaves them.
 
         Args:
             params: The module's parameters, flat or nested.
             buffers: Its buffers, likewise.
-            *args: The inputs of the module's ``forward``.
-            **kwargs: Its keyword inputs.
+            *args: Inputs for the module's ``forward``.
+            **kwargs: Keyword inputs for it.
 
         Returns:
-            The output, and a flat dict of all buffers.
+            The output, and a flat dict with all buffers.
 
         Raises:
             ValueError: As for a plain call.
@@ -124,101 +124,115 @@ class PureModule:
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
-        """``with_buffers`` for a caller that has put a source of randomness around the call."""
-        tensors = tree.leaves(params)
-        state = tree.leaves(buffers, "buffers")
-        self._check(tensors, state)
-        # In-place updates of a buffer, such as BatchNorm's, meet a copy.
-        modules = self._assemble(tensors | {name: b.clone() for name, b in state.items()})
+        """``with_buffers`` for a caller that has entered its own :class:`Keyed`."""
+        own_params, own_buffers = self._checked(params, buffers)
+        # In-place updates of a buffer, such as BatchNorm's, write into a copy.
+        copies = {path: b.clone() for path, b in own_buffers.items()}
+        modules = self._assemble(own_params | copies)
         output = modules[0](*args, **kwargs)
-        updated = {
-            name: b
-            for i, part in enumerate(self._parts)
-            for name, b in part.buffers_of(modules[i])
-        }
-        return output, {name: updated[name] for name in state}
+        updated: dict[str, Tensor] = {}
+        for part, module in zip(self._parts, modules, strict=True):
+            for path, b in part.buffers_of(module):
+                updated[path] = b
+        return output, {path: updated[path] for path in own_buffers}
 
     def eval(self) -> PureModule:
-        """The same function with every submodule in eval mode: dropout off, BatchNorm by its
-        running statistics.
+        """The same function with every submodule in eval mode.
+
+        Dropout is off, and BatchNorm normalises by its running statistics.
         """
-        return self._with(
-            lambda number, part: replace(part, plain=part.plain | {"training": False})
-        )
+        return self._with_parts([part.with_attribute("training", False) for part in self._parts])
 
     def module(self, params: Tree, buffers: Tree, /) -> nn.Module:
-        """An nn.Module of this structure, with copies of these tensors as its own."""
-        tensors, state = tree.leaves(params), tree.leaves(buffers, "buffers")
-        self._check(tensors, state)
-        own = {
-            path: nn.Parameter(p.detach().clone(), path in self.trainable)
-            for path, p in tensors.items()
-        }
-        modules = self._assemble(
-            {**own, **{path: b.detach().clone() for path, b in state.items()}}
-        )
+        """An nn.Module with this structure and with copies of these tensors."""
+        own_params, own_buffers = self._checked(params, buffers)
+        tensors: dict[str, Tensor] = {}
+        for path, p in _copies(own_params.items()).items():
+            tensors[path] = nn.Parameter(p, requires_grad=path in self.trainable)
+        modules = self._assemble(tensors | _copies(own_buffers.items()))
         for module in modules:
-            # Hook tables are shared by all calls of a function; a module has its own.
-            module.__dict__.update(
-                {name: copy(v) for name, v in vars(module).items() if is_bookkeeping(name)}
-            )
+            _copy_bookkeeping(module)
         return modules[0]
 
     def parts(self) -> Iterator[tuple[str, Part]]:
-        """The paths of the submodules, and what each is without its tensors."""
+        """The path and the part for each module in the tree."""
         return zip(self.module_paths, self._parts, strict=True)
 
     def resized(
         self, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, Part]
     ) -> PureModule:
-        """The same function for parameters of other shapes, with some submodules replaced, by
-        their paths.
+        """The same function for parameters with other shapes, with some parts replaced.
+
+        Args:
+            shapes: The new shape for every parameter path.
+            parts: The new parts, by module path.
         """
-        changed = self._with(lambda number, part: parts.get(self.module_paths[number], part))
+        new_parts = [parts.get(path, part) for path, part in self.parts()]
+        changed = self._with_parts(new_parts)
         changed.shapes = {path: shapes[path] for path in self.shapes}
         return changed
 
-    def _with(self, change: Callable[[int, Part], Part]) -> PureModule:
+    def _with_parts(self, parts: list[Part]) -> PureModule:
         changed = copy(self)
-        changed._parts = [change(number, part) for number, part in enumerate(self._parts)]
+        changed._parts = parts
         return changed
 
-    def _check(self, tensors: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-        names.check_names(tensors, self.shapes, "The module's params")
-        names.check_names(state, self.buffer_names, "The module's buffers")
-        for name, shape in self.shapes.items():
-            if tuple(tensors[name].shape) != shape:
+    def _checked(self, params: Tree, buffers: Tree) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Flat parameters and buffers that fit the module."""
+        own_params = tree.leaves(params)
+        own_buffers = tree.leaves(buffers, "buffers")
+        names.check_names(own_params, self.shapes, "The module's params")
+        names.check_names(own_buffers, self.buffer_names, "The module's buffers")
+        for path, shape in self.shapes.items():
+            got = tuple(own_params[path].shape)
+            if got != shape:
                 raise ValueError(
-                    f"The module's {name!r} has shape {shape}; got {tuple(tensors[name].shape)}. "
+                    f"The module's {path!r} has shape {shape}; got {got}. "
                     "For a module of other sizes call make_functional again."
                 )
+        return own_params, own_buffers
 
     def _assemble(self, tensors: dict[str, Tensor]) -> list[nn.Module]:
+        """New modules around these tensors, the root first."""
         modules: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
+        contents = Contents(tensors, modules)
         for module, part in zip(modules, self._parts, strict=True):
-            part.fill(module, tensors, modules)
+            part.fill(module, contents)
         return modules
 
     def __repr__(self) -> str:
-        return f"PureModule({self._parts[0].kind.__name__}, {len(self.shapes)} params, {len(self.buffer_names)} buffers)"
-
-
-def _is_eager(module: Any) -> bool:
-    return isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule)
+        kind = self._parts[0].kind.__name__
+        return f"PureModule({kind}, {len(self.shapes)} params, {len(self.buffer_names)} buffers)"
 
 
 def check_function(fn: Any) -> None:
-    """Refuse what is not a pure module.
+    """Refuse anything but a pure module.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: ``fn`` is something else.
     """
     if not isinstance(fn, PureModule):
         raise TypeError(
-            "fn is what l0func.make_functional or l0func.compact returned, which knows its "
-            "module's structure; "
-            f"got {type(fn).__name__}."
+            "fn must come from l0func.make_functional or l0func.compact, because it has to know "
+            f"its module's structure; got {type(fn).__name__}."
         )
+
+
+def _copy_bookkeeping(module: nn.Module) -> None:
+    # All calls of a function share its hook tables; a module needs its own.
+    attributes = vars(module)
+    tables = [name for name in attributes if is_bookkeeping(name)]
+    for name in tables:
+        attributes[name] = copy(attributes[name])
+
+
+def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {path: tensor.detach().clone() for path, tensor in named}
+
+
+def _is_eager(module: Any) -> bool:
+    is_scripted = isinstance(module, torch.jit.ScriptModule)
+    return isinstance(module, nn.Module) and not is_scripted
 
 
 def _check_module(module: Any) -> None:
@@ -226,17 +240,16 @@ def _check_module(module: Any) -> None:
         raise TypeError(
             f"make_functional takes an eager torch.nn.Module; got {type(module).__name__}."
         )
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if untyped.nn.parameter.is_lazy(tensor):
             raise ValueError(
-                f"{name!r} is uninitialised; run the lazy module once on an example before "
-                f"make_functional."
+                f"{path!r} is uninitialised; run the lazy module once on an example before "
+                "make_functional."
             )
-    for name, child in module.named_modules():
+    for path, child in module.named_modules():
         if getattr(child, "max_norm", None) is not None:
             raise ValueError(
-                f"{type(child).__name__} {name!r} has max_norm={child.max_norm}, which rewrites "
-                f"its weight at every call. "
-                "Build it with max_norm=None, and renormalise the parameters between steps if you "
-                "need to."
+                f"{type(child).__name__} {path!r} has max_norm={child.max_norm}, which rewrites "
+                "its weight at every call. Build it with max_norm=None, and renormalise the "
+                "parameters between steps if you need to."
             )

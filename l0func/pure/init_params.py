@@ -1,11 +1,11 @@
-"""Parameters drawn anew from distributions chosen by path."""
+"""New initial values for parameters, by torch's initialisers or by the user's own."""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +19,33 @@ from l0func.internal.tree import Tree
 Initialiser: TypeAlias = (
     str | tuple[str, Mapping[str, Any]] | Callable[[Tensor, tuple[int, ...]], Tensor]
 )
+"""A name in ``torch.nn.init``, such a name with settings, or a callable of (key, shape)."""
 
-# What torch.nn.init offers under a name of its own, in the spelling with and without the
-# underscore.
-NAMES = sorted(name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_"))
+_IN_PLACE = [name for name in vars(nn.init) if name.endswith("_")]
+TORCH_INITIALISERS = sorted(name for name in _IN_PLACE if not name.startswith("_"))
+"""The initialisers in ``torch.nn.init``, spelled with the underscore."""
 
 
-def init_params(key: Tensor, params: Tree, rules: Mapping[str, Initialiser | None], /) -> Tree:
-    """Parameters drawn anew where a rule says so; the others keep the values that they have.
+def init_params(
+    key: Tensor, params: Tree, initialisers: Mapping[str, Initialiser | None], /
+) -> Tree:
+    """Parameters drawn anew where a pattern says so; the others keep their values.
 
     Args:
         key: A key, shape ``(2,)``. A parameter's draw depends on the key and its path alone.
         params: Parameters, flat or nested; their shapes, dtypes and devices are kept.
-        rules: ``{pattern: initialiser}`` over dotted paths, the first match wins. An initialiser
-            is a name of ``torch.nn.init`` (``"kaiming_uniform_"``, with or without the
-            underscore), ``(name, {argument: value})``, a callable of ``(key, shape)`` that gives a
-            tensor, or None to keep the values.
+        initialisers: ``{pattern: initialiser}`` over dotted paths; the first match wins. An
+            initialiser is a name in ``torch.nn.init`` (``"kaiming_uniform_"``, with or without
+            the underscore), ``(name, {argument: value})``, a callable of ``(key, shape)`` that
+            gives a tensor, or None to keep the values.
 
     Returns:
-        A new pytree of the structure of ``params``.
+        A new pytree, structured as ``params``.
 
     Raises:
         ValueError: A pattern matches nothing, a name is unknown, a callable gives another shape,
             or this torch's initialisers take no generator (before 2.2).
-        TypeError: ``key`` is not a key, or an initialiser is none of these.
+        TypeError: ``key`` is not a key, or an initialiser has another type.
 
     Example:
         >>> params = {"weight": torch.zeros(2, 2), "bias": torch.ones(2)}
@@ -52,32 +55,43 @@ def init_params(key: Tensor, params: Tree, rules: Mapping[str, Initialiser | Non
     """
     random.check_key(key)
     tensors = tree.leaves(params)
-    names.check_patterns(rules, tensors, "parameter")
-    drawn = dict(tensors)
+    names.check_patterns(initialisers, tensors, "parameter")
+    redrawn = dict(tensors)
     for path, old in tensors.items():
-        initialiser = next(iter(names.matches(path, rules)), None)
+        initialiser = next(iter(names.matches(path, initialisers)), None)
         if initialiser is not None:
-            drawn[path] = _redraw(random.fold_in(key, stream(path)), path, old, initialiser)
-    return tree.rebuild(params, drawn)
+            own_key = random.fold_in(key, stream(path))
+            redrawn[path] = _redraw(own_key, path, old, initialiser)
+    return tree.rebuild(params, redrawn)
 
 
 def _redraw(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Tensor:
+    given: object = initialiser
     if callable(initialiser):
-        new = torch.as_tensor(initialiser(key, tuple(old.shape)))
-        if new.shape != old.shape:
-            raise ValueError(
-                f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}."
-            )
-        return new.to(old)
-    if not isinstance(cast("object", initialiser), str | tuple):
-        raise TypeError(
-            f"An initialiser is a name, (name, settings), a callable or None; {path!r} has "
-            f"{initialiser!r}."
-        )
-    name, settings = (
-        initialiser if isinstance(initialiser, tuple) else (initialiser, dict[str, Any]())
+        return _by_callable(key, path, old, initialiser)
+    if isinstance(initialiser, tuple):
+        name, settings = initialiser
+        return _by_name(key, old, name, settings)
+    if isinstance(given, str):
+        return _by_name(key, old, given, {})
+    raise TypeError(
+        f"An initialiser is a name, (name, settings), a callable or None; {path!r} has {given!r}."
     )
-    name = _full(name)
+
+
+def _by_callable(
+    key: Tensor, path: str, old: Tensor, draw: Callable[[Tensor, tuple[int, ...]], Tensor]
+) -> Tensor:
+    new = torch.as_tensor(draw(key, tuple(old.shape)))
+    if new.shape != old.shape:
+        raise ValueError(
+            f"{path!r} has shape {tuple(old.shape)}; its initialiser gave {tuple(new.shape)}."
+        )
+    return new.to(old)
+
+
+def _by_name(key: Tensor, old: Tensor, name: str, settings: Mapping[str, Any]) -> Tensor:
+    name = _with_underscore(name)
     if name == "sparse_":
         return _sparse(key, tuple(old.shape), **settings).to(old)
     function = getattr(nn.init, name)
@@ -85,30 +99,31 @@ def _redraw(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Te
     if not takes_generator and _is_random(name):
         raise ValueError(
             f"torch.nn.init.{name} takes no generator in torch {torch.__version__}, and would "
-            f"draw from the global one. "
-            "Use torch 2.2 or later, or a callable of (key, shape) such as l0func.random.normal."
+            "draw from the global one. Use torch 2.2 or later, or a callable of (key, shape) such "
+            "as l0func.random.normal."
         )
     generator = {"generator": _generator(key, old.device)} if takes_generator else {}
+    new = torch.empty_like(old, requires_grad=False)
     with torch.no_grad():
-        return function(torch.empty_like(old, requires_grad=False), **settings, **generator)
+        return function(new, **settings, **generator)
 
 
-def _full(name: str) -> str:
+def _with_underscore(name: str) -> str:
     full = name if name.endswith("_") else f"{name}_"
-    if full not in NAMES:
-        raise ValueError(f"torch.nn.init has no {name!r}{names.closest(full, NAMES)}.")
+    if full not in TORCH_INITIALISERS:
+        closest = names.closest(full, TORCH_INITIALISERS)
+        raise ValueError(f"torch.nn.init has no {name!r}{closest}.")
     return full
 
 
 def _sparse(key: Tensor, shape: tuple[int, ...], sparsity: float, std: float = 0.01) -> Tensor:
-    # torch.nn.init.sparse_ takes a generator and shuffles by the global one all the same.
+    # torch.nn.init.sparse_ takes a generator, yet shuffles by the global one.
     if len(shape) != 2:
         raise ValueError(f"sparse_ fills matrices; got shape {shape}.")
     order, values = random.split(key, 2)
     rank = random.uniform(order, shape).argsort(dim=0).argsort(dim=0)
-    return torch.where(
-        rank < math.ceil(sparsity * shape[0]), 0.0, std * random.normal(values, shape)
-    )
+    is_zero = rank < math.ceil(sparsity * shape[0])
+    return torch.where(is_zero, 0.0, std * random.normal(values, shape))
 
 
 def _is_random(name: str) -> bool:
@@ -122,5 +137,9 @@ def _generator(key: Tensor, device: torch.device) -> torch.Generator:
             "torch.nn.init draws one parameter at a time: init_params cannot be mapped or "
             "compiled."
         )
-    seed = (words[0] ^ (words[1] * 0x9E3779B97F4A7C15)) & ((1 << 64) - 1)
-    return torch.Generator(device).manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
+    mixed = words[0] ^ (words[1] * 0x9E3779B97F4A7C15)
+    seed = mixed & ((1 << 64) - 1)
+    if seed >= 1 << 63:
+        # torch takes a signed number.
+        seed -= 1 << 64
+    return torch.Generator(device).manual_seed(seed)

@@ -1,164 +1,209 @@
-"""One module of a tree without its tensors and submodules: the places of these, and the way back."""
+"""One module of a tree without its tensors and submodules: places stand for them.
+
+:class:`Part` is that module, and it can fill a new one. ``PureModule`` holds one part for each
+module; ``compaction`` changes the sizes in them.
+"""
 
 from __future__ import annotations
 
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
 
-class _Slot(NamedTuple):
-    """The place of a tensor."""
+class _TensorPlace(NamedTuple):
+    """The place for a parameter or buffer."""
 
     path: str
 
 
-class _Reference(NamedTuple):
-    """The place of a weak reference to a tensor: a recurrent layer tells by them whether its
-    weights were replaced.
+class _ReferencePlace(NamedTuple):
+    """The place for a weak reference to a parameter or buffer.
+
+    Recurrent layers hold such references, to notice that a weight was replaced.
     """
 
     path: str
 
 
-class _Child(NamedTuple):
-    """The place of a submodule."""
+class _ChildPlace(NamedTuple):
+    """The place for a submodule; ``number`` counts the tree's modules."""
 
     number: int
 
 
-class _Method(NamedTuple):
-    """The place of a method bound to a submodule."""
+class _MethodPlace(NamedTuple):
+    """The place for a method that is bound to one of the tree's modules."""
 
     function: Any
     number: int
 
 
-class Sites(NamedTuple):
-    """Identities of the tensors and submodules of a tree."""
+class Places(NamedTuple):
+    """The places for a tree's tensors and modules.
 
-    tensors: dict[int, str]
-    modules: dict[int, int]
+    Args:
+        tensors: Paths of parameters and buffers, by ``id``.
+        modules: Numbers of modules, by ``id``.
+    """
 
-    def abstract(self, value: Any) -> Any:
-        """A value with places where it holds tensors, submodules or their methods."""
+    tensors: Mapping[int, str]
+    modules: Mapping[int, int]
+
+    def put_in(self, value: Any) -> Any:
+        """The value with places for the tensors, modules and methods in it."""
         if isinstance(value, Tensor):
-            return _Slot(self.tensors[id(value)]) if id(value) in self.tensors else value
+            path = self.tensors.get(id(value))
+            return value if path is None else _TensorPlace(path)
         if isinstance(value, nn.Module):
-            return _Child(self.modules[id(value)]) if id(value) in self.modules else value
-        if isinstance(value, types.MethodType) and id(value.__self__) in self.modules:
-            return _Method(value.__func__, self.modules[id(value.__self__)])
-        referent: Any = _referent(value)
-        if referent is not None and id(referent) in self.tensors:
-            return _Reference(self.tensors[id(referent)])
-        return _rebuilt(value, self.abstract)
+            number = self.modules.get(id(value))
+            return value if number is None else _ChildPlace(number)
+        if isinstance(value, types.MethodType):
+            number = self.modules.get(id(value.__self__))
+            return value if number is None else _MethodPlace(value.__func__, number)
+        path = self.tensors.get(id(_referent(value)))
+        if path is not None:
+            return _ReferencePlace(path)
+        return _map_items(value, self.put_in)
+
+
+class Contents(NamedTuple):
+    """The tensors and modules for one call, to put into places.
+
+    Args:
+        tensors: By their paths.
+        modules: By their numbers.
+    """
+
+    tensors: Mapping[str, Tensor]
+    modules: Sequence[nn.Module]
+
+    def put_in(self, value: Any) -> Any:
+        """The value with tensors, modules and methods in their places."""
+        if type(value) is _TensorPlace:
+            return self.tensors[value.path]
+        if type(value) is _ReferencePlace:
+            return weakref.ref(self.tensors[value.path])
+        if type(value) is _ChildPlace:
+            return self.modules[value.number]
+        if type(value) is _MethodPlace:
+            return types.MethodType(value.function, self.modules[value.number])
+        return _map_items(value, self.put_in)
 
 
 def _referent(value: Any) -> Any:
     return cast("Any", value)() if isinstance(value, weakref.ref) else None
 
 
-def _rebuilt(value: Any, visit: Any) -> Any:
-    """A builtin container with every item visited; anything else as it is."""
-    if type(value) in (list, tuple, set):
-        return type(value)(visit(item) for item in value)
-    if type(value) in (dict, OrderedDict):
-        return type(value)((name, visit(item)) for name, item in value.items())
+_SEQUENCES: tuple[Any, ...] = (list, tuple, set)
+_MAPPINGS: tuple[Any, ...] = (dict, OrderedDict)
+
+
+def _map_items(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A builtin container with every item changed; anything else as it is."""
+    kind = cast("Any", type(value))
+    if kind in _SEQUENCES:
+        return kind(change(item) for item in value)
+    if kind in _MAPPINGS:
+        pairs = [(name, change(item)) for name, item in value.items()]
+        return kind(pairs)
     return value
+
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass
 class Part:
-    """One module of the tree: its class, its plain attributes, and the places of everything else."""
+    """One module: its class, its plain attributes, and places for everything else.
+
+    Args:
+        kind: Its class.
+        plain: The attributes that all calls share.
+        parameters: Places for its own parameters, by their names in it.
+        buffers: Places for its own buffers.
+        children: Places for its children.
+        mutable: The other attributes, with places in them. They are rebuilt for every call,
+            containers included.
+    """
 
     kind: type[nn.Module]
     plain: dict[str, Any]
-    parameters: dict[str, _Slot | None]
-    buffers: dict[str, _Slot | None]
-    children: dict[str, _Child | None]
+    parameters: dict[str, _TensorPlace | None]
+    buffers: dict[str, _TensorPlace | None]
+    children: dict[str, _ChildPlace | None]
     mutable: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    @classmethod
+    def of(cls, module: nn.Module, places: Places) -> Part:
+        """A module without its tensors and submodules.
+
+        Args:
+            module: A module from the tree.
+            places: The tree's places.
+        """
+        attributes = vars(module)
+        tables = [places.put_in(dict(attributes[table])) for table in _REGISTERED]
+        part = cls(type(module), {}, *tables)
+        for name, value in attributes.items():
+            if name in _REGISTERED:
+                continue
+            placed = value if is_bookkeeping(name) else places.put_in(value)
+            home = part.plain if placed is value else part.mutable
+            home[name] = placed
+        return part
+
     def paths(self) -> dict[str, str]:
-        """The paths of its own parameters and buffers by their names in the module."""
-        return {
-            name: slot.path
-            for name, slot in (*self.parameters.items(), *self.buffers.items())
-            if slot is not None
-        }
+        """The paths of its own parameters and buffers, by their names in the module."""
+        places = self.parameters | self.buffers
+        return {name: place.path for name, place in places.items() if place is not None}
 
     def attributes(self) -> dict[str, Any]:
-        """Its attributes but tensors and submodules."""
+        """Its attributes, without tensors and submodules."""
         return self.plain | self.mutable
 
     def with_attribute(self, name: str, value: Any) -> Part:
-        """The same with another value of one of them."""
+        """The same part with another value for one attribute."""
         if name in self.mutable:
             return replace(self, mutable=self.mutable | {name: value})
         return replace(self, plain=self.plain | {name: value})
 
-    @classmethod
-    def of(cls, module: nn.Module, sites: Sites) -> Part:
-        """A module without its tensors and submodules, which have their places in ``sites``."""
-        registered = ("_parameters", "_buffers", "_modules")
-        tables = [
-            {name: sites.abstract(item) for name, item in vars(module)[key].items()}
-            for key in registered
-        ]
-        part = cls(type(module), {}, *tables)
-        for name, value in vars(module).items():
-            if name in registered:
-                continue
-            placed = value if is_bookkeeping(name) else sites.abstract(value)
-            (part.plain if placed is value else part.mutable)[name] = placed
-        return part
+    def fill(self, module: nn.Module, contents: Contents) -> None:
+        """Give an empty module of this kind its attributes.
 
-    def fill(
-        self, module: nn.Module, tensors: dict[str, Tensor], modules: list[nn.Module]
-    ) -> None:
-        """Give an empty module of this kind its attributes, straight into its ``__dict__``: no
-        hook of its class runs.
+        They go straight into its ``__dict__``, so that its class runs no hook.
         """
-
-        def concrete(value: Any) -> Any:
-            if type(value) is _Slot:
-                return tensors[value.path]
-            if type(value) is _Reference:
-                return weakref.ref(tensors[value.path])
-            if type(value) is _Child:
-                return modules[value.number]
-            if type(value) is _Method:
-                return types.MethodType(value.function, modules[value.number])
-            return _rebuilt(value, concrete)
-
+        tensors, modules = contents
         attributes = module.__dict__
         attributes.update(self.plain)
         attributes["_parameters"] = {
-            n: None if s is None else tensors[s.path] for n, s in self.parameters.items()
+            name: None if place is None else tensors[place.path]
+            for name, place in self.parameters.items()
         }
         attributes["_buffers"] = {
-            n: None if s is None else tensors[s.path] for n, s in self.buffers.items()
+            name: None if place is None else tensors[place.path]
+            for name, place in self.buffers.items()
         }
         attributes["_modules"] = {
-            n: None if c is None else modules[c.number] for n, c in self.children.items()
+            name: None if place is None else modules[place.number]
+            for name, place in self.children.items()
         }
         for name, value in self.mutable.items():
-            attributes[name] = concrete(value)
+            attributes[name] = contents.put_in(value)
 
     def buffers_of(self, module: nn.Module) -> Iterable[tuple[str, Tensor]]:
         """Paths and tensors of the buffers that a filled module holds now."""
-        for name, slot in self.buffers.items():
-            if slot is not None:
-                yield slot.path, getattr(module, name)
+        for name, place in self.buffers.items():
+            if place is not None:
+                yield place.path, getattr(module, name)
 
 
 def is_bookkeeping(name: str) -> bool:
-    """Whether an attribute is a hook table of nn.Module, which a call reads and does not write."""
-    return (
-        name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
-        or name == "_non_persistent_buffers_set"
-    )
+    """Whether an attribute is one of nn.Module's tables that a call reads and does not write."""
+    is_hook_table = name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+    return is_hook_table or name == "_non_persistent_buffers_set"

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from l0func import random
 from l0func.internal import tree
 from l0func.internal.interception import Interception
-from l0func.pure.by_row import WrittenOut
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
+from l0func.pure.written_out.mode import WrittenOut
 from l0func.tracing import dataflow, layers, products
 from l0func.tracing.call import Call, Followed, Transfer
 from l0func.tracing.steady import is_steady

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.pure.written_out.attention import (
-    multi_head_attention_forward,
-    scaled_dot_product_attention,
-)
+from l0func.pure.written_out.attention import scaled_dot_product_attention
+from l0func.pure.written_out.multi_head import multi_head_attention_forward
 
 N, H, L, S, E = 2, 2, 4, 3, 6
 OUT, LOWEST = float("-inf"), torch.finfo(torch.float64).min
@@ -215,9 +213,7 @@ def test_arguments_that_do_not_fit_are_refused_by_name(message):
 
 
 def whole(query: Tensor, key: Tensor, w_in: Tensor, blocked: Tensor) -> Tensor:
-    """A multi-head attention of all that a transform may meet, and a scaled dot product of its
-    result.
-    """
+    """Multi-head attention with every input that a transform may map, then a scaled product."""
     inputs = {"query": query, "key": key, "value": key, "in_proj_weight": w_in}
     y = mha(**MODEL | inputs, attn_mask=blocked, key_padding_mask=blocked[:N])[0]
     return sdpa(y, y, y, attn_mask=~blocked[:1, :N], is_causal=True)

@@ -127,9 +127,7 @@ def test_tied_weights_and_shared_submodules_stay_tied():
 
 
 class Sly(nn.Module):
-    """Holds its parameters, submodules and methods in plain containers, and keeps a diary of its
-    calls.
-    """
+    """Holds parameters, submodules and methods in plain containers, and logs its calls."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import nn
 
 import l0func as l0
 from l0func import random
-from l0func.pure.init_params import NAMES
+from l0func.pure.init_params import TORCH_INITIALISERS
 
 KEY = random.key(0)
 HAS_GENERATOR = "generator" in inspect.signature(nn.init.normal_).parameters
@@ -30,7 +30,7 @@ def params() -> dict[str, torch.Tensor]:
 
 
 @needs_generator
-@pytest.mark.parametrize("name", [n for n in NAMES if n != "dirac_"])
+@pytest.mark.parametrize("name", [n for n in TORCH_INITIALISERS if n != "dirac_"])
 def test_every_initialiser_of_torch_draws_from_the_key_alone(name):
     rule = {"*.weight": (name, SETTINGS.get(name, {}))}
     state = torch.get_rng_state()

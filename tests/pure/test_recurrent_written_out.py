@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
 
-from l0func.pure.written_out import recurrent
+from l0func.pure.written_out import cells, recurrent
+from l0func.pure.written_out.table import is_packed
 
 T, N, D, H = 4, 2, 3, 4
 close = torch.testing.assert_close
 
 
 class Kind(NamedTuple):
-    """One of torch's recurrent functions: its name, the rows of its weights by H, its projection."""
+    """A recurrent function of torch: its name, its weights' rows over H, its projection."""
 
     name: str
     gates: int
@@ -145,12 +146,12 @@ def test_written_out_cells_equal_torch_cells():
     x, h, c = draw(N, D), draw(N, H, seed=1), draw(N, H, seed=2)
     for biases in (True, False):
         flat = weights(KINDS[0], 1, 1, biases)
-        close(recurrent.lstm_cell(x, (h, c), *flat), torch.lstm_cell(x, (h, c), *flat))
+        close(cells.lstm_cell(x, (h, c), *flat), torch.lstm_cell(x, (h, c), *flat))
         flat = weights(KINDS[2], 1, 1, biases)
-        close(recurrent.gru_cell(x, h, *flat), torch.gru_cell(x, h, *flat))
+        close(cells.gru_cell(x, h, *flat), torch.gru_cell(x, h, *flat))
         flat = weights(KINDS[3], 1, 1, biases)
-        close(recurrent.rnn_tanh_cell(x, h, *flat), torch.rnn_tanh_cell(x, h, *flat))
-        close(recurrent.rnn_relu_cell(x, h, *flat), torch.rnn_relu_cell(x, h, *flat))
+        close(cells.rnn_tanh_cell(x, h, *flat), torch.rnn_tanh_cell(x, h, *flat))
+        close(cells.rnn_relu_cell(x, h, *flat), torch.rnn_relu_cell(x, h, *flat))
 
 
 class Recorded(TorchFunctionMode):
@@ -177,7 +178,7 @@ def test_packed_sequences_are_told_by_their_arguments(module, packed):
     x = draw(T, N, D)
     with Recorded() as mode:
         module(pack_padded_sequence(x, torch.tensor([T, 2])) if packed else x)
-    assert recurrent.is_packed(mode.args) == packed
+    assert is_packed(mode.args) == packed
 
 
 def whole(kind: Kind) -> Any:

@@ -1,4 +1,7 @@
-"""Rules that call torch on gated parameters again, for a compiler."""
+"""A context for handlers that call torch on gated parameters again, under a compiler.
+
+``gated`` enters it while torch.compile traces a call.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,27 @@ from l0func.engine.parameter import holds_gated
 from l0func.internal.interception import Interception
 
 
-def _if_gated(rule: Callable[..., Any]) -> Callable[..., Any]:
-    def answer(mode: Interception, func: Any, *args: Any, **kwargs: Any) -> Any:
-        result = rule(*args, **kwargs) if holds_gated(args, kwargs) else NotImplemented
-        return func(*args, **kwargs) if result is NotImplemented else result
-
-    return answer
-
-
-ANSWERS = {
-    func: _if_gated(rule) for func, rule in {**attention.HANDLERS, **recurrent.HANDLERS}.items()
-}
-
-
 class Nested(Interception):
-    """A context in which such rules run as torch runs them.
+    """A context that runs such handlers itself, before torch dispatches to the gated parameter.
 
-    Within a tensor's own ``__torch_function__`` a compiler dispatches to no tensor again, and the
-    NaN that a stand-in holds would come out; within that of a mode it does.
+    Inside a tensor's own ``__torch_function__`` the compiler dispatches to no tensor again, and
+    would compute with the NaN that a gated parameter holds as its storage. Inside a mode's it
+    does dispatch.
     """
 
     def __init__(self) -> None:
-        super().__init__(ANSWERS)
+        super().__init__(_NESTED_HANDLERS)
+
+
+def _if_gated(handler: Callable[..., Any]) -> Callable[..., Any]:
+    def if_gated(mode: Nested, func: Any, *args: Any, **kwargs: Any) -> Any:
+        result = handler(*args, **kwargs) if holds_gated(args, kwargs) else NotImplemented
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+    return if_gated
+
+
+_NESTED_HANDLERS: dict[Any, Callable[..., Any]] = {
+    func: _if_gated(handler)
+    for func, handler in {**attention.HANDLERS, **recurrent.HANDLERS}.items()
+}

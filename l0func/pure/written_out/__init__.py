@@ -1,3 +1,4 @@
-"""torch functions written out in plain operations, with their randomness and their rows supplied
-by the caller.
+"""torch functions written out in plain operations; the caller supplies their random draws.
+
+``table.py`` lists them.
 """

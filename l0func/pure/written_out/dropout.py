@@ -1,4 +1,7 @@
-"""torch's random functions, drawn from a caller's uniforms instead of the global generator."""
+"""torch's random functions, drawn from a caller's uniforms instead of the global generator.
+
+``Keyed`` calls them with uniforms from its key.
+"""
 
 from __future__ import annotations
 
@@ -10,56 +13,61 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Uniform = Callable[[tuple[int, ...]], Tensor]
-"""A shape to uniforms on (0, 1) of that shape, float32; a new draw at every call."""
+"""A shape to float32 uniforms on (0, 1) in that shape; every call draws anew."""
 
-# SELU's constants: alpha dropout replaces a unit by the value that SELU saturates at.
-_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+Dropout = Callable[[Tensor, float], Tensor]
+"""``(x, p)`` to ``x`` after dropout, for written-out functions; they call it only with p > 0."""
+
+# SELU's constants. Alpha dropout sets a dropped unit to the lower limit of SELU.
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
 
 
 def dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
-    """``x`` with a share ``p`` of it zeroed and the rest scaled by 1/(1 - p).
+    """Zero a share ``p`` in ``x`` and scale the rest by 1/(1 - p).
 
     Source: Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from
         overfitting".
 
     Args:
         x: Any shape.
-        p: Probability of zeroing, in [0, 1].
-        shape: Shape of the mask, broadcastable to that of ``x``.
-        uniform: Where the draws come from.
+        p: Probability that an entry is zeroed, in [0, 1].
+        shape: The mask's shape, broadcastable to ``x``.
+        uniform: It draws the uniforms.
 
     Returns:
-        The shape and dtype of ``x``.
+        A tensor shaped and typed as ``x``.
     """
     keep = (uniform(shape) >= p).to(device=x.device, dtype=x.dtype)
-    return x * (keep * (0.0 if p == 1.0 else 1.0 / (1.0 - p)))
+    scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+    return x * (keep * scale)
 
 
 def alpha_dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
-    """``x`` with a share ``p`` of it set to SELU's lower limit, rescaled to keep mean 0 and
-    variance 1.
+    """Set a share ``p`` of ``x`` to SELU's lower limit, and rescale to mean 0 and variance 1.
 
     Source: Klambauer et al. (2017), "Self-normalizing neural networks", arXiv:1706.02515.
 
     Args:
         x: Any shape.
-        p: Probability of dropping, in [0, 1].
-        shape: Shape of the mask, broadcastable to that of ``x``.
-        uniform: Where the draws come from.
+        p: Probability that an entry is dropped, in [0, 1].
+        shape: The mask's shape, broadcastable to ``x``.
+        uniform: It draws the uniforms.
 
     Returns:
-        The shape and dtype of ``x``.
+        A tensor shaped and typed as ``x``.
     """
     keep = uniform(shape).to(x.device) >= p
     if p == 1.0:
         return x * 0.0
     limit = -_SELU_ALPHA * _SELU_SCALE
-    scale = 1.0 / sqrt((1.0 - p) * (1.0 + p * limit**2))
+    variance = (1.0 - p) * (1.0 + p * limit**2)
+    scale = 1.0 / sqrt(variance)
     return (torch.where(keep, x, limit) - p * limit) * scale
 
 
 def rrelu(x: Tensor, lower: float, upper: float, uniform: Uniform) -> Tensor:
-    """Leaky ReLU whose negative slope is drawn from U(lower, upper) for every entry.
+    """Leaky ReLU with a negative slope drawn from U(lower, upper) for every entry.
 
     Source: Xu et al. (2015), "Empirical evaluation of rectified activations in convolutional
         network".
@@ -68,12 +76,13 @@ def rrelu(x: Tensor, lower: float, upper: float, uniform: Uniform) -> Tensor:
         x: Any shape.
         lower: Smallest slope.
         upper: Largest slope.
-        uniform: Where the draws come from.
+        uniform: It draws the uniforms.
 
     Returns:
-        The shape and dtype of ``x``.
+        A tensor shaped and typed as ``x``.
     """
-    slope = lower + (upper - lower) * uniform(tuple(x.shape)).to(device=x.device, dtype=x.dtype)
+    u = uniform(tuple(x.shape)).to(device=x.device, dtype=x.dtype)
+    slope = lower + (upper - lower) * u
     return torch.where(x >= 0, x, x * slope)
 
 
@@ -87,15 +96,17 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool, dim: int, uniform: Un
         logits: Unnormalised log probabilities, any shape.
         tau: Temperature.
         hard: Whether the value is one-hot.
-        dim: The dimension of the categories.
-        uniform: Where the draws come from.
+        dim: The dimension with the categories.
+        uniform: It draws the uniforms.
 
     Returns:
-        The shape of ``logits``; sums to 1 along ``dim``.
+        A tensor shaped as ``logits``; it sums to 1 along ``dim``.
     """
     u = uniform(tuple(logits.shape)).to(device=logits.device, dtype=logits.dtype)
-    soft = F.softmax((logits - (-u.log()).log()) / tau, dim)
+    minus_gumbel = (-u.log()).log()
+    soft = F.softmax((logits - minus_gumbel) / tau, dim)
     if not hard:
         return soft
-    one_hot = F.one_hot(soft.argmax(dim), soft.shape[dim]).to(soft.dtype).movedim(-1, dim)
+    largest = F.one_hot(soft.argmax(dim), soft.shape[dim])
+    one_hot = largest.to(soft.dtype).movedim(-1, dim)
     return one_hot - soft.detach() + soft

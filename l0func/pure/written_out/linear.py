@@ -1,4 +1,4 @@
-"""Products that vmap has no batching rule for."""
+"""Products in plain operations, because vmap has no batching rule for torch's own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from torch import Tensor
 from l0func.internal.untyped import untyped
 
 BILINEAR = "...i,oij,...j->...o"
+"""The einsum of F.bilinear."""
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    r"""A form in two inputs, :math:`y_o = x_1^\top W_o x_2 + b_o`, with the arguments of
-    ``F.bilinear``.
+    r"""A bilinear form, with the arguments of ``F.bilinear``.
+
+    .. math:: y_o = x_1^\top W_o x_2 + b_o
 
     Args:
         input1: Shape ``(*batch, I)``.
@@ -28,18 +30,20 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    r"""A weight of direction ``v`` and length ``g``, :math:`g\, v / \|v\|`, with the arguments of
-    torch's own.
+    r"""A weight with direction ``v`` and length ``g``, with the arguments of torch's own.
+
+    .. math:: g\, v / \|v\|
 
     Source: Salimans & Kingma (2016), arXiv:1602.07868, Eq. 2.
 
     Args:
         v: Any shape.
         g: Lengths along ``dim``, broadcastable to ``v``; a scalar for ``dim`` -1.
-        dim: The dimension that keeps lengths of its own; -1 for none.
+        dim: The dimension that keeps its own lengths; -1 for none.
 
     Returns:
-        The shape of ``v``.
+        A tensor shaped as ``v``.
     """
-    others = [d for d in range(v.dim()) if dim == -1 or d != dim]
-    return v * (g / untyped.linalg.vector_norm(v, dim=others, keepdim=True))
+    others = [d for d in range(v.dim()) if d != dim]
+    lengths = untyped.linalg.vector_norm(v, dim=others, keepdim=True)
+    return v * (g / lengths)

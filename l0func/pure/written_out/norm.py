@@ -1,4 +1,7 @@
-"""Batch normalisation in training mode for rows that a vmap keeps apart."""
+"""Batch normalisation in training mode, for rows that vmap shows one at a time.
+
+Its statistics need the whole batch: a vmap rule computes them.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,7 @@ def batch_norm(
     eps: float,
     row: Tensor,
 ) -> Tensor:
-    """Normalise one row by the statistics of the whole mapped batch, and update the running ones
-    in place.
+    """Normalise one row by the whole mapped batch's statistics; update the running ones in place.
 
     Source: Ioffe & Szegedy (2015), arXiv:1502.03167, Algorithm 1.
 
@@ -32,13 +34,12 @@ def batch_norm(
         running_var: Shape ``(C,)``, not mapped, or None.
         weight: Shape ``(C,)``, mapped or not, or None.
         bias: Shape ``(C,)``, mapped or not, or None.
-        momentum: Weight of this batch in the running statistics.
+        momentum: This batch's weight in the running statistics.
         eps: Added to the variance.
-        row: Any tensor that is mapped by the same ``vmap``: what tells this batch from a batch of
-            models.
+        row: Any tensor that the same ``vmap`` maps. It tells a batch of rows from one of models.
 
     Returns:
-        The shape of ``x``.
+        A tensor shaped as ``x``.
 
     Raises:
         ValueError: The whole batch has one value a channel.
@@ -48,10 +49,15 @@ def batch_norm(
         with torch.no_grad():
             _update(running_mean, mean, momentum)
             _update(running_var, variance * count / (count - 1), momentum)
-    shape = (1, -1, *(1,) * (x.dim() - 2))
-    y = (x - mean.reshape(shape)) * (variance.reshape(shape) + eps).rsqrt()
-    y = y if weight is None else y * weight.reshape(shape)
-    return y if bias is None else y + bias.reshape(shape)
+    space = (1,) * (x.dim() - 2)
+    shape = (1, -1, *space)
+    centred = x - mean.reshape(shape)
+    y = centred * (variance.reshape(shape) + eps).rsqrt()
+    if weight is not None:
+        y = y * weight.reshape(shape)
+    if bias is not None:
+        y = y + bias.reshape(shape)
+    return y
 
 
 def _update(running: Tensor, new: Tensor, momentum: float) -> None:
@@ -59,28 +65,31 @@ def _update(running: Tensor, new: Tensor, momentum: float) -> None:
         running.copy_((1.0 - momentum) * running + momentum * new)
     except RuntimeError as error:
         raise ValueError(
-            "Running statistics that one set of buffers holds would differ between the models "
-            "that are mapped over. "
-            "Stack the buffers as the params are, one set for each model, and map over both."
+            "Several models are mapped over, and one set of buffers cannot hold the running "
+            "statistics that would differ between them. Stack the buffers as the params are, one "
+            "set for each model, and map over both."
         ) from error
 
 
 _ONE_ROW = (
     "BatchNorm in training mode mixes the rows of a batch, so a gradient of one row alone is not "
-    "defined. "
-    "Differentiate outside per_example, or put the BatchNorm in eval mode."
+    "defined. Differentiate outside per_example, or put the BatchNorm in eval mode."
 )
 
 
 @untyped.compiler.allow_in_graph
 def _batch_statistics(x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # Traced into, the compiler would run the function's forward and pass its vmap rule by.
+    # allow_in_graph: a compiler that traced into the function would run its forward, and never
+    # its vmap rule.
     statistics: Any = _BatchStatistics
     return statistics.apply(x, row)
 
 
 class _BatchStatistics(Function):
-    """Mean, variance and count of each channel over every row: the one place where rows meet."""
+    """Mean, variance and count over every row, for each channel: the one place where rows meet.
+
+    Its vmap rule does the work, because only there the whole batch is visible.
+    """
 
     @staticmethod
     def forward(*args: Any) -> Any:
@@ -96,18 +105,19 @@ class _BatchStatistics(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        x: Tensor = args[0].unsqueeze(0) if in_dims[0] is None else args[0].movedim(in_dims[0], 0)
-        others = [d for d in range(x.dim()) if d != 2]
-        repeats = info.batch_size if in_dims[0] is None else 1
+        row: Tensor = args[0]
+        if in_dims[0] is None:
+            # All rows are the same tensor.
+            x, repeats = row.unsqueeze(0), info.batch_size
+        else:
+            x, repeats = row.movedim(in_dims[0], 0), 1
         count = repeats * x.numel() // x.shape[2]
         if count < 2:
             raise ValueError(
-                f"BatchNorm in training mode needs more than one value a channel; the whole batch "
+                "BatchNorm in training mode needs more than one value a channel; the whole batch "
                 f"is {tuple(x.shape)}."
             )
+        others = [d for d in range(x.dim()) if d != 2]
         variance, mean = torch.var_mean(x, dim=others, correction=0)
-        return (mean, variance, torch.full((), float(count), dtype=x.dtype, device=x.device)), (
-            None,
-            None,
-            None,
-        )
+        count = torch.full((), float(count), dtype=x.dtype, device=x.device)
+        return (mean, variance, count), (None, None, None)
