@@ -80,7 +80,7 @@ def unit_vectors(trace: Trace) -> tuple[list[UnitVector], dict[str, str]]:
     for units in vectors.values():
         for run in _equal_steps(units):
             _add(run, trace, found, refused)
-    for path, reason in trace.tainted.items():
+    for path, reason in trace.kept_whole.items():
         refused.setdefault(path, reason)
     return _named(found), refused
 
@@ -97,7 +97,7 @@ def _by_unit(trace: Trace) -> dict[int, _Slices]:
                 # A closed unit under an RMSNorm must be exactly zero where it is made, or the
                 # others are scaled by it.
                 multiplies = (
-                    bool(owns) and path not in trace.norms if root in normed else bool(reads)
+                    bool(owns) and path not in trace.norm_weights if root in normed else bool(reads)
                 )
                 units.setdefault(root, {}).setdefault(
                     SlicePlace(path, dim, bool(reads), multiplies), []
@@ -168,7 +168,7 @@ def _add(
             return
         (multiplies if place.multiplies else owns).setdefault(place.path, []).extend(rules)
         sizes |= {len(run[0][place]), *(rule.size for rule in rules if isinstance(rule, blocks))}
-    normed = any(place.path in trace.norms for place in run[0])
+    normed = any(place.path in trace.norm_weights for place in run[0])
     found.append(UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker))
 
 
