@@ -97,7 +97,9 @@ def _by_unit(trace: Trace) -> dict[int, _Slices]:
                 # A closed unit under an RMSNorm must be exactly zero where it is made, or the
                 # others are scaled by it.
                 multiplies = (
-                    bool(owns) and path not in trace.norm_weights if root in normed else bool(reads)
+                    bool(owns) and path not in trace.norm_weights
+                    if root in normed
+                    else bool(reads)
                 )
                 units.setdefault(root, {}).setdefault(
                     SlicePlace(path, dim, bool(reads), multiplies), []

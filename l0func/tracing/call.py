@@ -1,4 +1,4 @@
-"""One call of one torch operation: the input of a transfer function."""
+"""One call to one torch operation. Every transfer function takes one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an ATen operation, after it ran.
+    """One call to an ATen operation, after it ran.
 
     Attributes:
         func: The operation, an ``OpOverload``.
@@ -46,7 +46,9 @@ class Call:
         if name not in names:
             return default
         place = names.index(name)
-        return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+        if place < len(self.args):
+            return self.args[place]
+        return self.kwargs.get(name, default)
 
     def takes(self, name: str) -> bool:
         """Whether the operation's schema has an argument with this name."""
@@ -57,7 +59,7 @@ class Call:
 
 
 def operation_name(func: Any) -> str:
-    """The name of an ATen operation without its overload."""
+    """An ATen operation's name without its overload."""
     return func.overloadpacket.__name__
 
 

@@ -1,8 +1,8 @@
 """Labels for parameters that forward uses as values, such as a learned scale: ``x * scale``.
 
-A parameter of a product has units along its dimensions. A parameter used as a value instead has a
-unit for every entry at first; operations then tie these entries to the units beside them. Part of
-:class:`l0func.tracing.trace.Trace`.
+The weight in a matrix product has units along its dimensions. A parameter that is used as a value
+has one unit for every entry at first; pointwise operations tie them to the units beside them. Only
+:class:`l0func.tracing.trace.Trace` uses this file.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from l0func.tracing.values import Weight, flat_index
 
 
 class EntryLabels:
-    """A label for every entry of every parameter that is used as a value."""
+    """For each parameter that is used as a value: a label for every entry."""
 
     def __init__(self) -> None:
         self._first: dict[str, int] = {}
         self._used: dict[str, Tensor] = {}
 
     def of(self, weight: Weight, shape: tuple[int, ...], units: Units) -> Tensor:
-        """The labels of a weight's elements, given the shape of its parameter."""
+        """Labels for a weight's elements, given its parameter's shape."""
         if weight.path not in self._first:
             self._begin(weight.path, shape, units)
         flat = flat_index(weight, shape)
@@ -33,7 +33,7 @@ class EntryLabels:
         return flat + self._first[weight.path]
 
     def roots(self, units: Units) -> Iterator[tuple[str, Tensor]]:
-        """For every such parameter its path and the unit of each entry, NONE if it is not used."""
+        """Pairs (path, roots): each such parameter's units, NONE where an entry is not used."""
         for path, start in self._first.items():
             used = self._used[path]
             labels = torch.arange(used.numel()).reshape(used.shape) + start

@@ -1,6 +1,6 @@
 """Run a pure function once and follow its units through every operation.
 
-``follow`` is the entrance of this folder: compaction and costs call it.
+``follow`` is the entrance to this folder: compaction and costs call it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def follow(
     buffers: Mapping[str, Tensor],
     inputs: tuple[Any, ...],
 ) -> Trace:
-    """The trace of ``fn(params, buffers, *inputs)``, with fn's modules in train or eval mode.
+    """Trace one call ``fn(params, buffers, *inputs)``, in fn's own train or eval modes.
 
     Args:
         fn: A pure function.
@@ -37,16 +37,18 @@ def follow(
         inputs: Its inputs, on the device of the parameters.
 
     Returns:
-        The trace: units found, and uses of every parameter.
+        The trace: the units, and where each parameter makes and reads them.
 
     Raises:
         ValueError: Forward branches on data: it reads numbers out of a tensor that depends on
             inputs or parameters.
     """
     # Fresh objects: the tracer finds tensors by identity, and a caller may pass one as two things.
-    params, buffers, inputs = tree.map_tensors(_fresh, (dict(params), dict(buffers), inputs))
+    params, buffers = _fresh(dict(params)), _fresh(dict(buffers))
+    inputs = _fresh(inputs)
     tensors = {**params, **buffers}
-    tracer = Tracer({path: tuple(t.shape) for path, t in tensors.items()})
+    shapes = {path: tuple(t.shape) for path, t in tensors.items()}
+    tracer = Tracer(shapes)
     for path, tensor in tensors.items():
         tracer.begin_parameter(path, tensor)
     for tensor in _tensors_of(inputs):
@@ -56,8 +58,9 @@ def follow(
     return tracer.finish(_tensors_of(output))
 
 
-def _fresh(tensor: Tensor) -> Tensor:
-    return tensor.detach()
+def _fresh(value: Any) -> Any:
+    """A pytree with a new tensor object for each tensor; memory is shared."""
+    return tree.map_tensors(Tensor.detach, value)
 
 
 def _tensors_of(value: Any) -> Iterator[Tensor]:
@@ -67,7 +70,7 @@ def _tensors_of(value: Any) -> Iterator[Tensor]:
 
 
 class _RMSNorms(Interception):
-    """A context in which an RMSNorm is followed as one operation."""
+    """A context that follows an RMSNorm as one operation."""
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__(HANDLERS)
@@ -85,6 +88,8 @@ def _rms_norm(
     return mode.tracer.rms_norm(func, input, normalized_shape, weight, eps)
 
 
-# torch 2.1 has no RMSNorm.
-_FUNCTIONS = [getattr(module, "rms_norm", None) for module in (F, torch)]
-HANDLERS: dict[Any, Callable[..., Any]] = {f: _rms_norm for f in _FUNCTIONS if f is not None}
+HANDLERS: dict[Any, Callable[..., Any]] = {}
+for _module in (F, torch):
+    # torch 2.1 has no RMSNorm.
+    if hasattr(_module, "rms_norm"):
+        HANDLERS[_module.rms_norm] = _rms_norm

@@ -1,8 +1,8 @@
-"""The history of one call: the tensors that every step read and made.
+"""The history of a forward pass: the tensors that each step read and made.
 
-It answers two questions of dataflow analysis. Liveness: which steps do the outputs depend on?
-Dependence on data: does a tensor depend on inputs or parameters, or only on sizes? Tensors appear
-as their ``id``; :class:`l0func.tracing.values.AbstractValues` keeps them alive.
+It answers two questions. Liveness: do the outputs depend on a step? Dependence on data: does a
+tensor depend on inputs or parameters, or only on sizes? The tracer writes the history. Tensors
+appear as their ``id``; :class:`l0func.tracing.values.AbstractValues` keeps them alive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class _Event(NamedTuple):
 
 
 class History:
-    """All steps of one call so far."""
+    """All steps so far."""
 
     def __init__(self) -> None:
         self._events: list[_Event] = []
@@ -31,7 +31,7 @@ class History:
         self._data.add(id(tensor))
 
     def mark_views(self, base: Tensor, views: Iterable[Tensor]) -> None:
-        """Record that tensors are views of another."""
+        """Record that tensors are views into another."""
         for view in views:
             self._bases[id(view)] = id(base)
 
@@ -41,12 +41,14 @@ class History:
         Args:
             read: The tensors that the operation took.
             made: The tensors that it returned, overwritten ones included.
-            only_sizes: Whether it took only the sizes of ``read``.
+            only_sizes: Whether it took only sizes from ``read``, and no numbers.
 
         Returns:
             The step's number.
         """
-        event = self._with_bases([id(t) for t in read], [id(t) for t in made])
+        read_ids = [id(tensor) for tensor in read]
+        made_ids = [id(tensor) for tensor in made]
+        event = self._with_bases(read_ids, made_ids)
         self._events.append(event)
         if self._data.intersection(event.read) and not only_sizes:
             self._data.update(event.made)
@@ -57,7 +59,7 @@ class History:
         return any(id(tensor) in self._data for tensor in tensors)
 
     def used(self, outputs: Iterable[Tensor]) -> set[int]:
-        """The numbers of the steps that these tensors depend on."""
+        """The step numbers that these tensors depend on."""
         live = {id(tensor) for tensor in outputs}
         steps: set[int] = set()
         for number in reversed(range(len(self._events))):

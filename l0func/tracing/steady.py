@@ -1,8 +1,8 @@
 """Steady tensors: those that become constant once the weights that make their units are zero.
 
-A unit whose weights are zero outputs its bias, a constant. Compaction folds such constants into
-the bias of the next layer (:mod:`l0func.compaction.idle`). That is correct only if the constant
-stays the same for every input of every size, and not just for the example that was traced.
+If all weights that make a unit are zero, the unit outputs its bias, a constant. Compaction folds
+such constants into the next layer's bias (:mod:`l0func.compaction.idle`). That is correct only if
+the constant is the same for all inputs in all sizes, and not just for the traced example.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _NORM_IN_EVAL_MODE = "_native_batch_norm_legit_no_training"
 
 
 def outputs_are_steady(step: Step, call: Call) -> bool:
-    """Whether the outputs of a call are steady.
+    """Whether a call's outputs are steady.
 
-    A product with zeros is its bias. After that an operation must be known to make a constant of
-    constants. Others do not count: a sum over time grows with the length of the input, and a mask
-    may be all ones in one example.
+    A product with zeros equals its bias. Any later operation must be known to turn constants into
+    a constant. Others do not count: a sum over time grows with the input's length, and a mask may
+    be all ones in one example.
     """
     name = call.name.removesuffix("_")
     tensors = list(call.tensors())
@@ -49,15 +49,18 @@ def outputs_are_steady(step: Step, call: Call) -> bool:
 
 
 def _is_layer(step: Step, call: Call, name: str) -> bool:
-    """Whether the product is with a weight, and its bias is a vector of parameters or absent."""
-    place, bias = (2, call.args[0]) if name == "addmm" else (1, call.argument("bias"))
-    if step.weight(call.args[place]) is None:
+    """Whether the product is with a weight, and its bias is absent or a parameter vector."""
+    if name == "addmm":
+        bias, _, weight = call.args[:3]
+    else:
+        bias, weight = call.argument("bias"), call.args[1]
+    if step.weight(weight) is None:
         return False
-    return bias is None or (step.weight(bias) is not None and bias.dim() == 1)
+    return bias is None or (bias.dim() == 1 and step.weight(bias) is not None)
 
 
 def _is_plain_arithmetic(call: Call, tensors: Sequence[Tensor]) -> bool:
-    """Whether all operands are tensors of one shape, none of them a number."""
+    """Whether all operands are tensors with equal shapes, and no number is among them."""
     values = (*call.args, *call.kwargs.values())
     if any(isinstance(value, int | float) for value in values):
         return False

@@ -1,8 +1,8 @@
-"""One step of a trace: the place where a transfer function reads and writes.
+"""One step in a trace: a transfer function reads and writes through it.
 
-In dataflow analysis a transfer function maps the abstract values of an operation's inputs to those
-of its outputs. Here it has the type :data:`Transfer`: it takes a :class:`Step` and a
-:class:`~l0func.tracing.call.Call`, and it sets the abstract values of the call's outputs.
+In dataflow analysis a transfer function maps an operation's abstract inputs to its abstract
+outputs. Here it has the type :data:`Transfer`: it takes a :class:`Step` and a
+:class:`~l0func.tracing.call.Call`, and gives every output of the call its abstract value.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from l0func.tracing.values import AbstractValue, AbstractValues, Weight, dimensi
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a trace.
+    """One step in a trace.
 
     A transfer function writes through its step and not into the trace, so that every request to
     keep units carries the step's number. A request counts only if an output depends on the step.
 
     Attributes:
-        number: The position of the operation in the call; None outside all operations, where
+        number: The operation's place in the forward pass, from 0; None before and after it, when
             requests always count.
-        trace: The record of the call.
+        trace: The record to write.
         values: The abstract values of all tensors.
     """
 
@@ -39,20 +39,20 @@ class Step:
 
     @property
     def units(self) -> Units:
-        """The units of the trace."""
+        """The trace's units."""
         return self.trace.units
 
     def value_of(self, tensor: Tensor) -> AbstractValue | None:
-        """The abstract value of a tensor; None if it is unknown."""
+        """A tensor's abstract value; None if it is unknown."""
         return self.values.get(tensor)
 
     def weight(self, tensor: Tensor | None) -> Weight | None:
-        """The abstract value of a tensor if it is a weight, else None."""
+        """A tensor's abstract value if that is a weight, else None."""
         value = None if tensor is None else self.values.get(tensor)
         return value if isinstance(value, Weight) else None
 
     def labels(self, tensor: Tensor) -> Tensor:
-        """The label of every element; a weight gets one label for every entry."""
+        """A label for every element; a weight gets a label for each of its entries."""
         value = self.values.get(tensor)
         if value is None:
             return torch.full((1,) * tensor.dim(), NONE).expand(tensor.shape)
@@ -63,34 +63,36 @@ class Step:
         self.values.set(tensor, value)
 
     def set_all(self, tensors: Iterable[Tensor], labels: Tensor) -> None:
-        """Give tensors one tensor of labels, expanded to the shape of each."""
+        """Give several tensors the same labels, expanded to each one's shape."""
         for tensor in tensors:
             self.values.set(tensor, labels.expand(tensor.shape))
 
     def fix(self, labels: Tensor, reason: str) -> None:
-        """Ask to keep the units of these labels, if an output depends on this step."""
+        """Ask to keep these units, if an output depends on this step."""
         self.units.fix(labels, reason, self.number)
 
     def fixed(self, reason: str, shape: Sequence[int]) -> Tensor:
-        """Labels in a shape, all of one new unit that cannot be removed."""
+        """Labels in the given shape, all for one new unit that cannot be removed."""
         label = self.units.fixed(reason)
         return label.reshape((1,) * len(shape)).expand(shape)
 
     def own(self, weight: Weight, dim: int, labels: Tensor) -> None:
-        """Record that the slices of a weight along a dimension make these units."""
+        """Record that a weight's slices along one dimension make these units."""
         self.trace.own(weight, dim, labels, self.number)
 
     def read(self, weight: Weight, dim: int, labels: Tensor) -> None:
-        """Record that the slices of a weight along a dimension multiply these units' outputs."""
+        """Record that a weight's slices along one dimension multiply these units' outputs."""
         self.trace.read(weight, dim, labels, self.number)
 
     def tie_vectors(self, tensors: Iterable[Tensor], labels: Tensor, dim: int) -> None:
-        """Tie each vector's labels with ``labels`` along a dimension, each other tensor's as is."""
+        """Tie vectors with ``labels`` along a dimension; other tensors must broadcast."""
         shape = [1] * labels.dim()
         shape[dim] = -1
         for tensor in tensors:
             others = self.labels(tensor)
-            self.units.tie(others.reshape(shape) if tensor.dim() == 1 else others, labels)
+            if tensor.dim() == 1:
+                others = others.reshape(shape)
+            self.units.tie(others, labels)
 
     def log_reader(
         self,

@@ -1,8 +1,7 @@
-"""The record of one call: where every parameter makes, reads or multiplies units.
+"""The result of the analysis: where each parameter makes units, and where it reads them.
 
-``Trace`` is the result of :func:`l0func.tracing.follow.follow`. Compaction reads ``slices`` to make
-groups and ``readers`` to fold constants; costs reads ``uses`` and ``products`` to count
-multiply-adds.
+Transfer functions write a :class:`Trace`. Compaction makes groups from its ``slices`` and folds
+constants with its ``readers``; costs counts multiply-adds from its ``uses`` and ``products``.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from l0func.tracing.values import Weight, dimension_of, flat_index
 
 
 class Reader(NamedTuple):
-    """One use of a parameter as a matrix or kernel: a product by which it reads units.
+    """One product in which a parameter reads units, as a matrix or kernel.
 
     Attributes:
         path: The parameter's path.
-        dim: The dimension of the parameter along which the units lie.
+        dim: The parameter's dimension along which it reads the units.
         positions: For each column of ``values`` its index along that dimension.
         values: The activations that the parameter read, shape (rows, columns).
-        bias: The path of the bias that is added to the product; None if there is no bias or it is
-            no parameter.
+        bias: The path to the bias that is added to the product; None if there is no bias or it is
+            not a parameter.
         border: Whether the parameter also reads zeros around the values, like a padded
             convolution.
-        steady: Whether the values of a unit are constant for every input of every size once the
-            weights that make the unit are zero; see :mod:`l0func.tracing.steady`.
+        steady: Whether a unit's values are constant, for all inputs in all sizes, if the weights
+            that make the unit are zero; see :mod:`l0func.tracing.steady`.
     """
 
     path: str
@@ -46,10 +45,10 @@ class Reader(NamedTuple):
 
 @dataclass
 class UnitsAlongDim:
-    """The units along one dimension of a parameter, in tensors of the dimension's size.
+    """The units along one dimension of a parameter; each tensor has that dimension's size.
 
     Attributes:
-        labels: The unit of each slice, or NONE.
+        labels: Each slice's unit, or NONE.
         reads: Whether the slice reads its unit: it multiplies the unit's output.
         owns: Whether the slice belongs to its unit: it makes the unit's output.
     """
@@ -60,24 +59,24 @@ class UnitsAlongDim:
 
 
 Slices = dict[tuple[str, int], UnitsAlongDim]
-"""For ``(path, dim)`` the units along that dimension of a parameter."""
+"""``{(parameter path, dimension): its units}``."""
 
 
 @dataclass
 class Trace:
-    """A record of one call, written by transfer functions.
+    """A record of one forward pass, written by transfer functions.
 
     Attributes:
-        shapes: The shape of every parameter and buffer.
-        units: The units.
+        shapes: ``{path: shape}`` for every parameter and buffer.
+        units: All labels, and the units that they belong to.
         slices: The units along every dimension that has some.
-        uses: How often each entry of a parameter is multiplied: a scalar for all entries, or a
-            tensor of the parameter's shape.
-        products: Multiply-adds between two activations, by the labels of their two units.
-        normed: Labels of units that an RMSNorm averages over. The norm stays exact without some
-            of them if these are exactly zero where they are made.
-        norm_weights: The paths of the weights of these RMSNorms.
-        readers: The products by which parameters read units, in order.
+        uses: How often each parameter entry is multiplied: a scalar for all entries, or a tensor
+            in the parameter's shape.
+        products: Multiply-adds between two activations, counted by their two labels.
+        normed: Labels of the inputs of RMSNorms, one tensor each: the norm averages over these
+            units. It stays exact without some of them if these output exact zeros.
+        norm_weights: The paths to the scales of these RMSNorms.
+        readers: The products in which parameters read units, in order.
         kept_whole: The parameters that must keep all slices, with the reason.
     """
 
@@ -93,21 +92,21 @@ class Trace:
     _entries: EntryLabels = field(default_factory=EntryLabels)
 
     def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
-        """Record that the slices of a weight along a dimension make these units."""
+        """Record that a weight's slices along one dimension make these units."""
         found = self._find_dimension(weight, dim, labels, step)
         if found is not None:
             slices = self._tie(*found, labels)
             slices.owns[found[2]] |= labels >= 0
 
     def read(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
-        """Record that the slices of a weight along a dimension multiply these units' outputs."""
+        """Record that a weight's slices along one dimension multiply these units' outputs."""
         found = self._find_dimension(weight, dim, labels, step)
         if found is not None:
             slices = self._tie(*found, labels)
             slices.reads[found[2]] |= labels >= 0
 
     def keep_whole(self, path: str, reason: str) -> None:
-        """Record that no slice of this parameter can be removed."""
+        """Record that this parameter must keep all its slices."""
         self.kept_whole.setdefault(path, reason)
 
     def elements(self, weight: Weight) -> Tensor:
@@ -115,7 +114,7 @@ class Trace:
         return self._entries.of(weight, self.shapes[weight.path], self.units)
 
     def count(self, weight: Weight, uses: int) -> None:
-        """Record that every element of this weight is multiplied so many times."""
+        """Record that each element in this weight is multiplied so many times."""
         shape = self.shapes[weight.path]
         known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64))
         if weight.size == torch.Size(shape).numel():
@@ -132,7 +131,7 @@ class Trace:
         """Settle the units after the call.
 
         Args:
-            used: The numbers of the steps that the outputs depend on.
+            used: The step numbers that the outputs depend on.
         """
         for path, roots in self._entries.roots(self.units):
             self._settle_entries(path, roots)
@@ -146,7 +145,7 @@ class Trace:
     ) -> tuple[str, int, Tensor] | None:
         """The path, the dimension and the positions along it; None, after fixing, if none fits."""
         if weight.shape[dim] == 1:
-            reason = f"they are one unit, and {weight.path!r} cannot do without"
+            reason = f"they are the only unit along a dimension of {weight.path!r}"
             self.units.fix(labels, reason, step)
             return None
         found = dimension_of(weight, dim)
@@ -168,8 +167,9 @@ class Trace:
     def _along(self, path: str, dim: int) -> UnitsAlongDim:
         if (path, dim) not in self.slices:
             size = self.shapes[path][dim]
-            flags = torch.zeros(size, dtype=torch.bool)
-            self.slices[path, dim] = UnitsAlongDim(no_units((size,)), flags, flags.clone())
+            labels = no_units((size,))
+            reads, owns = torch.zeros(2, size, dtype=torch.bool)
+            self.slices[path, dim] = UnitsAlongDim(labels, reads, owns)
         return self.slices[path, dim]
 
     def _settle_entries(self, path: str, roots: Tensor) -> None:
@@ -181,8 +181,8 @@ class Trace:
                 slices = self._tie(path, dim, positions, along[positions])
                 slices.owns[positions] = True
                 return
-        self.units.fix(roots, f"entries of {path!r} belong to several of them", None)
-        self.keep_whole(path, f"{path!r} has no dimension along which its units lie")
+        self.units.fix(roots, f"they lie along no single dimension of {path!r}", None)
+        self.keep_whole(path, f"the units of {path!r} lie along no single dimension")
 
 
 def _constant_elsewhere(roots: Tensor, dim: int) -> Tensor | None:

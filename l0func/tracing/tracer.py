@@ -1,4 +1,4 @@
-"""The mode that sees every operation of a call and applies its transfer function.
+"""The torch mode that sees every operation and applies its transfer function.
 
 Only :func:`l0func.tracing.follow.follow` uses it.
 """
@@ -25,14 +25,14 @@ from l0func.tracing.values import AbstractValues, whole_weight
 _READ_NUMBERS = frozenset(
     "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique2 unique_dim".split()
 )
-"""Operations whose result, a number or a shape, lets Python branch on data."""
+"""Operations that give Python numbers or shapes that depend on data, so that it may branch."""
 
 
 class Tracer(TorchDispatchMode):
-    """A context in which a call writes its trace.
+    """A context that writes the trace of one forward pass.
 
     Args:
-        shapes: The shape of every parameter and buffer.
+        shapes: ``{path: shape}`` for every parameter and buffer.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -52,13 +52,13 @@ class Tracer(TorchDispatchMode):
             self._history.mark_data(tensor)
 
     def begin_input(self, tensor: Tensor) -> None:
-        """Make a tensor known as an input of the module."""
+        """Make a tensor known as an input to the module."""
         label = no_units((1,) * tensor.dim()).fill_(INPUT)
         self._values.set(tensor, label.expand(tensor.shape))
         self._history.mark_data(tensor)
 
     def finish(self, outputs: Iterable[Tensor]) -> Trace:
-        """The trace of the call that returned these tensors; their units are kept."""
+        """End the trace: the module returned these tensors, so their units are kept."""
         outputs = list(outputs)
         outside = self._step(None)
         for tensor in outputs:
@@ -75,7 +75,7 @@ class Tracer(TorchDispatchMode):
         weight: Tensor | None,
         eps: float | None,
     ) -> Tensor:
-        """Run an RMSNorm and follow it as one step, not as the operations that it consists of."""
+        """Run an RMSNorm and follow it as one step, before torch splits it into operations."""
         # Paused until the end: operations on labels are no part of the call.
         self._paused = True
         try:
@@ -103,7 +103,7 @@ class Tracer(TorchDispatchMode):
         return output
 
     def _follow(self, call: Call) -> None:
-        """Set the abstract values of a call's outputs."""
+        """Give a call's outputs their abstract values."""
         step = self._step(self._log(call))
         if not any(step.value_of(tensor) is not None for tensor in call.tensors()):
             for made in call.outputs:
@@ -124,12 +124,12 @@ class Tracer(TorchDispatchMode):
         return Step(number, self.trace, self._values)
 
     def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
-        """Raise ValueError if the operation reads numbers out of data."""
+        """Raise ValueError if the operation turns data into numbers."""
         name = operation_name(func)
         if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in(args)):
             raise ValueError(
                 f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
-                "that depends on inputs or parameters, so that what one example runs through says "
-                "nothing of the next. Take the branch out, or write the groups by hand with "
+                "that depends on inputs or parameters, so other inputs may run other operations "
+                "than the examples. Take the branch out, or write the groups by hand with "
                 "l0func.group."
             )

@@ -1,9 +1,9 @@
-"""Units and their labels: the elements of tensors that must be kept or removed together.
+"""Units and their labels: tensor elements that must be kept or removed together.
 
 A unit is the smallest thing that can be removed from a network: a hidden unit, a channel or an
-attention head. A label is an integer on one element of one tensor; equal labels mean one unit.
-During a trace more and more labels turn out to mean the same unit, so :class:`Units` is a
-union-find structure over labels. All other files of this folder use it.
+attention head. A label is an integer on a tensor element; equal labels mean one unit. During a
+trace, different labels often turn out to mean one unit, so :class:`Units` is a union-find
+structure over labels. All other files in this folder use it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from torch import Tensor
 from l0func.internal.untyped import loose, untyped
 
 NONE = -1
-"""The label of an element that belongs to no unit: a constant that forward creates by itself, in
-any size that the other tensors need.
-"""
+"""The label for elements without a unit: constants that forward creates in any size it needs."""
 
 INPUT = 0
-"""The label of every element of every input of the module."""
+"""The label for all elements of all inputs."""
 
 
 class _Request(NamedTuple):
-    """A wish to keep units, which counts if the outputs depend on a step of the trace."""
+    """A request to keep units; it counts if the outputs depend on the step that asks."""
 
     step: int | None
     labels: Tensor
@@ -33,11 +31,11 @@ class _Request(NamedTuple):
 
 
 class Units:
-    """Disjoint sets of labels. A set is fixed if its unit cannot be removed, for a stated reason.
+    """Disjoint sets of labels, one set for each unit; some units are fixed, with a reason.
 
-    Transfer functions ask to fix units while the module runs (:meth:`fix`). At the end
-    :meth:`settle` grants the requests of those steps that the outputs depend on. For example, an
-    average over attention heads that nobody reads must not keep the heads.
+    A fixed unit cannot be removed. Transfer functions ask to fix units while the module runs
+    (:meth:`fix`). At the end :meth:`settle` grants the requests from steps that the outputs
+    depend on: if nobody reads an average over attention heads, it must not keep the heads.
     """
 
     def __init__(self) -> None:
@@ -46,37 +44,37 @@ class Units:
         self._requests: list[_Request] = []
 
     def fresh(self, count: int) -> Tensor:
-        """New labels, each a unit of its own; int64, shape ``(count,)``."""
+        """New labels, each for a new unit; int64, shape ``(count,)``."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return torch.arange(start, start + count)
 
     def fixed(self, reason: str) -> Tensor:
-        """A new label, shape ``(1,)``, of a unit that cannot be removed."""
+        """A new label, shape ``(1,)``, for a unit that cannot be removed."""
         label = self.fresh(1)
         self._give_reason(label, reason)
         return label
 
     def fix(self, labels: Tensor, reason: str, step: int | None) -> None:
-        """Ask to fix the units of these labels.
+        """Ask to fix the units that these labels mean.
 
         Args:
-            labels: Labels of any shape.
+            labels: Labels in any shape.
             reason: Why the units cannot be removed, in words that start with "they".
-            step: The number of the step that asks: the request counts only if an output depends
-                on that step. None: it always counts.
+            step: The step that asks, by number: the request counts only if an output depends on
+                that step. None: it always counts.
         """
         self._requests.append(_Request(step, labels, reason))
 
     def settle(self, used: set[int]) -> None:
-        """Grant the requests of the steps that were used, and those without a step."""
+        """Grant the requests from these steps, and those without a step; drop the others."""
         for request in self._requests:
             if request.step is None or request.step in used:
                 self._give_reason(request.labels, request.reason)
         self._requests.clear()
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        """Merge the units of every two labels at the same place of two tensors that broadcast."""
+        """Merge units: two tensors broadcast, and labels at the same place become one unit."""
         shape: Any = untyped.broadcast_shapes(a.shape, b.shape)
         a, b = _without_repeats(a.expand(shape), b.expand(shape))
         both = (a != b) & (a >= 0) & (b >= 0)
@@ -88,7 +86,7 @@ class Units:
             self._join(self.root(first), self.root(second))
 
     def root(self, label: int) -> int:
-        """The label that represents the unit of this label."""
+        """The label that represents this label's unit."""
         parent, at = self._parent, label
         while parent[at] != at:
             parent[at] = parent[parent[at]]
@@ -96,7 +94,7 @@ class Units:
         return at
 
     def roots(self, labels: Tensor) -> Tensor:
-        """The root of every label, in the shape of ``labels``; NONE stays NONE."""
+        """Every label's root, in the shape of ``labels``; NONE stays NONE."""
         distinct, place = loose(labels).unique(return_inverse=True)
         found = [label if label < 0 else self.root(label) for label in distinct.tolist()]
         return torch.tensor(found, dtype=torch.int64)[place]
@@ -126,10 +124,11 @@ def _distinct(labels: Tensor) -> list[int]:
 
 
 def _without_repeats(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors of one shape, cut to one index along dimensions that both only repeat."""
+    """Two equally shaped tensors, cut to one index along dimensions that both only repeat."""
     for dim in range(a.dim()):
         if a.shape[dim] and a.stride(dim) == b.stride(dim) == 0:
-            a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+            a = a.narrow(dim, 0, 1)
+            b = b.narrow(dim, 0, 1)
     return a, b
 
 
@@ -146,5 +145,5 @@ def varies(labels: Tensor, dim: int) -> bool:
 
 
 def no_units(shape: tuple[int, ...]) -> Tensor:
-    """Labels of a tensor without units: NONE everywhere, in memory of its own."""
+    """Labels for a tensor without units: NONE everywhere, in fresh memory."""
     return torch.full(shape, NONE)

@@ -1,12 +1,12 @@
-"""Abstract values: what the analysis knows of one tensor.
+"""Abstract values: the analysis's knowledge about each tensor.
 
-Dataflow analysis (abstract interpretation) runs a program on abstract values beside the real ones.
-Here the abstract value of a tensor is one of two things:
+Dataflow analysis runs a program on abstract values beside the real ones. Here a tensor's abstract
+value is one of two things:
 
-- labels, an int64 tensor of the same shape: the unit of every element, or
-- a :class:`Weight`: the tensor is a parameter or buffer whose entries were only moved about.
+- labels: an int64 tensor in the same shape, with the unit of each element; or
+- a :class:`Weight`: the tensor is a parameter or buffer, and forward only moved its entries about.
 
-:class:`AbstractValues` maps every tensor of the call to its abstract value.
+:class:`AbstractValues` maps every tensor to its abstract value.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from l0func.tracing.units import varies
 
 
 class Weight(NamedTuple):
-    """A parameter or buffer, or a part of one, after views, transposes and other moves.
+    """A parameter or buffer, or some of its entries, after views and other moves.
 
     Attributes:
-        path: The path of the parameter or buffer.
-        coordinates: For each dimension of the parameter the coordinate of every element, int64;
-            each in the shape that the tensor has after the moves.
+        path: The parameter's or buffer's path.
+        coordinates: One int64 tensor for each dimension of the parameter, in the shape after the
+            moves: each element's coordinate along that dimension.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Weight(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of elements after the moves."""
+        """How many elements there are after the moves."""
         return self.coordinates[0].numel()
 
 
@@ -48,7 +48,7 @@ AbstractValue = Tensor | Weight
 
 
 class AbstractValues:
-    """The abstract value of every tensor of one call.
+    """The abstract value of every tensor in a forward pass.
 
     Tensors are found by identity. They are kept alive, so that no identity is used twice.
     """
@@ -58,7 +58,7 @@ class AbstractValues:
         self._steady: set[int] = set()
 
     def get(self, tensor: Tensor) -> AbstractValue | None:
-        """The abstract value of a tensor; None if no step made it and it is no input."""
+        """A tensor's abstract value; None if it was not set."""
         known = self._known.get(id(tensor))
         return None if known is None else known[1]
 
@@ -76,13 +76,13 @@ class AbstractValues:
 
 
 def whole_weight(path: str, shape: tuple[int, ...]) -> Weight:
-    """A parameter as it is, of one dimension or more."""
+    """A parameter as it is, with one dimension or more."""
     axes = [torch.arange(n) for n in shape]
     return Weight(path, torch.meshgrid(*axes, indexing="ij"))
 
 
 def flat_index(weight: Weight, shape: tuple[int, ...]) -> Tensor:
-    """For every element its index in the flattened parameter of the given shape."""
+    """Each element's index in the flattened parameter, given the parameter's shape."""
     flat = torch.zeros((), dtype=torch.int64)
     for coordinate, size in zip(weight.coordinates, shape, strict=True):
         flat = flat * size + coordinate
@@ -93,8 +93,8 @@ def dimension_of(weight: Weight, dim: int) -> tuple[int, Tensor] | None:
     """The parameter's dimension that one dimension of the weight runs along.
 
     Returns:
-        That dimension and the index along it of each position, shape ``(weight.shape[dim],)``;
-        None if the parameter was reshaped so that no single dimension fits.
+        That dimension, and for each position in the weight its index along it, shape
+        ``(weight.shape[dim],)``. None if reshaping left no single dimension that fits.
     """
     rank = len(weight.shape)
     dim %= rank

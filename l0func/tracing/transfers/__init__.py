@@ -21,22 +21,27 @@ from l0func.tracing.transfers import (
     resampling,
 )
 
-TRANSFERS: dict[str, Transfer] = {
-    **matrix_products.TRANSFERS,
-    **convolutions.TRANSFERS,
-    **embedding.TRANSFERS,
-    **norms.TRANSFERS,
-    **resampling.TRANSFERS,
-    **copies.TRANSFERS,
-    **moves.TRANSFERS,
-    **reductions.TRANSFERS,
-    **pointwise.TRANSFERS,
-}
-"""The transfer function of every ATen operation with one of its own, by name."""
+_FAMILIES = (
+    matrix_products,
+    convolutions,
+    embedding,
+    norms,
+    resampling,
+    copies,
+    moves,
+    reductions,
+    pointwise,
+)
+
+TRANSFERS: dict[str, Transfer] = {}
+"""``{ATen name: transfer function}``; a name without its trailing underscore serves both twins."""
+
+for _family in _FAMILIES:
+    TRANSFERS.update(_family.TRANSFERS)
 
 
 def transfer_for(func: Any) -> Transfer:
-    """The transfer function of an ATen operation; without one, its units are kept."""
+    """The transfer function for an ATen operation; an unknown one keeps its units."""
     name = operation_name(func)
     # An operation in place follows the same units as its twin without the underscore.
     known = TRANSFERS.get(name) or TRANSFERS.get(name.removesuffix("_"))

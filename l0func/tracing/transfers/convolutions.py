@@ -1,4 +1,4 @@
-"""Convolutions, plain, grouped and transposed: a unit is a channel, or a group of channels."""
+"""Convolutions, plain, grouped and transposed: a unit is a channel, or a channel group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from l0func.tracing.values import Weight
 
 
 class _Kernel(NamedTuple):
-    """The kernel of a convolution, and the settings that its units depend on."""
+    """A convolution's kernel, and the settings that its units depend on."""
 
     weight: Weight
     transposed: bool
@@ -24,44 +24,47 @@ class _Kernel(NamedTuple):
 
     @property
     def input_dim(self) -> int:
-        """The dimension of the input channels, where there are no groups."""
+        """The input channels' dimension, where there are no groups."""
         return 0 if self.transposed else 1
 
     @property
     def output_dim(self) -> int:
-        """The dimension of the output channels, where there are no groups."""
+        """The output channels' dimension, where there are no groups."""
         return 1 if self.transposed else 0
 
 
 def _convolution(step: Step, call: Call) -> None:
     x, tensor, bias = call.args[:3]
-    padding, transposed, groups = call.args[4], call.args[6], call.args[8]
+    padding = call.args[4]
+    transposed = call.args[6]
+    groups = call.args[8]
     (output,) = call.outputs
     positions = _positions(x if transposed else output)
     weight = step.weight(tensor)
     if weight is None:
         step.trace.products[NONE, NONE] += positions * tensor.numel()
-        refuse(step, call, " for a kernel that forward computes")
+        refuse(step, call, " with a kernel that forward computes")
         return
     step.trace.count(weight, positions)
     kernel = _Kernel(weight, transposed, groups)
     border = transposed or any(padding)
     made = _output_labels(step, kernel, x, bias, border, output.shape[1])
-    labels = made.reshape(-1, *(1,) * (output.dim() - 2)).expand(output.shape)
+    spatial = (1,) * (output.dim() - 2)
+    labels = made.reshape(-1, *spatial).expand(output.shape)
     if bias is not None:
         step.tie_vectors([bias], labels, dim=1)
     step.set(output, labels)
 
 
 def _positions(tensor: Tensor) -> int:
-    """The number of places in a batch of images at which the kernel is applied."""
+    """How many places, in all images together, the kernel is applied to."""
     return tensor.shape[0] * tensor[0, 0].numel()
 
 
 def _output_labels(
     step: Step, kernel: _Kernel, x: Tensor, bias: Tensor | None, border: bool, channels: int
 ) -> Tensor:
-    """Labels of the output channels; with groups a group's inputs and outputs are one unit."""
+    """Labels for the output channels; with groups a group's inputs and outputs are one unit."""
     of_channel = channel_labels(step, step.labels(x))
     if kernel.groups > 1:
         return _grouped(step, kernel, of_channel, channels)

@@ -1,4 +1,4 @@
-"""Operations that copy a tensor, overwrite one, or create one in another's size."""
+"""Operations that copy a tensor, overwrite one, or create one in the size of another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from l0func.tracing.values import AbstractValue, Weight
 
 
 def overwritten(before: AbstractValue, labels: Tensor) -> Tensor:
-    """Labels of a tensor after an operation wrote it in place; its views see them too.
+    """Labels for a tensor after an operation wrote it in place; its views see them too.
 
     Args:
         before: The tensor's abstract value before.
-        labels: The labels of the elements written, in the tensor's shape.
+        labels: Labels for the new elements, in the tensor's shape.
     """
     if isinstance(before, Weight):
         return labels
@@ -43,7 +43,7 @@ def _copy(step: Step, call: Call) -> None:
 
 
 def _create(step: Step, call: Call) -> None:
-    """A new tensor as large as another belongs to no unit: it takes whatever size that has."""
+    """A new tensor as large as another belongs to no unit: it adapts to any size."""
     for output in call.outputs:
         step.set(output, no_units(output.shape))
 
@@ -56,10 +56,8 @@ FACTORIES = frozenset(
         "new_empty_strided"
     ).split()
 )
-"""Operations that take only the size of their argument, and none of its numbers."""
+"""Operations that take only their argument's size, and none of its numbers."""
 
-TRANSFERS: dict[str, Transfer] = {
-    "copy": _copy,
-    **dict.fromkeys(_SAME.split(), _same),
-    **dict.fromkeys(FACTORIES, _create),
-}
+TRANSFERS: dict[str, Transfer] = {"copy": _copy}
+TRANSFERS.update(dict.fromkeys(_SAME.split(), _same))
+TRANSFERS.update(dict.fromkeys(FACTORIES, _create))

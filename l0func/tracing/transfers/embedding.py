@@ -1,4 +1,4 @@
-"""The lookup of an embedding: every column of its table is a unit."""
+"""Embedding lookups: every column in the table is a unit."""
 
 from __future__ import annotations
 

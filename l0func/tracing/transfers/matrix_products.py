@@ -1,7 +1,7 @@
-"""Matrix products with a parameter: it reads the units of its input and makes new ones.
+"""Matrix products with a parameter: it reads its input's units and makes new ones.
 
-In ``x @ W`` the rows of ``W`` read the units along the last dimension of ``x``, and its columns
-make one new unit each.
+In ``x @ W`` each row in ``W`` reads one unit along the last dimension of ``x``, and each column
+makes one new unit.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from l0func.tracing.values import Weight
 
 
 def _mm(step: Step, call: Call) -> None:
-    """``a @ b``, for matrices and batches of them."""
+    """``a @ b``, also in batches."""
     a, b = call.args[:2]
     step.set(call.outputs[0], _product(step, a, b, None))
 
 
 def _addmm(step: Step, call: Call) -> None:
-    """``bias + a @ b``, for matrices and batches of them."""
+    """``bias + a @ b``, also in batches."""
     bias, a, b = call.args[:3]
     labels = _product(step, a, b, bias)
     step.tie_vectors([bias], labels, dim=-1)
@@ -58,22 +58,27 @@ def _linear(step: Step, call: Call) -> None:
 
 
 def _product(step: Step, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """Labels of ``(*, n, k) @ (*, k, m)``, before they are tied with those of the bias."""
+    """Labels for ``(*, n, k) @ (*, k, m)``, before they are tied with the bias."""
     left, right = step.weight(a), step.weight(b)
     if left is not None and right is not None:
-        return _product_of_weights(step, left, right, (*a.shape[:-1], b.shape[-1]))
+        shape = (*a.shape[:-1], b.shape[-1])
+        return _product_of_weights(step, left, right, shape)
+    rows, columns = a.dim() - 2, a.dim() - 1
     if right is not None:
-        matrix = _Matrix(_one_of_batch(right), b.dim() - 2, b.dim() - 1, bias)
+        matrix = _Matrix(_one_of_batch(right), rows, columns, bias)
         return _read_by(step, matrix, a, step.labels(a))
     if left is not None:
-        # a @ b is the transpose of b.T @ a.T, whose bias would be a column: none is logged.
-        matrix = _Matrix(_one_of_batch(left), a.dim() - 1, a.dim() - 2, None)
+        # a @ b is the transpose of b.T @ a.T. Its bias would be a column: none is logged.
+        matrix = _Matrix(_one_of_batch(left), columns, rows, None)
         return _read_by(step, matrix, b.mT, step.labels(b).mT).mT
     return product_of_activations(step, step.labels(a), step.labels(b))
 
 
 class _Matrix(NamedTuple):
-    """A weight as the right side of a product: it sums over one dimension and keeps the other."""
+    """A weight as the right side in a product, with its bias.
+
+    The product sums over the dimension ``summed`` and keeps the dimension ``kept``.
+    """
 
     weight: Weight
     summed: int
@@ -82,15 +87,16 @@ class _Matrix(NamedTuple):
 
 
 def _read_by(step: Step, matrix: _Matrix, x: Tensor, labels: Tensor) -> Tensor:
-    """Labels of ``x`` times a matrix, given the labels of ``x``."""
+    """Labels for ``x`` times a matrix, given the labels for ``x``."""
     weight = matrix.weight
     kept = weight.shape[matrix.kept]
+    shape = (*labels.shape[:-1], kept)
     rows = labels.reshape(-1, labels.shape[-1])
     products = rows.numel() * kept
     step.trace.count(weight, products // max(weight.size, 1))
     if varies(rows, 0) and not varies(rows, 1):
         _keep_shared(step, matrix)
-        return labels[..., :1].expand(*labels.shape[:-1], kept)
+        return labels[..., :1].expand(shape)
     columns = rows.amax(0) if len(rows) else no_units(rows.shape[1:])
     step.units.tie(rows, columns)
     step.read(weight, matrix.summed, columns)
@@ -98,15 +104,16 @@ def _read_by(step: Step, matrix: _Matrix, x: Tensor, labels: Tensor) -> Tensor:
     step.log_reader(weight, matrix.summed, x, values, matrix.bias, border=False)
     made = step.units.fresh(kept)
     step.own(weight, matrix.kept, made)
-    return made.expand(*labels.shape[:-1], kept)
+    return made.expand(shape)
 
 
 def _keep_shared(step: Step, matrix: _Matrix) -> None:
     """Keep a matrix that works along another dimension than the units, and so serves them all."""
     path = matrix.weight.path
     for dim in (matrix.summed, matrix.kept):
+        size = matrix.weight.shape[dim]
         reason = f"{path!r} works along another dimension than its input's units"
-        fixed = step.fixed(reason, matrix.weight.shape[dim : dim + 1])
+        fixed = step.fixed(reason, (size,))
         step.own(matrix.weight, dim, fixed)
 
 
@@ -123,12 +130,9 @@ def _product_of_weights(step: Step, left: Weight, right: Weight, shape: tuple[in
     return step.fixed(f"they come out of {left.path!r} times {right.path!r}", shape)
 
 
-TRANSFERS: dict[str, Transfer] = {
-    "mm": _mm,
-    "bmm": _mm,
-    "addmm": _addmm,
-    "baddbmm": _addmm,
-    "mv": _mv,
-    "linear": _linear,
-    **dict.fromkeys(("addbmm", "dot", "addmv"), refuse),
-}
+_REFUSED = ("addbmm", "dot", "addmv")
+
+TRANSFERS: dict[str, Transfer] = {"mv": _mv, "linear": _linear}
+TRANSFERS.update(dict.fromkeys(("mm", "bmm"), _mm))
+TRANSFERS.update(dict.fromkeys(("addmm", "baddbmm"), _addmm))
+TRANSFERS.update(dict.fromkeys(_REFUSED, refuse))

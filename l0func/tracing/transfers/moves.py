@@ -1,6 +1,6 @@
 """Operations that move elements about: views, indexing, concatenation, padding.
 
-Most of them run on the labels as they run on the tensor itself.
+Most of them run on the labels just as they run on the tensor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from l0func.tracing.values import Weight
 
 
 def moved(step: Step, call: Call) -> None:
-    """Apply the operation to the labels, or to every coordinate of a weight."""
+    """Apply the operation to the labels, or to a weight's coordinates."""
     source: Tensor = call.args[0]
     value = step.value_of(source)
     if value is None or call.outputs[0].is_complex() or source.is_complex():
@@ -35,7 +35,7 @@ def moved(step: Step, call: Call) -> None:
 
 
 def _applied(call: Call, labels: Tensor) -> list[Tensor]:
-    """The results of the operation on other numbers of its first argument's shape."""
+    """The operation's results for labels or coordinates in place of its first argument."""
     if call.name in ("view", "_unsafe_view"):
         # The labels may be laid out in memory otherwise than the tensor.
         return [labels.reshape(call.args[1])]
@@ -56,7 +56,8 @@ def _joined(step: Step, call: Call) -> None:
         refuse(step, call)
         return
     labels = [step.labels(t) for t in tensors]
-    step.set(call.outputs[0], call.func(labels, *call.args[1:], **call.kwargs))
+    joined = call.func(labels, *call.args[1:], **call.kwargs)
+    step.set(call.outputs[0], joined)
 
 
 @of_values
@@ -64,7 +65,8 @@ def _pad(step: Step, call: Call, labels: Tensor) -> None:
     """Constant padding; along a dimension with units the pad is a unit that stays."""
     pads: list[int] = list(call.args[1])
     (output,) = call.outputs
-    dims = [labels.dim() - 1 - i // 2 for i, pad in enumerate(pads) if pad]
+    # Two pads for each dimension, the last dimension first.
+    dims = [-1 - i // 2 for i, pad in enumerate(pads) if pad]
     if any(varies(labels, d) for d in dims):
         reason = "they are padded along the dimension in which they lie, to a fixed size"
         pad_label = int(step.units.fixed(reason))
@@ -80,9 +82,6 @@ _MOVES = (
     "triu pixel_shuffle pixel_unshuffle"
 )
 
-TRANSFERS: dict[str, Transfer] = {
-    "cat": _joined,
-    "stack": _joined,
-    "constant_pad_nd": _pad,
-    **dict.fromkeys(_MOVES.split(), moved),
-}
+TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad}
+TRANSFERS.update(dict.fromkeys(("cat", "stack"), _joined))
+TRANSFERS.update(dict.fromkeys(_MOVES.split(), moved))

@@ -1,7 +1,8 @@
-"""Normalisation layers: BatchNorm, GroupNorm, LayerNorm and RMSNorm keep the units of their input.
+"""Normalisation layers: BatchNorm, GroupNorm, LayerNorm and RMSNorm keep their input's units.
 
-A norm over the units themselves does not stay exact when some of them go. BatchNorm and GroupNorm
-over whole groups do, and RMSNorm if the units are exactly zero where they are made.
+A LayerNorm over the units is not exact any more when some are removed, so it keeps them all.
+BatchNorm stays exact, GroupNorm does for whole groups, and RMSNorm does if the removed units are
+exactly zero where they are made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from l0func.tracing.units import varies
 
 
 def channel_labels(step: Step, labels: Tensor) -> Tensor:
-    """One label for each channel of ``(N, C, *)``, tied with all elements of the channel."""
+    """One label for each channel in ``(N, C, *)``, tied with all elements in that channel."""
     by_channel = labels.movedim(1, 0).reshape(labels.shape[1], -1)
     of_channel = by_channel.amax(1)
     step.units.tie(by_channel, of_channel[:, None])
@@ -58,13 +59,13 @@ def _layer_norm(step: Step, call: Call) -> None:
 def rms_norm(step: Step, x: Tensor, dims: int, weight: Tensor | None, output: Tensor) -> None:
     """Follow an RMSNorm over the last dimensions.
 
-    It has a signature of its own, because the tracer catches ``rms_norm`` before torch splits it
-    into ATen operations.
+    This is not a ``Transfer``: the tracer catches ``rms_norm`` before torch splits it into ATen
+    operations, so there is no ATen call.
 
     Args:
         step: The step.
         x: The input.
-        dims: The number of dimensions that are averaged over.
+        dims: How many dimensions it averages over.
         weight: The scale; None if there is none.
         output: The result.
     """
@@ -90,9 +91,6 @@ _BATCH_NORMS = (
     "_batch_norm_with_update _batch_norm_no_update cudnn_batch_norm miopen_batch_norm"
 )
 
-TRANSFERS: dict[str, Transfer] = {
-    **dict.fromkeys(_BATCH_NORMS.split(), _batch_norm),
-    "native_group_norm": _group_norm,
-    "native_layer_norm": _layer_norm,
-    "_fused_rms_norm": _layer_norm,
-}
+TRANSFERS: dict[str, Transfer] = {"native_group_norm": _group_norm}
+TRANSFERS.update(dict.fromkeys(_BATCH_NORMS.split(), _batch_norm))
+TRANSFERS.update(dict.fromkeys(("native_layer_norm", "_fused_rms_norm"), _layer_norm))

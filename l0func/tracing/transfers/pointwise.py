@@ -1,7 +1,6 @@
 """Operations that combine elements at the same place: activations, arithmetic, gated units.
 
-Elements at the same place of the operands belong to the same unit, since a removed unit takes all
-of them along.
+Elements at the same place are tied: they belong to one unit and are removed together.
 """
 
 from __future__ import annotations
@@ -54,11 +53,12 @@ def _combine_weights(step: Step, call: Call, weights: Sequence[Weight]) -> None:
 def _same_entries(a: Weight, b: Weight) -> bool:
     if a.path != b.path:
         return False
-    return all(torch.equal(x, y) for x, y in zip(a.coordinates, b.coordinates, strict=True))
+    pairs = zip(a.coordinates, b.coordinates, strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
 
 
 def _merged(step: Step, call: Call, operands: Sequence[Tensor]) -> Tensor:
-    """The labels of the output: those of the operands, tied to each other."""
+    """Labels for the output: the operands' labels, tied to each other."""
     shape = call.outputs[0].shape
     fitting = [t for t in operands if t.dim() <= len(shape)]
     every = [_lifted(step.labels(t), len(shape)) for t in fitting]
@@ -87,20 +87,20 @@ def _tied(step: Step, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _fix_spread(step: Step, call: Call, labels: Tensor) -> None:
-    """Keep a unit that is broadcast over many others: they need it, whichever of them go."""
+    """Keep a unit that is broadcast over others: all those that stay need it."""
     if not bool((step.units.roots(labels) == INPUT).all()):
         step.fix(labels, f"they are spread over other units by {call.name!r}")
 
 
 def _lifted(labels: Tensor, rank: int) -> Tensor:
-    """Labels with dimensions of size 1 in front, as broadcasting adds them."""
-    missing = rank - labels.dim()
-    return labels.reshape(*(1,) * missing, *labels.shape) if missing > 0 else labels
+    """Labels with leading dimensions, size 1, as broadcasting adds them."""
+    ones = (1,) * (rank - labels.dim())
+    return labels.reshape((*ones, *labels.shape))
 
 
 @of_values
 def _glu(step: Step, call: Call, labels: Tensor) -> None:
-    """Tie the two halves of a gated linear unit."""
+    """Tie the two halves in a gated linear unit."""
     dim = call.args[1] if len(call.args) > 1 else -1
     first, second = labels.chunk(2, dim)
     step.units.tie(first, second)
@@ -113,4 +113,5 @@ _UNTAGGED = (
     "log_sigmoid_forward mish threshold polar celu selu relu6 rrelu_with_noise where"
 )
 
-TRANSFERS: dict[str, Transfer] = {"glu": _glu, **dict.fromkeys(_UNTAGGED.split(), pointwise)}
+TRANSFERS: dict[str, Transfer] = {"glu": _glu}
+TRANSFERS.update(dict.fromkeys(_UNTAGGED.split(), pointwise))

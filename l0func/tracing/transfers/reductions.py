@@ -1,6 +1,6 @@
 """Operations along dimensions: sums, means and maxima, softmax, sort and running sums.
 
-They are exact for any number of units only if the units lie along other dimensions.
+They stay exact without some units only if the units lie along other dimensions.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ def _mixed(step: Step, call: Call, labels: Tensor) -> None:
     if any(varies(labels, d) for d in dims):
         step.fix(labels, f"the operation {call.name!r} runs over them")
     for output in call.outputs:
-        one = labels if output.shape == labels.shape else labels.narrow(dims[0], 0, 1)
-        step.set(output, one.expand(output.shape))
+        # topk and kthvalue return fewer elements along the dimension.
+        fits = output.shape == labels.shape
+        step.set_all([output], labels if fits else labels.narrow(dims[0], 0, 1))
 
 
 def _dimensions(call: Call, rank: int) -> list[int]:
-    """The dimensions that the operation runs over, none of them negative."""
+    """The dimensions that the operation runs over, as numbers from 0."""
     given = call.argument("dim")
     if given is None or given == []:
         return _default_dimensions(call, rank)
@@ -60,7 +61,6 @@ _MIXED = (
     "topk kthvalue"
 )
 
-TRANSFERS: dict[str, Transfer] = {
-    **dict.fromkeys(_REDUCED.split(), _reduced),
-    **dict.fromkeys(_MIXED.split(), _mixed),
-}
+TRANSFERS: dict[str, Transfer] = {}
+TRANSFERS.update(dict.fromkeys(_REDUCED.split(), _reduced))
+TRANSFERS.update(dict.fromkeys(_MIXED.split(), _mixed))

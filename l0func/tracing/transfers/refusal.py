@@ -1,4 +1,4 @@
-"""The transfer function of everything that the analysis cannot follow: it keeps all units."""
+"""The transfer function for everything that the analysis cannot follow: it keeps all units."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from l0func.tracing.step import Step, Transfer
 
 
 def refuse(step: Step, call: Call, why: str = "") -> None:
-    """Keep every unit and every parameter that goes into or comes out of this call.
+    """Keep all units and parameters that go into this call, and all that come out.
 
     Args:
         step: The step.
         call: The call.
-        why: What makes the call special, to be appended to the operation's name.
+        why: A phrase that names the special case, appended to the operation's name.
     """
-    operation = f"the operation {call.name!r}, which has no rule{why}"
+    operation = f"the operation {call.name!r}, which cannot be followed{why}"
     reason = f"they go through {operation}"
     for tensor in call.tensors():
         weight = step.weight(tensor)
@@ -31,7 +31,7 @@ def refuse(step: Step, call: Call, why: str = "") -> None:
 
 
 def of_values(transfer: Callable[[Step, Call, Tensor], None]) -> Transfer:
-    """Decorate a function of the first argument's labels: a weight in its place is refused."""
+    """Make a transfer function from one that takes labels; it refuses a weight in their place."""
 
     def guarded(step: Step, call: Call) -> None:
         value = step.value_of(call.args[0])

@@ -11,7 +11,7 @@ from l0func.tracing.units import varies
 
 
 def _spatial(dims: int) -> Transfer:
-    """The transfer function of operations that resample the last ``dims`` dimensions."""
+    """The transfer function for operations that resample the last ``dims`` dimensions."""
 
     @of_values
     def transfer(step: Step, call: Call, labels: Tensor) -> None:
@@ -30,12 +30,13 @@ _BY_RANK = (
     "adaptive_avg_pool{d}d adaptive_max_pool{d}d reflection_pad{d}d replication_pad{d}d "
     "upsample_nearest{d}d _upsample_nearest_exact{d}d"
 )
-_OF_RANK = {
-    1: f"{_BY_RANK.format(d=1)} upsample_linear1d",
-    2: f"{_BY_RANK.format(d=2)} upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d",
-    3: f"{_BY_RANK.format(d=3)} upsample_trilinear3d",
+_SMOOTH = {
+    1: "upsample_linear1d",
+    2: "upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d",
+    3: "upsample_trilinear3d",
 }
 
 TRANSFERS: dict[str, Transfer] = {}
-for _dims, _names in _OF_RANK.items():
-    TRANSFERS.update(dict.fromkeys(_names.split(), _spatial(_dims)))
+for _dims, _names in _SMOOTH.items():
+    _all_names = f"{_BY_RANK.format(d=_dims)} {_names}"
+    TRANSFERS.update(dict.fromkeys(_all_names.split(), _spatial(_dims)))
