@@ -2,7 +2,7 @@
 
 It answers two questions. Liveness: do the outputs depend on a step? Dependence on data: does a
 tensor depend on inputs or parameters, or only on sizes? The tracer writes the history. Tensors
-appear as their ``id``; :class:`l0func.tracing.values.AbstractValues` keeps them alive.
+appear as their ``id``. The history keeps them alive, so that no ``id`` is used twice.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class History:
     """All steps so far."""
 
     def __init__(self) -> None:
+        self._alive: list[Tensor] = []
         self._events: list[_Event] = []
         self._bases: dict[int, int] = {}
         self._data: set[int] = set()
@@ -46,6 +47,10 @@ class History:
         Returns:
             The step's number.
         """
+        read, made = list(read), list(made)
+        # Also the outputs that nobody reads, such as a norm's means: a later tensor with the same
+        # id would be taken for one of them.
+        self._alive += read + made
         read_ids = [id(tensor) for tensor in read]
         made_ids = [id(tensor) for tensor in made]
         event = self._with_bases(read_ids, made_ids)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -53,7 +54,7 @@ class Tracer(TorchDispatchMode):
 
     def begin_input(self, tensor: Tensor) -> None:
         """Make a tensor known as an input to the module."""
-        label = no_units((1,) * tensor.dim()).fill_(INPUT)
+        label = torch.full((1,) * tensor.dim(), INPUT)
         self._values.set(tensor, label.expand(tensor.shape))
         self._history.mark_data(tensor)
 

@@ -50,7 +50,8 @@ AbstractValue = Tensor | Weight
 class AbstractValues:
     """The abstract value of every tensor in a forward pass.
 
-    Tensors are found by identity. They are kept alive, so that no identity is used twice.
+    Tensors are found by identity. They are kept alive, here and in the trace's
+    :class:`~l0func.tracing.history.History`, so that no identity is used twice.
     """
 
     def __init__(self) -> None:

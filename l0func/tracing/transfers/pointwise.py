@@ -28,7 +28,11 @@ def pointwise(step: Step, call: Call) -> None:
         return
     labels = _merged(step, call, operands)
     before = step.value_of(call.args[0]) if call.writes_in_place else None
-    step.set_all(call.outputs, labels if before is None else overwritten(before, labels))
+    if before is not None:
+        labels = overwritten(before, labels)
+    # Not expanded: a second output, such as log_sigmoid's buffer, may have a size of its own.
+    for output in call.outputs:
+        step.set(output, labels)
 
 
 def _is_weight_or_number(step: Step, tensor: Tensor) -> bool:
