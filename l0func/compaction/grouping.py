@@ -87,7 +87,7 @@ def unit_vectors(trace: Trace) -> tuple[list[UnitVector], dict[str, str]]:
                 refusals.append(vector)
             else:
                 found.append(vector)
-    refusals += [Refusal(path, reason) for path, reason in trace.tainted.items()]
+    refusals += [Refusal(path, reason) for path, reason in trace.kept_whole.items()]
     return _named(found), _first_reasons(refusals)
 
 
@@ -169,7 +169,7 @@ def _vector(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
         table.setdefault(place.path, []).extend(rules)
         sizes.add(len(first[place]))
         sizes.update(rule.size for rule in rules if isinstance(rule, blocks))
-    normed = any(place.path in trace.norms for place in first)
+    normed = any(place.path in trace.norm_weights for place in first)
     return UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker)
 
 

@@ -44,7 +44,7 @@ def slices_by_unit(trace: Trace) -> dict[int, UnitSlices]:
             if root in normed:
                 # A closed unit under an RMSNorm must be exactly zero where it is made, or the
                 # others are scaled by it.
-                multiplies = bool(owns[position]) and path not in trace.norms
+                multiplies = bool(owns[position]) and path not in trace.norm_weights
             else:
                 multiplies = bool(reads[position])
             place = SlicePlace(path, dim, bool(reads[position]), multiplies)

@@ -1,22 +1,24 @@
-"""What a rule of the trace is given: one call of one operation, and what is known of its tensors."""
+"""One call to one torch operation. Every transfer function takes one."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor
-
-from l0func.tracing.trace import AbstractValue, Trace, Weight
-from l0func.tracing.units import NONE, Units
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operation, with the tensors that it returned."""
+    """One call to an ATen operation, after it ran.
+
+    Attributes:
+        func: The operation, an ``OpOverload``.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        outputs: The tensors that it returned.
+    """
 
     func: Any
     args: tuple[Any, ...]
@@ -25,64 +27,46 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The operation's name."""
-        return self.func.overloadpacket.__name__
-
-    def tensors(self) -> Iterator[Tensor]:
-        """All tensors among the arguments, those in lists too."""
-        for value in (*self.args, *self.kwargs.values()):
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, list | tuple):
-                yield from (
-                    item for item in cast("Sequence[Any]", value) if isinstance(item, Tensor)
-                )
-
-    def argument(self, name: str, default: Any = None) -> Any:
-        """The argument of this name, wherever it was given."""
-        for place, formal in enumerate(self.func._schema.arguments):
-            if formal.name == name:
-                return (
-                    self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
-                )
-        return default
-
-
-class Followed(ABC):
-    """What rules read and write."""
-
-    trace: Trace
-
-    @abstractmethod
-    def value_of(self, tensor: Tensor) -> AbstractValue | None:
-        """What is known of a tensor."""
-
-    @abstractmethod
-    def set(self, tensor: Tensor, state: AbstractValue) -> None:
-        """Know a tensor."""
-
-    @abstractmethod
-    def steady(self, tensor: Tensor) -> bool:
-        """Whether all of a tensor is constant where what makes its units is zero."""
+        """The operation's name, such as ``"add_"``."""
+        return operation_name(self.func)
 
     @property
-    def units(self) -> Units:
-        """The units of the trace."""
-        return self.trace.units
+    def writes_in_place(self) -> bool:
+        """Whether the operation overwrites its first argument."""
+        return self.name.endswith("_")
 
-    def labels(self, tensor: Tensor) -> Tensor:
-        """The unit of every element; for a parameter that is used as a value every entry is a
-        unit.
-        """
-        state = self.value_of(tensor)
-        if state is None:
-            return torch.full((1,) * tensor.dim(), NONE).expand(tensor.shape)
-        return self.trace.elements(state) if isinstance(state, Weight) else state
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors among the arguments, also those in lists."""
+        for value in (*self.args, *self.kwargs.values()):
+            yield from tensors_in(value)
 
-    def weight(self, tensor: Tensor | None) -> Weight | None:
-        """The parameter that a tensor is, if it is one."""
-        state = None if tensor is None else self.value_of(tensor)
-        return state if isinstance(state, Weight) else None
+    def argument(self, name: str, default: Any = None) -> Any:
+        """The argument with this name in the operation's schema, given by place or by keyword."""
+        names = self._argument_names()
+        if name not in names:
+            return default
+        place = names.index(name)
+        if place < len(self.args):
+            return self.args[place]
+        return self.kwargs.get(name, default)
+
+    def takes(self, name: str) -> bool:
+        """Whether the operation's schema has an argument with this name."""
+        return name in self._argument_names()
+
+    def _argument_names(self) -> list[str]:
+        return [argument.name for argument in self.func._schema.arguments]
 
 
-Transfer = Callable[[Followed, Call], None]
+def operation_name(func: Any) -> str:
+    """An ATen operation's name without its overload."""
+    return func.overloadpacket.__name__
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in cast("Sequence[Any]", value):
+            yield from tensors_in(item)

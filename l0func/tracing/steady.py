@@ -1,51 +1,71 @@
-"""Which values are constant by construction, where the weights that make them are zero."""
+"""Steady tensors: those that become constant once the weights that make their units are zero.
+
+If all weights that make a unit are zero, the unit outputs its bias, a constant. Compaction folds
+such constants into the next layer's bias (:mod:`l0func.compaction.idle`). That is correct only if
+the constant is the same for all inputs in all sizes, and not just for the traced example.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from l0func.tracing.call import Call, Followed
+from l0func.tracing.call import Call
+from l0func.tracing.step import Step
 
-# Functions of one value, whose settings are a module's: a number in arithmetic may be the length
-# of the input.
+# Functions of one value with settings that belong to a module. Arithmetic with a number is not
+# here: the number may be the length of the input.
 _MAPS = frozenset(
-    "relu sigmoid tanh gelu silu softplus elu leaky_relu hardtanh hardswish hardsigmoid mish celu "
-    "selu abs exp erf sin cos "
-    "log_sigmoid_forward max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d "
-    "_adaptive_avg_pool2d "
-    "_adaptive_avg_pool3d mean amax cat stack clone _to_copy detach alias _unsafe_view".split()
+    (
+        "relu sigmoid tanh gelu silu softplus elu leaky_relu hardtanh hardswish hardsigmoid mish "
+        "celu selu abs exp erf sin cos log_sigmoid_forward max_pool2d_with_indices "
+        "max_pool3d_with_indices avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d "
+        "mean amax cat stack clone _to_copy detach alias _unsafe_view"
+    ).split()
 )
 _ARITHMETIC = frozenset({"add", "sub", "mul", "maximum", "minimum"})
+_PRODUCTS = frozenset({"mm", "addmm", "linear", "convolution", "_convolution"})
 _NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"})
+_NORM_IN_EVAL_MODE = "_native_batch_norm_legit_no_training"
 
 
-def is_steady(followed: Followed, call: Call) -> bool:
-    """Whether the outputs are constant, for every input of every size, where what makes their
-    units is zero.
+def outputs_are_steady(step: Step, call: Call) -> bool:
+    """Whether a call's outputs are steady.
 
-    A product with zeros is its bias. From there on only what is known to make a constant of
-    constants counts: a sum over time grows with its length, and a mask may be all ones in an
-    example.
+    A product with zeros equals its bias. Any later operation must be known to turn constants into
+    a constant. Others do not count: a sum over time grows with the input's length, and a mask may
+    be all ones in one example.
     """
     name = call.name.removesuffix("_")
     tensors = list(call.tensors())
-    if name in ("mm", "addmm", "linear", "convolution", "_convolution"):
-        weight = 2 if name == "addmm" else 1
-        bias = call.args[0] if name == "addmm" else call.argument("bias")
-        vector = bias is None or (followed.weight(bias) is not None and bias.dim() == 1)
-        return followed.weight(call.args[weight]) is not None and vector
-    if name == "_native_batch_norm_legit_no_training" or (
-        name in _NORMS and call.args[5] is False
-    ):
-        return _steady(followed, tensors[:1])
+    if name in _PRODUCTS:
+        return _is_layer(step, call, name)
+    if name == _NORM_IN_EVAL_MODE or (name in _NORMS and call.args[5] is False):
+        return _all_steady(step, tensors[:1])
     if name in _ARITHMETIC:
-        numbers = any(
-            isinstance(value, int | float) for value in (*call.args, *call.kwargs.values())
-        )
-        same = all(t.shape == tensors[0].shape for t in tensors)
-        return not numbers and same and _steady(followed, tensors)
-    return (name in _MAPS or call.func.is_view) and _steady(followed, tensors)
+        return _is_plain_arithmetic(call, tensors) and _all_steady(step, tensors)
+    return (name in _MAPS or call.func.is_view) and _all_steady(step, tensors)
 
 
-def _steady(followed: Followed, tensors: list[Tensor]) -> bool:
-    return bool(tensors) and all(followed.steady(t) for t in tensors)
+def _is_layer(step: Step, call: Call, name: str) -> bool:
+    """Whether the product is with a weight, and its bias is absent or a parameter vector."""
+    if name == "addmm":
+        bias, _, weight = call.args[:3]
+    else:
+        bias, weight = call.argument("bias"), call.args[1]
+    if step.weight(weight) is None:
+        return False
+    return bias is None or (bias.dim() == 1 and step.weight(bias) is not None)
+
+
+def _is_plain_arithmetic(call: Call, tensors: Sequence[Tensor]) -> bool:
+    """Whether all operands are tensors with equal shapes, and no number is among them."""
+    values = (*call.args, *call.kwargs.values())
+    if any(isinstance(value, int | float) for value in values):
+        return False
+    return all(tensor.shape == tensors[0].shape for tensor in tensors)
+
+
+def _all_steady(step: Step, tensors: Sequence[Tensor]) -> bool:
+    return bool(tensors) and all(step.values.is_steady(tensor) for tensor in tensors)

@@ -1,42 +1,37 @@
-"""What became of every parameter entry and every unit during one call."""
+"""The result of the analysis: where each parameter makes units, and where it reads them.
+
+Transfer functions write a :class:`Trace`. Compaction makes groups from its ``slices`` and folds
+constants with its ``readers``; costs counts multiply-adds from its ``uses`` and ``products``.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l0func.tracing.units import NONE, Units, varies
-
-
-class Weight(NamedTuple):
-    """A parameter or buffer, or a part of one that was only moved about.
-
-    For every dimension of it there is the coordinate of each element, an int64 tensor of the shape
-    that the part has now.
-    """
-
-    path: str
-    coordinates: tuple[Tensor, ...]
+from l0func.tracing.entries import EntryLabels
+from l0func.tracing.units import NONE, Units, no_units
+from l0func.tracing.values import Weight, dimension_of, flat_index
 
 
 class Reader(NamedTuple):
-    """A product by which a parameter reads units.
+    """One product in which a parameter reads units, as a matrix or kernel.
 
     Attributes:
-        path: Of the parameter.
-        dim: Its dimension along which the units lie.
-        positions: The index along it of each column of ``values``.
-        values: What it read, shape (rows, columns).
-        bias: The path of the bias that is added to the product, if a parameter is.
-        steady: Whether the values are constant, whatever the input and its size, for units that
-            are made by zeros.
-        border: Whether the parameter also reads zeros around the values, as a padded convolution
-            does.
+        path: The parameter's path.
+        dim: The parameter's dimension along which it reads the units.
+        positions: For each column of ``values`` its index along that dimension.
+        values: The activations that the parameter read, shape (rows, columns).
+        bias: The path to the bias that is added to the product; None if there is no bias or it is
+            not a parameter.
+        border: Whether the parameter also reads zeros around the values, like a padded
+            convolution.
+        steady: Whether a unit's values are constant, for all inputs in all sizes, if the weights
+            that make the unit are zero; see :mod:`l0func.tracing.steady`.
     """
 
     path: str
@@ -48,172 +43,151 @@ class Reader(NamedTuple):
     steady: bool
 
 
-AbstractValue = Tensor | Weight
-"""What is known of a tensor: the unit of every element as a label, int64; or that it is a
-parameter, moved about.
-"""
-
-
 @dataclass
 class UnitsAlongDim:
-    """The units along one dimension of a parameter."""
+    """The units along one dimension of a parameter; each tensor has that dimension's size.
+
+    Attributes:
+        labels: Each slice's unit, or NONE.
+        reads: Whether the slice reads its unit: it multiplies the unit's output.
+        owns: Whether the slice belongs to its unit: it makes the unit's output.
+    """
 
     labels: Tensor
     reads: Tensor
     owns: Tensor
 
 
+Slices = dict[tuple[str, int], UnitsAlongDim]
+"""``{(parameter path, dimension): its units}``."""
+
+
 @dataclass
 class Trace:
-    """A record of one call; rules write it, and :func:`l0func.tracing.follow.follow` returns it.
+    """A record of one forward pass, written by transfer functions.
 
     Attributes:
-        shapes: Of every parameter and buffer.
-        units: The units.
-        slices: For ``(path, dim)`` the unit of every index, and whether the unit is read there or
-            owns the slice.
-        uses: How often each entry of a parameter is multiplied: a number, or a tensor of the
-            parameter's shape.
-        products: Multiply-adds between activations by the units of the two.
-        normed: Labels of units that an RMSNorm runs over, which goes on without some of them if
-            these are exactly zero.
-        norms: The paths of its weights.
-        readers: The products by which parameters read units, in order.
+        shapes: ``{path: shape}`` for every parameter and buffer.
+        units: All labels, and the units that they belong to.
+        slices: The units along every dimension that has some.
+        uses: How often each parameter entry is multiplied: a scalar for all entries, or a tensor
+            in the parameter's shape.
+        products: Multiply-adds between two activations, counted by their two labels.
+        normed: Labels of the inputs of RMSNorms, one tensor each: the norm averages over these
+            units. It stays exact without some of them if these output exact zeros.
+        norm_weights: The paths to the scales of these RMSNorms.
+        readers: The products in which parameters read units, in order.
+        kept_whole: The parameters that must keep all slices, with the reason.
     """
 
     shapes: dict[str, tuple[int, ...]]
     units: Units = field(default_factory=Units)
-    slices: dict[tuple[str, int], UnitsAlongDim] = field(
-        default_factory=dict[tuple[str, int], UnitsAlongDim]
-    )
+    slices: Slices = field(default_factory=Slices)
     uses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     products: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
     normed: list[Tensor] = field(default_factory=list[Tensor])
-    norms: set[str] = field(default_factory=set[str])
+    norm_weights: set[str] = field(default_factory=set[str])
     readers: list[Reader] = field(default_factory=list[Reader])
-    tainted: dict[str, str] = field(default_factory=dict[str, str])
-    _atoms: dict[str, int] = field(default_factory=dict[str, int])
-    _touched: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    kept_whole: dict[str, str] = field(default_factory=dict[str, str])
+    _entries: EntryLabels = field(default_factory=EntryLabels)
 
-    def own(self, weight: Weight, dim: int, labels: Tensor) -> None:
-        """UnitsAlongDim along a dimension of a weight belong to these units."""
-        self._bind(weight, dim, labels, reads=False)
+    def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
+        """Record that a weight's slices along one dimension make these units."""
+        found = self._find_dimension(weight, dim, labels, step)
+        if found is not None:
+            slices = self._tie(*found, labels)
+            slices.owns[found[2]] |= labels >= 0
 
-    def read(self, weight: Weight, dim: int, labels: Tensor) -> None:
-        """UnitsAlongDim along a dimension of a weight multiply what these units send on."""
-        self._bind(weight, dim, labels, reads=True)
+    def read(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
+        """Record that a weight's slices along one dimension multiply these units' outputs."""
+        found = self._find_dimension(weight, dim, labels, step)
+        if found is not None:
+            slices = self._tie(*found, labels)
+            slices.reads[found[2]] |= labels >= 0
 
-    def taint(self, path: str, reason: str) -> None:
-        """No slice of this parameter can be removed."""
-        self.tainted.setdefault(path, reason)
+    def keep_whole(self, path: str, reason: str) -> None:
+        """Record that this parameter must keep all its slices."""
+        self.kept_whole.setdefault(path, reason)
 
     def elements(self, weight: Weight) -> Tensor:
-        """Labels for a weight that is used as a value, one unit for every entry."""
-        shape = self.shapes[weight.path]
-        if weight.path not in self._atoms:
-            count = torch.Size(shape).numel()
-            self._atoms[weight.path] = int(self.units.fresh(count)[0]) if count else 0
-            self._touched[weight.path] = torch.zeros(shape, dtype=torch.bool)
-        flat = _flat(weight.coordinates, shape)
-        self._touched[weight.path].view(-1)[flat.reshape(-1)] = True
-        return flat + self._atoms[weight.path]
+        """Labels for a weight that is used as a value; every entry is a unit at first."""
+        return self._entries.of(weight, self.shapes[weight.path], self.units)
 
     def count(self, weight: Weight, uses: int) -> None:
-        """Every element of this weight is multiplied so many times."""
+        """Record that each element in this weight is multiplied so many times."""
         shape = self.shapes[weight.path]
-        size = torch.Size(shape).numel()
         known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64))
-        if weight.coordinates[0].numel() == size:
-            # Moved about, whole: every entry once.
+        if weight.size == torch.Size(shape).numel():
+            # The weight is the whole parameter, moved about: each entry occurs once.
             self.uses[weight.path] = known + uses
             return
-        flat = _flat(weight.coordinates, shape)
         counts = known.expand(shape).clone()
-        ones = torch.full((flat.numel(),), float(uses), dtype=torch.float64)
-        self.uses[weight.path] = counts.view(-1).index_add_(0, flat.reshape(-1), ones).view(shape)
+        index = flat_index(weight, shape).reshape(-1)
+        added = torch.full((index.numel(),), float(uses), dtype=torch.float64)
+        counts.view(-1).index_add_(0, index, added)
+        self.uses[weight.path] = counts
 
     def finish(self, used: set[int]) -> None:
-        """Settle what was left open: entries used as values, and what must not be removed by the
-        steps that are used.
+        """Settle the units after the call.
+
+        Args:
+            used: The step numbers that the outputs depend on.
         """
-        self.units.step = -1
-        for path, start in self._atoms.items():
-            self._settle(path, start)
-        for path, reason in self.tainted.items():
-            for (at, _), slices in self.slices.items():
-                if at == path:
-                    self.units.fix(slices.labels, reason)
+        for path, roots in self._entries.roots(self.units):
+            self._settle_entries(path, roots)
+        for path, reason in self.kept_whole.items():
+            for slices in [s for (at, _), s in self.slices.items() if at == path]:
+                self.units.fix(slices.labels, reason, None)
         self.units.settle(used)
 
-    def _bind(self, weight: Weight, dim: int, labels: Tensor, reads: bool) -> None:
-        if weight.coordinates[0].shape[dim] == 1:
-            self.units.fix(labels, f"they are one unit, and {weight.path!r} cannot do without")
-            return
+    def _find_dimension(
+        self, weight: Weight, dim: int, labels: Tensor, step: int | None
+    ) -> tuple[str, int, Tensor] | None:
+        """The path, the dimension and the positions along it; None, after fixing, if none fits."""
+        if weight.shape[dim] == 1:
+            reason = f"they are the only unit along a dimension of {weight.path!r}"
+            self.units.fix(labels, reason, step)
+            return None
         found = dimension_of(weight, dim)
         if found is None:
-            self.units.fix(labels, f"{weight.path!r} is reshaped before it is used")
-            self.taint(weight.path, f"{weight.path!r} is reshaped before it is used")
-            return
-        at, positions = found
-        self._tie((weight.path, at), positions, labels, reads)
+            reason = f"{weight.path!r} is reshaped before it is used"
+            self.units.fix(labels, reason, step)
+            self.keep_whole(weight.path, reason)
+            return None
+        return (weight.path, *found)
 
-    def _tie(self, where: tuple[str, int], positions: Tensor, labels: Tensor, reads: bool) -> None:
-        size = self.shapes[where[0]][where[1]]
-        slices = self.slices.get(where)
-        if slices is None:
-            flags = torch.zeros(size, dtype=torch.bool)
-            slices = self.slices[where] = UnitsAlongDim(
-                torch.full((size,), NONE), flags, flags.clone()
-            )
-        self.units.tie(slices.labels[positions], labels)
-        slices.labels[positions] = torch.where(labels >= 0, labels, slices.labels[positions])
-        (slices.reads if reads else slices.owns)[positions] |= labels >= 0
+    def _tie(self, path: str, dim: int, positions: Tensor, labels: Tensor) -> UnitsAlongDim:
+        """Give labels to slices, and merge them with the units that the slices had."""
+        slices = self._along(path, dim)
+        before = slices.labels[positions]
+        self.units.tie(before, labels)
+        slices.labels[positions] = torch.where(labels >= 0, labels, before)
+        return slices
 
-    def _settle(self, path: str, start: int) -> None:
-        """The dimension along which entries that were used as values belong to units."""
-        shape = self.shapes[path]
-        touched = self._touched[path]
-        entries = torch.arange(touched.numel()).reshape(shape) + start
-        roots = torch.where(touched, self.units.roots(entries), NONE)
-        for dim in range(len(shape)):
-            others = [d for d in range(len(shape)) if d != dim]
-            highest = roots.amax(others) if others else roots
-            unit = highest.reshape([n if d == dim else 1 for d, n in enumerate(shape)])
-            if bool(((roots == unit) | (roots == NONE)).all()) and (
-                shape[dim] > 1 or len(shape) == 1
-            ):
-                positions = (highest >= 0).nonzero().flatten()
-                self._tie((path, dim), positions, highest[positions], reads=False)
+    def _along(self, path: str, dim: int) -> UnitsAlongDim:
+        if (path, dim) not in self.slices:
+            size = self.shapes[path][dim]
+            labels = no_units((size,))
+            reads, owns = torch.zeros(2, size, dtype=torch.bool)
+            self.slices[path, dim] = UnitsAlongDim(labels, reads, owns)
+        return self.slices[path, dim]
+
+    def _settle_entries(self, path: str, roots: Tensor) -> None:
+        """Find the dimension along which entries used as values belong to units."""
+        for dim, size in enumerate(roots.shape):
+            along = _constant_elsewhere(roots, dim)
+            if along is not None and (size > 1 or roots.dim() == 1):
+                positions = (along >= 0).nonzero().flatten()
+                slices = self._tie(path, dim, positions, along[positions])
+                slices.owns[positions] = True
                 return
-        self.units.fix(roots, f"entries of {path!r} belong to several of them")
-        self.taint(path, f"{path!r} has no dimension along which its units lie")
+        self.units.fix(roots, f"they lie along no single dimension of {path!r}", None)
+        self.keep_whole(path, f"the units of {path!r} lie along no single dimension")
 
 
-def dimension_of(weight: Weight, dim: int) -> tuple[int, Tensor] | None:
-    """The parameter's dimension that a dimension of the weight runs along, and the indices; None
-    if there is no such one.
-    """
-    dim %= weight.coordinates[0].dim()
-    running = [k for k, c in enumerate(weight.coordinates) if varies(c, dim)]
-    if len(running) != 1:
-        return None
-    of = weight.coordinates[running[0]]
-    if any(varies(of, d) for d in range(of.dim()) if d != dim):
-        return None
-    return running[0], of[tuple(slice(None) if d == dim else 0 for d in range(of.dim()))]
-
-
-def _flat(coordinates: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    flat = torch.zeros((), dtype=torch.int64)
-    for coordinate, size in zip(coordinates, shape, strict=True):
-        flat = flat * size + coordinate
-    return flat
-
-
-def whole_weight(path: str, shape: tuple[int, ...]) -> Weight:
-    """A parameter as it is."""
-    grids = [
-        torch.arange(n).reshape([n if d == k else 1 for d in range(len(shape))])
-        for k, n in enumerate(shape)
-    ]
-    return Weight(path, tuple(grid.expand(shape) for grid in grids))
+def _constant_elsewhere(roots: Tensor, dim: int) -> Tensor | None:
+    """The roots along one dimension, if they vary along no other; entries with NONE fit any."""
+    others = [d for d in range(roots.dim()) if d != dim]
+    along = roots.amax(others, keepdim=True) if others else roots
+    fits = (roots == along) | (roots == NONE)
+    return along.flatten() if bool(fits.all()) else None

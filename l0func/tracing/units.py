@@ -1,8 +1,14 @@
-"""Units of a module, as sets of labels that must stay or go together."""
+"""Units and their labels: tensor elements that must be kept or removed together.
+
+A unit is the smallest thing that can be removed from a network: a hidden unit, a channel or an
+attention head. A label is an integer on a tensor element; equal labels mean one unit. During a
+trace, different labels often turn out to mean one unit, so :class:`Units` is a union-find
+structure over labels. All other files in this folder use it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,66 +16,77 @@ from torch import Tensor
 from l0func.internal.untyped import loose, untyped
 
 NONE = -1
-"""The label of an element that belongs to no unit: a value that forward made by itself, of
-whatever size it took.
-"""
+"""The label for elements without a unit: constants that forward creates in any size it needs."""
+
+INPUT = 0
+"""The label for all elements of all inputs."""
+
+
+class _Request(NamedTuple):
+    """A request to keep units; it counts if the outputs depend on the step that asks."""
+
+    step: int | None
+    labels: Tensor
+    reason: str
 
 
 class Units:
-    """Disjoint sets of labels, some of which are fixed: they cannot be removed, and there is a
-    reason.
+    """Disjoint sets of labels, one set for each unit; some units are fixed, with a reason.
 
-    ``step`` is the number of the operation that is being followed, or -1: an average over
-    attention heads that nobody reads must not keep the heads.
+    A fixed unit cannot be removed. Transfer functions ask to fix units while the module runs
+    (:meth:`fix`). At the end :meth:`settle` grants the requests from steps that the outputs
+    depend on: if nobody reads an average over attention heads, it must not keep the heads.
     """
 
     def __init__(self) -> None:
-        self._parent: list[int] = []
-        self._reasons: dict[int, str] = {}
-        self._open: list[tuple[int, Tensor, str]] = []
-        self.step = -1
+        self._parent: list[int] = [INPUT]
+        self._reasons: dict[int, str] = {INPUT: "they are joined with an input of the module"}
+        self._requests: list[_Request] = []
 
     def fresh(self, count: int) -> Tensor:
-        """New labels, each a unit of its own; int64, shape ``(count,)``."""
+        """New labels, each for a new unit; int64, shape ``(count,)``."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return torch.arange(start, start + count)
 
-    def fixed(self, count: int, reason: str) -> Tensor:
-        """New labels of one unit that cannot be removed."""
-        labels = self.fresh(1)
-        self._settle(labels, reason)
-        return labels.expand(count)
+    def fixed(self, reason: str) -> Tensor:
+        """A new label, shape ``(1,)``, for a unit that cannot be removed."""
+        label = self.fresh(1)
+        self._give_reason(label, reason)
+        return label
 
-    def fix(self, labels: Tensor, reason: str) -> None:
-        """Say of the units of these labels that they cannot be removed, and why, if what this step
-        computes is used.
+    def fix(self, labels: Tensor, reason: str, step: int | None) -> None:
+        """Ask to fix the units that these labels mean.
+
+        Args:
+            labels: Labels in any shape.
+            reason: Why the units cannot be removed, in words that start with "they".
+            step: The step that asks, by number: the request counts only if an output depends on
+                that step. None: it always counts.
         """
-        self._open.append((self.step, labels, reason))
+        self._requests.append(_Request(step, labels, reason))
 
     def settle(self, used: set[int]) -> None:
-        """Fix what steps that are used asked for."""
-        for step, labels, reason in self._open:
-            if step < 0 or step in used:
-                self._settle(labels, reason)
-        self._open.clear()
-
-    def _settle(self, labels: Tensor, reason: str) -> None:
-        for label in _distinct(labels):
-            self._reasons.setdefault(self.root(label), reason)
+        """Grant the requests from these steps, and those without a step; drop the others."""
+        for request in self._requests:
+            if request.step is None or request.step in used:
+                self._give_reason(request.labels, request.reason)
+        self._requests.clear()
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        """Make one unit of every pair of labels at the same place of two tensors that broadcast."""
+        """Merge units: two tensors broadcast, and labels at the same place become one unit."""
         shape: Any = untyped.broadcast_shapes(a.shape, b.shape)
         a, b = _without_repeats(a.expand(shape), b.expand(shape))
         both = (a != b) & (a >= 0) & (b >= 0)
         # A pair as one number: unique numbers are found much faster than unique rows.
         count = len(self._parent)
-        for pair in _distinct(a[both] * count + b[both]):
-            self._join(self.root(pair // count), self.root(pair % count))
+        pairs = a[both] * count + b[both]
+        for pair in _distinct(pairs):
+            first, second = divmod(pair, count)
+            self._join(self.root(first), self.root(second))
 
     def root(self, label: int) -> int:
-        """The label that stands for the unit of this one."""
+        """The label that represents this label's unit."""
         parent, at = self._parent, label
         while parent[at] != at:
             parent[at] = parent[parent[at]]
@@ -77,19 +94,23 @@ class Units:
         return at
 
     def roots(self, labels: Tensor) -> Tensor:
-        """The same for every label; NONE stays."""
+        """Every label's root, in the shape of ``labels``; NONE stays NONE."""
         distinct, place = loose(labels).unique(return_inverse=True)
         found = [label if label < 0 else self.root(label) for label in distinct.tolist()]
         return torch.tensor(found, dtype=torch.int64)[place]
 
     def reason(self, root: int) -> str | None:
-        """Why the unit cannot be removed; None if it can."""
+        """Why the unit with this root cannot be removed; None if it can."""
         return self._reasons.get(root)
+
+    def _give_reason(self, labels: Tensor, reason: str) -> None:
+        for label in _distinct(labels):
+            self._reasons.setdefault(self.root(label), reason)
 
     def _join(self, a: int, b: int) -> None:
         if a == b:
             return
-        # The older label stands for both, so that units keep the order in which forward makes
+        # The older label becomes the root, so that units keep the order in which forward makes
         # them.
         a, b = min(a, b), max(a, b)
         self._parent[b] = a
@@ -102,12 +123,18 @@ def _distinct(labels: Tensor) -> list[int]:
     return [label for label in loose(labels).unique().tolist() if label >= 0]
 
 
-def _without_repeats(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of one shape without the repetitions that all of them have in common."""
-    for dim in range(tensors[0].dim()):
-        if all(t.stride(dim) == 0 for t in tensors) and tensors[0].shape[dim]:
-            tensors = tuple(t.narrow(dim, 0, 1) for t in tensors)
-    return tensors
+def _without_repeats(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two equally shaped tensors, cut to one index along dimensions that both only repeat."""
+    for dim in range(a.dim()):
+        if a.shape[dim] and a.stride(dim) == b.stride(dim) == 0:
+            a = a.narrow(dim, 0, 1)
+            b = b.narrow(dim, 0, 1)
+    return a, b
+
+
+def has_units(labels: Tensor) -> bool:
+    """Whether any element belongs to a unit."""
+    return bool((labels >= 0).any())
 
 
 def varies(labels: Tensor, dim: int) -> bool:
@@ -115,3 +142,8 @@ def varies(labels: Tensor, dim: int) -> bool:
     if labels.shape[dim] <= 1 or labels.stride(dim) == 0:
         return False
     return bool((labels != labels.narrow(dim, 0, 1)).any())
+
+
+def no_units(shape: tuple[int, ...]) -> Tensor:
+    """Labels for a tensor without units: NONE everywhere, in fresh memory."""
+    return torch.full(shape, NONE)

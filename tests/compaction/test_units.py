@@ -73,7 +73,7 @@ NOTHING = {
     "two_inputs": "output of the module",
     "norms": "output of the module",
     "bilinear": "'weight' is reshaped",
-    "weight_norm": "'linalg_vector_norm', which has no rule",
+    "weight_norm": "'linalg_vector_norm', which cannot be followed",
 }
 
 
@@ -207,7 +207,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "match"),
     [
-        ("fft", "'_fft_r2c', which has no rule"),
+        ("fft", "'_fft_r2c', which cannot be followed"),
         ("softmax", "the operation '_softmax' runs over them"),
         ("mean", "the operation 'mean' runs over them"),
         ("fixed", "in an order that no rule has"),

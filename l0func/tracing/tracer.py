@@ -1,0 +1,136 @@
+"""The torch mode that sees every operation and applies its transfer function.
+
+Only :func:`l0func.tracing.follow.follow` uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from l0func.tracing.call import Call, operation_name, tensors_in
+from l0func.tracing.history import History
+from l0func.tracing.steady import outputs_are_steady
+from l0func.tracing.step import Step
+from l0func.tracing.trace import Trace
+from l0func.tracing.transfers import transfer_for
+from l0func.tracing.transfers.copies import FACTORIES
+from l0func.tracing.transfers.norms import rms_norm
+from l0func.tracing.units import INPUT, no_units
+from l0func.tracing.values import AbstractValues, whole_weight
+
+_READ_NUMBERS = frozenset(
+    "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique2 unique_dim".split()
+)
+"""Operations that give Python numbers or shapes that depend on data, so that it may branch."""
+
+
+class Tracer(TorchDispatchMode):
+    """A context that writes the trace of one forward pass.
+
+    Args:
+        shapes: ``{path: shape}`` for every parameter and buffer.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        cast("Any", super()).__init__()
+        self.trace = Trace(shapes)
+        self._values = AbstractValues()
+        self._history = History()
+        self._paused = False
+
+    def begin_parameter(self, path: str, tensor: Tensor) -> None:
+        """Make a tensor known as a parameter or buffer."""
+        shape = tuple(tensor.shape)
+        self._values.set(tensor, whole_weight(path, shape) if shape else no_units(shape))
+        if tensor.is_floating_point():
+            # A table of positions or a mask, in integers, is no data: forward may read numbers out
+            # of it.
+            self._history.mark_data(tensor)
+
+    def begin_input(self, tensor: Tensor) -> None:
+        """Make a tensor known as an input to the module."""
+        label = torch.full((1,) * tensor.dim(), INPUT)
+        self._values.set(tensor, label.expand(tensor.shape))
+        self._history.mark_data(tensor)
+
+    def finish(self, outputs: Iterable[Tensor]) -> Trace:
+        """End the trace: the module returned these tensors, so their units are kept."""
+        outputs = list(outputs)
+        outside = self._step(None)
+        for tensor in outputs:
+            if outside.value_of(tensor) is not None:
+                outside.fix(outside.labels(tensor), "they are an output of the module")
+        self.trace.finish(self._history.used(outputs))
+        return self.trace
+
+    def rms_norm(
+        self,
+        func: Any,
+        input: Tensor,
+        normalized_shape: Any,
+        weight: Tensor | None,
+        eps: float | None,
+    ) -> Tensor:
+        """Run an RMSNorm and follow it as one step, before torch splits it into operations."""
+        # Paused until the end: operations on labels are no part of the call.
+        self._paused = True
+        try:
+            output: Tensor = func(input, normalized_shape, weight, eps)
+            read = [input] if weight is None else [input, weight]
+            step = self._step(self._history.add(read, [output]))
+            rms_norm(step, input, len(normalized_shape), weight, output)
+        finally:
+            self._paused = False
+        return output
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        self._check_branch(func, args)
+        output = func(*args, **kwargs)
+        self._follow(Call(func, args, kwargs, tuple(tensors_in(output))))
+        return output
+
+    def _follow(self, call: Call) -> None:
+        """Give a call's outputs their abstract values."""
+        step = self._step(self._log(call))
+        if not any(step.value_of(tensor) is not None for tensor in call.tensors()):
+            for made in call.outputs:
+                step.set(made, no_units(tuple(made.shape)))
+            return
+        transfer_for(call.func)(step, call)
+        if outputs_are_steady(step, call):
+            self._values.mark_steady(call.outputs)
+
+    def _log(self, call: Call) -> int:
+        """Record a call in the history, and return the step's number."""
+        read = list(call.tensors())
+        if call.func.is_view and read:
+            self._history.mark_views(read[0], call.outputs)
+        return self._history.add(read, call.outputs, only_sizes=call.name in FACTORIES)
+
+    def _step(self, number: int | None) -> Step:
+        return Step(number, self.trace, self._values)
+
+    def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Raise ValueError if the operation turns data into numbers."""
+        name = operation_name(func)
+        if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in(args)):
+            raise ValueError(
+                f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
+                "that depends on inputs or parameters, so other inputs may run other operations "
+                "than the examples. Take the branch out, or write the groups by hand with "
+                "l0func.group."
+            )

@@ -1,0 +1,52 @@
+"""Transfer functions: how units pass through one torch operation, one family a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from l0func.tracing.call import operation_name
+from l0func.tracing.step import Transfer
+from l0func.tracing.transfers import (
+    convolutions,
+    copies,
+    embedding,
+    matrix_products,
+    moves,
+    norms,
+    pointwise,
+    reductions,
+    refusal,
+    resampling,
+)
+
+_FAMILIES = (
+    matrix_products,
+    convolutions,
+    embedding,
+    norms,
+    resampling,
+    copies,
+    moves,
+    reductions,
+    pointwise,
+)
+
+TRANSFERS: dict[str, Transfer] = {}
+"""``{ATen name: transfer function}``; a name without its trailing underscore serves both twins."""
+
+for _family in _FAMILIES:
+    TRANSFERS.update(_family.TRANSFERS)
+
+
+def transfer_for(func: Any) -> Transfer:
+    """The transfer function for an ATen operation; an unknown one keeps its units."""
+    name = operation_name(func)
+    # An operation in place follows the same units as its twin without the underscore.
+    known = TRANSFERS.get(name) or TRANSFERS.get(name.removesuffix("_"))
+    if known is not None:
+        return known
+    if torch.Tag.pointwise in func.tags:
+        return pointwise.pointwise
+    return moves.moved if func.is_view else refusal.refuse

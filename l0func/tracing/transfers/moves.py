@@ -1,0 +1,87 @@
+"""Operations that move elements about: views, indexing, concatenation, padding.
+
+Most of them run on the labels just as they run on the tensor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func.internal import tree
+from l0func.tracing.call import Call
+from l0func.tracing.step import Step, Transfer
+from l0func.tracing.transfers.refusal import of_values, refuse
+from l0func.tracing.units import varies
+from l0func.tracing.values import Weight
+
+
+def moved(step: Step, call: Call) -> None:
+    """Apply the operation to the labels, or to a weight's coordinates."""
+    source: Tensor = call.args[0]
+    value = step.value_of(source)
+    if value is None or call.outputs[0].is_complex() or source.is_complex():
+        refuse(step, call)
+    elif isinstance(value, Tensor):
+        for output, labels in zip(call.outputs, _applied(call, value), strict=True):
+            step.set(output, labels)
+    else:
+        # A split has several outputs, and each of them a part of every coordinate.
+        coordinates = [_applied(call, c) for c in value.coordinates]
+        for output, *parts in zip(call.outputs, *coordinates, strict=True):
+            step.set(output, Weight(value.path, tuple(parts)))
+
+
+def _applied(call: Call, labels: Tensor) -> list[Tensor]:
+    """The operation's results for labels or coordinates in place of its first argument."""
+    if call.name in ("view", "_unsafe_view"):
+        # The labels may be laid out in memory otherwise than the tensor.
+        return [labels.reshape(call.args[1])]
+    # Indices may be on another device than the labels.
+    rest = tree.map_tensors(_on_cpu, call.args[1:])
+    result: Any = call.func(labels, *rest, **call.kwargs)
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.cpu()
+
+
+def _joined(step: Step, call: Call) -> None:
+    """Concatenate or stack the labels."""
+    tensors: list[Tensor] = list(call.args[0])
+    if all(step.weight(t) is not None and t.dim() > 1 for t in tensors):
+        refuse(step, call)
+        return
+    labels = [step.labels(t) for t in tensors]
+    joined = call.func(labels, *call.args[1:], **call.kwargs)
+    step.set(call.outputs[0], joined)
+
+
+@of_values
+def _pad(step: Step, call: Call, labels: Tensor) -> None:
+    """Constant padding; along a dimension with units the pad is a unit that stays."""
+    pads: list[int] = list(call.args[1])
+    (output,) = call.outputs
+    # Two pads for each dimension, the last dimension first.
+    dims = [-1 - i // 2 for i, pad in enumerate(pads) if pad]
+    if any(varies(labels, d) for d in dims):
+        reason = "they are padded along the dimension in which they lie, to a fixed size"
+        pad_label = int(step.units.fixed(reason))
+        step.set(output, torch.constant_pad_nd(labels, pads, pad_label))
+        return
+    for d in dims:
+        labels = labels.narrow(d, 0, 1)
+    step.set(output, labels.expand(output.shape))
+
+
+_MOVES = (
+    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim tril "
+    "triu pixel_shuffle pixel_unshuffle"
+)
+
+TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad}
+TRANSFERS.update(dict.fromkeys(("cat", "stack"), _joined))
+TRANSFERS.update(dict.fromkeys(_MOVES.split(), moved))

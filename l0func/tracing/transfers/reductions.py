@@ -1,0 +1,66 @@
+"""Operations along dimensions: sums, means and maxima, softmax, sort and running sums.
+
+They stay exact without some units only if the units lie along other dimensions.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from l0func.tracing.call import Call
+from l0func.tracing.step import Step, Transfer
+from l0func.tracing.transfers.refusal import of_values
+from l0func.tracing.units import varies
+
+
+@of_values
+def _reduced(step: Step, call: Call, labels: Tensor) -> None:
+    """A sum, mean, maximum or the like over dimensions."""
+    dims = _dimensions(call, labels.dim())
+    keep = bool(call.argument("keepdim", False))
+    if any(varies(labels, d) for d in dims):
+        step.fix(labels, f"the operation {call.name!r} runs over them")
+    left = labels.amax(dims, keepdim=keep) if dims else labels
+    step.set_all(call.outputs, left)
+
+
+@of_values
+def _mixed(step: Step, call: Call, labels: Tensor) -> None:
+    """A softmax, a sort, a running sum: each element depends on all others along a dimension."""
+    dims = _dimensions(call, labels.dim())
+    if any(varies(labels, d) for d in dims):
+        step.fix(labels, f"the operation {call.name!r} runs over them")
+    for output in call.outputs:
+        # topk and kthvalue return fewer elements along the dimension.
+        fits = output.shape == labels.shape
+        step.set_all([output], labels if fits else labels.narrow(dims[0], 0, 1))
+
+
+def _dimensions(call: Call, rank: int) -> list[int]:
+    """The dimensions that the operation runs over, as numbers from 0."""
+    given = call.argument("dim")
+    if given is None or given == []:
+        return _default_dimensions(call, rank)
+    dims: list[int] = [given] if isinstance(given, int) else list(given)
+    return [d % rank for d in dims] if rank else []
+
+
+def _default_dimensions(call: Call, rank: int) -> list[int]:
+    # topk and sort run over the last dimension by default; a reduction runs over all.
+    if call.name in ("topk", "sort") and call.takes("dim"):
+        return [rank - 1]
+    return list(range(rank))
+
+
+_REDUCED = (
+    "sum mean amax amin max min var std var_mean std_mean prod argmax argmin any all logsumexp "
+    "linalg_vector_norm norm median mode count_nonzero aminmax nansum"
+)
+_MIXED = (
+    "_softmax _log_softmax _safe_softmax softmax cumsum cumprod cummax cummin logcumsumexp sort "
+    "topk kthvalue"
+)
+
+TRANSFERS: dict[str, Transfer] = {}
+TRANSFERS.update(dict.fromkeys(_REDUCED.split(), _reduced))
+TRANSFERS.update(dict.fromkeys(_MIXED.split(), _mixed))
