@@ -58,8 +58,8 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
     activation.
 
     The module runs once, in eval mode, on the examples, and the trace follows its units through
-    every operation. Units are refused, with the reason, if an operation cannot be followed or if they
-    cannot be removed exactly (a LayerNorm runs over them, or they are a module output).
+    every operation. Units are refused, with the reason, if an operation cannot be followed or if
+    they cannot be removed exactly (a LayerNorm runs over them, or they are a module output).
 
     Then each group is tried: some units are removed from a copy with random weights, and the
     smaller copy must have the same output as the pruned one. Trials also find the attributes that
