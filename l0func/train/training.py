@@ -18,7 +18,8 @@ from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.train.lagrangian import Lagrangian
 from l0func.train.optimizer import Moments, Optimizer
-from l0func.train.state import TrainState, check_members
+from l0func.train.stacks import check_members
+from l0func.train.state import TrainState
 
 
 class Training(NamedTuple):
