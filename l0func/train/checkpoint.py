@@ -26,7 +26,7 @@ def save_state(
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a training state, or a stack of them, to a safetensors file.
+    """Write a training state or a stack to a safetensors file.
 
     An existing file is replaced whole, or not at all.
 
@@ -35,7 +35,7 @@ def save_state(
         state: The state.
         spec: The gate spec.
         settings: JSON values that a later run must share to continue: the learning rates, the
-            data, the number of members.
+            data, the member count.
 
     Raises:
         TypeError: A setting is no JSON value; ``state`` is no training state, or ``spec`` no spec.
@@ -66,7 +66,7 @@ def load_state(
 
     Args:
         path: The file.
-        state: A state of the same run, such as its first. The result has its structure.
+        state: A state from the same run, such as its first. The result has its structure.
         spec: The gate spec.
         settings: The settings that :func:`save_state` got.
 
@@ -152,7 +152,8 @@ def _check_same_spec(path: Any, saved: GateSpec, own: GateSpec) -> None:
 
 def _check_settings(path: Any, saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name in sorted(saved.keys() | own.keys()):
-        before, now = saved.get(name), own.get(name)
+        before = saved.get(name)
+        now = own.get(name)
         if before != now:
             raise ValueError(
                 f"{path} is of a run with another configuration: {name} was {before!r} and is "

@@ -1,6 +1,6 @@
 """Constraints: the parameters, or multiply-adds, that a controller holds at a share.
 
-:func:`l0func.lagrangian` builds one constraint for each pattern of its target.
+:func:`l0func.lagrangian` builds one constraint for each pattern in its target.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEASURES: tuple[Measure, ...] = ("density", "l0", "macs")
 
 
 class Constraint(NamedTuple):
-    """Some parameters, or the multiply-adds with them, and the share of these that may stay."""
+    """Some parameters, or the multiply-adds with them, and the share that may stay."""
 
     parameters: tuple[ParameterPlan, ...]
     counts: MacCounts | None
@@ -36,7 +36,7 @@ class Constraint(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Entries of all parameters together."""
+        """The number of entries, all parameters together."""
         return sum(p.size for p in self.parameters)
 
     def share(self, opens: Gates, spec: GateSpec) -> Tensor:
@@ -58,11 +58,11 @@ def _kept_entries(p: ParameterPlan, opens: Gates) -> Tensor | int:
 def constraints_of(
     target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None
 ) -> tuple[Constraint, ...]:
-    """One constraint for each pattern of a target; for a number, one over all parameters.
+    """One constraint for each pattern in a target; for a number, one over all parameters.
 
     Raises:
-        ValueError: There is no gate or no pattern; a pattern matches nothing; or a target is out
-            of its range or of reach.
+        ValueError: There is no gate or no pattern; a pattern matches nothing; or a target is
+            outside its range or cannot be reached.
     """
     by_pattern = target if isinstance(target, Mapping) else {"*": target}
     if not by_pattern or not spec.gates:

@@ -1,4 +1,4 @@
-"""Gradients of an objective: of one network or of a stack, mapped, compiled, in chunks."""
+"""Gradients for one network or for a stack: mapped, compiled, in chunks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Dims = Sequence[int | None]
 def gradients_of(
     objective: Objective, in_dims: Dims | None, chunk_size: int | None, compile: bool
 ) -> Callable[..., Any]:
-    """The gradient of an objective as a function.
+    """Differentiate an objective.
 
     Args:
         objective: The objective.
-        in_dims: For a stack: the dimension of members in each input, or None for an input that
-            all members share. None for one network.
+        in_dims: For a stack: the member dimension in each input, or None for an input that all
+            members share. None for one network.
         chunk_size: Number of members to compute at once; None is all.
         compile: Whether ``torch.compile`` sees the gradient.
 
     Returns:
-        ``gradients(trained, buffers, key, held, *inputs)``: the gradients of what is trained, and
-        the pair of loss and new buffers.
+        ``gradients(trained, buffers, key, held, *inputs)``: the gradients for params and
+        gates, and beside them the loss and the new buffers.
     """
     if in_dims is None and not compile:
         return partial(_by_autograd, objective)
@@ -56,13 +56,15 @@ def _by_autograd(objective: Objective, trained: tuple[Tree, Tree], *others: Any)
     with torch.enable_grad():
         named = tree.leaves(trained, "what is trained")
         taken = {path: t.detach().requires_grad_() for path, t in named.items()}
-        total, aux = objective.total(tree.rebuild(trained, taken), *others)
+        leaves = tree.rebuild(trained, taken)
+        total, aux = objective.total(leaves, *others)
         grads: Any = torch.autograd.grad(total, list(taken.values()), allow_unused=True)
     found = dict(zip(taken, grads, strict=True))
     for path, t in taken.items():
         if found[path] is None:
             found[path] = t.new_zeros(t.shape)
-    return tree.rebuild(trained, found), tree.map_tensors(lambda t: t.detach(), aux)
+    detached = tree.map_tensors(lambda t: t.detach(), aux)
+    return tree.rebuild(trained, found), detached
 
 
 def _in_chunks(mapped: Callable[..., Any], dims: Dims, size: int, /, *arguments: Any) -> Any:

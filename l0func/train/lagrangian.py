@@ -1,4 +1,4 @@
-"""The controller of a target: one multiplier for each constraint, in place of a fixed λ."""
+"""The controller that reaches a target: one multiplier for each constraint replaces a fixed λ."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from l0func.train.constraints import MEASURES, Constraint, Measure, Target, cons
 
 
 class LagrangianState(NamedTuple):
-    """The memory of a controller.
+    """The state that a controller carries from step to step.
 
-    It consists of tensors, so it is mapped, saved and resumed like parameters.
+    All fields are tensors, so the state is mapped, saved and resumed like parameters.
     """
 
     step: Tensor
     """Number of updates so far, an int64 scalar."""
 
     target: Tensor
-    """Shares of the dense network, shape ``(constraints,)``."""
+    """Shares of the dense network to reach, shape ``(constraints,)``."""
 
     multiplier: Tensor
-    """In units of the loss, shape ``(constraints,)``."""
+    """The price for each constraint, in the loss's unit, shape ``(constraints,)``."""
 
     violation: Tensor
-    """Realised share minus the target of that step, shape ``(constraints,)``."""
+    """Realised share minus the target at that step, shape ``(constraints,)``."""
 
 
 class Lagrangian(NamedTuple):
@@ -73,7 +73,7 @@ def lagrangian(
         \text{penalty} = \max(0, \mu + \rho g)\, (E[d] / c - 1), \quad g = d(\hat z) / c - 1,
         \quad \mu \leftarrow \max(0, \mu + \eta g)
 
-    The gates follow the gradient of the expectation. The multiplier follows the realised share,
+    The gates follow the expectation's gradient. The multiplier follows the realised share,
     so the pruned network meets the target. Excesses are relative to the target, so 2 % is reached
     as soon as 20 %. With ``equality=True`` both maxima are left out.
 
@@ -85,7 +85,7 @@ def lagrangian(
         spec: The gate spec.
         target: The share that may stay, in (0, 1), among all entries that the spec saw, ungated
             ones included; or ``{pattern: share}`` over parameter paths, one constraint for each
-            pattern. For ``measure="l0"`` numbers of entries in place of shares.
+            pattern. For ``measure="l0"`` entry counts in place of shares.
         measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a
             share of ``counts.total``.
         counts: Multiply-adds from :func:`l0func.count_macs`, for ``measure="macs"``.
@@ -96,21 +96,21 @@ def lagrangian(
             closed hardly move: give it more damping, and a warm-up.
         lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative
             excess)`` steps.
-        damping: :math:`\rho`, in units of the loss: an answer without delay, to keep the
+        damping: :math:`\rho`, in the loss's unit: an answer without delay, to keep the
             multiplier from overshooting.
         warmup: Number of updates in which the target falls linearly from 1 to its value.
-        restart: Whether the multiplier of a constraint that holds starts again from 0; only
+        restart: Whether a multiplier starts again from 0 when its constraint holds; only
             without ``equality``.
 
     Returns:
-        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. Members of
-        a sweep may have different targets, since targets are in the state; all other settings
-        belong to this controller.
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure.
+        Members in a sweep may have different targets, since targets are in the state; all other
+        settings belong to this controller.
 
     Raises:
         TypeError: ``spec`` is not a spec.
-        ValueError: A target is outside its range, or below the cost of parameters without gates;
-            a pattern matches nothing; counts are missing; the estimator never closes a gate; a
+        ValueError: A target is outside its range, or below the share without gates; a
+            pattern matches nothing; counts are missing; the estimator never closes a gate; a
             rate is negative.
 
     Example:
@@ -133,7 +133,7 @@ def lagrangian(
 
 @dataclass(frozen=True)
 class _Controller:
-    """The functions of a :class:`Lagrangian` and their settings."""
+    """The functions in a :class:`Lagrangian` and their settings."""
 
     spec: GateSpec
     constraints: tuple[Constraint, ...]
@@ -155,30 +155,40 @@ class _Controller:
     def penalty(self, state: LagrangianState, gates: Tree, /) -> Tensor:
         self._check_state(state)
         named = check_gates(gates, self.spec)
-        relative = state.violation / state.target
-        price = self._limited(state.multiplier + self.damping * relative)
-        opens = {g.name: g.distribution.prob_nonzero(named[g.name]) for g in self.spec.gates}
-        excess = self._shares(opens) / state.target - 1
+        answer = self.damping * state.violation / state.target
+        price = self._limited(state.multiplier + answer)
+        excess = self._shares(self._expected_opens(named)) / state.target - 1
         return (price.detach() * excess).sum()
 
     def update(self, state: LagrangianState, gates: Tree, /) -> LagrangianState:
         violation = self._violation(state, check_gates(gates, self.spec)).detach()
-        relative = violation / state.target
-        multiplier = self._limited(state.multiplier + self.lr * relative)
+        change = self.lr * violation / state.target
+        multiplier = self._limited(state.multiplier + change)
         if self.restart:
             multiplier = torch.where(violation <= 0, 0.0, multiplier)
         return LagrangianState(state.step + 1, state.target, multiplier, violation)
 
+    def _expected_opens(self, gates: Gates) -> Gates:
+        opens: Gates = {}
+        for gate in self.spec.gates:
+            opens[gate.name] = gate.distribution.prob_nonzero(gates[gate.name])
+        return opens
+
     def _violation(self, state: LagrangianState, gates: Gates) -> Tensor:
-        """Realised shares minus the targets of this step, shape ``(constraints,)``."""
+        """Realised shares minus the targets at this step, shape ``(constraints,)``."""
         self._check_state(state)
         test_time = deterministic_gates(gates, self.spec, self.estimator)
         opens = {name: _opens(gates[name], z) for name, z in test_time.items()}
-        ramp = ((state.step + 1) / self.warmup).clamp(max=1.0) if self.warmup else 1.0
-        return self._shares(opens) - (1 - ramp * (1 - state.target))
+        return self._shares(opens) - self._current_target(state)
+
+    def _current_target(self, state: LagrangianState) -> Tensor:
+        ramp: Tensor | float = 1.0
+        if self.warmup:
+            ramp = ((state.step + 1) / self.warmup).clamp(max=1.0)
+        return 1 - ramp * (1 - state.target)
 
     def _shares(self, opens: Gates) -> Tensor:
-        """The share of each constraint when gates are open by these weights."""
+        """For each constraint the share that stays when gates are open by these weights."""
         wide = _at_least_float32(opens)
         return torch.stack([constraint.share(wide, self.spec) for constraint in self.constraints])
 

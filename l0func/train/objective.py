@@ -1,4 +1,4 @@
-"""The objective of a training step: the user's loss, checked, plus the controller's penalty."""
+"""The scalar that training minimises: the user's loss, checked, plus the controller's penalty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from l0func.train.lagrangian import Lagrangian
 
 @dataclass(frozen=True)
 class Objective:
-    """A scalar function of params and gates, to be differentiated."""
+    """The scalar that training differentiates in params and gates."""
 
     loss: Callable[..., Any]
     control: Lagrangian | None
@@ -28,9 +28,9 @@ class Objective:
         Args:
             trained: Params and gates.
             buffers: The buffers.
-            key: The key of this step.
+            key: The key for this step.
             held: The controller's state; any value without a controller.
-            *inputs: The inputs of the step.
+            *inputs: The inputs from the step's call.
         """
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
         own_buffers = tree.map_tensors(lambda t: t, buffers)
@@ -40,7 +40,8 @@ class Objective:
         _check_buffers(updated, buffers)
         if self.control is None:
             return value, (value, updated)
-        return value + self.control.penalty(held, trained[1]), (value, updated)
+        penalty = self.control.penalty(held, trained[1])
+        return value + penalty, (value, updated)
 
 
 def _value_and_buffers(result: Any, buffers: Tree) -> tuple[Tensor, Tree]:
@@ -66,7 +67,8 @@ def _check_value(value: Tensor) -> None:
 
 
 def _check_buffers(updated: Tree, buffers: Tree) -> None:
-    named, known = tree.leaves(updated, "the new buffers"), tree.leaves(buffers, "buffers")
+    named = tree.leaves(updated, "the new buffers")
+    known = tree.leaves(buffers, "buffers")
     names.check_names(named, known, "The state, compared with the buffers that the loss returned,")
     for path, t in named.items():
         shape = tuple(known[path].shape)

@@ -15,8 +15,8 @@ from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
-"""``{leaf path: {name: tensor}}``: an optimizer's memory of each leaf, empty before the first
-update.
+"""``{leaf path: {name: tensor}}``: for each leaf the optimizer's state, empty before
+the first update.
 """
 
 Number: TypeAlias = bool | int | float
@@ -43,28 +43,28 @@ class Optimizer(NamedTuple):
 
 
 def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimizer:
-    """A torch optimizer as pure functions over a pytree of leaves.
+    """A torch optimizer as pure functions over a pytree.
 
-    An optimizer that works entry by entry (SGD, Adam, RMSprop and their kin) moves a stack of K
+    An optimizer that works entry by entry (SGD, Adam, RMSprop and their kin) treats K stacked
     networks like K optimizers with one network each.
 
     Moments are tensors. A Python number in the optimizer's state, such as a step counter, becomes
     a 0-d tensor, and the optimizer gets it back as a number.
 
     Args:
-        kind: A class of optimizers, such as ``torch.optim.Adam``.
-        **settings: Its keyword arguments. A schedule, a function of the step, may replace a
-            number.
+        kind: An optimizer class, such as ``torch.optim.Adam``.
+        **settings: Its keyword arguments. A schedule, which maps the step to a
+            number, may replace a number.
 
     Returns:
         ``init(leaves)`` and ``update(grads, moments, leaves, step, donate=False)``. With
-        ``donate`` the update writes into the tensors of leaves and moments, and the result owns
-        them: nothing is copied, and the arguments are used up.
+        ``donate`` the update writes into its arguments' tensors, and the result owns them:
+        nothing is copied, and the arguments are used up.
 
     Raises:
-        TypeError: ``kind`` is not a class of optimizers, does not take a setting, or needs a
-            closure or sparse gradients.
-        ValueError: A setting is out of its range.
+        TypeError: ``kind`` is no optimizer class, does not take a setting, or needs a closure or
+            sparse gradients.
+        ValueError: A setting is outside its range.
 
     Example:
         >>> sgd = optimizer(torch.optim.SGD, lr=0.5)
@@ -78,7 +78,8 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
             f"kind is a class of torch.optim, such as torch.optim.Adam; got {given!r}."
         )
     factory = _Factory(given, settings)
-    probe, other = _probed(factory, 1.0), _probed(factory, -3.0)
+    probe = _probed(factory, 1.0)
+    other = _probed(factory, -3.0)
     functions = _Functions(factory, _number_types(probe.state))
     by_entry = _works_by_entry(_as_moments(probe.state), _as_moments(other.state))
     decays = _decays(settings, probe.defaults)
@@ -87,13 +88,13 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 
 @dataclass(frozen=True)
 class _Factory:
-    """A class of torch optimizers with its settings, some of them schedules."""
+    """A torch optimizer class with its settings, schedules among them."""
 
     kind: Callable[..., torch.optim.Optimizer]
     settings: Mapping[str, Any]
 
     def build(self, leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
-        """The torch optimizer of these leaves, with the settings of this step."""
+        """A torch optimizer for these leaves, with its settings at this step."""
         values = {
             name: _setting_at(name, setting, step) for name, setting in self.settings.items()
         }
@@ -102,7 +103,7 @@ class _Factory:
 
 @dataclass(frozen=True)
 class _Functions:
-    """The functions ``init`` and ``update`` of an :class:`Optimizer`."""
+    """The functions ``init`` and ``update`` in an :class:`Optimizer`."""
 
     factory: _Factory
     numbers: Mapping[str, type[Number]]
@@ -121,7 +122,8 @@ class _Functions:
         *,
         donate: bool = False,
     ) -> tuple[Tree, Moments]:
-        slopes, named = tree.leaves(grads, "grads"), tree.leaves(leaves, "leaves")
+        slopes = tree.leaves(grads, "grads")
+        named = tree.leaves(leaves, "leaves")
         names.check_names(slopes, named, "The tree of leaves")
         if not named:
             return leaves, {}
@@ -137,16 +139,19 @@ class _Functions:
         return tree.rebuild(leaves, moved), kept
 
     def _as_state(self, moments: Mapping[str, Tensor], donate: bool) -> dict[str, Any]:
-        """The torch optimizer's state of one leaf; numbers are Python numbers again."""
+        """The torch optimizer's state for one leaf; numbers are Python numbers again."""
         state: dict[str, Any] = {}
         for name, t in moments.items():
             number = self.numbers.get(name)
-            state[name] = _taken(t, donate) if number is None else number(t.item())
+            if number is None:
+                state[name] = _taken(t, donate)
+            else:
+                state[name] = number(t.item())
         return state
 
 
 def _as_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors and numbers in a torch optimizer's state of one leaf, all as tensors."""
+    """The tensors and numbers that a torch optimizer holds for one leaf, all as tensors."""
     moments: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
@@ -177,7 +182,8 @@ def _probed(factory: _Factory, slope: float) -> _Probe:
     """
     leaf = torch.zeros(_PROBE_SHAPE)
     leaf.grad = torch.full(_PROBE_SHAPE, slope)
-    torch_optimizer = factory.build([leaf], torch.zeros((), dtype=torch.int64))
+    step = torch.zeros((), dtype=torch.int64)
+    torch_optimizer = factory.build([leaf], step)
     try:
         torch_optimizer.step()
     except (TypeError, RuntimeError) as error:
@@ -194,7 +200,8 @@ def _probed(factory: _Factory, slope: float) -> _Probe:
 def _works_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     """Whether moments are entry-wise, or counts: the same after two different gradients."""
     for name, t in moments.items():
-        is_count = t.dim() == 0 and name in others and torch.equal(t, others[name])
+        same = name in others and torch.equal(t, others[name])
+        is_count = same and t.dim() == 0
         if t.shape != _PROBE_SHAPE and not is_count:
             return False
     return True

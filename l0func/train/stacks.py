@@ -1,4 +1,4 @@
-"""Stacks: many networks as one pytree of tensors with a dimension of members in front.
+"""Stacks: many networks as one pytree, with a member dimension in front.
 
 Users stack states for a sweep; a sweep's step checks its stack here.
 """
@@ -24,11 +24,11 @@ _COUNTS = (".step", ".mu_product", ".eta", ".mu")
 
 
 def stack(states: Sequence[Tree]) -> Tree:
-    """Stack pytrees of the same structure: each tensor gets a dimension of members in front.
+    """Stack pytrees with the same structure: each tensor gets a member dimension in front.
 
     Args:
-        states: The members, such as ``[init(key, params, gates, buffers) for key in keys]``. All
-            members of a stack of TrainStates share ``step`` and the counts of optimizers.
+        states: The members, such as ``[init(key, params, gates, buffers) for key in keys]``.
+            Stacked TrainStates share ``step`` and the optimizers' counts.
 
     Returns:
         One pytree.
@@ -45,7 +45,10 @@ def stack(states: Sequence[Tree]) -> Tree:
     whole: dict[str, Tensor] = {}
     for path in members[0]:
         values = [member[path] for member in members]
-        whole[path] = torch.stack(values) if path in stacked else _common(path, values)
+        if path in stacked:
+            whole[path] = torch.stack(values)
+        else:
+            whole[path] = _common(path, values)
     return tree.rebuild(states[0], whole)
 
 
@@ -54,9 +57,9 @@ def _check_same_structure(members: list[dict[str, Tensor]]) -> None:
     for i, member in enumerate(members):
         names.check_names(member, first, f"The stack, whose member {i} is another,")
         for path, t in member.items():
-            shapes = tuple(first[path].shape), tuple(t.shape)
-            _check_same("shapes", path, i, shapes)
-            _check_same("dtypes", path, i, (first[path].dtype, t.dtype))
+            own = first[path]
+            _check_same("shapes", path, i, (tuple(own.shape), tuple(t.shape)))
+            _check_same("dtypes", path, i, (own.dtype, t.dtype))
 
 
 def _check_same(kind: str, path: str, i: int, values: tuple[Any, Any]) -> None:
@@ -68,7 +71,7 @@ def _check_same(kind: str, path: str, i: int, values: tuple[Any, Any]) -> None:
 
 
 def _common(path: str, values: list[Tensor]) -> Tensor:
-    """A copy of the value that all members share."""
+    """Copy the value that all members share."""
     for i, value in enumerate(values):
         if not torch.equal(value, values[0]):
             raise ValueError(
@@ -80,7 +83,7 @@ def _common(path: str, values: list[Tensor]) -> Tensor:
 
 
 def unstack(states: Tree) -> list[Tree]:
-    """The members of a stack.
+    """Take a stack apart into its members.
 
     Args:
         states: A stack from :func:`stack`.
@@ -89,7 +92,7 @@ def unstack(states: Tree) -> list[Tree]:
         A pytree for each member.
 
     Raises:
-        ValueError: The tensors have different numbers of members.
+        ValueError: The tensors have different member counts.
     """
     stacked = _stacked(states)
     return [_member(states, stacked, i) for i in range(_count(stacked))]
@@ -104,13 +107,13 @@ def _member(states: Tree, stacked: dict[str, Tensor], i: int) -> Tree:
 
 
 def diverged(states: Tree) -> list[int]:
-    """The members of a stack that hold a NaN or an infinity; they do not touch other members.
+    """Find the members that hold a NaN or an infinity; they do not touch other members.
 
     Args:
-        states: A stack from :func:`stack`, or a vector of losses.
+        states: A stack from :func:`stack`, or a vector with the members' losses.
 
     Returns:
-        The indices of these members.
+        Their indices in the stack.
     """
     stacked = _stacked(states)
     bad = torch.zeros(_count(stacked), dtype=torch.bool)
@@ -121,7 +124,7 @@ def diverged(states: Tree) -> list[int]:
 
 
 def _stacked(states: Tree) -> dict[str, Tensor]:
-    """The tensors that have, or in one member will get, a dimension of members."""
+    """The tensors that have, or in one member will get, a member dimension."""
     named = tree.leaves(states, "a stack")
     if not isinstance(states, TrainState):
         return named
@@ -129,7 +132,7 @@ def _stacked(states: Tree) -> dict[str, Tensor]:
 
 
 def _is_shared(path: str, named: Mapping[str, Tensor]) -> bool:
-    """Whether all members of a stack of training states share the tensor under a path."""
+    """Whether stacked training states share the tensor under a path."""
     if path == "step":
         return True
     if not path.startswith(_MOMENTS):
@@ -138,9 +141,9 @@ def _is_shared(path: str, named: Mapping[str, Tensor]) -> bool:
 
 
 def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
-    """Whether a moment is one number for all entries of its leaf.
+    """Whether a moment is one number for all entries in its leaf.
 
-    The moments of a 0-d leaf are 0-d too, and have the leaf's dtype.
+    A 0-d leaf's other moments are 0-d too, but have the leaf's dtype.
     """
     moment = named[path]
     if moment.dim() > 0:
@@ -150,7 +153,7 @@ def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
 
 
 def _count(stacked: dict[str, Tensor]) -> int:
-    """The number of members, which all tensors of a stack agree on."""
+    """The member count of a stack; all tensors must agree on it."""
     lengths = {path: _length(t) for path, t in stacked.items()}
     first, count = next(iter(lengths.items()), ("", 0))
     for path, length in lengths.items():
@@ -169,10 +172,10 @@ def _length(t: Tensor) -> int:
 def check_members(
     state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
 ) -> None:
-    """Refuse a sweep with different numbers of members in its state and its inputs.
+    """Refuse a sweep with different member counts in its state and its inputs.
 
     Raises:
-        ValueError: The numbers differ, or are 0; or ``in_dims`` has another length than
+        ValueError: The counts differ, or are 0; or ``in_dims`` has another length than
             ``inputs``.
     """
     if len(inputs) != len(in_dims):
@@ -191,7 +194,7 @@ def check_members(
 def _lengths(
     state: TrainState, members: int, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
 ) -> Iterator[tuple[str, int]]:
-    """Name and number of members of everything that a sweep maps."""
+    """Name and member count for everything that a sweep maps."""
     yield "key", members
     for path, t in _stacked(state).items():
         if path != "key":

@@ -1,4 +1,4 @@
-"""The state of training: everything that a step reads and replaces, as one pytree of tensors."""
+"""The state of training: everything that a step reads and replaces, as one pytree."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from l0func.train.optimizer import Moments
 
 
 class TrainState(NamedTuple):
-    """A training state, or a stack of them.
+    """A training state, or many as a stack.
 
     All leaves are tensors, so one function each stacks, saves and loads whole states.
     """
 
     step: Tensor
-    """Number of steps so far, an int64 scalar, shared by all members of a stack."""
+    """Number of steps so far, an int64 scalar; all members in a stack share it."""
 
     key: Tensor
-    """The key of all draws, shape ``(2,)``: step t draws from ``fold_in(key, t)``."""
+    """The key behind all draws, shape ``(2,)``: step t draws from ``fold_in(key, t)``."""
 
     params: Tree
     gates: Tree
@@ -33,4 +33,4 @@ class TrainState(NamedTuple):
     """Averages of params and gates; empty if the training keeps none."""
 
     control: LagrangianState | None
-    """The state of the controller; None without a controller."""
+    """The controller's state; None without a controller."""

@@ -1,6 +1,6 @@
 """Training as a pure function: state and batch in, state and loss out.
 
-One function serves a single network and a sweep, a stack of networks.
+One function serves a single network and a sweep over stacked networks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from l0func.internal.tree import Tree
 from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
 from l0func.train.objective import Objective
-from l0func.train.optimizer import Optimizer
+from l0func.train.optimizer import Moments, Optimizer
 from l0func.train.stacks import check_members
 from l0func.train.state import TrainState
 
@@ -31,7 +31,7 @@ class Training(NamedTuple):
     """``init(key, params, gates, buffers)``: the state to start from."""
 
     step: Callable[..., tuple[TrainState, Tensor]]
-    """``step(state, *inputs)``: the next state, and the loss of the given one."""
+    """``step(state, *inputs)``: the next state, and the loss before the step."""
 
 
 def training(
@@ -55,14 +55,14 @@ def training(
         loss: ``loss(params, gates, buffers, key, *inputs)`` returns a scalar, or a scalar and new
             buffers. Values that change from step to step (a batch, λ) are inputs; pass numbers as
             tensors.
-        params: The optimizer of the parameters.
-        gates: The optimizer of the gates, without weight decay, and with a larger learning rate.
+        params: The optimizer for the parameters.
+        gates: The optimizer for the gates, without weight decay, and with a larger learning rate.
         control: A controller. The step adds its penalty and updates its state.
-        average: :math:`\beta` of the averages of params and gates, in [0, 1); 0 keeps none.
-        in_dims: For a sweep: the dimension of members in each input, None for an input that all
-            members share. The leaves of the state, except ``step``, are then stacks, see
+        average: :math:`\beta` for averages over params and gates, in [0, 1); 0 keeps none.
+        in_dims: For a sweep: the member dimension in each input, None for an input that all
+            members share. The state's leaves, except ``step``, are then stacks, see
             :func:`stack`.
-        chunk_size: Number of members of a sweep to compute at once; None is all. Memory falls
+        chunk_size: Number of members to compute at once in a sweep; None is all. Memory falls
             with it. A convolution over mapped weights is a grouped convolution, and a CPU may
             compute it more slowly than one member after another.
         compile: Whether ``torch.compile`` sees the gradient.
@@ -75,7 +75,7 @@ def training(
         TypeError: An optimizer is not from :func:`l0func.optimizer`, or ``control`` not a
             controller; ``in_dims`` is no sequence; in a step, the loss returned neither a scalar
             nor a scalar and buffers.
-        ValueError: The optimizer of the gates has weight decay; an optimizer of a sweep couples
+        ValueError: The gates' optimizer has weight decay; an optimizer in a sweep couples
             entries; ``average`` is outside [0, 1); ``chunk_size`` is not positive, or there is no
             sweep; in a step, the state is another training's, or the loss returned other buffers
             than it was given.
@@ -93,7 +93,7 @@ def training(
 
 @dataclass(frozen=True)
 class _Functions:
-    """The functions of a :class:`Training` and their settings."""
+    """The functions in a :class:`Training` and their settings."""
 
     params_optimizer: Optimizer
     gates_optimizer: Optimizer
@@ -106,12 +106,12 @@ class _Functions:
     def init(self, key: Tensor, params: Tree, gates: Tree, buffers: Tree, /) -> TrainState:
         random.check_key(key)
         control = None if self.control is None else self.control.init(gates)
-        moments = {
-            "params": self.params_optimizer.init(params),
-            "gates": self.gates_optimizer.init(gates),
-        }
+        step = torch.zeros((), dtype=torch.int64, device=key.device)
+        moments: dict[str, Moments] = {}
+        moments["params"] = self.params_optimizer.init(params)
+        moments["gates"] = self.gates_optimizer.init(gates)
         return TrainState(
-            step=torch.zeros((), dtype=torch.int64, device=key.device),
+            step=step,
             key=key,
             params=_copied(params),
             gates=_copied(gates),
@@ -144,13 +144,14 @@ class _Functions:
 
     def _moved(self, state: TrainState, params_grads: Tree, gates_grads: Tree) -> TrainState:
         """The state after both optimizers: new params, gates and moments."""
-        params, params_moments = self.params_optimizer.update(
-            params_grads, state.moments["params"], state.params, state.step, donate=self.donate
+        before, step = state.moments, state.step
+        moments: dict[str, Moments] = {}
+        params, moments["params"] = self.params_optimizer.update(
+            params_grads, before["params"], state.params, step, donate=self.donate
         )
-        gates, gates_moments = self.gates_optimizer.update(
-            gates_grads, state.moments["gates"], state.gates, state.step, donate=self.donate
+        gates, moments["gates"] = self.gates_optimizer.update(
+            gates_grads, before["gates"], state.gates, step, donate=self.donate
         )
-        moments = {"params": params_moments, "gates": gates_moments}
         return state._replace(params=params, gates=gates, moments=moments)
 
     def _updated(self, held: LagrangianState | None, gates: Tree) -> LagrangianState | None:
@@ -233,12 +234,19 @@ def _copied(leaves: Tree) -> Any:
 
 
 def _averaged(averages: Tree, moved: TrainState, decay: float, step: Tensor) -> Tree:
-    """The averages of params and gates, with the values of this step."""
+    """The averages after this step's params and gates joined them."""
     if not averages:
         return averages
-    weight = (1 - decay) / (1 - decay ** (int(step) + 1))
+    steps = int(step) + 1
+    weight = (1 - decay) / (1 - decay**steps)
     updated: dict[str, dict[str, Tensor]] = {}
     for name, before in averages.items():
         now = tree.leaves(getattr(moved, name))
-        updated[name] = {path: t.lerp(now[path], weight) for path, t in before.items()}
+        updated[name] = _interpolated(before, now, weight)
     return updated
+
+
+def _interpolated(
+    before: dict[str, Tensor], now: dict[str, Tensor], weight: float
+) -> dict[str, Tensor]:
+    return {path: t.lerp(now[path], weight) for path, t in before.items()}
