@@ -59,7 +59,7 @@ def save(
     check_values(sections["gates"])
     sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
     metadata = {"format": _NETWORK_FORMAT, "spec": spec.to_json()}
-    write_tensors(path, _joined(sections), metadata)
+    write_tensors(path, _joined_sections(sections), metadata)
 
 
 def load(path: str | PathLike[str]) -> Saved:
@@ -76,9 +76,9 @@ def load(path: str | PathLike[str]) -> Saved:
         ImportError: safetensors is not installed.
     """
     metadata, tensors = read_tensors(path)
-    _check_format(path, metadata, tensors)
+    _check_is_network(path, metadata, tensors)
     spec = GateSpec.from_json(metadata["spec"])
-    sections = _split(tensors)
+    sections = _split_sections(tensors)
     params, gates = sections["params"], sections["gates"]
     check_params(params, spec)
     check_values(check_gates(gates, spec))
@@ -88,7 +88,7 @@ def load(path: str | PathLike[str]) -> Saved:
     return Saved(params, gates, sections["buffers"], spec, sections["extra"])
 
 
-def _joined(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _joined_sections(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """One flat dict with names such as ``params/layer.weight``."""
     joined: dict[str, Tensor] = {}
     for section, named in sections.items():
@@ -97,8 +97,8 @@ def _joined(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return joined
 
 
-def _split(joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The sections again: the inverse of :func:`_joined`."""
+def _split_sections(joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The sections again: the inverse of :func:`_joined_sections`."""
     sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
     for path, t in joined.items():
         section, _, name = path.partition("/")
@@ -106,7 +106,7 @@ def _split(joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return sections
 
 
-def _check_format(
+def _check_is_network(
     path: str | PathLike[str], metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
 ) -> None:
     sections = {name.partition("/")[0] for name in tensors}

@@ -79,7 +79,7 @@ def load_state(
         ImportError: safetensors is not installed.
     """
     metadata, saved = read_tensors(path)
-    _check_format(path, metadata)
+    _check_is_state_file(path, metadata)
     _check_same_spec(path, GateSpec.from_json(metadata["spec"]), spec)
     own_settings = json.loads(json.dumps(dict(settings or {})))
     _check_settings(path, json.loads(metadata["settings"]), own_settings)
@@ -128,7 +128,7 @@ def _check_gates(gates: Tree, spec: GateSpec) -> None:
             )
 
 
-def _check_format(path: Any, metadata: Mapping[str, str]) -> None:
+def _check_is_state_file(path: Any, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != _STATE_FORMAT:
         raise ValueError(
             f"{path} is no training state: its metadata says "

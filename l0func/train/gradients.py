@@ -23,15 +23,15 @@ def gradients_of(
     """Differentiate an objective.
 
     Args:
-        objective: The objective.
+        objective: The scalar to differentiate.
         in_dims: For a stack: the member dimension in each input, or None for an input that all
             members share. None for one network.
         chunk_size: Number of members to compute at once; None is all.
         compile: Whether ``torch.compile`` sees the gradient.
 
     Returns:
-        ``gradients(trained, buffers, key, held, *inputs)``: the gradients for params and
-        gates, and beside them the loss and the new buffers.
+        ``gradients(trained, buffers, key, held, *inputs)``: the gradients for params
+        and gates, and beside them the loss and the new buffers.
     """
     if in_dims is None and not compile:
         return partial(_by_autograd, objective)

@@ -73,9 +73,9 @@ def lagrangian(
         \text{penalty} = \max(0, \mu + \rho g)\, (E[d] / c - 1), \quad g = d(\hat z) / c - 1,
         \quad \mu \leftarrow \max(0, \mu + \eta g)
 
-    The gates follow the expectation's gradient. The multiplier follows the realised share,
-    so the pruned network meets the target. Excesses are relative to the target, so 2 % is reached
-    as soon as 20 %. With ``equality=True`` both maxima are left out.
+    The gates follow the expectation's gradient. The multiplier follows the realised share, so the
+    pruned network meets the target. Excesses are relative to the target, so 2 % is reached as
+    soon as 20 %. With ``equality=True`` both maxima are left out.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
@@ -103,15 +103,15 @@ def lagrangian(
             without ``equality``.
 
     Returns:
-        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure.
-        Members in a sweep may have different targets, since targets are in the state; all other
-        settings belong to this controller.
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. Members
+        in a sweep may have different targets, since targets are in the state; all other settings
+        belong to this controller.
 
     Raises:
         TypeError: ``spec`` is not a spec.
-        ValueError: A target is outside its range, or below the share without gates; a
-            pattern matches nothing; counts are missing; the estimator never closes a gate; a
-            rate is negative.
+        ValueError: A target is outside its range, or below the share that has no gates; a pattern
+            matches nothing; counts are missing; the estimator never closes a gate; a rate is
+            negative.
 
     Example:
         >>> import l0func as l0

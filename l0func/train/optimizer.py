@@ -15,9 +15,7 @@ from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
-"""``{leaf path: {name: tensor}}``: for each leaf the optimizer's state, empty before
-the first update.
-"""
+"""``{leaf path: {name: tensor}}``: the optimizer's state for each leaf, empty at first."""
 
 Number: TypeAlias = bool | int | float
 
@@ -53,8 +51,8 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 
     Args:
         kind: An optimizer class, such as ``torch.optim.Adam``.
-        **settings: Its keyword arguments. A schedule, which maps the step to a
-            number, may replace a number.
+        **settings: Its keyword arguments. A number may be a schedule: a function from the step
+            to a number.
 
     Returns:
         ``init(leaves)`` and ``update(grads, moments, leaves, step, donate=False)``. With
@@ -80,7 +78,7 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
     factory = _Factory(given, settings)
     probe = _probed(factory, 1.0)
     other = _probed(factory, -3.0)
-    functions = _Functions(factory, _number_types(probe.state))
+    functions = _OptimizerFunctions(factory, _number_types(probe.state))
     by_entry = _works_by_entry(_as_moments(probe.state), _as_moments(other.state))
     decays = _decays(settings, probe.defaults)
     return Optimizer(functions.init, functions.update, decays, by_entry)
@@ -102,7 +100,7 @@ class _Factory:
 
 
 @dataclass(frozen=True)
-class _Functions:
+class _OptimizerFunctions:
     """The functions ``init`` and ``update`` in an :class:`Optimizer`."""
 
     factory: _Factory

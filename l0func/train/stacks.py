@@ -19,7 +19,7 @@ from l0func.train.state import TrainState
 
 _MOMENTS = "moments."
 
-# Moments that torch's optimizers count for all entries together.
+# Names of moments that torch's optimizers count for all entries together.
 _COUNTS = (".step", ".mu_product", ".eta", ".mu")
 
 
@@ -95,7 +95,7 @@ def unstack(states: Tree) -> list[Tree]:
         ValueError: The tensors have different member counts.
     """
     stacked = _stacked(states)
-    return [_member(states, stacked, i) for i in range(_count(stacked))]
+    return [_member(states, stacked, i) for i in range(_member_count(stacked))]
 
 
 def _member(states: Tree, stacked: dict[str, Tensor], i: int) -> Tree:
@@ -116,7 +116,7 @@ def diverged(states: Tree) -> list[int]:
         Their indices in the stack.
     """
     stacked = _stacked(states)
-    bad = torch.zeros(_count(stacked), dtype=torch.bool)
+    bad = torch.zeros(_member_count(stacked), dtype=torch.bool)
     for t in stacked.values():
         finite = t.isfinite().reshape(len(t), -1).all(1)
         bad |= ~finite.cpu()
@@ -143,7 +143,8 @@ def _is_shared(path: str, named: Mapping[str, Tensor]) -> bool:
 def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
     """Whether a moment is one number for all entries in its leaf.
 
-    A 0-d leaf's other moments are 0-d too, but have the leaf's dtype.
+    Such a number is 0-d. All moments of a 0-d leaf are 0-d too, but only numbers have another
+    dtype than the leaf.
     """
     moment = named[path]
     if moment.dim() > 0:
@@ -152,7 +153,7 @@ def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
     return leaf is None or leaf.dim() > 0 or leaf.dtype != moment.dtype
 
 
-def _count(stacked: dict[str, Tensor]) -> int:
+def _member_count(stacked: dict[str, Tensor]) -> int:
     """The member count of a stack; all tensors must agree on it."""
     lengths = {path: _length(t) for path, t in stacked.items()}
     first, count = next(iter(lengths.items()), ("", 0))
@@ -183,7 +184,7 @@ def check_members(
             f"in_dims has {len(in_dims)} entries for {len(inputs)} inputs; give one for each."
         )
     members = state.key.shape[0] if state.key.dim() == 2 else 0
-    for name, length in _lengths(state, members, inputs, in_dims):
+    for name, length in _member_counts(state, members, inputs, in_dims):
         if length != members or length == 0:
             raise ValueError(
                 f"A sweep of {members} members needs as many of everything that is mapped; {name} "
@@ -191,7 +192,7 @@ def check_members(
             )
 
 
-def _lengths(
+def _member_counts(
     state: TrainState, members: int, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
 ) -> Iterator[tuple[str, int]]:
     """Name and member count for everything that a sweep maps."""

@@ -25,7 +25,7 @@ from l0func.train.state import TrainState
 
 
 class Training(NamedTuple):
-    """Two pure functions; :func:`training` makes them."""
+    """Training as two pure functions; :func:`training` makes them."""
 
     init: Callable[[Tensor, Tree, Tree, Tree], TrainState]
     """``init(key, params, gates, buffers)``: the state to start from."""
@@ -87,12 +87,12 @@ def training(
     _check_average(average)
     _check_sweep(in_dims, chunk_size)
     gradients = gradients_of(Objective(loss, control), in_dims, chunk_size, compile)
-    functions = _Functions(params, gates, gradients, control, average, in_dims, donate)
+    functions = _TrainingFunctions(params, gates, gradients, control, average, in_dims, donate)
     return Training(functions.init, functions.step)
 
 
 @dataclass(frozen=True)
-class _Functions:
+class _TrainingFunctions:
     """The functions in a :class:`Training` and their settings."""
 
     params_optimizer: Optimizer
@@ -136,7 +136,7 @@ class _Functions:
         grads, (value, buffers) = self.gradients(trained, state.buffers, key, held, *inputs)
         moved = self._moved(state, *grads)
         averages = _averaged(state.averages, moved, self.average, state.step)
-        control = self._updated(state.control, moved.gates)
+        control = self._updated_control(state.control, moved.gates)
         following = moved._replace(
             step=state.step + 1, buffers=buffers, averages=averages, control=control
         )
@@ -154,7 +154,9 @@ class _Functions:
         )
         return state._replace(params=params, gates=gates, moments=moments)
 
-    def _updated(self, held: LagrangianState | None, gates: Tree) -> LagrangianState | None:
+    def _updated_control(
+        self, held: LagrangianState | None, gates: Tree
+    ) -> LagrangianState | None:
         if self.control is None or held is None:
             return None
         if self.in_dims is None:
