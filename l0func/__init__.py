@@ -43,7 +43,8 @@ from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
 from l0func.train.checkpoint import load_state, save_state
 from l0func.train.lagrangian import Lagrangian, LagrangianState, lagrangian
 from l0func.train.optimizer import Optimizer, optimizer
-from l0func.train.state import TrainState, diverged, stack, unstack
+from l0func.train.stacks import diverged, stack, unstack
+from l0func.train.state import TrainState
 from l0func.train.training import Training, training
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The reproductions go on where they stopped, and their numbers are those of the pruned weights."""
+"""The reproductions go on where they stopped; their numbers are those of the pruned weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import l0func as l0
+from l0func.internal import tree
 
 FOLDER = Path(__file__).parent.parent / "examples" / "reproduce"
 
@@ -64,7 +65,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_states(runs, tmp_path, monke
     monkeypatch.setattr(runs.Run, "epoch", epoch)
     again = small(runs)
     resumed, _ = again.trained(tmp_path / "parts")
-    torch.testing.assert_close(l0.tree.leaves(resumed), l0.tree.leaves(whole), rtol=0, atol=0)
+    torch.testing.assert_close(tree.leaves(resumed), tree.leaves(whole), rtol=0, atol=0)
     lines = [
         json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
     ]

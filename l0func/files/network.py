@@ -1,25 +1,25 @@
-"""One file for a network, trained or half trained: safetensors, with the plan of its gates as
-metadata.
-"""
+"""A network in one safetensors file, trained or half trained, with its gate spec as metadata."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Mapping
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from l0func.files.storage import read_tensors, write_tensors
 from l0func.gates.checks import check_gates, check_params, check_values
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
 _NETWORK_FORMAT = "l0func 1"
+_SECTIONS = ("params", "gates", "buffers", "extra")
 
 
 class Saved(NamedTuple):
-    """What :func:`load` returns."""
+    """A network that :func:`load` read from a file; all trees are flat."""
 
     params: dict[str, Tensor]
     gates: dict[str, Tensor]
@@ -36,106 +36,84 @@ def save(
     spec: GateSpec,
     extra: Tree | None = None,
 ) -> None:
-    """Write parameters, gates and buffers to a safetensors file, and the spec with its
-    distributions as its metadata.
+    """Write a network to a safetensors file: params, gates, buffers and the gate spec.
 
     Args:
         path: The file.
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
         buffers: Buffers.
-        spec: The plan.
+        spec: The gate spec; it becomes the metadata of the file.
         extra: Any other tensors to go on from, such as ``optimizer.state_dict()["state"]``, flat
             or nested.
 
     Raises:
         ValueError: The trees do not fit the spec, or a gate is NaN; nothing is written then.
-        ImportError: safetensors is not there.
+        ImportError: safetensors is not installed.
     """
-    tensors, named, state = (
-        check_params(params, spec),
-        check_gates(gates, spec),
-        tree.leaves(buffers, "buffers"),
-    )
-    check_values(named)
-    others = {} if extra is None else tree.leaves(extra, "extra")
-    parts = {"params": tensors, "gates": named, "buffers": state, "extra": others}
-    # Contiguous copies: safetensors refuses views and tensors that share memory, as expanded and
-    # tied ones do.
-    flat = {
-        f"{part}/{name}": t.detach().clone().contiguous()
-        for part, of in parts.items()
-        for name, t in of.items()
+    sections = {
+        "params": check_params(params, spec),
+        "gates": check_gates(gates, spec),
+        "buffers": tree.leaves(buffers, "buffers"),
     }
-    safetensors().save_file(
-        flat, path, metadata={"format": _NETWORK_FORMAT, "spec": spec.to_json()}
-    )
+    check_values(sections["gates"])
+    sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
+    metadata = {"format": _NETWORK_FORMAT, "spec": spec.to_json()}
+    write_tensors(path, _joined_sections(sections), metadata)
 
 
 def load(path: str | PathLike[str]) -> Saved:
-    """What :func:`save` wrote, on the CPU: enough to train on, or to compact.
+    """Read a network that :func:`save` wrote, to train it further or to compact it.
 
     Args:
         path: The file.
 
     Returns:
-        ``params, gates, buffers, spec, extra``; all trees flat.
+        ``params, gates, buffers, spec, extra``, on the CPU; all trees flat.
 
     Raises:
-        ValueError: The file is not one that ``save`` wrote, or its gates are NaN.
-        ImportError: safetensors is not there.
+        ValueError: :func:`save` did not write the file, or its gates are NaN.
+        ImportError: safetensors is not installed.
     """
-    metadata, flat = read(path)
-    known = ("params", "gates", "buffers", "extra")
-    foreign = [name for name in flat if name.partition("/")[0] not in known]
-    if metadata.get("format") != _NETWORK_FORMAT or "spec" not in metadata or foreign:
+    metadata, tensors = read_tensors(path)
+    _check_is_network(path, metadata, tensors)
+    spec = GateSpec.from_json(metadata["spec"])
+    sections = _split_sections(tensors)
+    params, gates = sections["params"], sections["gates"]
+    check_params(params, spec)
+    check_values(check_gates(gates, spec))
+    # safetensors sorts by the size of the type and by name; a spec keeps the network's order.
+    params = {p.path: params[p.path] for p in spec.parameters}
+    gates = {gate.name: gates[gate.name] for gate in spec.gates}
+    return Saved(params, gates, sections["buffers"], spec, sections["extra"])
+
+
+def _joined_sections(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One flat dict with names such as ``params/layer.weight``."""
+    joined: dict[str, Tensor] = {}
+    for section, named in sections.items():
+        for name, t in named.items():
+            joined[f"{section}/{name}"] = t
+    return joined
+
+
+def _split_sections(joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The sections again: the inverse of :func:`_joined_sections`."""
+    sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
+    for path, t in joined.items():
+        section, _, name = path.partition("/")
+        sections[section][name] = t
+    return sections
+
+
+def _check_is_network(
+    path: str | PathLike[str], metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> None:
+    sections = {name.partition("/")[0] for name in tensors}
+    is_ours = metadata.get("format") == _NETWORK_FORMAT and "spec" in metadata
+    if not is_ours or not sections <= set(_SECTIONS):
         raise ValueError(
             f"{path} was not written by l0func.save: its metadata says "
             f"{metadata.get('format', 'nothing')!r}, not {_NETWORK_FORMAT!r}. "
             "A plain state_dict is read by safetensors.torch.load_file."
         )
-    spec = GateSpec.from_json(metadata["spec"])
-    parts: dict[str, dict[str, Tensor]] = {"params": {}, "gates": {}, "buffers": {}, "extra": {}}
-    for name, tensor in flat.items():
-        part, _, rest = name.partition("/")
-        parts[part][rest] = tensor
-    saved = Saved(parts["params"], parts["gates"], parts["buffers"], spec, parts["extra"])
-    check_params(saved.params, spec)
-    check_values(check_gates(saved.gates, spec))
-    # In the order of the spec: safetensors sorts by size of the type and by name.
-    return saved._replace(
-        params={p.path: saved.params[p.path] for p in spec.parameters},
-        gates={gate.name: saved.gates[gate.name] for gate in spec.gates},
-    )
-
-
-def read(path: str | PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a safetensors file.
-
-    Raises:
-        ValueError: The file is not whole.
-        ImportError: safetensors is not there.
-    """
-    library = safetensors()
-    try:
-        with _opened(path) as file:
-            metadata: dict[str, str] = file.metadata() or {}
-        return metadata, library.load_file(path)
-    except import_module("safetensors").SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from None
-
-
-def _opened(path: str | PathLike[str]) -> Any:
-    return import_module("safetensors").safe_open(path, framework="pt")
-
-
-def safetensors() -> Any:
-    """The library, imported where it is needed.
-
-    Raises:
-        ImportError: It is not there.
-    """
-    try:
-        return import_module("safetensors.torch")
-    except ImportError:
-        raise ImportError("Files need safetensors: pip install 'l0func[files]'.") from None

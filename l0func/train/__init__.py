@@ -1,1 +1,1 @@
-"""Training as a function: optimizers, training states, the controller of a target, checkpoints."""
+"""Training as a function: optimizers, training states, controllers, checkpoints."""

@@ -1,4 +1,4 @@
-"""A training state in one file, to go on from."""
+"""A training state in one safetensors file, to continue the run from there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from l0func.files.network import read, safetensors
+from l0func.files.storage import read_tensors, write_tensors
 from l0func.internal import names, tree
+from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.state import TrainState
@@ -25,41 +26,25 @@ def save_state(
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a training state, or a stack of them, to a safetensors file. A file that is there is
-    replaced whole, or not at all.
+    """Write a training state or a stack to a safetensors file.
+
+    An existing file is replaced whole, or not at all.
 
     Args:
         path: The file.
         state: The state.
-        spec: The plan of its gates.
-        settings: JSON values that a run which goes on must share: the learning rates, the data,
-            the number of members.
+        spec: The gate spec.
+        settings: JSON values that a later run must share to continue: the learning rates, the
+            data, the member count.
 
     Raises:
         TypeError: A setting is no JSON value; ``state`` is no training state, or ``spec`` no spec.
         ValueError: The gates are not the spec's.
-        ImportError: safetensors is not there.
+        ImportError: safetensors is not installed.
     """
-    given: Any = state
-    if not isinstance(given, TrainState):
-        raise TypeError(
-            f"save_state writes what training's init or step returned; got "
-            f"{type(given).__name__}. See l0func.save."
-        )
+    _check_is_state(state)
     check_spec(spec)
-    gates = tree.leaves(state.gates, "gates")
-    names.check_names(gates, [gate.name for gate in spec.gates], "The spec of this state")
-    for gate in spec.gates:
-        shape = tuple(gates[gate.name].shape)
-        # Of a stack, members come first.
-        if shape[len(shape) - len(gate.shape) :] != gate.shape:
-            raise ValueError(
-                f"The spec has {gate.name!r} of shape {gate.shape}; the state's is {shape}."
-            )
-    flat = {
-        name: t.detach().clone().contiguous()
-        for name, t in tree.leaves(state, "the state").items()
-    }
+    _check_gates(state.gates, spec)
     metadata = {
         "format": _STATE_FORMAT,
         "spec": spec.to_json(),
@@ -67,7 +52,7 @@ def save_state(
     }
     place = Path(path)
     unfinished = place.with_name(place.name + ".part")
-    safetensors().save_file(flat, unfinished, metadata=metadata)
+    write_tensors(unfinished, tree.leaves(state, "the state"), metadata)
     unfinished.replace(place)
 
 
@@ -77,57 +62,82 @@ def load_state(
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """What :func:`save_state` wrote, in the structure of a state, such as the one to start from.
+    """Read a training state that :func:`save_state` wrote.
 
     Args:
         path: The file.
-        state: A state of the same run.
-        spec: The plan of its gates.
-        settings: What :func:`save_state` was given.
+        state: A state from the same run, such as its first. The result has its structure.
+        spec: The gate spec.
+        settings: The settings that :func:`save_state` got.
 
     Returns:
         The state, on the CPU.
 
     Raises:
-        ValueError: The file is not whole, or not a training state; or it is of another spec, of
-            other settings, or of other shapes or dtypes, which are named.
-        ImportError: safetensors is not there.
+        ValueError: The file is not whole, or no training state; or it has another spec, other
+            settings, other shapes or other dtypes, and the message names them.
+        ImportError: safetensors is not installed.
     """
-    metadata, flat = read(path)
+    metadata, saved = read_tensors(path)
+    _check_is_state_file(path, metadata)
+    _check_same_spec(path, GateSpec.from_json(metadata["spec"]), spec)
+    own_settings = json.loads(json.dumps(dict(settings or {})))
+    _check_settings(path, json.loads(metadata["settings"]), own_settings)
+    # A first state has no moments yet: the file says which there are.
+    moments = _moments_of(saved, state.moments)
+    tensors = {name: t for name, t in saved.items() if not name.startswith("moments.")}
+    start = state._replace(moments={})
+    expected = tree.leaves(start, "the state")
+    _check_tensors(path, tensors, expected)
+    _check_moments(path, moments, expected)
+    return tree.rebuild(start, tensors)._replace(moments=moments)
+
+
+def _moments_of(
+    saved: Mapping[str, Tensor], expected: Mapping[str, Moments]
+) -> dict[str, Moments]:
+    """The saved moments, under ``"params"`` and ``"gates"``; empty ones where nothing is saved."""
+    moments: dict[str, Moments] = {}
+    for section, leaves in expected.items():
+        moments[section] = {leaf: {} for leaf in leaves}
+    for path, t in saved.items():
+        if path.startswith("moments."):
+            _, section, rest = path.split(".", 2)
+            leaf, _, name = rest.rpartition(".")
+            moments.setdefault(section, {}).setdefault(leaf, {})[name] = t
+    return moments
+
+
+def _check_is_state(state: Any) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"save_state writes what training's init or step returned; got "
+            f"{type(state).__name__}. See l0func.save."
+        )
+
+
+def _check_gates(gates: Tree, spec: GateSpec) -> None:
+    named = tree.leaves(gates, "gates")
+    names.check_names(named, [gate.name for gate in spec.gates], "The spec of this state")
+    for gate in spec.gates:
+        shape = tuple(named[gate.name].shape)
+        # In a stack the dimension of members comes first.
+        if shape[len(shape) - len(gate.shape) :] != gate.shape:
+            raise ValueError(
+                f"The spec has {gate.name!r} of shape {gate.shape}; the state's is {shape}."
+            )
+
+
+def _check_is_state_file(path: Any, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != _STATE_FORMAT:
         raise ValueError(
             f"{path} is no training state: its metadata says "
             f"{metadata.get('format', 'nothing')!r}, not {_STATE_FORMAT!r}. "
             "A network that l0func.save wrote is read by l0func.load."
         )
-    _check_spec(path, GateSpec.from_json(metadata["spec"]), spec)
-    _check_settings(
-        path, json.loads(metadata["settings"]), json.loads(json.dumps(dict(settings or {})))
-    )
-    moments: dict[str, Moments] = {
-        part: {name: {} for name in of} for part, of in state.moments.items()
-    }
-    for name in [name for name in flat if name.startswith("moments.")]:
-        _, part, rest = name.split(".", 2)
-        leaf, _, kind = rest.rpartition(".")
-        moments.setdefault(part, {}).setdefault(leaf, {})[kind] = flat.pop(name)
-    like = tree.leaves(state._replace(moments={}), "the state")
-    names.check_names(flat, like, f"The state in {path}, compared with this run's,")
-    for name, t in flat.items():
-        if t.shape != like[name].shape:
-            raise ValueError(
-                f"{path} has {name!r} of shape {tuple(t.shape)}; this run's is "
-                f"{tuple(like[name].shape)}."
-            )
-        if t.dtype != like[name].dtype:
-            raise ValueError(
-                f"{path} has {name!r} as {t.dtype}; this run's is {like[name].dtype}."
-            )
-    _check_moments(path, moments, like)
-    return tree.rebuild(state._replace(moments={}), flat)._replace(moments=moments)
 
 
-def _check_spec(path: Any, saved: GateSpec, own: GateSpec) -> None:
+def _check_same_spec(path: Any, saved: GateSpec, own: GateSpec) -> None:
     if saved == own:
         return
     for theirs, ours in zip(saved.gates, own.gates, strict=False):
@@ -140,30 +150,58 @@ def _check_spec(path: Any, saved: GateSpec, own: GateSpec) -> None:
     raise ValueError(f"{path} is of another gate spec:\n{saved}\nThis run has\n{own}")
 
 
-def _check_moments(path: Any, moments: dict[str, Moments], like: Mapping[str, Tensor]) -> None:
-    for part, of_part in moments.items():
-        kinds = {frozenset(of_leaf) for of_leaf in of_part.values()}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{path} remembers {[sorted(kind) for kind in kinds]} of different leaves of "
-                f"{part}: it is not whole."
-            )
-        for leaf, of_leaf in of_part.items():
-            if f"{part}.{leaf}" not in like:
-                raise ValueError(f"{path} remembers {part}.{leaf}, which this run does not have.")
-            for kind, t in of_leaf.items():
-                if t.dim() > like[f"{part}.{leaf}"].dim():
-                    raise ValueError(
-                        f"{path} remembers a {kind} of shape {tuple(t.shape)} of {part}.{leaf}: "
-                        f"it is another leaf's."
-                    )
-
-
 def _check_settings(path: Any, saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name in sorted(saved.keys() | own.keys()):
-        if saved.get(name) != own.get(name):
+        before = saved.get(name)
+        now = own.get(name)
+        if before != now:
             raise ValueError(
-                f"{path} is of a run with another configuration: {name} was {saved.get(name)!r} "
-                f"and is {own.get(name)!r} here. "
+                f"{path} is of a run with another configuration: {name} was {before!r} and is "
+                f"{now!r} here. "
                 "Go on with the settings of the checkpoint, or start anew with another file."
+            )
+
+
+def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    names.check_names(saved, expected, f"The state in {path}, compared with this run's,")
+    for name, t in saved.items():
+        own = expected[name]
+        if t.shape != own.shape:
+            raise ValueError(
+                f"{path} has {name!r} of shape {tuple(t.shape)}; this run's is {tuple(own.shape)}."
+            )
+        if t.dtype != own.dtype:
+            raise ValueError(f"{path} has {name!r} as {t.dtype}; this run's is {own.dtype}.")
+
+
+def _check_moments(
+    path: Any, moments: Mapping[str, Moments], expected: Mapping[str, Tensor]
+) -> None:
+    for section, of_section in moments.items():
+        _check_whole(path, section, of_section)
+        for leaf, of_leaf in of_section.items():
+            name = f"{section}.{leaf}"
+            if name not in expected:
+                raise ValueError(f"{path} remembers {name}, which this run does not have.")
+            _check_moments_of_leaf(path, name, of_leaf, expected[name])
+
+
+def _check_whole(path: Any, section: str, moments: Moments) -> None:
+    """Refuse a file with different moments for different leaves."""
+    kinds = {frozenset(of_leaf) for of_leaf in moments.values()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{path} remembers {[sorted(kind) for kind in kinds]} of different leaves of "
+            f"{section}: it is not whole."
+        )
+
+
+def _check_moments_of_leaf(
+    path: Any, name: str, moments: Mapping[str, Tensor], leaf: Tensor
+) -> None:
+    for kind, t in moments.items():
+        if t.dim() > leaf.dim():
+            raise ValueError(
+                f"{path} remembers a {kind} of shape {tuple(t.shape)} of {name}: it is another "
+                "leaf's."
             )

@@ -1,49 +1,45 @@
-"""A target in place of λ: a multiplier for every constraint, that learns what reaching it costs."""
+"""The controller that reaches a target: one multiplier for each constraint replaces a fixed λ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l0func.costs.expected import entry_sum
-from l0func.costs.macs import MacCounts, macs_of
+from l0func.costs.macs import MacCounts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, ParameterPlan, check_spec
-
-Measure = Literal["density", "l0", "macs"]
-Target: TypeAlias = float | Mapping[str, float]
-
-MEASURES: tuple[Measure, ...] = ("density", "l0", "macs")
+from l0func.spec.plan import GateSpec, check_spec
+from l0func.train.constraints import MEASURES, Constraint, Measure, Target, constraints_of
 
 
 class LagrangianState(NamedTuple):
-    """What a controller remembers: tensors, so that it vmaps, is saved and resumed like
-    parameters.
+    """The state that a controller carries from step to step.
+
+    All fields are tensors, so the state is mapped, saved and resumed like parameters.
     """
 
     step: Tensor
-    """How many updates there were, an int64 scalar."""
+    """Number of updates so far, an int64 scalar."""
 
     target: Tensor
-    """Shares of the dense network, shape ``(constraints,)``."""
+    """Shares of the dense network to reach, shape ``(constraints,)``."""
 
     multiplier: Tensor
-    """In units of the loss, shape ``(constraints,)``."""
+    """The price for each constraint, in the loss's unit, shape ``(constraints,)``."""
 
     violation: Tensor
-    """Realised share minus the target of that step, shape ``(constraints,)``."""
+    """Realised share minus the target at that step, shape ``(constraints,)``."""
 
 
 class Lagrangian(NamedTuple):
-    """What :func:`lagrangian` returns."""
+    """A controller as pure functions; :func:`lagrangian` makes it."""
 
     init: Callable[[Tree], LagrangianState]
     """``init(gates)``: the state to start from."""
@@ -52,7 +48,7 @@ class Lagrangian(NamedTuple):
     """``penalty(state, gates)``: a scalar to add to the loss, differentiable in the gates."""
 
     update: Callable[[LagrangianState, Tree], LagrangianState]
-    """``update(state, gates)``: the state after a step of training."""
+    """``update(state, gates)``: the state after a training step."""
 
 
 def lagrangian(
@@ -70,51 +66,52 @@ def lagrangian(
 ) -> Lagrangian:
     r"""A controller that reaches a target.
 
-    For each constraint, with :math:`d(z)` the share of the dense network that test-time gates keep
-    and :math:`c` its target,
+    For each constraint, let :math:`d(z)` be the share of the dense network that test-time gates
+    keep, and :math:`c` its target. Then
 
     .. math::
         \text{penalty} = \max(0, \mu + \rho g)\, (E[d] / c - 1), \quad g = d(\hat z) / c - 1,
         \quad \mu \leftarrow \max(0, \mu + \eta g)
 
-    The gates follow the gradient of the expectation; the multiplier answers to what is realised,
-    so that what was asked for is what is kept. Excesses are relative to the target, so that 2 % is
-    reached as soon as 20 %. Without the maxima for ``equality=True``.
+    The gates follow the expectation's gradient. The multiplier follows the realised share, so the
+    pruned network meets the target. Excesses are relative to the target, so 2 % is reached as
+    soon as 20 %. With ``equality=True`` both maxima are left out.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
     the dual); :math:`\rho` makes it a proportional and integral controller.
 
     Args:
-        spec: The plan.
-        target: What may stay, a share in (0, 1) of all entries that the spec saw, ungated ones
-            included; or ``{pattern: share}`` over parameter paths, a constraint each. For
-            ``measure="l0"`` numbers of entries.
+        spec: The gate spec.
+        target: The share that may stay, in (0, 1), among all entries that the spec saw, ungated
+            ones included; or ``{pattern: share}`` over parameter paths, one constraint for each
+            pattern. For ``measure="l0"`` entry counts in place of shares.
         measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a
             share of ``counts.total``.
-        counts: What :func:`l0func.count_macs` returned, for ``measure="macs"``.
-        estimator: The test-time gates that the realised share is of: ``"louizos"``, ``"median"``
-            or ``"count"``.
-        equality: Whether to hold the share at the target from both sides, rather than at most
-            there. It swings around the target for longer, since gates that are far closed hardly
-            move: give it more damping, and a warm-up.
+        counts: Multiply-adds from :func:`l0func.count_macs`, for ``measure="macs"``.
+        estimator: The test-time gates behind the realised share: ``"louizos"``, ``"median"`` or
+            ``"count"``.
+        equality: Whether to hold the share at the target from both sides; by default at most
+            there. The share then swings around the target for longer, since gates that are far
+            closed hardly move: give it more damping, and a warm-up.
         lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative
             excess)`` steps.
-        damping: :math:`\rho`, in units of the loss: an answer without delay, which keeps the
+        damping: :math:`\rho`, in the loss's unit: an answer without delay, to keep the
             multiplier from overshooting.
-        warmup: Updates over which the target falls linearly from 1 to its value.
-        restart: Whether the multiplier of a constraint that holds starts again from 0; only
+        warmup: Number of updates in which the target falls linearly from 1 to its value.
+        restart: Whether a multiplier starts again from 0 when its constraint holds; only
             without ``equality``.
 
     Returns:
-        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. In a sweep
-        the members' targets may differ, for they are in the state; all else is this controller's.
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. Members
+        in a sweep may have different targets, since targets are in the state; all other settings
+        belong to this controller.
 
     Raises:
         TypeError: ``spec`` is not a spec.
-        ValueError: A target is outside its range, or below what parameters without gates cost; a
-            pattern matches nothing; counts are missing; the estimator never closes a gate; a rate
-            is negative.
+        ValueError: A target is outside its range, or below the share that has no gates; a pattern
+            matches nothing; counts are missing; the estimator never closes a gate; a rate is
+            negative.
 
     Example:
         >>> import l0func as l0
@@ -124,148 +121,104 @@ def lagrangian(
         tensor([0.7500])
     """
     check_spec(spec)
-    _check_arguments(measure, counts, estimator, lr, damping, warmup)
-    constraints = _constraints(target, spec, measure, counts)
-    lowest = 0.0 if not equality else -torch.inf
+    _check_measure(measure, counts)
+    _check_estimator(estimator)
+    _check_rates(lr=lr, damping=damping, warmup=warmup)
+    constraints = constraints_of(target, spec, measure, counts)
+    controller = _Controller(
+        spec, constraints, estimator, equality, lr, damping, warmup, restart and not equality
+    )
+    return Lagrangian(controller.init, controller.penalty, controller.update)
 
-    def share(opens: Gates) -> Tensor:
-        # At least float32: entries are counted beyond what half precision holds.
-        dtype = reduce(torch.promote_types, [t.dtype for t in opens.values()], torch.float32)
-        wide = {name: t.to(dtype) for name, t in opens.items()}
-        return torch.stack([constraint.share(wide, spec) for constraint in constraints])
 
-    def check(state: LagrangianState) -> None:
-        if state.target.shape != (len(constraints),):
+@dataclass(frozen=True)
+class _Controller:
+    """The functions in a :class:`Lagrangian` and their settings."""
+
+    spec: GateSpec
+    constraints: tuple[Constraint, ...]
+    estimator: MaskEstimator
+    equality: bool
+    lr: float
+    damping: float
+    warmup: int
+    restart: bool
+
+    def init(self, gates: Tree, /) -> LagrangianState:
+        named = check_gates(gates, self.spec)
+        like = self._shares(named)
+        step = torch.zeros((), dtype=torch.int64, device=like.device)
+        target = like.new_tensor([constraint.target for constraint in self.constraints])
+        state = LagrangianState(step, target, target * 0, target * 0)
+        return state._replace(violation=self._violation(state, named).detach())
+
+    def penalty(self, state: LagrangianState, gates: Tree, /) -> Tensor:
+        self._check_state(state)
+        named = check_gates(gates, self.spec)
+        answer = self.damping * state.violation / state.target
+        price = self._limited(state.multiplier + answer)
+        excess = self._shares(self._expected_opens(named)) / state.target - 1
+        return (price.detach() * excess).sum()
+
+    def update(self, state: LagrangianState, gates: Tree, /) -> LagrangianState:
+        violation = self._violation(state, check_gates(gates, self.spec)).detach()
+        change = self.lr * violation / state.target
+        multiplier = self._limited(state.multiplier + change)
+        if self.restart:
+            multiplier = torch.where(violation <= 0, 0.0, multiplier)
+        return LagrangianState(state.step + 1, state.target, multiplier, violation)
+
+    def _expected_opens(self, gates: Gates) -> Gates:
+        opens: Gates = {}
+        for gate in self.spec.gates:
+            opens[gate.name] = gate.distribution.prob_nonzero(gates[gate.name])
+        return opens
+
+    def _violation(self, state: LagrangianState, gates: Gates) -> Tensor:
+        """Realised shares minus the targets at this step, shape ``(constraints,)``."""
+        self._check_state(state)
+        test_time = deterministic_gates(gates, self.spec, self.estimator)
+        opens = {name: _opens(gates[name], z) for name, z in test_time.items()}
+        return self._shares(opens) - self._current_target(state)
+
+    def _current_target(self, state: LagrangianState) -> Tensor:
+        ramp: Tensor | float = 1.0
+        if self.warmup:
+            ramp = ((state.step + 1) / self.warmup).clamp(max=1.0)
+        return 1 - ramp * (1 - state.target)
+
+    def _shares(self, opens: Gates) -> Tensor:
+        """For each constraint the share that stays when gates are open by these weights."""
+        wide = _at_least_float32(opens)
+        return torch.stack([constraint.share(wide, self.spec) for constraint in self.constraints])
+
+    def _limited(self, multiplier: Tensor) -> Tensor:
+        return multiplier.clamp(min=-torch.inf if self.equality else 0.0)
+
+    def _check_state(self, state: LagrangianState) -> None:
+        if state.target.shape != (len(self.constraints),):
             raise ValueError(
-                f"This controller has {len(constraints)} constraints and the state has targets of "
-                f"shape "
-                f"{tuple(state.target.shape)}: it is another controller's, or a stack, which "
-                f"training(in_dims=...) maps."
+                f"This controller has {len(self.constraints)} constraints and the state has "
+                f"targets of shape {tuple(state.target.shape)}: it is another controller's, or a "
+                "stack, which training(in_dims=...) maps."
             )
 
-    def violation(state: LagrangianState, gates: Gates) -> Tensor:
-        check(state)
-        z = deterministic_gates(gates, spec, estimator)
-        # A NaN is neither open nor closed, and a diverged network meets no target.
-        opens = {
-            name: torch.where(gates[name].isnan(), torch.nan, (value != 0).to(value.dtype))
-            for name, value in z.items()
-        }
-        ramp = ((state.step + 1) / warmup).clamp(max=1.0) if warmup else 1.0
-        return share(opens) - (1 - ramp * (1 - state.target))
 
-    def init(gates: Tree, /) -> LagrangianState:
-        named = check_gates(gates, spec)
-        like = share(named)
-        goal = like.new_tensor([constraint.target for constraint in constraints])
-        state = LagrangianState(
-            torch.zeros((), dtype=torch.int64, device=like.device), goal, goal * 0, goal * 0
-        )
-        return state._replace(violation=violation(state, named).detach())
-
-    def penalty(state: LagrangianState, gates: Tree, /) -> Tensor:
-        check(state)
-        named = check_gates(gates, spec)
-        price = (state.multiplier + damping * state.violation / state.target).clamp(min=lowest)
-        expected = share({g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates})
-        return (price.detach() * (expected / state.target - 1)).sum()
-
-    def update(state: LagrangianState, gates: Tree, /) -> LagrangianState:
-        excess = violation(state, check_gates(gates, spec)).detach()
-        multiplier = (state.multiplier + lr * excess / state.target).clamp(min=lowest)
-        if restart and not equality:
-            multiplier = torch.where(excess <= 0, 0.0, multiplier)
-        return LagrangianState(state.step + 1, state.target, multiplier, excess)
-
-    return Lagrangian(init, penalty, update)
+def _opens(log_alpha: Tensor, z: Tensor) -> Tensor:
+    """1 where a test-time gate is open, 0 where it is closed, NaN where its location is NaN."""
+    # A NaN is neither open nor closed: a diverged network must not meet a target.
+    is_open = (z != 0).to(z.dtype)
+    return torch.where(log_alpha.isnan(), torch.nan, is_open)
 
 
-class _Constraint(NamedTuple):
-    """Some parameters, or the multiply-adds with them, and the share of these that may stay."""
-
-    parameters: tuple[ParameterPlan, ...]
-    counts: MacCounts | None
-    target: float
-
-    def share(self, opens: Gates, spec: GateSpec) -> Tensor:
-        """The share that is there, each gate open by the given weight."""
-        if self.counts is not None:
-            return macs_of(opens, spec, self.counts) / self.counts.total
-        kept = next(iter(opens.values())).new_zeros(())
-        for p in self.parameters:
-            kept = kept + _kept(p, opens)
-        return kept / self.size
-
-    @property
-    def size(self) -> int:
-        return sum(p.size for p in self.parameters)
+def _at_least_float32(opens: Gates) -> Gates:
+    # Half precision cannot count the entries of a large parameter.
+    dtypes = [t.dtype for t in opens.values()]
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
+    return {name: t.to(dtype) for name, t in opens.items()}
 
 
-def _kept(p: ParameterPlan, opens: Gates) -> Tensor | int:
-    return entry_sum(p.spread(opens, owned=True), p) if p.bindings else p.size
-
-
-def _constraints(
-    target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None
-) -> list[_Constraint]:
-    wanted = target if isinstance(target, Mapping) else {"*": target}
-    if not wanted or not spec.gates:
-        raise ValueError(
-            "A target needs gates to reach it with, and at least one pattern; got none."
-        )
-    names.check_patterns(wanted, [p.path for p in spec.parameters], "parameter")
-    return [
-        _constraint(pattern, float(value), spec, measure, counts)
-        for pattern, value in wanted.items()
-    ]
-
-
-def _constraint(
-    pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None
-) -> _Constraint:
-    chosen = tuple(p for p in spec.parameters if fnmatchcase(p.path, pattern))
-    if counts is not None and len(chosen) < len(spec.parameters):
-        counts = counts.only(p.path for p in chosen)
-    size = sum(p.size for p in chosen)
-    constraint = _Constraint(chosen, counts, value / size if measure == "l0" else value)
-    if not 0.0 < constraint.target < 1.0:
-        rule = (
-            f"a number of entries between 0 and {size}"
-            if measure == "l0"
-            else "a share of the dense network in (0, 1)"
-        )
-        raise ValueError(f"The target of {pattern!r} is {rule}; got {value}.")
-    if counts is not None and not counts.total:
-        raise ValueError(
-            f"Nothing that {pattern!r} matches is multiplied, so that no share of it can be a "
-            f"target."
-        )
-    _check_reachable(constraint, pattern, value, spec, measure)
-    return constraint
-
-
-def _check_reachable(
-    constraint: _Constraint, pattern: str, value: float, spec: GateSpec, measure: Measure
-) -> None:
-    closed = {gate.name: torch.zeros(gate.shape, dtype=torch.float64) for gate in spec.gates}
-    bound = float(constraint.share(closed, spec))
-    if constraint.target < bound:
-        stays = [p.path for p in constraint.parameters if _kept(p, closed)]
-        unit = (
-            f"{bound * constraint.size:.0f} entries" if measure == "l0" else f"{bound:.4g} of it"
-        )
-        raise ValueError(
-            f"The target of {pattern!r} is {value}, but with every gate closed {unit} is still "
-            f"there: "
-            f"{', '.join(map(repr, stays[:4]))}{' and others' if len(stays) > 4 else ''} have "
-            f"entries without gates. "
-            "Gate them, let groups own them, exclude them by a pattern, or raise the target."
-        )
-
-
-def _check_arguments(
-    measure: str, counts: MacCounts | None, estimator: str, lr: float, damping: float, warmup: int
-) -> None:
+def _check_measure(measure: str, counts: MacCounts | None) -> None:
     if measure not in MEASURES:
         raise ValueError(
             f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
@@ -274,12 +227,18 @@ def _check_arguments(
         raise ValueError(
             "counts, from l0func.count_macs, go with measure='macs', and with nothing else."
         )
+
+
+def _check_estimator(estimator: str) -> None:
     closing = [name for name in ESTIMATORS if name != "mean"]
     if estimator not in closing:
         raise ValueError(
-            f"A target is of what the estimator keeps, one of {closing}; got {estimator!r}. "
-            f"'mean' never closes a gate."
+            f"A target is a share that the estimator keeps; estimators for it are {closing}, got "
+            f"{estimator!r}. 'mean' never closes a gate."
         )
-    for name, value in (("lr", lr), ("damping", damping), ("warmup", warmup)):
+
+
+def _check_rates(**rates: float) -> None:
+    for name, value in rates.items():
         if not 0.0 <= value < torch.inf:
             raise ValueError(f"{name} is a finite number, at least 0; got {value}.")

@@ -1,9 +1,10 @@
-"""torch's optimizers as functions: leaves and moments in, leaves and moments out."""
+"""torch's optimizers as pure functions: leaves and moments in, new leaves and moments out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,16 +15,18 @@ from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
-"""``{path: {name: tensor}}``, what an optimizer remembers of every leaf; empty before its first
-update.
-"""
+"""``{leaf path: {name: tensor}}``: the optimizer's state for each leaf, empty at first."""
+
+Number: TypeAlias = bool | int | float
+
+_PROBE_SHAPE = (2, 3)
 
 
 class Optimizer(NamedTuple):
-    """What :func:`optimizer` returns."""
+    """An optimizer as pure functions; :func:`optimizer` makes it."""
 
     init: Callable[[Tree], Moments]
-    """``init(leaves)``: nothing is remembered yet."""
+    """``init(leaves)``: empty moments."""
 
     update: Callable[..., tuple[Tree, Moments]]
     """``update(grads, moments, leaves, step, donate=False)``: new leaves and moments."""
@@ -32,31 +35,34 @@ class Optimizer(NamedTuple):
     """Whether it pulls the leaves to 0, now or by a schedule."""
 
     by_entry: bool
-    """Whether what it remembers is a number for every entry, or a count: only then is a stack like
-    its members.
+    """Whether each moment holds one number per entry, or one count for all entries. Only then
+    does the optimizer move a stack like its members.
     """
 
 
 def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimizer:
-    """A torch optimizer as pure functions over a pytree of leaves.
+    """A torch optimizer as pure functions over a pytree.
 
-    One that works entry by entry (SGD, Adam, RMSprop and their kin) does to a stack of K networks
-    what K of it would.
+    An optimizer that works entry by entry (SGD, Adam, RMSprop and their kin) treats K stacked
+    networks like K optimizers with one network each.
+
+    Moments are tensors. A Python number in the optimizer's state, such as a step counter, becomes
+    a 0-d tensor, and the optimizer gets it back as a number.
 
     Args:
-        kind: Such as ``torch.optim.Adam``.
-        **settings: Its keyword arguments; a schedule, a function of the step, may stand for a
-            number.
+        kind: An optimizer class, such as ``torch.optim.Adam``.
+        **settings: Its keyword arguments. A number may be a schedule: a function from the step
+            to a number.
 
     Returns:
         ``init(leaves)`` and ``update(grads, moments, leaves, step, donate=False)``. With
-        ``donate`` the tensors of leaves and moments are written into and belong to the result:
+        ``donate`` the update writes into its arguments' tensors, and the result owns them:
         nothing is copied, and the arguments are used up.
 
     Raises:
-        TypeError: ``kind`` is not a class of optimizers, does not take a setting, or needs a
-            closure or sparse gradients.
-        ValueError: A setting is out of its range.
+        TypeError: ``kind`` is no optimizer class, does not take a setting, or needs a closure or
+            sparse gradients.
+        ValueError: A setting is outside its range.
 
     Example:
         >>> sgd = optimizer(torch.optim.SGD, lr=0.5)
@@ -64,57 +70,118 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         >>> sgd.update({"w": torch.ones(2)}, sgd.init(w), w, torch.tensor(0))[0]
         {'w': tensor([0.5000, 0.5000])}
     """
-    made: Any = kind
-    if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
-        raise TypeError(f"kind is a class of torch.optim, such as torch.optim.Adam; got {made!r}.")
-
-    def build(leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
-        return made(
-            leaves,
-            **{name: _setting_at(name, setting, step) for name, setting in settings.items()},
+    given: Any = kind
+    if not (isinstance(given, type) and issubclass(given, torch.optim.Optimizer)):
+        raise TypeError(
+            f"kind is a class of torch.optim, such as torch.optim.Adam; got {given!r}."
         )
+    factory = _Factory(given, settings)
+    probe = _probed(factory, 1.0)
+    other = _probed(factory, -3.0)
+    functions = _OptimizerFunctions(factory, _number_types(probe.state))
+    by_entry = _works_by_entry(_as_moments(probe.state), _as_moments(other.state))
+    decays = _decays(settings, probe.defaults)
+    return Optimizer(functions.init, functions.update, decays, by_entry)
 
-    remembered, defaults = _probed(build)
-    by_entry = all(t.dim() == 0 or t.shape == PROBE for t in remembered.values())
-    decays = any(
-        callable(settings.get(name)) or defaults.get(name, 0) for name in ("weight_decay", "lambd")
-    )
 
-    def init(leaves: Tree, /) -> Moments:
+@dataclass(frozen=True)
+class _Factory:
+    """A torch optimizer class with its settings, schedules among them."""
+
+    kind: Callable[..., torch.optim.Optimizer]
+    settings: Mapping[str, Any]
+
+    def build(self, leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
+        """A torch optimizer for these leaves, with its settings at this step."""
+        values = {
+            name: _setting_at(name, setting, step) for name, setting in self.settings.items()
+        }
+        return self.kind(leaves, **values)
+
+
+@dataclass(frozen=True)
+class _OptimizerFunctions:
+    """The functions ``init`` and ``update`` in an :class:`Optimizer`."""
+
+    factory: _Factory
+    numbers: Mapping[str, type[Number]]
+    """``{name: Python type}`` for the moments that the torch optimizer holds as numbers."""
+
+    def init(self, leaves: Tree, /) -> Moments:
         return {path: {} for path in tree.leaves(leaves, "leaves")}
 
     def update(
-        grads: Tree, moments: Moments, leaves: Tree, step: Tensor, /, *, donate: bool = False
+        self,
+        grads: Tree,
+        moments: Moments,
+        leaves: Tree,
+        step: Tensor,
+        /,
+        *,
+        donate: bool = False,
     ) -> tuple[Tree, Moments]:
-        slopes, named = tree.leaves(grads, "grads"), tree.leaves(leaves, "leaves")
+        slopes = tree.leaves(grads, "grads")
+        named = tree.leaves(leaves, "leaves")
         names.check_names(slopes, named, "The tree of leaves")
-        taken = {path: _taken(t, donate) for path, t in named.items()}
-        if not taken:
+        if not named:
             return leaves, {}
-        torch_optimizer = build(list(taken.values()), step)
+        taken = {path: _taken(t, donate) for path, t in named.items()}
+        torch_optimizer = self.factory.build(list(taken.values()), step)
         for path, leaf in taken.items():
             leaf.grad = slopes[path].detach()
             if moments[path]:
-                torch_optimizer.state[leaf] = {
-                    name: _taken(t, donate) for name, t in moments[path].items()
-                }
+                torch_optimizer.state[leaf] = self._as_state(moments[path], donate)
         torch_optimizer.step()
-        kept = {path: _tensor_state(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
-        return tree.rebuild(leaves, {path: leaf.detach() for path, leaf in taken.items()}), kept
+        kept = {path: _as_moments(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
+        moved = {path: leaf.detach() for path, leaf in taken.items()}
+        return tree.rebuild(leaves, moved), kept
 
-    return Optimizer(init, update, bool(decays), by_entry)
+    def _as_state(self, moments: Mapping[str, Tensor], donate: bool) -> dict[str, Any]:
+        """The torch optimizer's state for one leaf; numbers are Python numbers again."""
+        state: dict[str, Any] = {}
+        for name, t in moments.items():
+            number = self.numbers.get(name)
+            if number is None:
+                state[name] = _taken(t, donate)
+            else:
+                state[name] = number(t.item())
+        return state
 
 
-PROBE = (2, 3)
+def _as_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors and numbers that a torch optimizer holds for one leaf, all as tensors."""
+    moments: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            moments[name] = value
+        elif isinstance(value, Number):
+            # A Python float has 64 bits: the optimizer gets back exactly its own number.
+            dtype = torch.float64 if isinstance(value, float) else None
+            moments[name] = torch.tensor(value, dtype=dtype)
+    return moments
 
 
-def _probed(
-    build: Callable[[list[Tensor], Tensor], torch.optim.Optimizer],
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What it remembers of a small matrix after a step, and its settings."""
-    leaf = torch.zeros(PROBE)
-    leaf.grad = torch.ones(PROBE)
-    torch_optimizer = build([leaf], torch.zeros((), dtype=torch.int64))
+def _number_types(state: Mapping[str, Any]) -> dict[str, type[Number]]:
+    return {name: type(value) for name, value in state.items() if isinstance(value, Number)}
+
+
+class _Probe(NamedTuple):
+    """A torch optimizer after one step with a small matrix: its state, and its settings."""
+
+    state: dict[str, Any]
+    defaults: dict[str, Any]
+
+
+def _probed(factory: _Factory, slope: float) -> _Probe:
+    """Take one step from zero with the same gradient in all entries.
+
+    Raises:
+        TypeError: The optimizer needs a closure or sparse gradients.
+    """
+    leaf = torch.zeros(_PROBE_SHAPE)
+    leaf.grad = torch.full(_PROBE_SHAPE, slope)
+    step = torch.zeros((), dtype=torch.int64)
+    torch_optimizer = factory.build([leaf], step)
     try:
         torch_optimizer.step()
     except (TypeError, RuntimeError) as error:
@@ -124,8 +191,25 @@ def _probed(
                 f"{type(torch_optimizer).__name__} says: {error}. Use an "
                 "optimizer that works from gradients, such as torch.optim.Adam."
             ) from None
-        # What does not run on a CPU is none of this function's business.
-    return _tensor_state(torch_optimizer.state[leaf]), torch_optimizer.defaults
+        # Other errors pass: an optimizer that needs a GPU fails here and works there.
+    return _Probe(torch_optimizer.state[leaf], torch_optimizer.defaults)
+
+
+def _works_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """Whether moments are entry-wise, or counts: the same after two different gradients."""
+    for name, t in moments.items():
+        same = name in others and torch.equal(t, others[name])
+        is_count = same and t.dim() == 0
+        if t.shape != _PROBE_SHAPE and not is_count:
+            return False
+    return True
+
+
+def _decays(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    for name in ("weight_decay", "lambd"):
+        if callable(settings.get(name)) or defaults.get(name, 0):
+            return True
+    return False
 
 
 def _setting_at(name: str, setting: Any, step: Tensor) -> Any:
@@ -143,7 +227,3 @@ def _setting_at(name: str, setting: Any, step: Tensor) -> Any:
 
 def _taken(t: Tensor, donate: bool) -> Tensor:
     return t.detach() if donate else t.detach().clone()
-
-
-def _tensor_state(remembered: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: t for name, t in remembered.items() if isinstance(t, Tensor)}

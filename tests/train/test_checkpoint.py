@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import l0func as l0
+from l0func.internal import tree
 
 X = l0.random.normal(l0.random.key(10), (8, 6))
 Y = torch.arange(8) % 3
@@ -50,9 +51,7 @@ def test_saved_loaded_and_continued_is_uninterrupted_bit_for_bit(run, tmp_path):
     path = tmp_path / "state.safetensors"
     l0.save_state(path, after(training, start, 3), spec, SETTINGS)
     resumed = after(training, l0.load_state(path, start, spec, SETTINGS), 3)
-    assert_close(
-        l0.tree.leaves(resumed), l0.tree.leaves(after(training, start, 6)), rtol=0, atol=0
-    )
+    assert_close(tree.leaves(resumed), tree.leaves(after(training, start, 6)), rtol=0, atol=0)
 
 
 def test_a_state_that_never_stepped_goes_on_too(run, tmp_path):
@@ -60,8 +59,8 @@ def test_a_state_that_never_stepped_goes_on_too(run, tmp_path):
     l0.save_state(tmp_path / "s", start, spec)
     loaded = l0.load_state(tmp_path / "s", start, spec)
     assert_close(
-        l0.tree.leaves(after(training, loaded, 2)),
-        l0.tree.leaves(after(training, start, 2)),
+        tree.leaves(after(training, loaded, 2)),
+        tree.leaves(after(training, start, 2)),
         rtol=0,
         atol=0,
     )
@@ -72,8 +71,8 @@ def test_a_stack_is_saved_as_one(run, tmp_path):
     stacked = l0.stack([start, start])
     l0.save_state(tmp_path / "s", stacked, spec)
     assert_close(
-        l0.tree.leaves(l0.load_state(tmp_path / "s", stacked, spec)),
-        l0.tree.leaves(stacked),
+        tree.leaves(l0.load_state(tmp_path / "s", stacked, spec)),
+        tree.leaves(stacked),
         rtol=0,
         atol=0,
     )

@@ -1,0 +1,128 @@
+"""Constraints: the parameters, or multiply-adds, that a controller holds at a share.
+
+:func:`l0func.lagrangian` builds one constraint for each pattern in its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from l0func.costs.expected import entry_sum
+from l0func.costs.macs import MacCounts, macs_of
+from l0func.gates.checks import Gates
+from l0func.internal import names
+from l0func.spec.plan import GateSpec, ParameterPlan
+
+Measure = Literal["density", "l0", "macs"]
+Target: TypeAlias = float | Mapping[str, float]
+
+MEASURES: tuple[Measure, ...] = ("density", "l0", "macs")
+
+
+class Constraint(NamedTuple):
+    """Some parameters, or the multiply-adds with them, and the share that may stay."""
+
+    parameters: tuple[ParameterPlan, ...]
+    counts: MacCounts | None
+    """Multiply-adds by parameter; None if parameter entries are counted."""
+
+    target: float
+    """A share of the dense network, in (0, 1)."""
+
+    @property
+    def size(self) -> int:
+        """The number of entries, all parameters together."""
+        return sum(p.size for p in self.parameters)
+
+    def share(self, opens: Gates, spec: GateSpec) -> Tensor:
+        """The share that stays when each gate is open by its weight in ``opens``."""
+        if self.counts is not None:
+            return macs_of(opens, spec, self.counts) / self.counts.total
+        kept = next(iter(opens.values())).new_zeros(())
+        for p in self.parameters:
+            kept = kept + _kept_entries(p, opens)
+        return kept / self.size
+
+
+def _kept_entries(p: ParameterPlan, opens: Gates) -> Tensor | int:
+    if not p.bindings:
+        return p.size
+    return entry_sum(p.spread(opens, owned=True), p)
+
+
+def constraints_of(
+    target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None
+) -> tuple[Constraint, ...]:
+    """One constraint for each pattern in a target; for a number, one over all parameters.
+
+    Raises:
+        ValueError: There is no gate or no pattern; a pattern matches nothing; or a target is
+            outside its range or cannot be reached.
+    """
+    by_pattern = target if isinstance(target, Mapping) else {"*": target}
+    if not by_pattern or not spec.gates:
+        raise ValueError(
+            "A target needs gates to reach it with, and at least one pattern; got none."
+        )
+    names.check_patterns(by_pattern, [p.path for p in spec.parameters], "parameter")
+    found: list[Constraint] = []
+    for pattern, value in by_pattern.items():
+        found.append(_constraint(pattern, float(value), spec, measure, counts))
+    return tuple(found)
+
+
+def _constraint(
+    pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None
+) -> Constraint:
+    chosen = tuple(p for p in spec.parameters if fnmatchcase(p.path, pattern))
+    if counts is not None and len(chosen) < len(spec.parameters):
+        counts = counts.only(p.path for p in chosen)
+    constraint = Constraint(chosen, counts, value)
+    if measure == "l0":
+        constraint = constraint._replace(target=value / constraint.size)
+    _check_range(constraint, pattern, value, measure)
+    if counts is not None and not counts.total:
+        raise ValueError(
+            f"The parameters that match {pattern!r} take no multiply-adds, so a share of these "
+            "cannot be a target."
+        )
+    _check_reachable(constraint, pattern, value, spec, measure)
+    return constraint
+
+
+def _check_range(constraint: Constraint, pattern: str, value: float, measure: Measure) -> None:
+    if 0.0 < constraint.target < 1.0:
+        return
+    allowed = "a share of the dense network in (0, 1)"
+    if measure == "l0":
+        allowed = f"a number of entries between 0 and {constraint.size}"
+    raise ValueError(f"The target of {pattern!r} is {allowed}; got {value}.")
+
+
+def _check_reachable(
+    constraint: Constraint, pattern: str, value: float, spec: GateSpec, measure: Measure
+) -> None:
+    closed = {gate.name: torch.zeros(gate.shape, dtype=torch.float64) for gate in spec.gates}
+    bound = float(constraint.share(closed, spec))
+    if constraint.target >= bound:
+        return
+    amount = f"{bound:.4g} of it"
+    if measure == "l0":
+        amount = f"{bound * constraint.size:.0f} entries"
+    raise ValueError(
+        f"The target of {pattern!r} is {value}, but with every gate closed {amount} is still "
+        f"there: {_ungated(constraint, closed)} have entries without gates. "
+        "Gate them, let groups own them, exclude them by a pattern, or raise the target."
+    )
+
+
+def _ungated(constraint: Constraint, closed: Gates) -> str:
+    """The first four parameters with entries that no gate removes, quoted."""
+    paths = [repr(p.path) for p in constraint.parameters if _kept_entries(p, closed)]
+    listing = ", ".join(paths[:4])
+    return f"{listing} and others" if len(paths) > 4 else listing

@@ -1,0 +1,205 @@
+"""Stacks: many networks as one pytree, with a member dimension in front.
+
+Users stack states for a sweep; a sweep's step checks its stack here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func.internal import names, tree
+from l0func.internal.mapped import flatten_mapped
+from l0func.internal.tree import Tree
+from l0func.internal.untyped import listed
+from l0func.train.state import TrainState
+
+_MOMENTS = "moments."
+
+# Names of moments that torch's optimizers count for all entries together.
+_COUNTS = (".step", ".mu_product", ".eta", ".mu")
+
+
+def stack(states: Sequence[Tree]) -> Tree:
+    """Stack pytrees with the same structure: each tensor gets a member dimension in front.
+
+    Args:
+        states: The members, such as ``[init(key, params, gates, buffers) for key in keys]``.
+            Stacked TrainStates share ``step`` and the optimizers' counts.
+
+    Returns:
+        One pytree.
+
+    Raises:
+        ValueError: There are no members; their names, shapes or dtypes differ; or training states
+            are at different steps.
+    """
+    if not states:
+        raise ValueError("A stack has at least one member; got none.")
+    members = [tree.leaves(state, "a member") for state in states]
+    _check_same_structure(members)
+    stacked = _stacked(states[0])
+    whole: dict[str, Tensor] = {}
+    for path in members[0]:
+        values = [member[path] for member in members]
+        if path in stacked:
+            whole[path] = torch.stack(values)
+        else:
+            whole[path] = _common(path, values)
+    return tree.rebuild(states[0], whole)
+
+
+def _check_same_structure(members: list[dict[str, Tensor]]) -> None:
+    first = members[0]
+    for i, member in enumerate(members):
+        names.check_names(member, first, f"The stack, whose member {i} is another,")
+        for path, t in member.items():
+            own = first[path]
+            _check_same("shapes", path, i, (tuple(own.shape), tuple(t.shape)))
+            _check_same("dtypes", path, i, (own.dtype, t.dtype))
+
+
+def _check_same(kind: str, path: str, i: int, values: tuple[Any, Any]) -> None:
+    if values[0] != values[1]:
+        raise ValueError(
+            f"Members of a stack have the same {kind}; {path!r} is {values[0]} in member 0 and "
+            f"{values[1]} in member {i}."
+        )
+
+
+def _common(path: str, values: list[Tensor]) -> Tensor:
+    """Copy the value that all members share."""
+    for i, value in enumerate(values):
+        if not torch.equal(value, values[0]):
+            raise ValueError(
+                f"Members of a stack are at the same step; {path!r} is {float(values[0]):g} in "
+                f"member 0 and {float(value):g} in member {i}. Train them to the same step, or "
+                "run them apart."
+            )
+    return values[0].clone()
+
+
+def unstack(states: Tree) -> list[Tree]:
+    """Take a stack apart into its members.
+
+    Args:
+        states: A stack from :func:`stack`.
+
+    Returns:
+        A pytree for each member.
+
+    Raises:
+        ValueError: The tensors have different member counts.
+    """
+    stacked = _stacked(states)
+    return [_member(states, stacked, i) for i in range(_member_count(stacked))]
+
+
+def _member(states: Tree, stacked: dict[str, Tensor], i: int) -> Tree:
+    whole = tree.leaves(states, "a stack")
+    whole |= {path: t[i] for path, t in stacked.items()}
+    # Copies: a step with donate=True writes into the member that it is given.
+    copies = {path: t.clone() for path, t in whole.items()}
+    return tree.rebuild(states, copies)
+
+
+def diverged(states: Tree) -> list[int]:
+    """Find the members that hold a NaN or an infinity; they do not touch other members.
+
+    Args:
+        states: A stack from :func:`stack`, or a vector with the members' losses.
+
+    Returns:
+        Their indices in the stack.
+    """
+    stacked = _stacked(states)
+    bad = torch.zeros(_member_count(stacked), dtype=torch.bool)
+    for t in stacked.values():
+        finite = t.isfinite().reshape(len(t), -1).all(1)
+        bad |= ~finite.cpu()
+    return listed(bad.nonzero().flatten())
+
+
+def _stacked(states: Tree) -> dict[str, Tensor]:
+    """The tensors that have, or in one member will get, a member dimension."""
+    named = tree.leaves(states, "a stack")
+    if not isinstance(states, TrainState):
+        return named
+    return {path: t for path, t in named.items() if not _is_shared(path, named)}
+
+
+def _is_shared(path: str, named: Mapping[str, Tensor]) -> bool:
+    """Whether stacked training states share the tensor under a path."""
+    if path == "step":
+        return True
+    if not path.startswith(_MOMENTS):
+        return False
+    return path.endswith(_COUNTS) or _is_number(path, named)
+
+
+def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
+    """Whether a moment is one number for all entries in its leaf.
+
+    Such a number is 0-d. All moments of a 0-d leaf are 0-d too, but only numbers have another
+    dtype than the leaf.
+    """
+    moment = named[path]
+    if moment.dim() > 0:
+        return False
+    leaf = named.get(path.removeprefix(_MOMENTS).rpartition(".")[0])
+    return leaf is None or leaf.dim() > 0 or leaf.dtype != moment.dtype
+
+
+def _member_count(stacked: dict[str, Tensor]) -> int:
+    """The member count of a stack; all tensors must agree on it."""
+    lengths = {path: _length(t) for path, t in stacked.items()}
+    first, count = next(iter(lengths.items()), ("", 0))
+    for path, length in lengths.items():
+        if length != count or length == 0:
+            raise ValueError(
+                f"All tensors of a stack have as many members; {first!r} has {count} and {path!r} "
+                f"has {length}. Make stacks with l0func.stack."
+            )
+    return count
+
+
+def _length(t: Tensor) -> int:
+    return t.shape[0] if t.dim() else 0
+
+
+def check_members(
+    state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
+) -> None:
+    """Refuse a sweep with different member counts in its state and its inputs.
+
+    Raises:
+        ValueError: The counts differ, or are 0; or ``in_dims`` has another length than
+            ``inputs``.
+    """
+    if len(inputs) != len(in_dims):
+        raise ValueError(
+            f"in_dims has {len(in_dims)} entries for {len(inputs)} inputs; give one for each."
+        )
+    members = state.key.shape[0] if state.key.dim() == 2 else 0
+    for name, length in _member_counts(state, members, inputs, in_dims):
+        if length != members or length == 0:
+            raise ValueError(
+                f"A sweep of {members} members needs as many of everything that is mapped; {name} "
+                f"has {length}. Stack states with l0func.stack; None in in_dims shares an input."
+            )
+
+
+def _member_counts(
+    state: TrainState, members: int, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
+) -> Iterator[tuple[str, int]]:
+    """Name and member count for everything that a sweep maps."""
+    yield "key", members
+    for path, t in _stacked(state).items():
+        if path != "key":
+            yield path, _length(t)
+    for i, (value, dims) in enumerate(zip(inputs, in_dims, strict=True)):
+        for x, dim in flatten_mapped(value, dims, f"in_dims[{i}]").mapped():
+            yield f"input {i}", x.shape[dim]
