@@ -98,15 +98,14 @@ class ParameterPlan:
 
         .. math:: s_j = \prod_{g \text{ on } j} v_g
 
-        for each entry :math:`j`, over the *distinct* gates on it. With sampled values and without
-        owners this is the parameter's mask; with open probabilities, and owners too, it is the
-        probability that an entry stays.
+        for each entry :math:`j`, over the *distinct* gates on it. Sampled gates with
+        ``owned=False`` give the parameter's mask. Open probabilities with ``owned=True`` give the
+        probability that an entry is open.
 
         Args:
             values: ``{gate name: value of each gate}``, shaped as the gate vectors.
             owned: Whether a gate counts where it owns an entry without multiplying it.
-            owners: ``{gate name: value of each gate}`` for gates where they only own; by default
-                ``values``.
+            owners: ``{gate name: value of each gate}`` to use there; by default ``values``.
 
         Returns:
             The product, of the parameter's rank and broadcastable to it; 1 at an entry without
