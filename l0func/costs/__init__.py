@@ -1,1 +1,1 @@
-"""The cost of open gates: expected entries and squares, multiply-adds, the summary table."""
+"""The cost of open gates: expected entries and squares, multiply-adds, and a summary table."""

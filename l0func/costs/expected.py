@@ -1,8 +1,8 @@
-"""What the gates cost: expected counts, expected squares, and the penalty that is trained."""
+"""Expected costs under random gates: open entries, squares, and the penalty for training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,10 +14,11 @@ from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
 
 Lam = float | Tensor
+"""The cost of an open entry: one number, or a tensor that broadcasts to the parameter."""
 
 
 def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
-    r"""Expected number of entries that stay, among the parameters behind gates.
+    r"""Expected number of open entries in the gated parameters.
 
     .. math:: E[L_0] = \sum_j \prod_{g \in j} P(z_g \ne 0)
 
@@ -28,7 +29,7 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
         Entries, a scalar.
@@ -41,12 +42,13 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 
 
 def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
-    """Expected share of entries that go, among all parameters that the spec saw; those without
-    gates stay.
+    """Expected share of closed entries among all parameters in the spec.
+
+    Entries without gates are open.
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
         A scalar in [0, 1].
@@ -55,18 +57,21 @@ def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
         ValueError: Gates do not fit the spec.
     """
     gated = sum(p.size for p in spec.gated())
-    return (gated - expected_l0(gates, spec)) / sum(p.size for p in spec.parameters)
+    total = sum(p.size for p in spec.parameters)
+    return (gated - expected_l0(gates, spec)) / total
 
 
 def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
-    r"""Expected sum of squares of the effective weights, among the parameters behind gates.
+    r"""Expected sum of squared effective weights in the gated parameters.
 
-    .. math:: \sum_j w_j^2 \prod_{g \text{ multiplies } j} E[z_g^2] \prod_{g \text{ only owns } j} P(z_g \ne 0)
+    .. math::
+        \sum_j w_j^2 \prod_{g \text{ multiplies } j} E[z_g^2]
+        \prod_{g \text{ only owns } j} P(z_g \ne 0)
 
     Args:
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
         A scalar.
@@ -81,27 +86,39 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
 def squares_by_parameter(
     params: Mapping[str, Tensor], gates: Gates, spec: GateSpec
 ) -> dict[str, Tensor]:
-    """The expected sum of squares of every parameter's effective weights; of the plain ones
-    without gates.
+    """For every parameter, the expected sum of squared effective weights.
+
+    Args:
+        params: ``{parameter path: parameter}``.
+        gates: ``{gate name: log_alpha}``.
+        spec: The gate spec.
+
+    Returns:
+        ``{parameter path: scalar}``; without gates, the plain sum of squares.
     """
-    squares = {g.name: g.distribution.second_moment(gates[g.name]) for g in spec.gates}
-    opens = {g.name: g.distribution.prob_nonzero(gates[g.name]) for g in spec.gates}
+    moments = {g.name: g.distribution.second_moment(gates[g.name]) for g in spec.gates}
+    opens = _prob_nonzero(gates, spec)
+    sums: dict[str, Tensor] = {}
+    for p in spec.parameters:
+        squares = params[p.path] ** 2
+        if p.bindings:
+            squares = p.spread(moments, owned=True, owners=opens) * squares
+        sums[p.path] = squares.sum()
+    return sums
 
-    def of(p: ParameterPlan) -> Tensor:
-        if not p.bindings:
-            return (params[p.path] ** 2).sum()
-        return (p.spread(squares, owned=True, owners=opens) * params[p.path] ** 2).sum()
 
-    return {p.path: of(p) for p in spec.parameters}
+def _prob_nonzero(gates: Gates, spec: GateSpec) -> Gates:
+    """The probability that each gate is open, ``{gate name: probabilities}``."""
+    return {g.name: g.distribution.prob_nonzero(gates[g.name]) for g in spec.gates}
 
 
 def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
-    r"""Sum of squares of the expected weights, :math:`\sum_j (E[z_j] w_j)^2`, over all parameters.
+    r"""Sum of squared expected weights, :math:`\sum_j (E[z_j] w_j)^2`, over all parameters.
 
     Args:
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
         A scalar.
@@ -110,9 +127,11 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
         ValueError: Params or gates do not fit the spec.
     """
     tensors, masks = check_params(params, spec), mean_masks(gates, spec)
-    return _total(
-        ((p * masks[path] if path in masks else p) ** 2).sum() for path, p in tensors.items()
-    )
+    squares: list[Tensor] = []
+    for path, param in tensors.items():
+        mean = param * masks[path] if path in masks else param
+        squares.append((mean**2).sum())
+    return _total(squares)
 
 
 def penalty(
@@ -123,7 +142,7 @@ def penalty(
     weight_decay: float | Tensor = 0.0,
     detach_params: bool = False,
 ) -> Tensor:
-    r"""The expected L0 and L2 cost that is added to the loss.
+    r"""The expected L0 and L2 cost, to add to the loss.
 
     .. math:: \sum_j \bigl(\lambda_j + \tfrac{1}{2} \mathrm{wd}\, w_j^2\bigr) P(z_j \ne 0)
 
@@ -135,12 +154,12 @@ def penalty(
     Args:
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
-        lam: Cost of an entry: a number, a scalar tensor (which vmaps), a tensor that broadcasts to
-            the parameter, or ``{pattern: any of these}`` over parameter paths.
-        weight_decay: Cost of half a squared weight, while its gate is open.
-        detach_params: Whether weight decay leaves the weights alone and only tells their gates
-            what they cost.
+        spec: The gate spec.
+        lam: Cost per open entry: a number, a scalar tensor (for vmap), a tensor that broadcasts to
+            the parameter, or ``{pattern: one such value}`` over parameter paths.
+        weight_decay: Cost per half squared weight, while its gates are open.
+        detach_params: Whether weight decay has a gradient in the gates only, and none in the
+            weights.
 
     Returns:
         A scalar, in the units of the loss.
@@ -151,23 +170,28 @@ def penalty(
     """
     tensors = check_params(params, spec)
     opens = prob_open(check_gates(gates, spec), spec)
-    lams = names.per_path(lam, [p.path for p in spec.gated()], "lam", "gated parameter")
+    paths = [p.path for p in spec.gated()]
+    lams = names.per_path(lam, paths, "lam", "gated parameter")
+    decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
     terms: list[Tensor] = []
     for p in spec.gated():
-        terms.append(_priced(lams[p.path], opens[p.path], p))
-        if isinstance(weight_decay, Tensor) or weight_decay != 0.0:
+        price = lams[p.path]
+        terms.append(_priced(price, opens[p.path], p))
+        if decays:
             weight = tensors[p.path].detach() if detach_params else tensors[p.path]
-            terms.append(0.5 * weight_decay * (weight**2 * opens[p.path]).sum())
-    return _total(iter(terms))
+            squares = (weight**2 * opens[p.path]).sum()
+            terms.append(0.5 * weight_decay * squares)
+    return _total(terms)
 
 
 def prob_open(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
     """For every gated parameter the probability that each entry is open, broadcastable to it."""
-    opens = {g.name: g.distribution.prob_nonzero(gates[g.name]) for g in spec.gates}
+    opens = _prob_nonzero(gates, spec)
     return {p.path: p.spread(opens, owned=True) for p in spec.gated()}
 
 
 def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
+    """The cost of one parameter's entries, each open with its probability."""
     if not isinstance(lam, Tensor) or lam.dim() == 0:
         return lam * entry_sum(opens, p)
     try:
@@ -180,11 +204,13 @@ def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
 
 
 def entry_sum(values: Tensor, p: ParameterPlan) -> Tensor:
-    """The sum over a parameter's entries of values that broadcast to it."""
-    return values.sum() * (p.size / max(values.numel(), 1))
+    """Sum values that broadcast to a parameter over its entries."""
+    copies = p.size / max(values.numel(), 1)
+    return values.sum() * copies
 
 
-def _total(terms: Iterator[Tensor]) -> Tensor:
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum; a zero if there are no terms."""
     total = torch.zeros(())
     for i, term in enumerate(terms):
         total = term if i == 0 else total + term

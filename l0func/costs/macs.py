@@ -1,4 +1,4 @@
-"""Multiply-adds of a network under its gates: dense, expected and realised."""
+"""Multiply-adds in one call of a network: dense, expected, and under test-time gates."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func.costs.expected import entry_sum
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
@@ -16,21 +17,21 @@ from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.pure.functional import PureModule, check_function
 from l0func.spec.plan import GateSpec, ParameterPlan
+from l0func.spec.rules import Rule, Shape
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
 
 ParameterSlices = tuple[str, int, tuple[int, ...]]
-"""A path, a dimension and indices along it."""
+"""A parameter path, a dimension and indices along it."""
 
 
 @dataclass(frozen=True)
 class ActivationProduct:
-    """Products between activations that the same units take part in, such as the scores of one
-    attention head.
+    """Products between the activations of the same units, such as one attention head's scores.
 
     Attributes:
         macs: Multiply-adds.
-        slices: ParameterSlices of parameters that make these units.
+        slices: The parameter slices that make these units.
     """
 
     macs: int
@@ -39,13 +40,13 @@ class ActivationProduct:
 
 @dataclass(frozen=True)
 class MacCounts:
-    """What one call multiplies, with every gate open.
+    """Multiply-adds in one call with every gate open, made by :func:`count_macs`.
 
     Attributes:
         uses: ``{parameter path: how often an entry is multiplied}``: a scalar, or a tensor of the
             parameter's shape.
         products: Products between activations.
-        sizes: Numbers of entries of the parameters in ``uses``.
+        sizes: ``{parameter path: number of entries}`` for the paths in ``uses``.
     """
 
     uses: Mapping[str, Tensor]
@@ -55,33 +56,34 @@ class MacCounts:
     @property
     def by_parameter(self) -> dict[str, int]:
         """Multiply-adds with the entries of each parameter."""
-        return {
-            path: int(uses * self.sizes[path] if uses.dim() == 0 else uses.sum())
-            for path, uses in self.uses.items()
-        }
+        counts: dict[str, int] = {}
+        for path, uses in self.uses.items():
+            uniform = uses.dim() == 0
+            counts[path] = int(uses * self.sizes[path] if uniform else uses.sum())
+        return counts
 
     @property
     def total(self) -> int:
-        """Multiply-adds of the call."""
-        return sum(self.by_parameter.values()) + sum(product.macs for product in self.products)
+        """Multiply-adds in the whole call."""
+        with_parameters = sum(self.by_parameter.values())
+        return with_parameters + sum(product.macs for product in self.products)
 
     def only(self, paths: Iterable[str]) -> MacCounts:
-        """The multiply-adds with some of the parameters, without products between activations."""
+        """The multiply-adds with some parameters only, without products between activations."""
         kept = [path for path in paths if path in self.uses]
-        return MacCounts(
-            {path: self.uses[path] for path in kept}, (), {path: self.sizes[path] for path in kept}
-        )
+        uses = {path: self.uses[path] for path in kept}
+        sizes = {path: self.sizes[path] for path in kept}
+        return MacCounts(uses, (), sizes)
 
 
 def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> MacCounts:
-    """Count the multiply-adds of one call, by running it once and seeing how often each parameter
-    entry is used.
+    """Count the multiply-adds in one call, by tracing how often it uses each parameter entry.
 
-    Counted are matrix products and convolutions, attention and recurrent layers as the products
-    that they consist of: half of what ``torch.utils.flop_counter`` says.
+    Matrix products and convolutions count; attention and recurrent layers count as the products
+    inside them. The total is half the number that ``torch.utils.flop_counter`` gives.
 
     Args:
-        fn: What ``make_functional`` or ``compact`` returned.
+        fn: A pure function from ``make_functional`` or ``compact``.
         params: Its parameters, flat or nested.
         buffers: Its buffers.
         *inputs: The inputs of its ``forward``; the counts are for all their rows.
@@ -91,7 +93,7 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
         number.
 
     Raises:
-        TypeError: ``fn`` is not what ``make_functional`` returned.
+        TypeError: ``fn`` is not a pure function from ``make_functional``.
         ValueError: The trees do not fit ``fn``, or forward branches on data.
 
     Example:
@@ -102,38 +104,51 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
     check_function(fn)
     trace = follow(fn, tree.leaves(params), tree.leaves(buffers, "buffers"), inputs)
     sizes = {path: torch.Size(trace.shapes[path]).numel() for path in trace.uses}
-    return MacCounts(dict(trace.uses), tuple(_products(trace)), sizes)
+    return MacCounts(dict(trace.uses), _products(trace), sizes)
 
 
-def _products(trace: Trace) -> Iterator[ActivationProduct]:
+def _products(trace: Trace) -> tuple[ActivationProduct, ...]:
+    """The products between activations, merged where the same slices make both units."""
+    makers = _makers(trace)
+    merged: dict[tuple[ParameterSlices, ...], int] = {}
+    for labels, macs in trace.products.items():
+        roots = {trace.units.root(label) for label in labels if label >= 0}
+        slices: list[ParameterSlices] = []
+        for root in sorted(roots):
+            slices += _slices_of(makers.get(root, {}))
+        merged[tuple(slices)] = merged.get(tuple(slices), 0) + macs
+    return tuple(ActivationProduct(macs, slices) for slices, macs in merged.items())
+
+
+def _makers(trace: Trace) -> dict[int, dict[tuple[str, int], list[int]]]:
+    """For each removable unit, the positions of its slices by parameter path and dimension."""
     makers: dict[int, dict[tuple[str, int], list[int]]] = {}
     for where, slices in trace.slices.items():
-        for position, root in enumerate(listed(trace.units.roots(slices.labels))):
+        roots = listed(trace.units.roots(slices.labels))
+        for position, root in enumerate(roots):
             if root >= 0 and trace.units.reason(root) is None:
-                makers.setdefault(root, {}).setdefault(where, []).append(position)
-    merged: dict[tuple[ParameterSlices, ...], int] = {}
-    for pair, macs in trace.products.items():
-        roots = sorted({trace.units.root(label) for label in pair if label >= 0})
-        slices = tuple(
-            (*where, tuple(at)) for root in roots for where, at in makers.get(root, {}).items()
-        )
-        merged[slices] = merged.get(slices, 0) + macs
-    yield from (ActivationProduct(macs, slices) for slices, macs in merged.items())
+                slices_by_root = makers.setdefault(root, {})
+                slices_by_root.setdefault(where, []).append(position)
+    return makers
+
+
+def _slices_of(positions: Mapping[tuple[str, int], list[int]]) -> list[ParameterSlices]:
+    return [(path, dim, tuple(indices)) for (path, dim), indices in positions.items()]
 
 
 def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
-    r"""Expected multiply-adds of the call that was counted.
+    r"""Expected multiply-adds in the counted call.
 
     .. math:: \sum_j n_j \prod_{g \in j} P(z_g \ne 0)
 
-    over parameter entries :math:`j`, each used :math:`n_j` times, and its distinct gates; a
-    product between activations needs the gates that the units taking part are wholly behind.
-    Differentiable: it can be the penalty in place of the L0 norm.
+    over parameter entries :math:`j`, each used :math:`n_j` times, and its distinct gates. A
+    product between activations counts while its units are open, and needs every gate that covers
+    such a unit as a whole. Differentiable: it can be the penalty in place of the L0 norm.
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
-        counts: What :func:`count_macs` returned.
+        spec: The gate spec.
+        counts: The counts from :func:`count_macs`.
 
     Returns:
         Multiply-adds, a scalar.
@@ -142,25 +157,25 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
         ValueError: Gates do not fit the spec, or the counts are another network's.
     """
     named = check_gates(gates, spec)
-    return macs_of(
-        {g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}, spec, counts
-    )
+    opens = {g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}
+    return macs_of(opens, spec, counts)
 
 
 def realised_macs(
     gates: Tree, spec: GateSpec, counts: MacCounts, estimator: MaskEstimator = "louizos"
 ) -> int:
-    """Multiply-adds with entries behind open gates only: for gates of groups, those of the
-    compacted network.
+    """Multiply-adds under test-time gates: only entries behind open gates count.
+
+    Where all gates belong to groups, this is the count for the compacted network.
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
-        counts: What :func:`count_macs` returned.
+        spec: The gate spec.
+        counts: The counts from :func:`count_macs`.
         estimator: The test-time gates.
 
     Returns:
-        Multiply-adds of the call that was counted.
+        Multiply-adds in the counted call.
 
     Raises:
         ValueError: Gates do not fit the spec, one is NaN, or the counts are another network's.
@@ -168,63 +183,83 @@ def realised_macs(
     named = check_gates(gates, spec)
     check_values(named)
     z = deterministic_gates(named, spec, estimator)
-    return round(
-        float(macs_of({name: (value != 0).double() for name, value in z.items()}, spec, counts))
-    )
+    opens = {name: (value != 0).double() for name, value in z.items()}
+    return round(float(macs_of(opens, spec, counts)))
 
 
 def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
-    """Multiply-adds with every gate open by the given weight: a probability, or 0 or 1."""
+    """Multiply-adds with every gate open by a weight.
+
+    Args:
+        opens: ``{gate name: weight of each gate}``: a probability, or 0 or 1.
+        spec: The gate spec.
+        counts: The counts from :func:`count_macs`.
+
+    Returns:
+        Multiply-adds, a scalar.
+
+    Raises:
+        ValueError: The counts are another network's.
+    """
     parameters = {p.path: p for p in spec.parameters}
+    _check_same_network(counts, parameters)
+    like = next(iter(opens.values()), torch.zeros(()))
+    total = like.new_zeros(())
+    for path, uses in counts.uses.items():
+        total = total + _with_parameter(opens, parameters[path], uses).to(total)
+    for product in counts.products:
+        total = total + product.macs * _all_open(opens, product.slices, parameters)
+    return total
+
+
+def _check_same_network(counts: MacCounts, parameters: Mapping[str, ParameterPlan]) -> None:
     for path, size in counts.sizes.items():
         if path in parameters and parameters[path].size != size:
             raise ValueError(
                 f"The counts are of a network whose {path!r} has {size} entries; the spec's has "
                 f"{parameters[path].size}."
             )
-    names.check_names(
-        counts.uses.keys() & parameters.keys(), counts.uses, "The spec, unlike the counts,"
-    )
-    total = next(iter(opens.values())).new_zeros(()) if opens else torch.zeros(())
-    for path, uses in counts.uses.items():
-        total = total + _of_parameter(opens, parameters[path], uses).to(total)
-    for product in counts.products:
-        total = total + product.macs * _together(opens, product.slices, parameters)
-    return total
+    known = counts.uses.keys() & parameters.keys()
+    names.check_names(known, counts.uses, "The spec, unlike the counts,")
 
 
-def _of_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
+def _with_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
+    """Multiply-adds with the entries of one parameter."""
     if not p.bindings:
         return uses.expand(p.shape).sum()
     probability = p.spread(opens, owned=True)
     if uses.dim() == 0:
-        return probability.sum() * (p.size / max(probability.numel(), 1)) * uses.to(probability)
+        return entry_sum(probability, p) * uses.to(probability)
     return (probability * uses.to(probability)).sum()
 
 
-def _together(
+def _all_open(
     opens: Gates, slices: tuple[ParameterSlices, ...], parameters: Mapping[str, ParameterPlan]
 ) -> Tensor | float:
-    """The probability that the distinct gates are open that units are wholly behind."""
-    distinct = {
-        gate
-        for path, dim, at in slices
-        if path in parameters
-        for gate in _gates_on(parameters[path], dim, at)
-    }
+    """The probability that all gates with a whole slice are open, each gate counted once."""
+    distinct: set[tuple[str, int]] = set()
+    for path, dim, indices in slices:
+        if path in parameters:
+            distinct.update(_gates_on(parameters[path], dim, indices))
     probability: Tensor | float = 1.0
     for name, number in sorted(distinct):
         probability = probability * opens[name][number]
     return probability
 
 
-def _gates_on(p: ParameterPlan, dim: int, indices: tuple[int, ...]) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    for gate in {binding.gate for binding in p.bindings}:
-        # A gate may have several rules on one tensor, such as a head's rows in each third of a
-        # packed projection.
-        rules = [binding.rule for binding in p.bindings if binding.gate == gate]
-        numbers = {max(rule.number(index, dim, p.shape) for rule in rules) for index in indices}
+def _gates_on(p: ParameterPlan, dim: int, indices: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    """The name and number of each gate that covers all the given slices."""
+    # A gate may have several rules on one tensor, such as a head's slices in each third of a
+    # packed projection.
+    rules_of: dict[str, list[Rule]] = {}
+    for binding in p.bindings:
+        rules_of.setdefault(binding.gate, []).append(binding.rule)
+    for gate, rules in rules_of.items():
+        numbers = {_number(rules, index, dim, p.shape) for index in indices}
         if len(numbers) == 1 and -1 not in numbers:
-            found.append((gate, numbers.pop()))
-    return found
+            yield gate, numbers.pop()
+
+
+def _number(rules: list[Rule], index: int, dim: int, shape: Shape) -> int:
+    """The number of the gate on a slice by one of several rules, or -1."""
+    return max(rule.number(index, dim, shape) for rule in rules)

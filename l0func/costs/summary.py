@@ -1,18 +1,22 @@
-"""What the gates promise and what they keep, side by side, for every parameter."""
+"""``summary``: a table with the expected and the realised open entries in every parameter."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import torch
 
-from l0func.costs.expected import prob_open, squares_by_parameter
-from l0func.gates.checks import MaskEstimator, check_gates, check_params, check_values
+from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
+from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import open_entries
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
+
+Cells = tuple[str, ...]
+"""A row as text, one string a column."""
 
 HEADINGS = (
     "parameter",
@@ -28,17 +32,16 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter, or the total.
+    """One line in the table: a parameter, or the total.
 
     Attributes:
-        name: Path of the parameter.
+        name: The parameter's path.
         shape: Its shape; empty for the total.
         entries: Number of its entries.
-        gates: Number of gates that multiply or own a slice of it; in the total every gate once.
+        gates: Number of gates that multiply or own a slice; in the total every gate once.
         expected_open: Entries that are open in expectation over masks.
-        realised_open: Entries that are open under the estimator: what ``prune`` keeps.
-        expected_l2: Expected sum of squares of the effective weights; plain sum of squares without
-            gates.
+        realised_open: Entries that are open under the estimator, and kept by ``prune``.
+        expected_l2: Expected sum of squared effective weights; plain sum of squares without gates.
     """
 
     name: str
@@ -51,26 +54,21 @@ class Row:
 
     @property
     def expected_density(self) -> float:
-        """Expected share of entries that are open."""
+        """Expected share of open entries."""
         return self.expected_open / max(self.entries, 1)
 
     @property
     def realised_density(self) -> float:
-        """Share of entries that are open under the estimator."""
+        """Share of open entries under the estimator."""
         return self.realised_open / max(self.entries, 1)
 
-    def cells(self) -> tuple[str, ...]:
+    def cells(self) -> Cells:
         """The row as text, in the order of the headings."""
-        return (
-            self.name,
-            "×".join(map(str, self.shape)),
-            f"{self.gates:,}",
-            f"{self.expected_open:,.1f}",
-            f"{self.realised_open:,}",
-            f"{self.expected_density:.2%}",
-            f"{self.realised_density:.2%}",
-            f"{self.expected_l2:.4g}",
-        )
+        shape = "×".join(map(str, self.shape))
+        opened = (f"{self.expected_open:,.1f}", f"{self.realised_open:,}")
+        density = (f"{self.expected_density:.2%}", f"{self.realised_density:.2%}")
+        l2 = f"{self.expected_l2:.4g}"
+        return (self.name, shape, f"{self.gates:,}", *opened, *density, l2)
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,9 @@ class Summary:
     """A row for every parameter and one for the total; ``print`` it, or show it in a notebook.
 
     Attributes:
-        rows: One for each parameter that the spec saw, in its order.
+        rows: One for each parameter in the spec, in its order.
         total: Their sum.
-        estimator: The test-time gates that the realised columns are about.
+        estimator: The test-time gates behind the realised columns.
     """
 
     rows: tuple[Row, ...]
@@ -94,38 +92,53 @@ class Summary:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        table = [HEADINGS, *(row.cells() for row in (*self.rows, self.total))]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-            )
-            for cells in table
-        ]
-        rule = "-" * len(lines[0])
-        body = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-        return "\n".join([*body, f"(realised under the {self.estimator!r} estimator)"])
+        cells = [row.cells() for row in (*self.rows, self.total)]
+        widths = _widths([HEADINGS, *cells])
+        head = _aligned(HEADINGS, widths)
+        *body, foot = [_aligned(row, widths) for row in cells]
+        rule = "-" * len(head)
+        note = f"(realised under the {self.estimator!r} estimator)"
+        return "\n".join([head, rule, *body, rule, foot, note])
 
     def _repr_html_(self) -> str:
-        def line(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-        body = "".join(line(row.cells(), "td") for row in self.rows)
-        head, foot = line(HEADINGS, "th"), line(self.total.cells(), "th")
+        head = _html_row(HEADINGS, "th")
+        body = "".join(_html_row(row.cells(), "td") for row in self.rows)
+        foot = _html_row(self.total.cells(), "th")
         caption = f"<caption>realised under the {escape(repr(self.estimator))} estimator</caption>"
-        return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
+        return (
+            f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody>"
+            f"<tfoot>{foot}</tfoot></table>"
+        )
+
+
+def _widths(table: Sequence[Cells]) -> list[int]:
+    """The width of every column."""
+    columns = zip(*table, strict=True)
+    return [max(map(len, column)) for column in columns]
+
+
+def _aligned(cells: Cells, widths: Sequence[int]) -> str:
+    """A row as text: names and shapes to the left, numbers to the right."""
+    texts: list[str] = []
+    for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        texts.append(cell.ljust(width) if column < 2 else cell.rjust(width))
+    return "  ".join(texts)
+
+
+def _html_row(cells: Cells, tag: str) -> str:
+    texts = [f"<{tag}>{escape(cell)}</{tag}>" for cell in cells]
+    return f"<tr>{''.join(texts)}</tr>"
 
 
 def summary(
     params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = "louizos"
 ) -> Summary:
-    """A table by parameter: what is open in expectation beside what is open under an estimator.
+    """A table by parameter: open entries in expectation beside open entries under an estimator.
 
     Args:
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
 
     Returns:
@@ -137,35 +150,45 @@ def summary(
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
     with torch.no_grad():
-        expected = {
-            path: p.sum() * (tensors[path].numel() / p.numel())
-            for path, p in prob_open(named, spec).items()
-        }
-        realised = {
-            path: e.sum()
-            for path, e in open_entries(deterministic_gates(named, spec, estimator), spec).items()
-        }
+        expected = _expected_open(named, spec)
+        realised = _realised_open(named, spec, estimator)
         squares = squares_by_parameter(tensors, named, spec)
+    gate_counts = {gate.name: gate.size for gate in spec.gates}
     rows: list[Row] = []
-    sizes = {gate.name: torch.Size(gate.shape).numel() for gate in spec.gates}
     for p in spec.parameters:
+        gates_on = {binding.gate for binding in p.bindings}
         row = Row(
-            p.path,
-            p.shape,
-            p.size,
-            sum(sizes[name] for name in {b.gate for b in p.bindings}),
-            float(expected.get(p.path, torch.tensor(float(p.size)))),
-            int(realised.get(p.path, torch.tensor(p.size))),
-            float(squares[p.path]),
+            name=p.path,
+            shape=p.shape,
+            entries=p.size,
+            gates=sum(gate_counts[name] for name in gates_on),
+            expected_open=expected.get(p.path, float(p.size)),
+            realised_open=realised.get(p.path, p.size),
+            expected_l2=float(squares[p.path]),
         )
         rows.append(row)
-    total = Row(
-        "total",
-        (),
-        sum(row.entries for row in rows),
-        sum(sizes.values()),
-        sum(row.expected_open for row in rows),
-        sum(row.realised_open for row in rows),
-        sum(row.expected_l2 for row in rows),
+    return Summary(tuple(rows), _total(rows, sum(gate_counts.values())), estimator)
+
+
+def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
+    """For every gated parameter, its expected number of open entries."""
+    opens = prob_open(gates, spec)
+    return {p.path: float(entry_sum(opens[p.path], p)) for p in spec.gated()}
+
+
+def _realised_open(gates: Gates, spec: GateSpec, estimator: MaskEstimator) -> dict[str, int]:
+    """For every gated parameter, its number of open entries under test-time gates."""
+    kept = open_entries(deterministic_gates(gates, spec, estimator), spec)
+    return {path: int(entries.sum()) for path, entries in kept.items()}
+
+
+def _total(rows: Sequence[Row], gates: int) -> Row:
+    return Row(
+        name="total",
+        shape=(),
+        entries=sum(row.entries for row in rows),
+        gates=gates,
+        expected_open=sum(row.expected_open for row in rows),
+        realised_open=sum(row.realised_open for row in rows),
+        expected_l2=sum(row.expected_l2 for row in rows),
     )
-    return Summary(tuple(rows), total, estimator)

@@ -1,1 +1,1 @@
-"""Gates and masks as values: initialised, drawn, averaged, fixed at test time, checked."""
+"""Gates and masks as values: initialised, sampled, averaged, fixed at test time, checked."""

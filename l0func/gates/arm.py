@@ -1,4 +1,4 @@
-"""Gradients of an expectation over gates that are 0 or 1, where no draw has a slope."""
+"""The ARM gradient, for gates that are 0 or 1, where no draw has a slope."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from l0func.spec.plan import GateSpec, check_spec
 
 
 def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
-    r"""A loss behind Bernoulli gates, whose gradient in their locations is
-    augment-REINFORCE-merge.
+    r"""A loss behind Bernoulli gates with the augment-REINFORCE-merge (ARM) gradient.
 
     .. math::
         \nabla_{\log\alpha} E[f(z)] =
         E_u\bigl[(f(1[u > \sigma(-\log\alpha)]) - f(1[u < \sigma(\log\alpha)]))(u - 1/2)\bigr]
 
-    unbiased, and its two evaluations, which must both be finite, share the draw, which takes most
-    of the variance away. The value, and its gradient in the parameters, are those of the first
-    evaluation. First derivatives only. The expected L0 has its own exact gradient: add
-    :func:`l0func.penalty`.
+    The gradient in the gate locations is unbiased. It takes two evaluations of the loss; both must
+    be finite, and they share one draw, so that most of the variance cancels. The value, and its
+    gradient in the parameters, are those of the first evaluation. First derivatives only. The
+    expected L0 has its own exact gradient: add :func:`l0func.penalty`.
 
     Source: Yin & Zhou (2019), arXiv:1807.11143, Eq. 8; Li & Ji (2019), arXiv:1904.04432, for L0.
 
     Args:
         fn: ``fn(params, buffers, *inputs)`` to a loss, one number. Under
-            :func:`l0func.per_example` it is that of a row, of shape ``(1,)``, so that every row
-            compares its own two masks.
-        spec: The plan; all of its gates are :class:`BernoulliGate`.
+            :func:`l0func.per_example` it gives the loss for one row, shape ``(1,)``, so that every
+            row compares its own two masks.
+        spec: The gate spec; all its gates are :class:`BernoulliGate`.
 
     Returns:
         ``apply(params, gates, buffers, key, *inputs)`` to that number, for
@@ -47,47 +46,80 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
             number.
     """
     check_spec(spec)
-    for gate in spec.gates:
-        if not isinstance(gate.distribution, BernoulliGate):
-            raise ValueError(
-                f"arm is for gates that are 0 or 1; {gate.name!r} is {gate.distribution}. Build "
-                f"the spec with "
-                "distribution=l0func.BernoulliGate(), or use l0func.gated, whose draws have "
-                "slopes."
-            )
+    _check_bernoulli(spec)
 
     def apply(
         params: Tree, gates: Tree, buffers: Tree, key: Tensor, /, *inputs: Any, **kwargs: Any
     ) -> Tensor:
         check_single_key(key)
         named = check_gates(gates, spec)
-        draws = random.uniforms(
-            gate_keys(key, named, spec.gates), [gate.shape for gate in spec.gates]
-        )
-        u = {
-            gate.name: draw.to(named[gate.name].dtype)
-            for gate, draw in zip(spec.gates, draws, strict=True)
-        }
+        uniforms = _uniforms(key, named, spec)
 
-        def value(z: Gates) -> Tensor:
-            loss = fn(apply_masks(params, masks_of(z, spec)), buffers, *inputs, **kwargs)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-                raise ValueError(
-                    f"arm compares two losses, each one number; got {got}. Average over the batch."
-                )
-            return loss
+        def loss(z: Gates) -> Tensor:
+            masked = apply_masks(params, masks_of(z, spec))
+            return _one_number(fn(masked, buffers, *inputs, **kwargs))
 
-        first = value(
-            {name: (u[name] > (-la).sigmoid()).to(la.dtype).detach() for name, la in named.items()}
-        )
-        other = value(
-            {name: (u[name] < la.sigmoid()).to(la.dtype).detach() for name, la in named.items()}
-        )
+        first = loss(_first_gates(uniforms, named))
+        other = loss(_other_gates(uniforms, named))
         gain = (first - other).detach()
-        slope = untyped.stack(
-            [((u[name] - 0.5).detach() * la).sum() for name, la in named.items()]
-        ).sum()
+        slope = _slope(uniforms, named)
+        # The added term is 0; only its gradient counts.
         return first + gain * (slope - slope.detach())
 
     return apply
+
+
+def _check_bernoulli(spec: GateSpec) -> None:
+    for gate in spec.gates:
+        if not isinstance(gate.distribution, BernoulliGate):
+            raise ValueError(
+                f"arm is for gates that are 0 or 1; {gate.name!r} is {gate.distribution}. Build "
+                f"the spec with distribution=l0func.BernoulliGate(), or use l0func.gated, whose "
+                "draws have slopes."
+            )
+
+
+def _uniforms(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
+    """One uniform for every gate, in the gates' dtype."""
+    keys = gate_keys(key, gates, spec.gates)
+    draws = random.uniforms(keys, [gate.shape for gate in spec.gates])
+    uniforms: Gates = {}
+    for gate, draw in zip(spec.gates, draws, strict=True):
+        uniforms[gate.name] = draw.to(gates[gate.name].dtype)
+    return uniforms
+
+
+def _first_gates(uniforms: Gates, gates: Gates) -> Gates:
+    """The gates that ``BernoulliGate.quantile`` gives, open where u > σ(-log α)."""
+    z: Gates = {}
+    for name, log_alpha in gates.items():
+        opened = uniforms[name] > (-log_alpha).sigmoid()
+        z[name] = opened.to(log_alpha.dtype).detach()
+    return z
+
+
+def _other_gates(uniforms: Gates, gates: Gates) -> Gates:
+    """The gates at 1 - u, open where u < σ(log α)."""
+    z: Gates = {}
+    for name, log_alpha in gates.items():
+        opened = uniforms[name] < log_alpha.sigmoid()
+        z[name] = opened.to(log_alpha.dtype).detach()
+    return z
+
+
+def _one_number(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"arm compares two losses, each one number; got {got}. Average over the batch."
+        )
+    return loss
+
+
+def _slope(uniforms: Gates, gates: Gates) -> Tensor:
+    """The sum of (u - 1/2) log α over all gates."""
+    terms: list[Tensor] = []
+    for name, log_alpha in gates.items():
+        weight = (uniforms[name] - 0.5).detach()
+        terms.append((weight * log_alpha).sum())
+    return untyped.stack(terms).sum()

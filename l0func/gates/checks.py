@@ -1,4 +1,4 @@
-"""Checks of gates, parameters, keys and estimators against a spec."""
+"""Types for gates and masks, and checks that gates, parameters and keys fit a spec."""
 
 from __future__ import annotations
 
@@ -10,57 +10,65 @@ from l0func import random
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, check_spec
+from l0func.spec.plan import GateSpec, GateVector, check_spec
 
 Gates = dict[str, Tensor]
-
+"""``{gate name: log_alpha}``, or another value for each gate."""
 
 Masks = dict[str, Tensor]
-
+"""``{parameter path: mask}``."""
 
 MaskEstimator = Literal["louizos", "median", "mean", "count"]
-
+"""The name of a test-time gate."""
 
 ESTIMATORS: tuple[MaskEstimator, ...] = ("louizos", "median", "mean", "count")
 
 
 def check_gates(gates: Tree, spec: GateSpec) -> Gates:
-    """The gates as a flat dict, if names and shapes are those of the spec.
+    """The gates as a flat dict, if they fit the spec.
 
     Raises:
-        ValueError: A name is missing or unknown, a shape differs, or gates are not of a floating
-            type.
+        ValueError: A name is missing or unknown, a shape differs, or gates are not floating-point
+            numbers.
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
     names.check_names(named, [gate.name for gate in spec.gates], "The spec's gates")
     for gate in spec.gates:
-        log_alpha = named[gate.name]
-        if tuple(log_alpha.shape) != gate.shape:
-            raise ValueError(
-                f"The spec has gates of shape {gate.shape} for {gate.name!r}; got "
-                f"{tuple(log_alpha.shape)}. Gates and spec "
-                "belong to different architectures: build both from the same params, or load the "
-                "spec that was saved."
-            )
-        if not log_alpha.is_floating_point():
-            raise ValueError(
-                f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}."
-            )
+        _check_locations(gate, named[gate.name])
     return named
 
 
+def _check_locations(gate: GateVector, log_alpha: Tensor) -> None:
+    shape = tuple(log_alpha.shape)
+    if shape != gate.shape:
+        raise ValueError(
+            f"The spec has gates of shape {gate.shape} for {gate.name!r}; got {shape}. Gates and "
+            "spec belong to different architectures: build both from the same params, or load the "
+            "spec that was saved."
+        )
+    if not log_alpha.is_floating_point():
+        raise ValueError(
+            f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}."
+        )
+
+
 def check_device(path: str, param: Tensor, gates: Tensor) -> None:
-    """Refuse gates, or a mask of them, on another device than their parameter.
+    """Refuse gates, or a mask, on another device than their parameter.
+
+    Args:
+        path: The parameter's path, for the message.
+        param: The parameter.
+        gates: Its gates or its mask.
 
     Raises:
-        ValueError: They are.
+        ValueError: The gates are on another device than the parameter.
     """
     if param.device != gates.device:
         raise ValueError(
             f"The parameter {path!r} is on {param.device} and its gates are on {gates.device}. "
-            f"Move both to one device, as in "
-            "{name: log_alpha.to(device) for name, log_alpha in gates.items()}."
+            "Move both to one device, as in {name: log_alpha.to(device) for name, log_alpha in "
+            "gates.items()}."
         )
 
 
@@ -75,8 +83,8 @@ def check_values(gates: Gates) -> None:
         if bad:
             raise ValueError(
                 f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training "
-                f"diverged: lower the learning "
-                "rate of the gates, or go back to an earlier checkpoint."
+                "diverged: lower the learning rate of the gates, or go back to an earlier "
+                "checkpoint."
             )
 
 
@@ -84,33 +92,30 @@ def check_estimator(estimator: str) -> None:
     """Refuse an unknown estimator.
 
     Raises:
-        ValueError: It is none of the four.
+        ValueError: The name is none of the four.
     """
     if estimator not in ESTIMATORS:
-        raise ValueError(
-            f"The estimators are {ESTIMATORS}; got "
-            f"{estimator!r}{names.closest(estimator, ESTIMATORS)}."
-        )
+        near = names.closest(estimator, ESTIMATORS)
+        raise ValueError(f"The estimators are {ESTIMATORS}; got {estimator!r}{near}.")
 
 
 def check_single_key(key: Tensor) -> None:
-    """Refuse what is not one key.
+    """Refuse anything but a single key.
 
     Raises:
-        TypeError: Not an int64 tensor.
-        ValueError: Not of shape (2,).
+        TypeError: The key is not an int64 tensor.
+        ValueError: Its shape is not ``(2,)``.
     """
     random.check_key(key)
     if key.dim() != 1:
         raise ValueError(
             f"One key has shape (2,); got {tuple(key.shape)}. For a batch of keys use torch.vmap, "
-            f"or l0func.per_example "
-            "for one mask a row."
+            "or l0func.per_example for one mask a row."
         )
 
 
 def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
-    """The parameters as a flat dict, if names and shapes are those of the spec.
+    """The parameters as a flat dict, if they fit the spec.
 
     Raises:
         ValueError: A name is missing or unknown, or a shape differs.
@@ -119,10 +124,10 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     tensors = tree.leaves(params)
     names.check_names(tensors, [p.path for p in spec.parameters], "The spec's params")
     for p in spec.parameters:
-        if tuple(tensors[p.path].shape) != p.shape:
+        shape = tuple(tensors[p.path].shape)
+        if shape != p.shape:
             raise ValueError(
-                f"The spec has {p.path!r} of shape {p.shape}; got {tuple(tensors[p.path].shape)}. "
-                f"Params and spec belong to "
-                "different architectures: build the spec from these params."
+                f"The spec has {p.path!r} of shape {p.shape}; got {shape}. Params and spec belong "
+                "to different architectures: build the spec from these params."
             )
     return tensors

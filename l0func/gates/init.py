@@ -1,4 +1,4 @@
-"""Gates to start training from."""
+"""Gate locations at the start of training, and parameters divided by their expected masks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector
 
 Sampler = Callable[[Tensor, tuple[int, ...]], Tensor]
+Droprate = float | Sampler
+"""The probability that a gate starts closed, or a sampler of locations."""
 
 
 def init_gates(
     key: Tensor,
     spec: GateSpec,
-    droprate: float | Sampler | Mapping[str, float | Sampler] = 0.2,
+    droprate: Droprate | Mapping[str, Droprate] = 0.2,
     *,
     noise: float = 0.01,
     meaning: Literal["closed", "below_half"] = "closed",
@@ -36,15 +38,15 @@ def init_gates(
 
     Args:
         key: A key, shape ``(2,)``.
-        spec: The plan.
-        droprate: The probability that a gate starts closed, in (0, 1); or a callable of ``(key,
-            shape)`` that gives locations; or either of these for each pattern over gate names.
-        noise: Standard deviation of normal noise on the locations, which breaks ties.
+        spec: The gate spec.
+        droprate: The probability that a gate starts closed, in (0, 1); or a sampler of locations,
+            a callable of ``(key, shape)``; or either of these for each pattern over gate names.
+        noise: Standard deviation of normal noise on the locations, to break ties.
         meaning: ``"closed"``: droprate is P(z = 0). ``"below_half"``: it is P(z < 1/2), the usual
-            recipe ``logit(1 - droprate)`` of hard concrete gates, whose P(z = 0) is .048 for .2
-            and .168 for .5.
-        estimator: The test-time gates that you will use: a droprate at which they all start closed
-            is warned of.
+            recipe ``logit(1 - droprate)`` for hard concrete gates; their P(z = 0) is then .048
+            for .2 and .168 for .5.
+        estimator: The test-time gates that you will use. A warning follows if all of them start
+            closed.
 
     Returns:
         ``{gate name: log_alpha}``.
@@ -52,38 +54,55 @@ def init_gates(
     Raises:
         TypeError: ``key`` is not a key.
         ValueError: A droprate is outside (0, 1); a pattern matches no gate, or a gate no pattern;
-            a callable gives another shape; the noise is negative.
+            a sampler gives another shape; the noise is negative.
     """
     check_single_key(key)
     check_estimator(estimator)
+    _check_noise(noise)
+    at = _threshold(meaning)
+    gate_names = [gate.name for gate in spec.gates]
+    starts = names.per_path(droprate, gate_names, "a droprate", "gate")
+    gates: Gates = {}
+    for gate in spec.gates:
+        start = starts[gate.name]
+        own_key = random.fold_in(key, gate.stream)
+        if callable(start):
+            gates[gate.name] = _from_sampler(start, own_key, gate)
+        else:
+            location = gate.distribution.init(start, at=at)
+            _warn_if_closed(gate, location, start, estimator)
+            gates[gate.name] = _around(location, noise, own_key, gate)
+    return gates
+
+
+def _check_noise(noise: float) -> None:
     if noise < 0:
         raise ValueError(
             f"The noise on gate locations is a standard deviation, at least 0; got {noise}."
         )
+
+
+def _threshold(meaning: str) -> float:
+    """The threshold t for which the droprate is P(z <= t)."""
     if meaning not in ("closed", "below_half"):
         raise ValueError(
             f"A droprate means 'closed', P(z = 0), or 'below_half', P(z < 1/2); got {meaning!r}."
         )
-    starts = names.per_path(droprate, [gate.name for gate in spec.gates], "a droprate", "gate")
-    at = 0.0 if meaning == "closed" else 0.5
-    gates: Gates = {}
-    for gate in spec.gates:
-        start, own = starts[gate.name], random.fold_in(key, gate.stream)
-        if callable(start):
-            gates[gate.name] = _from_sampler(start, own, gate)
-            continue
-        location = gate.distribution.init(start, at=at)
-        _warn_if_closed(gate, location, start, estimator)
-        gates[gate.name] = (location + noise * random.normal(own, gate.shape)).to(gate.dtype)
-    return gates
+    return 0.0 if meaning == "closed" else 0.5
+
+
+def _around(location: float, noise: float, key: Tensor, gate: GateVector) -> Tensor:
+    """Locations normally distributed around one."""
+    deviations = noise * random.normal(key, gate.shape)
+    return (location + deviations).to(gate.dtype)
 
 
 def _from_sampler(start: Sampler, key: Tensor, gate: GateVector) -> Tensor:
     log_alpha = torch.as_tensor(start(key, gate.shape))
-    if tuple(log_alpha.shape) != gate.shape:
+    shape = tuple(log_alpha.shape)
+    if shape != gate.shape:
         raise ValueError(
-            f"The gates {gate.name!r} have shape {gate.shape}; their initialiser gave "
-            f"{tuple(log_alpha.shape)}."
+            f"The gates {gate.name!r} have shape {gate.shape}; their initialiser gave {shape}."
         )
     return log_alpha.to(gate.dtype)
 
@@ -93,34 +112,33 @@ def _warn_if_closed(
 ) -> None:
     if estimator == "count":
         return
-    if (
-        gate.distribution.deterministic(
-            torch.tensor(location, dtype=torch.float64), estimator
-        ).item()
-        == 0.0
-    ):
+    log_alpha = torch.tensor(location, dtype=torch.float64)
+    if gate.distribution.deterministic(log_alpha, estimator).item() == 0.0:
         warnings.warn(
             f"With droprate {droprate} the test-time gates of {gate.name!r} all start closed "
-            f"under the {estimator!r} "
-            "estimator: the network outputs what it would without them. Choose a smaller droprate "
-            "or another estimator.",
+            f"under the {estimator!r} estimator, and close everything behind them. Choose a "
+            "smaller droprate or another estimator.",
             stacklevel=3,
         )
 
 
 def compensate(params: Tree, gates: Tree, spec: GateSpec) -> Tree:
-    """Parameters divided by their expected masks, so that the gated network starts, on average,
-    where it was.
+    """Parameters divided by their expected masks.
+
+    Multiplied by masks, they equal the given ones on average, so that the gated network starts
+    about where it was.
 
     Args:
         params: Pretrained parameters, flat or nested.
         gates: ``{gate name: log_alpha}``, as they start.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
-        A new pytree of the structure of ``params``.
+        A new pytree with the structure of ``params``.
 
     Raises:
         ValueError: Gates do not fit the spec.
     """
-    return apply_masks(params, {path: 1 / mask for path, mask in mean_masks(gates, spec).items()})
+    means = mean_masks(gates, spec)
+    inverse = {path: 1 / mask for path, mask in means.items()}
+    return apply_masks(params, inverse)

@@ -1,4 +1,4 @@
-"""Learned gates and the masks that they give: drawn, averaged, or fixed."""
+"""From gate locations to gate values, and from gate values to masks on the parameters."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from l0func.spec.plan import GateSpec, GateVector
 
 
 def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
-    """One draw of every gate, laid out as masks.
+    """Draw every gate once, and spread the values as masks.
 
     Args:
         key: A key, shape ``(2,)``; for a batch of keys use ``torch.vmap`` or
             :func:`l0func.per_example`.
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
-        ``{parameter path: mask in [0, 1]}`` for the parameters that a gate multiplies: the
-        parameter's rank and dtype, broadcastable to it. A gate's draw depends on the key and its
-        name alone.
+        ``{parameter path: mask in [0, 1]}`` for the parameters that a gate multiplies. A mask has
+        the parameter's rank and dtype, and is broadcastable to it. A gate's draw depends on the
+        key and its name alone.
 
     Raises:
         TypeError: ``key`` is not a key.
@@ -46,12 +46,12 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
 
 
 def sample_gates(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
-    """One draw of every gate, ``{gate name: z}``, in one call of the generator."""
+    """Draw every gate once: ``{gate name: z}``, in one call to the generator."""
     return draw_gates(gate_keys(key, gates, spec.gates), gates, spec.gates)
 
 
 def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Tensor:
-    """The own keys of some gates, shape ``(G, 2)``."""
+    """A key for each wanted gate vector, shape ``(G, 2)``."""
     # Keyed by name, not by position: gating one more layer leaves every other mask unchanged.
     device = gates[wanted[0].name].device if wanted else key.device
     streams = torch.tensor([gate.stream for gate in wanted], dtype=torch.int64, device=device)
@@ -59,16 +59,23 @@ def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Tensor
 
 
 def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gates:
-    """One draw of some gates from their own keys, ``{gate name: z}``, in one call of the
-    generator.
+    """Draw some gates once, in one call to the generator.
+
+    Args:
+        keys: A key for each wanted gate vector, shape ``(*batch, G, 2)``.
+        gates: ``{gate name: log_alpha}``.
+        wanted: The G gate vectors.
+
+    Returns:
+        ``{gate name: z}`` for the wanted gates.
     """
     if not wanted:
         return {}
     draws = random.uniforms(keys, [gate.shape for gate in wanted])
-    return {
-        g.name: g.distribution.quantile(u, gates[g.name])
-        for g, u in zip(wanted, draws, strict=True)
-    }
+    z: Gates = {}
+    for gate, u in zip(wanted, draws, strict=True):
+        z[gate.name] = gate.distribution.quantile(u, gates[gate.name])
+    return z
 
 
 def mean_masks(gates: Tree, spec: GateSpec) -> Masks:
@@ -76,7 +83,7 @@ def mean_masks(gates: Tree, spec: GateSpec) -> Masks:
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
 
     Returns:
         ``{parameter path: mask in [0, 1]}``.
@@ -94,11 +101,11 @@ def deterministic_masks(
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
-        estimator: ``"louizos"``, the gate of the distribution's paper; ``"median"``, the draw at u
-            = 1/2; ``"mean"``, the expectation, which never closes; ``"count"``, the expectation
-            with the round(n - E[L0]) lowest gates of every vector of n closed, so that as many
-            stay open as are expected to.
+        spec: The gate spec.
+        estimator: ``"louizos"``, the gate in the distribution's paper; ``"median"``, the draw at u
+            = 1/2; ``"mean"``, the expectation, never exactly 0; ``"count"``, the expectation with
+            the round(n - E[L0]) lowest gates in every vector of n closed, so that as many stay
+            open as are expected to.
 
     Returns:
         ``{parameter path: mask in [0, 1]}``.
@@ -113,26 +120,35 @@ def deterministic_masks(
 def deterministic_gates(gates: Gates, spec: GateSpec, estimator: MaskEstimator) -> Gates:
     """Test-time gate values, ``{gate name: z}``."""
     check_estimator(estimator)
-    return {gate.name: _deterministic(gate, gates[gate.name], estimator) for gate in spec.gates}
+    z: Gates = {}
+    for gate in spec.gates:
+        z[gate.name] = _deterministic(gate, gates[gate.name], estimator)
+    return z
 
 
 def _deterministic(gate: GateVector, log_alpha: Tensor, estimator: MaskEstimator) -> Tensor:
-    if estimator != "count":
-        return gate.distribution.deterministic(log_alpha, estimator)
+    if estimator == "count":
+        return _by_count(gate, log_alpha)
+    return gate.distribution.deterministic(log_alpha, estimator)
+
+
+def _by_count(gate: GateVector, log_alpha: Tensor) -> Tensor:
+    """The expectation, with as many of the lowest gates closed as are expected to be."""
     flat = log_alpha.reshape(-1)
-    closed = (1 - gate.distribution.prob_nonzero(flat)).sum().round()
+    prob_zero = 1 - gate.distribution.prob_nonzero(flat)
+    closed = prob_zero.sum().round()
     rank = flat.sort(stable=True).indices.argsort()
     soft = gate.distribution.mean(flat)
     return torch.where(rank >= closed, soft, 0.0).reshape(log_alpha.shape)
 
 
 def masks_of(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
-    """The masks that some values of the gates give."""
-    return {
-        p.path: p.spread(gate_values, owned=False).to(p.dtype)
-        for p in spec.parameters
-        if p.multiplied
-    }
+    """The masks of all multiplied parameters, from one value for each gate."""
+    masks: Masks = {}
+    for p in spec.parameters:
+        if p.multiplied:
+            masks[p.path] = p.spread(gate_values, owned=False).to(p.dtype)
+    return masks
 
 
 def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
@@ -144,28 +160,30 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
             parameters without one stay as they are.
 
     Returns:
-        A new pytree of the structure of ``params``.
+        A new pytree with the structure of ``params``.
 
     Raises:
         ValueError: A mask is for an unknown parameter, does not broadcast to its parameter, or is
             on another device.
     """
     tensors = tree.leaves(params)
-    for path, mask in tree.leaves(masks, "masks").items():
+    named = tree.leaves(masks, "masks")
+    for path, mask in named.items():
         if path not in tensors:
-            raise ValueError(
-                f"There is a mask for {path!r}, which is no "
-                f"parameter{names.closest(path, tensors)}."
-            )
-        shape = tuple(tensors[path].shape)
-        if mask.dim() != len(shape) or not all(
-            m == 1 or m == n for m, n in zip(mask.shape, shape, strict=True)
-        ):
-            raise ValueError(
-                f"The mask of {path!r} has shape {tuple(mask.shape)}, which does not fit {shape}."
-            )
+            near = names.closest(path, tensors)
+            raise ValueError(f"There is a mask for {path!r}, which is no parameter{near}.")
+        _check_fits(path, tensors[path], mask)
         check_device(path, tensors[path], mask)
-    return tree.rebuild(
-        params,
-        {path: p * masks[path].to(p.dtype) if path in masks else p for path, p in tensors.items()},
-    )
+    masked = dict(tensors)
+    for path, mask in named.items():
+        param = tensors[path]
+        masked[path] = param * mask.to(param.dtype)
+    return tree.rebuild(params, masked)
+
+
+def _check_fits(path: str, param: Tensor, mask: Tensor) -> None:
+    """Refuse a mask of another rank, or with a size other than 1 or the parameter's."""
+    wanted, got = tuple(param.shape), tuple(mask.shape)
+    same_rank = len(got) == len(wanted)
+    if not same_rank or any(m not in (1, n) for m, n in zip(got, wanted, strict=True)):
+        raise ValueError(f"The mask of {path!r} has shape {got}, which does not fit {wanted}.")

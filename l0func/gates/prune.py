@@ -1,4 +1,4 @@
-"""Exact zeros where the gates are closed."""
+"""``prune``: parameters with exact zeros behind closed gates."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = 
     Args:
         params: Parameters, flat or nested.
         gates: ``{gate name: log_alpha}``.
-        spec: The plan.
+        spec: The gate spec.
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
 
     Returns:
-        A new pytree of the structure of ``params``: entries that open gates multiply keep their
-        scale, and entries behind a closed gate, multiplied or owned, are 0.
+        A new pytree with the structure of ``params``. Entries behind a closed gate, multiplied or
+        owned, are 0; the others are multiplied by their gates.
 
     Raises:
         ValueError: Params or gates do not fit the spec, or a gate location is NaN.
@@ -49,8 +49,18 @@ def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[st
 
 
 def open_entries(z: Gates, spec: GateSpec) -> dict[str, Tensor]:
-    """For every gated parameter which entries are behind open gates only: bool, of the parameter's
-    shape.
+    """For every gated parameter, whether each entry is behind open gates only.
+
+    Args:
+        z: ``{gate name: value of each gate}``.
+        spec: The gate spec.
+
+    Returns:
+        ``{parameter path: bool of the parameter's shape}``.
     """
     opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
-    return {p.path: (p.spread(opens, owned=True) != 0).expand(p.shape) for p in spec.gated()}
+    kept: dict[str, Tensor] = {}
+    for p in spec.gated():
+        entries = p.spread(opens, owned=True) != 0
+        kept[p.path] = entries.expand(p.shape)
+    return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar, cast
@@ -37,12 +37,35 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> N
         raise ValueError(f"{label} lacks {name!r}{closest(name, sorted(got))} among those given.")
 
 
-def matches(path: str, patterns: Mapping[str, Value], /) -> Sequence[Value]:
-    """The value of the first pattern that matches the path: one value, or none."""
-    for pattern, value in patterns.items():
-        if fnmatchcase(path, pattern):
-            return [value]
-    return []
+def first_matches(paths: Iterable[str], patterns: Mapping[str, Value], /) -> dict[str, Value]:
+    """The value of the first matching pattern, for each path that has one.
+
+    A pattern without wildcards is looked up, so that one pattern per path takes linear time.
+
+    Args:
+        paths: Dotted paths.
+        patterns: ``{pattern: value}``; the first match wins.
+
+    Returns:
+        ``{path: value}``, in the order of the paths.
+    """
+    rank = {pattern: place for place, pattern in enumerate(patterns)}
+    wild = [pattern for pattern in patterns if _is_wild(pattern)]
+    exact = rank.keys() - set(wild)
+    found: dict[str, Value] = {}
+    for path in paths:
+        first_wild = next((pattern for pattern in wild if fnmatchcase(path, pattern)), None)
+        candidates = [first_wild] if first_wild is not None else []
+        if path in exact:
+            candidates.append(path)
+        if candidates:
+            found[path] = patterns[min(candidates, key=rank.__getitem__)]
+    return found
+
+
+def _is_wild(pattern: str) -> bool:
+    """Whether fnmatch reads the pattern as anything but itself."""
+    return any(character in pattern for character in "*?[")
 
 
 def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str) -> None:
@@ -56,11 +79,15 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str)
     Raises:
         ValueError: The pattern matches nothing; the message names the nearest path.
     """
-    paths = list(paths)
+    known = dict.fromkeys(paths)
     for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
+        if _is_wild(pattern):
+            matched = any(fnmatchcase(path, pattern) for path in known)
+        else:
+            matched = pattern in known
+        if not matched:
             raise ValueError(
-                f"Pattern {pattern!r} matches no {label}{closest(pattern, paths)}. "
+                f"Pattern {pattern!r} matches no {label}{closest(pattern, known)}. "
                 "Patterns are fnmatch-style over dotted paths, e.g. 'encoder.*.weight'."
             )
 
@@ -87,14 +114,14 @@ def per_path(
         return dict.fromkeys(paths, setting)
     patterns = cast("Mapping[str, Value]", setting)
     check_patterns(patterns, paths, kind)
-    found = {path: matches(path, patterns) for path in paths}
-    for path, value in found.items():
-        if not value:
+    found = first_matches(paths, patterns)
+    for path in paths:
+        if path not in found:
             raise ValueError(
                 f"No pattern gives {label} to the {kind} {path!r}; the patterns are "
                 f"{sorted(patterns)}. Add one that matches it, or '*' for the rest."
             )
-    return {path: value[0] for path, value in found.items()}
+    return found
 
 
 def stream(name: str) -> int:

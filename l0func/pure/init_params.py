@@ -57,8 +57,9 @@ def init_params(
     tensors = tree.leaves(params)
     names.check_patterns(initialisers, tensors, "parameter")
     redrawn = dict(tensors)
+    chosen = names.first_matches(tensors, initialisers)
     for path, old in tensors.items():
-        initialiser = next(iter(names.matches(path, initialisers)), None)
+        initialiser = chosen.get(path)
         if initialiser is not None:
             own_key = random.fold_in(key, stream(path))
             redrawn[path] = _redraw(own_key, path, old, initialiser)

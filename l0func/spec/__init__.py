@@ -1,3 +1,1 @@
-"""The gate spec: a static plan of which gates exist and which parameter slices each one multiplies
-and owns.
-"""
+"""The gate spec, a static plan of the gates on named parameters, and how users describe it."""

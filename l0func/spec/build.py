@@ -1,12 +1,10 @@
-"""The static plan: which gates there are, how each is distributed, and which slices each
-multiplies and owns.
-"""
+"""``gate_spec`` and ``group``: from a user's description of the gates to a gate spec."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,10 +12,26 @@ from torch import Tensor
 from l0func.distributions import GateDistribution, HardConcrete
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
-from l0func.spec.plan import Binding, GateSpec, GateVector, Group, ParameterPlan, check_kinds
-from l0func.spec.rules import Rule, Shape, element
+from l0func.spec.bindings import (
+    Bound,
+    bindings_by_path,
+    bound_by_groups,
+    bound_by_rules,
+    check_bound,
+    gate_shapes,
+)
+from l0func.spec.plan import (
+    Binding,
+    GateSpec,
+    GateVector,
+    Group,
+    GroupSlices,
+    ParameterPlan,
+    check_distributions,
+    check_instances,
+)
+from l0func.spec.rules import RuleOrRules, as_rules, element, has_sharers
 
-RuleOrRules: TypeAlias = Rule | Sequence[Rule]
 Rules: TypeAlias = Mapping[str, RuleOrRules | None]
 
 
@@ -31,47 +45,34 @@ def group(
     Args:
         multiplies: ``{path: rule or rules}``, the slices that carry the gate's effect and are
             scaled by it: for a hidden unit, the next layer's column.
-        owns: The slices that matter only while the gate is open and go with it: the unit's row,
-            bias, normalisation and running statistics (buffers may be named).
+        owns: The slices that matter only while the gate is open and are removed with it: the
+            unit's output row, bias, normalisation and running statistics (buffers may be named).
         attrs: JSON values that the module's structure depends on.
 
     Returns:
         A group, for ``gate_spec(params, groups={name: group})``.
 
     Raises:
-        ValueError: It multiplies nothing, so that no gradient would reach its gates; or a shared
-            run is multiplied.
+        ValueError: The group multiplies nothing, so that no gradient would reach its gates; or it
+            multiplies by a rule with sharers.
     """
     if not multiplies:
         raise ValueError(
-            "A group multiplies at least one parameter, or nothing tells its gates what they are "
-            "worth."
+            "A group multiplies at least one parameter: its gates learn from the gradient that "
+            "reaches them there. Name one in multiplies."
         )
     for path, slices in multiplies.items():
-        if any(getattr(rule, "sharers", 1) > 1 for rule in _as_rules(path, slices)):
+        if any(has_sharers(rule) for rule in as_rules(path, slices)):
             raise ValueError(
                 f"Gates with sharers own a run of indices; {path!r} is multiplied. Name it in "
                 f"owns."
             )
-    return Group(
-        _frozen(multiplies), _frozen(owns or {}), json.dumps(dict(attrs or {}), sort_keys=True)
-    )
+    text = json.dumps(dict(attrs or {}), sort_keys=True)
+    return Group(_group_slices(multiplies), _group_slices(owns or {}), text)
 
 
-def _as_rules(path: str, slices: RuleOrRules) -> tuple[Rule, ...]:
-    listed: tuple[object, ...] = tuple(slices) if isinstance(slices, list | tuple) else (slices,)
-    for rule in listed:
-        if not isinstance(rule, Rule):
-            raise TypeError(
-                "A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole(), a "
-                "list of these, or None; "
-                f"{path!r} has {rule!r}. Groups go to the groups argument."
-            )
-    return cast("tuple[Rule, ...]", listed)
-
-
-def _frozen(slices: Mapping[str, RuleOrRules]) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
-    return tuple((path, _as_rules(path, of_path)) for path, of_path in slices.items())
+def _group_slices(slices: Mapping[str, RuleOrRules]) -> GroupSlices:
+    return tuple((path, as_rules(path, on_path)) for path, on_path in slices.items())
 
 
 def gate_spec(
@@ -82,7 +83,7 @@ def gate_spec(
     buffers: Tree | None = None,
     distribution: GateDistribution | Mapping[str, GateDistribution] = HardConcrete(),
 ) -> GateSpec:
-    """The plan of gates for some parameters.
+    """A static plan: the gates on some parameters.
 
     Args:
         params: Parameters, flat or nested.
@@ -91,16 +92,16 @@ def gate_spec(
             gates of a lone rule are named by the path, those of several by path and rule. With
             neither rules nor groups every scalar has a gate.
         groups: ``{gate name: group}``.
-        buffers: Buffers, where a group owns slices of some.
+        buffers: Buffers, where a group owns some.
         distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate names.
 
     Returns:
-        The spec. Gates are float32, or float64 if a parameter that they are on is.
+        The spec. Gates are float64 if one of their parameters is, and float32 otherwise.
 
     Raises:
         TypeError: A rule, group or distribution is not one.
         ValueError: There are no parameters; a pattern or path matches nothing; a rule does not
-            fit; slices of one group have different numbers of gates; a gate stands on integers; a
+            fit; slices of one group have different numbers of gates; a gate multiplies integers; a
             name is used twice.
     """
     tensors = tree.leaves(params)
@@ -110,128 +111,78 @@ def gate_spec(
             "There are no parameters to gate: params is empty. A module without parameters needs "
             "no gates."
         )
-    check_kinds(rules, groups, distribution)
+    _check_kinds(rules, groups, distribution)
     if rules is None and groups is None:
         rules = {"*": element()}
-    bound = _bound_by_rules(tensors, rules or {})
-    for name, of_group in (groups or {}).items():
-        if any(b.gate == name for _, b in bound):
-            raise ValueError(
-                f"Two sets of gates have the name {name!r}: a group's and a parameter's. Rename "
-                f"the group."
-            )
-        bound += _bound_by_group(name, of_group, tensors, state)
-    all_tensors = tensors | state
-    _check_bound(bound, all_tensors)
-    shapes = _gate_shapes(bound, all_tensors)
-    chosen = names.per_path(distribution, shapes, "a distribution", "gate")
-    dtypes = {name: _gate_dtype(name, bound, all_tensors) for name in shapes}
+    return _planned(tensors, state, rules or {}, groups or {}, distribution)
 
-    def plan(path: str, tensor: Tensor) -> ParameterPlan:
-        return ParameterPlan(
-            path, tuple(tensor.shape), tensor.dtype, tuple(b for at, b in bound if at == path)
-        )
 
+def _check_kinds(rules: Any, groups: Any, distribution: Any) -> None:
+    """Refuse arguments with a wrong type.
+
+    Duck typing would accept some here, and fail on them elsewhere.
+
+    Raises:
+        TypeError: An argument, or a value in its table, has the wrong type.
+    """
+    _check_mapping("rules", rules, "{pattern: rule}")
+    _check_mapping("groups", groups, "{name: l0func.group(...)}")
+    check_instances(groups or {}, Group, "A group is made by l0func.group(...)")
+    check_distributions(distribution)
+
+
+def _check_mapping(name: str, value: Any, form: str) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{name} are {form}; got {type(value).__name__}.")
+
+
+def _planned(
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    rules: Rules,
+    groups: Mapping[str, Group],
+    distribution: GateDistribution | Mapping[str, GateDistribution],
+) -> GateSpec:
+    bound = bound_by_rules(rules, params)
+    taken = {entry.binding.gate for entry in bound}
+    bound += bound_by_groups(groups, params, buffers, taken)
+    tensors = {**params, **buffers}
+    check_bound(bound, tensors)
+    by_path = bindings_by_path(bound)
+    owned_buffers = {path: buffer for path, buffer in buffers.items() if path in by_path}
     return GateSpec(
-        tuple(
-            GateVector(name, shape, chosen[name], dtypes[name]) for name, shape in shapes.items()
-        ),
-        tuple(plan(path, tensor) for path, tensor in tensors.items()),
-        tuple(
-            plan(path, tensor)
-            for path, tensor in state.items()
-            if any(at == path for at, _ in bound)
-        ),
-        tuple((name, of_group.attrs) for name, of_group in (groups or {}).items()),
+        _gate_vectors(bound, tensors, distribution),
+        _parameter_plans(params, by_path),
+        _parameter_plans(owned_buffers, by_path),
+        tuple((name, group.attrs) for name, group in groups.items()),
     )
 
 
-def _bound_by_rules(tensors: Mapping[str, Tensor], rules: Rules) -> list[tuple[str, Binding]]:
-    names.check_patterns(rules, tensors, "parameter")
-    bound: list[tuple[str, Binding]] = []
-    for path in tensors:
-        slices = next(iter(names.matches(path, rules)), None)
-        of_path = () if slices is None else _as_rules(path, slices)
-        for rule in of_path:
-            if getattr(rule, "sharers", 1) > 1:
-                raise ValueError(
-                    f"{rule} lets gates share a run, which only a group's owns can; {path!r} is "
-                    f"multiplied."
-                )
-            bound.append(
-                (
-                    path,
-                    Binding(
-                        path if len(of_path) == 1 else f"{path}:{rule}", rule, multiplies=True
-                    ),
-                )
-            )
-    return bound
+def _gate_vectors(
+    bound: Iterable[Bound],
+    tensors: Mapping[str, Tensor],
+    distribution: GateDistribution | Mapping[str, GateDistribution],
+) -> tuple[GateVector, ...]:
+    shapes = gate_shapes(bound, tensors)
+    chosen = names.per_path(distribution, shapes, "a distribution", "gate")
+    wide = _gates_on_float64(bound, tensors)
+    vectors: list[GateVector] = []
+    for name, shape in shapes.items():
+        dtype = torch.float64 if name in wide else torch.float32
+        vectors.append(GateVector(name, shape, chosen[name], dtype))
+    return tuple(vectors)
 
 
-def _bound_by_group(
-    name: str, of_group: Group, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> list[tuple[str, Binding]]:
-    bound: list[tuple[str, Binding]] = []
-    for slices, known, multiplies in (
-        (of_group.multiplies, tensors, True),
-        (of_group.owns, {**tensors, **state}, False),
-    ):
-        for path, of_path in slices:
-            if path not in known:
-                raise ValueError(
-                    f"Group {name!r} names {path!r}, which is not "
-                    f"there{names.closest(path, known)}."
-                    + (
-                        ""
-                        if multiplies or state
-                        else " Buffers are seen only if gate_spec is given buffers."
-                    )
-                )
-            bound += [(path, Binding(name, rule, multiplies)) for rule in of_path]
-    return bound
+def _gates_on_float64(bound: Iterable[Bound], tensors: Mapping[str, Tensor]) -> set[str]:
+    """The names of gates on at least one float64 tensor."""
+    return {binding.gate for path, binding in bound if tensors[path].dtype == torch.float64}
 
 
-def _check_bound(bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]) -> None:
-    for i, (path, binding) in enumerate(bound):
-        if binding.multiplies and not tensors[path].is_floating_point():
-            raise ValueError(
-                f"A gate scales real floating-point numbers; {path!r} is {tensors[path].dtype}. "
-                f"Exclude it: {{{path!r}: None}}."
-            )
-        for other_path, other in bound[:i]:
-            if (other_path, other.gate) == (path, binding.gate):
-                if other.rule == binding.rule:
-                    raise ValueError(
-                        f"{binding.gate!r} is on {path!r} twice by the same rule, {binding.rule}."
-                    )
-                if any(getattr(rule, "sharers", 1) > 1 for rule in (other.rule, binding.rule)):
-                    raise ValueError(
-                        f"{binding.gate!r} is on {path!r} twice, once with sharers; split it into "
-                        f"two groups."
-                    )
-
-
-def _gate_shapes(
-    bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]
-) -> dict[str, Shape]:
-    shapes: dict[str, tuple[Shape, str]] = {}
-    for path, binding in bound:
-        try:
-            shape = binding.rule.gates(tuple(tensors[path].shape))
-        except ValueError as error:
-            raise ValueError(f"On {path!r}: {error}") from None
-        known, where = shapes.setdefault(binding.gate, (shape, f"{path} {binding.rule}"))
-        if known != shape:
-            raise ValueError(
-                f"All slices of group {binding.gate!r} have the same number of gates; "
-                f"{where} has {known}, {path} {binding.rule} has {shape}."
-            )
-    return {name: shape for name, (shape, _) in shapes.items()}
-
-
-def _gate_dtype(
-    name: str, bound: Sequence[tuple[str, Binding]], tensors: Mapping[str, Tensor]
-) -> torch.dtype:
-    wide = any(b.gate == name and tensors[path].dtype == torch.float64 for path, b in bound)
-    return torch.float64 if wide else torch.float32
+def _parameter_plans(
+    tensors: Mapping[str, Tensor], by_path: Mapping[str, tuple[Binding, ...]]
+) -> tuple[ParameterPlan, ...]:
+    plans: list[ParameterPlan] = []
+    for path, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        plans.append(ParameterPlan(path, shape, tensor.dtype, by_path.get(path, ())))
+    return tuple(plans)

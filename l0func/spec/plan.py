@@ -1,11 +1,11 @@
-"""The gate spec: gate vectors, and the parameter slices that each one multiplies or owns."""
+"""The gate spec as a value: gate vectors, and the bindings that place them on parameters."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,13 +14,15 @@ from l0func import distributions
 from l0func.distributions import GateDistribution
 from l0func.internal import names
 from l0func.internal.names import stream
-from l0func.spec import rules
-from l0func.spec.rules import Rule, Shape
+from l0func.spec.rules import Rule, Shape, rule_from_dict
+
+GroupSlices: TypeAlias = tuple[tuple[str, tuple[Rule, ...]], ...]
+"""Pairs of a path and the rules on it."""
 
 
 @dataclass(frozen=True)
 class GateVector:
-    """A vector of gates: its name, shape, distribution and dtype."""
+    """Gates under one name, with their shape, distribution and dtype."""
 
     name: str
     shape: Shape
@@ -33,19 +35,52 @@ class GateVector:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stream", stream(self.name))
 
+    @property
+    def size(self) -> int:
+        """Number of gates."""
+        return torch.Size(self.shape).numel()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The gate vector as JSON values, for :meth:`from_dict`."""
+        own = {"name": self.name, "shape": self.shape, "dtype": _dtype_name(self.dtype)}
+        return {**own, **self.distribution.to_dict()}
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any], /) -> GateVector:
+        """The gate vector that :meth:`to_dict` wrote."""
+        distribution = dict(record)
+        name, shape = distribution.pop("name"), tuple(distribution.pop("shape"))
+        dtype = getattr(torch, distribution.pop("dtype"))
+        return GateVector(name, shape, distributions.from_dict(distribution), dtype)
+
 
 @dataclass(frozen=True)
 class Binding:
-    """A gate on slices of one tensor, which it multiplies or only owns."""
+    """A gate vector on one tensor, by a rule; it multiplies its slices or only owns them."""
 
     gate: str
     rule: Rule
     multiplies: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """The binding as JSON values, for :meth:`from_dict`."""
+        return {"gate": self.gate, "multiplies": self.multiplies, **self.rule.to_dict()}
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any], /) -> Binding:
+        """The binding that :meth:`to_dict` wrote."""
+        rule = dict(record)
+        gate, multiplies = rule.pop("gate"), rule.pop("multiplies")
+        return Binding(gate, rule_from_dict(rule), multiplies)
+
+    def __str__(self) -> str:
+        role = "×" if self.multiplies else "owned by"
+        return f"{role} {self.gate} {self.rule}"
+
 
 @dataclass(frozen=True)
 class ParameterPlan:
-    """A parameter (or an owned buffer) as the spec saw it, and the gates on it."""
+    """The plan for one parameter (or owned buffer): its path, shape, dtype and bindings."""
 
     path: str
     shape: Shape
@@ -59,35 +94,50 @@ class ParameterPlan:
         owned: bool,
         owners: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """The product, for every entry, of the values of the *distinct* gates on it.
+        r"""Spread gate values over the parameter's entries, and multiply them where gates meet.
+
+        .. math:: s_j = \prod_{g \text{ on } j} v_g
+
+        for each entry :math:`j`, over the *distinct* gates on it. Sampled gates with
+        ``owned=False`` give the parameter's mask. Open probabilities with ``owned=True`` give the
+        probability that an entry is open.
 
         Args:
-            values: For each gate a value, its shape that of the gate vector.
-            owned: Whether gates count that own an entry without multiplying it.
-            owners: Other values for those gates.
+            values: ``{gate name: value of each gate}``, shaped as the gate vectors.
+            owned: Whether a gate counts where it owns an entry without multiplying it.
+            owners: ``{gate name: value of each gate}`` to use there; by default ``values``.
 
         Returns:
-            The parameter's rank, broadcastable to it; 1 where no gate is.
+            The product, of the parameter's rank and broadcastable to it; 1 at an entry without
+            gates.
         """
         product: Tensor | None = None
-        done: list[Binding] = []
-        # Multipliers first: a gate that both multiplies and owns an entry counts as what it does
-        # to the value.
-        for binding in sorted(self.bindings, key=lambda b: not b.multiplies):
-            if not (owned or binding.multiplies):
-                continue
+        seen: dict[str, list[Rule]] = {}
+        for binding in self._counted(owned):
             source = values if binding.multiplies or owners is None else owners
             factor = binding.rule.spread(source[binding.gate], self.shape)
-            for other in done:
-                if other.gate == binding.gate:
-                    # A gate on an entry twice, as a unit on its own recurrent weight, is still one
-                    # gate.
-                    again = binding.rule.index(self.shape) == other.rule.index(self.shape)
-                    factor = torch.where(again.to(factor.device), 1.0, factor)
+            earlier = seen.setdefault(binding.gate, [])
+            for rule in earlier:
+                factor = self._once(factor, binding.rule, rule)
+            earlier.append(binding.rule)
             product = factor if product is None else product * factor
-            done.append(binding)
         assert product is not None
         return product
+
+    def _counted(self, owned: bool) -> list[Binding]:
+        """The multiplying bindings, followed by the owning ones if these count."""
+        # Multipliers first: where a gate both multiplies and owns an entry, the entry has the
+        # multiplier's value.
+        multipliers = [binding for binding in self.bindings if binding.multiplies]
+        if not owned:
+            return multipliers
+        return multipliers + [binding for binding in self.bindings if not binding.multiplies]
+
+    def _once(self, factor: Tensor, rule: Rule, earlier: Rule) -> Tensor:
+        """Put 1 into a rule's factor at entries that have the same gate by an earlier rule."""
+        # A unit meets itself on its own recurrent weight, as an output and as an input.
+        repeated = rule.index(self.shape) == earlier.index(self.shape)
+        return torch.where(repeated.to(factor.device), 1.0, factor)
 
     @property
     def size(self) -> int:
@@ -96,23 +146,60 @@ class ParameterPlan:
 
     @property
     def multiplied(self) -> bool:
-        """Whether any gate scales it."""
+        """Whether any gate scales the parameter."""
         return any(binding.multiplies for binding in self.bindings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan for the parameter as JSON values, for :meth:`from_dict`."""
+        return {
+            "path": self.path,
+            "shape": self.shape,
+            "dtype": _dtype_name(self.dtype),
+            "bindings": [binding.to_dict() for binding in self.bindings],
+        }
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any], /) -> ParameterPlan:
+        """The plan for a parameter that :meth:`to_dict` wrote."""
+        dtype = getattr(torch, record["dtype"])
+        bindings = tuple(Binding.from_dict(binding) for binding in record["bindings"])
+        return ParameterPlan(record["path"], tuple(record["shape"]), dtype, bindings)
+
+    def __str__(self) -> str:
+        bound = ", ".join(map(str, self.bindings))
+        return f"{self.path} {self.shape}: {bound or 'not gated'}"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
 class Group:
-    """What :func:`group` returns."""
+    """One gate vector over slices of several parameters, made by :func:`l0func.group`.
 
-    multiplies: tuple[tuple[str, tuple[Rule, ...]], ...]
-    owns: tuple[tuple[str, tuple[Rule, ...]], ...] = ()
+    Attributes:
+        multiplies: The multiplied slices.
+        owns: The owned slices.
+        attrs: Values that the module's structure depends on, as a JSON object.
+    """
+
+    multiplies: GroupSlices
+    owns: GroupSlices = ()
     attrs: str = "{}"
 
 
 @dataclass(frozen=True)
 class GateSpec:
-    """A plan of gates over named parameters; static, hashable, and JSON both ways. Build it with
-    :func:`gate_spec`.
+    """A static plan of the gates on named parameters: hashable, printable, and JSON both ways.
+
+    Build it with :func:`l0func.gate_spec`.
+
+    Attributes:
+        gates: The gate vectors.
+        parameters: A plan for each parameter, gated or not.
+        buffers: A plan for each buffer that gates own.
+        attrs: For each group its name, and its ``attrs`` as JSON text.
     """
 
     gates: tuple[GateVector, ...]
@@ -134,51 +221,26 @@ class GateSpec:
                 names.
 
         Returns:
-            A spec of the same gate names and shapes, for the same gates.
+            A spec with the same gate names and shapes, for the same gates.
 
         Raises:
-            TypeError: It is no distribution.
+            TypeError: The argument is no distribution.
             ValueError: A pattern matches no gate, or a gate no pattern.
         """
-        check_kinds(None, None, distribution)
-        chosen = names.per_path(
-            distribution, [gate.name for gate in self.gates], "a distribution", "gate"
-        )
-        return replace(
-            self, gates=tuple(replace(gate, distribution=chosen[gate.name]) for gate in self.gates)
-        )
+        check_distributions(distribution)
+        gate_names = [gate.name for gate in self.gates]
+        chosen = names.per_path(distribution, gate_names, "a distribution", "gate")
+        changed = tuple(replace(gate, distribution=chosen[gate.name]) for gate in self.gates)
+        return replace(self, gates=changed)
 
     def to_json(self) -> str:
         """The spec as text, for :meth:`from_json`."""
-
-        def tensor(p: ParameterPlan) -> dict[str, Any]:
-            bound = [
-                {"gate": b.gate, "multiplies": b.multiplies, **b.rule.to_dict()}
-                for b in p.bindings
-            ]
-            return {
-                "path": p.path,
-                "shape": p.shape,
-                "dtype": str(p.dtype).split(".")[-1],
-                "bindings": bound,
-            }
-
-        return json.dumps(
-            {
-                "gates": [
-                    {
-                        "name": g.name,
-                        "shape": g.shape,
-                        "dtype": str(g.dtype).split(".")[-1],
-                        **g.distribution.to_dict(),
-                    }
-                    for g in self.gates
-                ],
-                "parameters": [tensor(p) for p in self.parameters],
-                "buffers": [tensor(p) for p in self.buffers],
-                "attrs": [list(pair) for pair in self.attrs],
-            }
-        )
+        record: dict[str, Any] = {}
+        record["gates"] = [gate.to_dict() for gate in self.gates]
+        record["parameters"] = [p.to_dict() for p in self.parameters]
+        record["buffers"] = [p.to_dict() for p in self.buffers]
+        record["attrs"] = self.attrs
+        return json.dumps(record)
 
     @staticmethod
     def from_json(text: str, /) -> GateSpec:
@@ -187,50 +249,27 @@ class GateSpec:
         Raises:
             ValueError: The text is no spec, or a rule or a distribution is unknown.
         """
-
-        def gate(record: dict[str, Any]) -> GateVector:
-            name, shape, dtype = (record.pop(field) for field in ("name", "shape", "dtype"))
-            return GateVector(
-                name, tuple(shape), distributions.from_dict(record), getattr(torch, dtype)
-            )
-
-        def binding(record: dict[str, Any]) -> Binding:
-            name, multiplies = record.pop("gate"), record.pop("multiplies")
-            return Binding(name, rules.rule_from_dict(record), multiplies)
-
-        def tensor(record: dict[str, Any]) -> ParameterPlan:
-            bindings = tuple(binding(b) for b in record["bindings"])
-            return ParameterPlan(
-                record["path"], tuple(record["shape"]), getattr(torch, record["dtype"]), bindings
-            )
-
         record: Any = json.loads(text)
-        if not (
-            _is_mapping(record) and {"gates", "parameters", "buffers", "attrs"} <= set(record)
-        ):
+        fields = {"gates", "parameters", "buffers", "attrs"}
+        if not _is_mapping(record) or not fields <= record.keys():
             raise ValueError(f"A spec is what GateSpec.to_json wrote; got {text[:60]!r}.")
-        return GateSpec(
-            tuple(gate(g) for g in record["gates"]),
-            tuple(tensor(p) for p in record["parameters"]),
-            tuple(tensor(p) for p in record["buffers"]),
-            tuple((name, attrs) for name, attrs in record["attrs"]),
-        )
+        gates = [GateVector.from_dict(gate) for gate in record["gates"]]
+        parameters = [ParameterPlan.from_dict(p) for p in record["parameters"]]
+        buffers = [ParameterPlan.from_dict(p) for p in record["buffers"]]
+        attrs = [(name, values) for name, values in record["attrs"]]
+        return GateSpec(tuple(gates), tuple(parameters), tuple(buffers), tuple(attrs))
 
     def __str__(self) -> str:
-        lines = [f"GateSpec: {sum(torch.Size(g.shape).numel() for g in self.gates)} gates"]
-        for p in self.parameters:
-            bound = [
-                f"{'×' if b.multiplies else 'owned by'} {b.gate} {b.rule}" for b in p.bindings
-            ]
-            lines.append(f"  {p.path} {p.shape}: {', '.join(bound) or 'not gated'}")
-        return "\n".join(lines)
+        total = sum(gate.size for gate in self.gates)
+        lines = [f"  {p}" for p in self.parameters]
+        return "\n".join([f"GateSpec: {total} gates", *lines])
 
 
 def check_spec(spec: Any) -> None:
-    """Refuse what is not a spec.
+    """Refuse anything but a spec.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: ``spec`` has another type.
     """
     if not isinstance(spec, GateSpec):
         raise TypeError(
@@ -239,31 +278,32 @@ def check_spec(spec: Any) -> None:
         )
 
 
-def check_kinds(rules: Any, groups: Any, distribution: Any) -> None:
-    """Refuse rules, groups and distributions of other types, which duck typing would accept here
-    and fail on elsewhere.
+def check_distributions(distribution: Any) -> None:
+    """Refuse anything but a distribution or a table with distributions.
 
     Raises:
-        TypeError: One of them has another type.
+        TypeError: A value has another type.
     """
-    for name, table, form in (
-        ("rules", rules, "{pattern: rule}"),
-        ("groups", groups, "{name: l0func.group(...)}"),
-    ):
-        if not (table is None or _is_mapping(table)):
-            raise TypeError(f"{name} are {form}; got {type(table).__name__}.")
-    _check_instances(groups or {}, Group, "A group is made by l0func.group(...)")
-    chosen = distribution if _is_mapping(distribution) else {"*": distribution}
-    _check_instances(
-        chosen, GateDistribution, "A distribution is an instance, such as HardConcrete()"
-    )
+    table = distribution if _is_mapping(distribution) else {"*": distribution}
+    rule = "A distribution is an instance, such as HardConcrete()"
+    check_instances(table, GateDistribution, rule)
 
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _check_instances(table: Mapping[str, Any], kind: type, rule: str) -> None:
+def check_instances(table: Mapping[str, Any], kind: type, rule: str) -> None:
+    """Refuse a table that holds a value with another type.
+
+    Args:
+        table: ``{name: value}``.
+        kind: The type that every value must have.
+        rule: How the message begins.
+
+    Raises:
+        TypeError: A value has another type.
+    """
     for name, value in table.items():
         if not isinstance(value, kind):
             raise TypeError(f"{rule}; {name!r} has {value!r}.")

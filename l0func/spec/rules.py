@@ -1,12 +1,15 @@
-"""Which slices of a tensor one vector of gates stands for."""
+"""Rules: maps from a gate vector to the entries of one tensor.
+
+Users write them in ``gate_spec`` and ``group``.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,10 +19,10 @@ Shape = tuple[int, ...]
 
 
 class Rule(ABC):
-    """A map from the gates of one array to the entries of one tensor.
+    """A map from one gate array to the entries of one tensor.
 
-    A subclass is a frozen dataclass. Every entry of the tensor has one gate or none; only
-    ``blocks`` with ``sharers`` gives it several, of which any one keeps it.
+    A subclass is a frozen dataclass. Every entry of the tensor has one gate or none, with one
+    exception: under ``blocks`` with ``sharers`` it has several, and any open one keeps it.
     """
 
     @abstractmethod
@@ -29,7 +32,7 @@ class Rule(ABC):
     def _spread(self, values: Tensor, shape: Shape) -> Tensor: ...
 
     def gates(self, shape: Shape, /) -> Shape:
-        """The shape of the gate array for a tensor of this shape.
+        """The gate array's shape for a tensor of this shape.
 
         Raises:
             ValueError: The rule does not fit the tensor.
@@ -37,49 +40,103 @@ class Rule(ABC):
         return self._gates(shape)
 
     def spread(self, values: Tensor, shape: Shape, /) -> Tensor:
-        """Gate values laid out along a tensor of this shape: its rank, broadcastable to it, 1
-        where it has no gate.
+        """Spread gate values over a tensor: each entry gets the value of its gate.
+
+        Args:
+            values: One value for each gate, shape ``gates(shape)``.
+            shape: The tensor's shape.
+
+        Returns:
+            A tensor of that rank, broadcastable to that shape; 1 at an entry without a gate.
         """
         return self._spread(values, shape)
 
     def index(self, shape: Shape) -> Tensor:
-        """For every entry the number of its gate, or -1: int64, the tensor's rank, broadcastable
-        to it.
+        """The number of each entry's gate, or -1 at an entry without one.
+
+        Args:
+            shape: The tensor's shape.
+
+        Returns:
+            An int64 tensor of that rank, broadcastable to that shape. Gates are numbered in
+            row-major order.
         """
         gates = self.gates(shape)
-        numbers = torch.arange(2, math.prod(gates) + 2, dtype=torch.float64).reshape(gates)
+        # An entry without a gate gets 1 from spread, so the numbers start at 2.
+        last = math.prod(gates) + 2
+        numbers = torch.arange(2, last, dtype=torch.float64).reshape(gates)
         return self.spread(numbers, shape).to(torch.int64) - 2
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
-        """The number of the one gate on a whole slice, the ``index``-th along a dimension, or -1:
-        plain integers.
+        """The number of the single gate on a slice, in plain integers.
+
+        Args:
+            index: The slice's position along ``dim``.
+            dim: The dimension, counted from the start.
+            shape: The tensor's shape.
+
+        Returns:
+            The number that :meth:`index` gives to all entries of the slice, or -1 if they have
+            several gates or none.
         """
         return -1
 
     def to_dict(self) -> dict[str, Any]:
-        """The rule as JSON values, for :func:`from_dict`."""
+        """The rule as JSON values, for :func:`rule_from_dict`."""
         return {"rule": type(self).__name__, **vars(self)}
 
     def __repr__(self) -> str:
-        settings = [
-            f"{name}={value}"
-            for name, value in vars(self).items()
-            if value != getattr(type(self), name, "")
-        ]
-        return f"{type(self).__name__}({', '.join(settings)})"
+        kind = type(self)
+        settings: list[str] = []
+        for name, value in vars(self).items():
+            default = getattr(kind, name, "")
+            if value != default:
+                settings.append(f"{name}={value}")
+        return f"{kind.__name__}({', '.join(settings)})"
+
+
+RuleOrRules: TypeAlias = Rule | Sequence[Rule]
+"""One rule on a tensor, or several."""
+
+
+def as_rules(path: str, slices: RuleOrRules, /) -> tuple[Rule, ...]:
+    """The rules on one tensor, as a tuple.
+
+    Raises:
+        TypeError: A value is not a rule; the message names the path.
+    """
+    several = isinstance(slices, list | tuple)
+    listed: tuple[object, ...] = tuple(slices) if several else (slices,)
+    for rule in listed:
+        if not isinstance(rule, Rule):
+            raise TypeError(
+                "A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole(), a "
+                f"list of these, or None; {path!r} has {rule!r}. Groups go to the groups argument."
+            )
+    return cast("tuple[Rule, ...]", listed)
+
+
+def has_sharers(rule: Rule, /) -> bool:
+    """Whether several gates share each run of indices: true for ``blocks`` with sharers only."""
+    return isinstance(rule, blocks) and rule.sharers > 1
 
 
 def _dimension(dim: int, shape: Shape, rule: Rule) -> int:
-    if not -len(shape) <= dim < len(shape):
+    """A dimension counted from the start, if the shape has it."""
+    rank = len(shape)
+    if not -rank <= dim < rank:
         raise ValueError(
             f"{rule} names dimension {dim} of a tensor of shape {shape}; its dimensions are "
-            f"{-len(shape)} to {len(shape) - 1}."
+            f"{-rank} to {rank - 1}."
         )
-    return dim % len(shape)
+    return dim % rank
 
 
 def _along(values: Tensor, dim: int, rank: int) -> Tensor:
-    return values.reshape(*(1,) * dim, -1, *(1,) * (rank - dim - 1))
+    """A vector reshaped to vary along one dimension at a given rank."""
+    shape = [1] * rank
+    shape[dim] = -1
+    return values.reshape(shape)
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,7 +163,7 @@ class whole(Rule):
 
 @dataclass(frozen=True, repr=False)
 class axis(Rule):
-    """A gate for every index of a dimension, or of the part ``[start, stop)`` of it.
+    """A gate for every index along a dimension, or along its part ``[start, stop)``.
 
     Args:
         dim: The dimension, counted from the end if negative.
@@ -124,18 +181,21 @@ class axis(Rule):
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
         dim, start, stop = _bounds(self, shape)
-        return _along(_with_ones(values, start, shape[dim] - stop), dim, len(shape))
+        padded = _with_ones(values, start, shape[dim] - stop)
+        return _along(padded, dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
         """See :meth:`Rule.number`."""
         own, start, stop = _bounds(self, shape)
-        return index - start if dim == own and start <= index < stop else -1
+        inside = dim == own and start <= index < stop
+        return index - start if inside else -1
 
 
 @dataclass(frozen=True, repr=False, init=False)
 class axes(Rule):
-    """A gate for every combination of indices of several dimensions, such as ``axes(0, 1)`` for a
-    filter's planes.
+    """A gate for every index combination along several dimensions.
+
+    ``axes(0, 1)`` has a gate for every plane of a convolution's filters.
     """
 
     dims: tuple[int, ...]
@@ -144,33 +204,38 @@ class axes(Rule):
         object.__setattr__(self, "dims", dims)
 
     def _gates(self, shape: Shape) -> Shape:
-        return tuple(n for n in self._sizes(shape) if n is not None)
+        gated = self._dimensions(shape)
+        return tuple(n for dim, n in enumerate(shape) if dim in gated)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
-        return values.reshape([1 if n is None else n for n in self._sizes(shape)])
+        gated = self._dimensions(shape)
+        sizes = [n if dim in gated else 1 for dim, n in enumerate(shape)]
+        return values.reshape(sizes)
 
-    def _sizes(self, shape: Shape) -> list[int | None]:
+    def _dimensions(self, shape: Shape) -> set[int]:
         dims = {_dimension(dim, shape, self) for dim in self.dims}
         if len(dims) != len(self.dims) or not dims:
             raise ValueError(
                 f"{self} must name different dimensions, at least one; the tensor's shape is "
                 f"{shape}."
             )
-        return [n if d in dims else None for d, n in enumerate(shape)]
+        return dims
 
 
 @dataclass(frozen=True, repr=False)
 class blocks(Rule):
-    """A gate for every run of ``size`` indices of a dimension: an attention head, a channel after
-    flattening.
+    """A gate for every run of ``size`` indices along a dimension.
+
+    A run is, for example, an attention head, or a channel after flattening.
 
     Args:
         dim: The dimension.
-        size: Length of a run; it divides the dimension, or the part of it.
+        size: Indices in a run; it divides the dimension, or its part ``[start, stop)``.
         start: First gated index.
         stop: One past the last gated index; None is the end.
-        sharers: Consecutive gates that share a run, which stays while any of them is open (the key
-            and value heads of grouped-query attention). More than 1 only where the gates own.
+        sharers: Number of consecutive gates that share a run (the key and value heads of
+            grouped-query attention). The run stays while one is open. More than 1 only
+            where the gates own.
     """
 
     dim: int
@@ -181,36 +246,37 @@ class blocks(Rule):
 
     def _gates(self, shape: Shape) -> Shape:
         _, start, stop = _bounds(self, shape)
-        if self.size < 1 or (stop - start) % self.size:
+        gated = stop - start
+        if self.size < 1 or gated % self.size:
             raise ValueError(
-                f"{self} needs a size that divides the {stop - start} indices of a tensor of "
-                f"shape {shape}; got {self.size}."
+                f"{self} needs a size that divides the {gated} indices of a tensor of shape "
+                f"{shape}; got {self.size}."
             )
-        return ((stop - start) // self.size * self.sharers,)
+        return (gated // self.size * self.sharers,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
         dim, start, stop = _bounds(self, shape)
         if self.sharers > 1:
             # Open with the probability that not all are closed; for values of 0 and 1, whether any
             # is open.
-            values = 1 - (1 - values.reshape(-1, self.sharers)).prod(dim=-1)
-        runs = values.unsqueeze(-1).expand(-1, self.size).reshape(-1)
-        return _along(_with_ones(runs, start, shape[dim] - stop), dim, len(shape))
+            closed = 1 - values.reshape(-1, self.sharers)
+            values = 1 - closed.prod(dim=-1)
+        runs = values.unsqueeze(-1).expand(-1, self.size)
+        padded = _with_ones(runs.reshape(-1), start, shape[dim] - stop)
+        return _along(padded, dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
         """See :meth:`Rule.number`."""
         own, start, stop = _bounds(self, shape)
-        return (
-            (index - start) // self.size
-            if dim == own and start <= index < stop and self.sharers == 1
-            else -1
-        )
+        inside = dim == own and start <= index < stop
+        return (index - start) // self.size if inside and self.sharers == 1 else -1
 
 
 @dataclass(frozen=True, repr=False)
 class tiles(Rule):
-    """A gate for the indices j, j + H, j + 2H, ... of a dimension of ``n`` tiles of H: rows of
-    packed or recurrent weights.
+    """A gate for the indices j, j + H, j + 2H, ... along a dimension with ``n`` tiles of length H.
+
+    In packed and recurrent weights these indices belong to one unit.
 
     Args:
         dim: The dimension.
@@ -230,33 +296,36 @@ class tiles(Rule):
         return (size // self.n,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
-        return _along(values.repeat(self.n), _dimension(self.dim, shape, self), len(shape))
+        dim = _dimension(self.dim, shape, self)
+        return _along(values.repeat(self.n), dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
         """See :meth:`Rule.number`."""
         own = _dimension(self.dim, shape, self)
-        return index % (shape[own] // self.n) if dim == own else -1
+        height = shape[own] // self.n
+        return index % height if dim == own else -1
 
 
 def _bounds(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:
+    """The rule's dimension, counted from the start, and its range ``[start, stop)``."""
     dim = _dimension(rule.dim, shape, rule)
-    stop = shape[dim] if rule.stop is None else rule.stop
-    if not 0 <= rule.start < stop <= shape[dim]:
+    length = shape[dim]
+    stop = length if rule.stop is None else rule.stop
+    if not 0 <= rule.start < stop <= length:
         raise ValueError(
-            f"{rule} must name a part [start, stop) of the {shape[dim]} indices of dimension "
-            f"{dim}; "
+            f"{rule} must name a part [start, stop) of the {length} indices of dimension {dim}; "
             f"got [{rule.start}, {stop}) for a tensor of shape {shape}."
         )
     return dim, rule.start, stop
 
 
 def _with_ones(values: Tensor, before: int, after: int) -> Tensor:
+    """A vector with ones before and after it: the indices without gates."""
     return F.pad(values, (before, after), value=1.0) if before or after else values
 
 
-KINDS: dict[str, type[Rule]] = {
-    cls.__name__: cls for cls in (element, whole, axis, axes, blocks, tiles)
-}
+RULES: tuple[type[Rule], ...] = (element, whole, axis, axes, blocks, tiles)
+KINDS = {rule.__name__: rule for rule in RULES}
 
 
 def rule_from_dict(record: Mapping[str, Any], /) -> Rule:
@@ -269,4 +338,6 @@ def rule_from_dict(record: Mapping[str, Any], /) -> Rule:
     name = settings.pop("rule", None)
     if name not in KINDS:
         raise ValueError(f"A rule is one of {sorted(KINDS)}; the record says {name!r}.")
-    return axes(*settings["dims"]) if name == "axes" else KINDS[name](**settings)
+    if name == "axes":
+        return axes(*settings["dims"])
+    return KINDS[name](**settings)

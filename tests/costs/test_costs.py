@@ -13,6 +13,7 @@ from torch import Tensor
 
 import l0func as l0
 from l0func import random
+from l0func.gates.masks import sample_gates
 
 
 @every
@@ -65,7 +66,7 @@ def test_expectations_are_averages_over_keys(name):
 
     def draw(key: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         masks = l0.sample_masks(key, gates, spec)
-        z = costs_draw(key, gates, spec)
+        z = sample_gates(key, gates, spec)
         opened = {g: (v != 0).to(v.dtype) for g, v in z.items()}
         entries = {p.path: p.spread(opened, owned=True).expand(p.shape) for p in spec.gated()}
         weights = {
@@ -85,12 +86,6 @@ def test_expectations_are_averages_over_keys(name):
     ):
         error = abs(values.double().mean().item() - expected.item())
         assert error <= 5 * values.double().std().item() / math.sqrt(n)
-
-
-def costs_draw(key: Tensor, gates: dict[str, Tensor], spec: l0.GateSpec) -> dict[str, Tensor]:
-    from l0func.gates.masks import sample_gates
-
-    return sample_gates(key, gates, spec)
 
 
 def test_a_recurrent_weight_counts_a_unit_on_its_own_weight_once():

@@ -1,4 +1,4 @@
-"""Masks, pruning and initial gates against entry-by-entry twins, and against averages over draws."""
+"""Masks, pruning and initial gates, against entry-by-entry twins and averages over draws."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import open_entries
 
 
+def is_multiplied(p):
+    return any(binding.multiplies for binding in p.bindings)
+
+
 @every
 def test_masks_multiply_the_distinct_gates_of_every_entry(name):
     _, gates, spec = example(name)
     key = random.key(5)
-    drawn = {
-        g.name: g.distribution.quantile(
-            torch.tensor(
-                oracles.uniform(oracles.gate_key((5, 0), g.name), math.prod(g.shape))
-            ).reshape(g.shape),
-            gates[g.name],
-        )
-        for g in spec.gates
-    }
+    drawn = {}
+    for g in spec.gates:
+        numbers = oracles.uniform(oracles.gate_key((5, 0), g.name), math.prod(g.shape))
+        u = torch.tensor(numbers).reshape(g.shape)
+        drawn[g.name] = g.distribution.quantile(u, gates[g.name])
     masks = l0.sample_masks(key, gates, spec)
-    assert set(masks) == {p.path for p in spec.parameters if any(b.multiplies for b in p.bindings)}
+    multiplied = [p.path for p in spec.parameters if is_multiplied(p)]
+    assert set(masks) == set(multiplied)
     for p in spec.parameters:
         if p.path not in masks:
             continue
@@ -72,13 +73,12 @@ def test_summary_announces_what_prune_leaves(name, estimator):
     for path, p in pruned.items():
         assert torch.equal(p, torch.where(p != 0, masked[path], 0))
     z = deterministic_gates(gates, spec, estimator)
+
+    def is_open(gate, number):
+        return float(dense(z, gate, number) != 0)
+
     for p, entry in oracles.entries(spec):
-        opened = oracles.factors(
-            p,
-            entry,
-            lambda g, n: float(dense(z, g, n) != 0),
-            lambda g, n: float(dense(z, g, n) != 0),
-        )
+        opened = oracles.factors(p, entry, is_open, is_open)
         assert bool(pruned[p.path][entry] != 0) == bool(opened)
 
 
@@ -115,10 +115,8 @@ def test_gates_start_closed_with_probability_droprate():
         KEY, spec, droprate={"a": 0.3, "*": lambda key, shape: random.normal(key, shape) + 2.0}
     )
     masks = l0.sample_masks(random.key(1), gates, spec)
-    assert (
-        abs((masks["a"] == 0).float().mean().item() - 0.3)
-        < 5 * math.sqrt(0.3 * 0.7 / 10_000) + 1e-3
-    )
+    closed = (masks["a"] == 0).float().mean().item()
+    assert abs(closed - 0.3) < 5 * math.sqrt(0.3 * 0.7 / 10_000) + 1e-3
     assert abs(gates["b"].mean().item() - 2.0) < 0.05
     assert gates["a"].std().item() == pytest.approx(0.01, rel=0.1)
     half = l0.init_gates(KEY, spec, droprate=0.3, noise=0.0, meaning="below_half")["a"]
