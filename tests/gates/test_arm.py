@@ -79,6 +79,7 @@ def test_the_gradient_of_arm_averages_to_that_of_the_sum_over_all_masks(tiny):
     assert max(t.abs().max() for t in exact[1].values()) > 0.05
 
 
+@pytest.mark.slow
 def test_straight_through_is_unbiased_for_a_loss_linear_in_each_gate_and_biased_for_others(tiny):
     loss, params, buffers, spec, gates = tiny
 
