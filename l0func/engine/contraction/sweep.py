@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.distributions.base import named
+from l0func.distributions import GateDistribution
+from l0func.distributions.identities import identities
 from l0func.engine.contraction.chunks import Contraction, Output
 from l0func.engine.contraction.run import Operands, run, x_shape
 from l0func.internal.context import compiles, compiling, forward_rule
@@ -68,7 +69,11 @@ def _static(plan: Contraction, compiled: bool) -> Static:
 def _plan(static: Static) -> tuple[Contraction, bool]:
     identity, shape, repeat, first, unfold, compiled = static
     return Contraction(
-        named(identity), shape, repeat, first, None if unfold is None else Unfold(*unfold)
+        identities.find(identity, GateDistribution),
+        shape,
+        repeat,
+        first,
+        None if unfold is None else Unfold(*unfold),
     ), compiled
 
 

@@ -1,0 +1,52 @@
+"""Derivatives of many draws, computed in blocks that fit the cache.
+
+:meth:`GateDistribution.evaluated` calls this for draws too large for one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+# Gates whose draws and sums stay in a cache: fresh memory beyond it costs more than the
+# arithmetic done in it.
+GATES_IN_CACHE = 1 << 16
+
+Derivatives = Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]]
+"""The signature of :meth:`GateDistribution.derivatives`."""
+
+
+def needs_blocks(u: Tensor, prepared: Tensor) -> bool:
+    """Whether the draws exceed one block and end in the dimensions of the gates."""
+    gate_shape = u.shape[u.dim() - prepared.dim() :]
+    return u.numel() > GATES_IN_CACHE and gate_shape == prepared.shape
+
+
+def in_blocks(
+    derivatives: Derivatives, u: Tensor, prepared: Tensor, orders: Sequence[int]
+) -> list[Tensor]:
+    """``derivatives(u, prepared, orders)``, one block at a time.
+
+    Args:
+        derivatives: The elementwise computation.
+        u: Probabilities, shape ``(*many, *gates)``.
+        prepared: Prepared locations, shape ``(*gates)``.
+        orders: Orders of the derivatives.
+    """
+    gates = prepared.numel()
+    draws, locations = u.reshape(-1, gates), prepared.reshape(-1)
+    results = u.new_empty(len(orders), *draws.shape)
+    for many, columns in _blocks(draws.shape[0], gates):
+        values = derivatives(draws[many, columns], locations[columns], orders)
+        for result, value in zip(results, values, strict=True):
+            result[many, columns] = value
+    return list(results.reshape(len(orders), *u.shape))
+
+
+def _blocks(draws: int, gates: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of the draws and of the gates, ``GATES_IN_CACHE`` entries or fewer in each pair."""
+    step = max(GATES_IN_CACHE // gates, 1)
+    for top in range(0, draws, step):
+        for left in range(0, gates, GATES_IN_CACHE):
+            yield slice(top, top + step), slice(left, left + GATES_IN_CACHE)
