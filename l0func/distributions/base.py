@@ -1,4 +1,4 @@
-"""The base class of all gate distributions: the shared methods, and the hooks of a subclass."""
+"""The base class for all gate distributions: shared methods, and hooks for subclasses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Estimator = Literal["louizos", "median", "mean"]
 class GateDistribution(ABC):
     """A distribution on [0, 1] with atoms at 0 and 1, one location ``log_alpha`` a gate.
 
-    A subclass is a frozen dataclass of Python scalars. It writes down its quantile function, its
-    survival function, the test-time gate of its paper, and the location of a given quantile.
+    A subclass is a frozen dataclass with Python scalars. It writes down its quantile function, its
+    survival function, the test-time gate from its paper, and the location for a given quantile.
     Larger ``log_alpha`` means stochastically larger gates. Everything is computed in float32, or
     in float64 for float64 locations, and returned in the locations' dtype and on their device.
     """
@@ -70,7 +70,7 @@ class GateDistribution(ABC):
 
     @abstractmethod
     def _published(self, log_alpha: Tensor) -> Tensor:
-        """The test-time gate of the distribution's own paper."""
+        """The test-time gate from the distribution's own paper."""
 
     @abstractmethod
     def _location(self, probability: float, t: float) -> float:
@@ -79,7 +79,7 @@ class GateDistribution(ABC):
     # The hooks that a subclass may write, to be faster or more accurate.
 
     def _nodes(self, size: int) -> Quadrature:
-        """A quadrature of ``size`` nodes on [0, 1], more of them at a bend of the survival."""
+        """A quadrature with ``size`` nodes on [0, 1], more where the survival function bends."""
         return gauss_legendre(size)
 
     def prepared(self, log_alpha: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class GateDistribution(ABC):
         return in_float(log_alpha, draw)
 
     def cdf(self, x: float | Tensor, log_alpha: Tensor, /) -> Tensor:
-        r"""The probability of a gate of at most ``x``, :math:`P(z \le x)`.
+        r"""The probability that a gate is at most ``x``, :math:`P(z \le x)`.
 
         Args:
             x: Gate values; any real number, or a tensor that broadcasts with the gates.
@@ -193,7 +193,7 @@ class GateDistribution(ABC):
         return in_float(log_alpha, lambda la: self._survival(1.0, la))
 
     def mean(self, log_alpha: Tensor, /) -> Tensor:
-        r"""Exact expectation of each gate.
+        r"""The exact expectation of each gate.
 
         .. math:: E[z] = \int_0^1 P(z > t)\, dt
 
@@ -215,7 +215,7 @@ class GateDistribution(ABC):
         return in_float(log_alpha, evaluate)
 
     def second_moment(self, log_alpha: Tensor, /) -> Tensor:
-        r"""Exact second moment of each gate.
+        r"""The exact second moment of each gate.
 
         .. math:: E[z^2] = \int_0^1 2t\, P(z > t)\, dt
 
@@ -234,7 +234,7 @@ class GateDistribution(ABC):
         return in_float(log_alpha, evaluate)
 
     def variance(self, log_alpha: Tensor, /) -> Tensor:
-        r"""Exact variance of each gate, without cancellation.
+        r"""The exact variance of each gate, without cancellation.
 
         .. math:: \mathrm{Var}[z] = E[z^2] - E[z]^2 = E[(1-z)^2] - E[1-z]^2
 
@@ -255,7 +255,7 @@ class GateDistribution(ABC):
             log_alpha: Gate locations, shape ``(*gates)``.
 
         Returns:
-            Two tensors of shape ``(*gates)``.
+            Two tensors, shape ``(*gates)``.
         """
         wide = widened(log_alpha)
         if compiling():
@@ -269,9 +269,9 @@ class GateDistribution(ABC):
 
         Args:
             log_alpha: Gate locations, shape ``(*gates)``.
-            estimator: ``"louizos"``, the gate of the distribution's own paper; ``"median"``, the
+            estimator: ``"louizos"``, the gate from the distribution's paper; ``"median"``, the
                 draw at u = 1/2; ``"mean"``, the exact expectation, never closed.
-                (``"count"`` ranks the gates of a vector and lives in ``deterministic_masks``.)
+                (``"count"`` ranks the gates in a vector and lives in ``deterministic_masks``.)
 
         Returns:
             Gates in [0, 1], shape ``(*gates)``.
@@ -296,7 +296,7 @@ class GateDistribution(ABC):
         Args:
             droprate: :math:`P(z = 0)`, in (0, 1).
             at: Another threshold in [0, 1), so that :math:`P(z \le at)` is ``droprate``. The
-                usual recipe ``logit(1 - droprate)`` of the hard concrete gate is ``at=0.5``.
+                usual recipe ``logit(1 - droprate)`` for the hard concrete gate is ``at=0.5``.
 
         Returns:
             ``log_alpha``.
@@ -339,7 +339,7 @@ class GateDistribution(ABC):
         return moments.mean_and_variance(self._moments(la, self.quadratures.of(la.dtype)))
 
     def _moments(self, la: Tensor, quadrature: Quadrature) -> RawMoments:
-        """The raw moments of gate and complement by any quadrature."""
+        """The raw moments by a given quadrature."""
         return moments.raw_moments(
             quadrature,
             lambda t: self._survival(t, la),

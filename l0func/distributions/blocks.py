@@ -1,4 +1,4 @@
-"""Derivatives of many draws, computed in blocks that fit the cache.
+"""Derivatives for many draws, computed in blocks that fit the cache.
 
 :meth:`GateDistribution.evaluated` calls this for draws too large for one block.
 """
@@ -18,7 +18,7 @@ Derivatives = Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]]
 
 
 def needs_blocks(u: Tensor, prepared: Tensor) -> bool:
-    """Whether the draws exceed one block and end in the dimensions of the gates."""
+    """Whether the draws exceed one block, and blocks are possible."""
     gate_shape = u.shape[u.dim() - prepared.dim() :]
     return u.numel() > GATES_IN_CACHE and gate_shape == prepared.shape
 
@@ -32,7 +32,7 @@ def in_blocks(
         derivatives: The elementwise computation.
         u: Probabilities, shape ``(*many, *gates)``.
         prepared: Prepared locations, shape ``(*gates)``.
-        orders: Orders of the derivatives.
+        orders: The orders to compute.
     """
     gates = prepared.numel()
     draws, locations = u.reshape(-1, gates), prepared.reshape(-1)
@@ -45,7 +45,7 @@ def in_blocks(
 
 
 def _blocks(draws: int, gates: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of the draws and of the gates, ``GATES_IN_CACHE`` entries or fewer in each pair."""
+    """Pairs (slice for draws, slice for gates) with at most ``GATES_IN_CACHE`` entries."""
     step = max(GATES_IN_CACHE // gates, 1)
     for top in range(0, draws, step):
         for left in range(0, gates, GATES_IN_CACHE):

@@ -1,4 +1,4 @@
-"""Small functions of gates and their locations that several distributions share."""
+"""Small elementwise functions that several distributions share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) ->
     """The ``order``-th derivative of an elementwise function, by nested forward mode.
 
     Args:
-        f: A function that computes each entry of its result, or results, from one location.
+        f: The function; each entry in its results depends on one location.
         order: How many times to differentiate; 0 evaluates the function.
         log_alpha: Locations.
     """
@@ -35,7 +35,7 @@ def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) ->
 
 
 def in_float(log_alpha: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
-    """``evaluate`` in at least float32, with its result in the dtype of the locations."""
+    """``evaluate`` in at least float32, with its result in the locations' dtype."""
     return evaluate(widened(log_alpha)).to(log_alpha.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The stochastic gate of Yamada, Lindenbaum, Negahban & Kluger (2020)."""
+"""The stochastic gate by Yamada, Lindenbaum, Negahban & Kluger (2020)."""
 
 from __future__ import annotations
 

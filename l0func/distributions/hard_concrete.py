@@ -1,4 +1,4 @@
-"""The hard concrete gate of Louizos, Welling & Kingma (2018)."""
+"""The hard concrete gate by Louizos, Welling & Kingma (2018)."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class HardConcrete(GateDistribution):
 
     @property
     def _mild(self) -> bool:
-        """Whether a float can hold the product of any node's odds and any gate's."""
+        """Whether a float can hold any node's odds times any gate's."""
         farthest = 1.0 - self.gamma, self.zeta, -self.gamma, self.zeta - 1.0
         spread = math.log(max(farthest) / min(farthest))
         return self.temperature * spread < 30.0
@@ -171,7 +171,7 @@ def _sigmoid_derivative(s: Tensor, order: int) -> Tensor:
 
 
 def _sigmoid_polynomial(order: int) -> list[int]:
-    """Coefficients, lowest first, of the derivative as a polynomial in s."""
+    """The derivative as a polynomial in s: the coefficients, lowest first."""
     p = [0, 1]
     for _ in range(order):
         # A further derivative turns P(s) into P'(s) (s - s²).

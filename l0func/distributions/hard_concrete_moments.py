@@ -1,6 +1,6 @@
-r"""Fast moments of the hard concrete gate: one exponential for each gate, none for its nodes.
+r"""Fast moments for the hard concrete gate: one exponential for each gate, none for its nodes.
 
-With the odds :math:`q = e^{-\log\alpha}` of a gate and the odds c of a node t,
+A gate has the odds :math:`q = e^{-\log\alpha}` and a node t has the odds c. Then
 :math:`P(z > t) = 1 / (1 + c q)` and :math:`P(z \le t) = c q / (1 + c q)`.
 """
 
@@ -17,17 +17,17 @@ from l0func.distributions.moments import RawMoments
 
 
 class Node(NamedTuple):
-    """One node of the quadrature."""
+    """One node in a quadrature."""
 
     t: float
     """A gate value in (0, 1)."""
     weight: float
     odds: float
-    """The odds c of P(z <= t) at ``log_alpha`` 0."""
+    """The odds c for P(z <= t) at ``log_alpha`` 0."""
 
 
 def raw_moments_by_odds(la: Tensor, nodes: Sequence[Node]) -> RawMoments:
-    """Moments of gate and complement, in operations that torch can differentiate."""
+    """Raw moments, in operations that torch can differentiate."""
     q, zero = _odds(la), torch.zeros_like(la)
     first, second, complement, complement_second = zero, zero, zero, zero
     for t, w, c in nodes:
@@ -47,8 +47,7 @@ def mirrored_moments(log_alpha: Tensor, nodes: Sequence[Node]) -> tuple[Tensor, 
         nodes: The quadrature.
 
     Returns:
-        Four tensors of the shape of ``log_alpha``: mean, variance, slope of the mean, slope of the
-        variance.
+        Mean, variance, and their slopes in the same order; four tensors like ``log_alpha``.
     """
     la = log_alpha.reshape(-1)
     results = la.new_empty(4, la.numel())

@@ -1,4 +1,4 @@
-"""The HardKuma gate of Bastings, Aziz & Titov (2019), on a one-parameter family of shapes."""
+"""The HardKuma gate by Bastings, Aziz & Titov (2019), with both shapes in one location."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class HardKuma(GateDistribution):
 
 
 def _log_mean(a: Tensor, b: Tensor) -> Tensor:
-    """The logarithm of the mean of a Kumaraswamy variable, b Γ(1 + 1/a) Γ(b) / Γ(1 + 1/a + b)."""
+    """The logarithm of a Kumaraswamy variable's mean, b Γ(1 + 1/a) Γ(b) / Γ(1 + 1/a + b)."""
     c = 1.0 + 1.0 / a
     return b.log() + torch.lgamma(c) + torch.lgamma(b) - torch.lgamma(c + b)
 

@@ -1,7 +1,7 @@
-"""A table of texts that stand for values in a compiled graph.
+"""A table in which a text stands for a value.
 
-A graph can store a string but no distribution and no other object of this library. Distributions
-enter here when they are built; the contraction enters each of its sweeps.
+A compiled graph can store a text, but no distribution and no other object from this library.
+Distributions enter the table when they are built, and the contraction enters each of its sweeps.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Identities:
         return identity
 
     def find(self, identity: str, kind: type[T]) -> T:
-        """The value of this identity, an instance of ``kind``."""
+        """The value with this identity, an instance of ``kind``."""
         value = self._values[identity]
         assert isinstance(value, kind)
         return value
 
 
 identities = Identities()
-"""The table of this process."""
+"""The table that this process uses."""

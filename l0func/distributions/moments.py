@@ -1,4 +1,4 @@
-"""Moments of a gate, as integrals of its survival function by quadrature.
+"""Moments by quadrature: a gate's survival function, integrated.
 
 :class:`GateDistribution` finds its two quadratures here, once, and integrates with them.
 """
@@ -20,7 +20,7 @@ THRESHOLDS = (0.0, 0.1, 0.5, 0.9, 0.999)
 
 
 class RawMoments(NamedTuple):
-    """Raw moments of a gate z and of its complement 1 - z."""
+    """Raw moments for a gate z and its complement 1 - z."""
 
     mean: Tensor
     second: Tensor
@@ -30,7 +30,7 @@ class RawMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class Quadratures:
-    """The two quadratures of one distribution.
+    """The two quadratures that one distribution needs.
 
     Args:
         double: Integrates the moments to 1e-11 for every location, for float64.
@@ -41,7 +41,7 @@ class Quadratures:
     single: Quadrature
 
     def of(self, dtype: torch.dtype) -> Quadrature:
-        """The quadrature that fits the precision of a dtype."""
+        """The quadrature for a dtype."""
         return self.double if dtype == torch.float64 else self.single
 
 
@@ -60,7 +60,7 @@ def find_quadratures(
     Args:
         name: The distribution, for the error message.
         location: ``(probability, t)`` to a location that makes P(z <= t) that probability.
-        nodes: A number of nodes to a quadrature.
+        nodes: From a size to a quadrature.
         moments: The moments to integrate.
 
     Raises:
@@ -87,7 +87,7 @@ def find_quadratures(
 def integral(
     quadrature: Quadrature, value: Callable[[float], Tensor], factor: Callable[[float], float]
 ) -> Tensor:
-    """The integral of ``factor(t) * value(t)`` over t in [0, 1]."""
+    """``factor(t) * value(t)`` integrated over t in [0, 1]."""
     # A node at a time: the memory of one gate vector, not of one for each node.
     total: Tensor | float = 0.0
     for t, weight in zip(*quadrature, strict=True):
@@ -111,7 +111,7 @@ def raw_moments(
     survival: Callable[[float], Tensor],
     cumulative: Callable[[float], Tensor],
 ) -> RawMoments:
-    """Moments of z from P(z > t), and of 1 - z from P(z <= t): neither cancels."""
+    """Moments for z from P(z > t), for 1 - z from P(z <= t): neither cancels."""
     return RawMoments(
         first_moment(quadrature, survival),
         second_moment(quadrature, survival),

@@ -1,4 +1,4 @@
-"""Gauss-Legendre quadratures, and the number of nodes that an integral needs."""
+"""Gauss-Legendre quadratures, and the size that an integral needs."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def gauss_legendre(size: int, /) -> Quadrature:
 
 
 def converged(evaluate: Callable[[int], Tensor], /, tolerance: float) -> int | None:
-    """The smallest number of nodes that the next two sizes confirm.
+    """The smallest size that the next two sizes confirm.
 
     Args:
-        evaluate: A number of nodes to the integrals.
+        evaluate: From a size to the integrals.
         tolerance: The largest difference that counts as confirmed.
 
     Returns:
-        A number of nodes, or None if 512 nodes are not enough.
+        The size, or None if 512 nodes are not enough.
     """
     results = {size: evaluate(size) for size in SIZES[:2]}
     for size, larger, largest in zip(SIZES, SIZES[1:], SIZES[2:], strict=False):

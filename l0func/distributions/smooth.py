@@ -1,4 +1,4 @@
-"""Autograd for functions of gate locations that have a written derivative.
+"""Autograd for functions with a written derivative in the gate locations.
 
 ``quantile`` and ``mean_and_variance`` use it: torch then records one step, not every operation.
 """
@@ -15,10 +15,10 @@ from torch.autograd import Function
 from l0func.internal.context import forward_rule
 
 SmoothFunction = Callable[..., tuple[Tensor, ...]]
-"""``(order, log_alpha, *others)`` to the values of one function or several, and then their slopes.
+"""``(order, log_alpha, *others)`` to values, and then their slopes.
 
-Each value is the ``order``-th derivative of its function in the locations; its slope is the next
-derivative. With ``recorded=True`` torch can differentiate the operations themselves.
+Each value is the ``order``-th derivative of one function in the locations, and its slope is the
+next derivative. With ``recorded=True`` torch can differentiate the operations themselves.
 """
 
 
@@ -27,9 +27,9 @@ def smooth(
 ) -> tuple[Tensor, ...]:
     """``function(order, log_alpha, *others)``, differentiable by its own slopes.
 
-    The numbers equal those of recorded operations, for a fraction of the time and memory. The
-    result can be differentiated and mapped any number of times. Gradients for ``others`` come from
-    the operations of ``function``.
+    The numbers equal those from recorded operations, in less time and memory. The result can be
+    differentiated and mapped any number of times. For ``others`` torch differentiates the
+    operations in ``function``.
     """
     autograd: Any = _Smooth
     return autograd.apply(function, order, log_alpha, *others)

@@ -2,6 +2,6 @@
 
 Masks are drawn chunk by chunk where they are used; all masks together would not fit in memory.
 ``engine.ops`` calls :mod:`.product`. Below it: :mod:`.sweep` (the differentiable function),
-:mod:`.run` (the loop over chunks), :mod:`.tiling` (the sizes of the chunks), :mod:`.kernel` (one
+:mod:`.run` (the loop over chunks), :mod:`.tiling` (how large a chunk is), :mod:`.kernel` (one
 chunk, eager or compiled) and :mod:`.chunks` (the computation in one chunk).
 """

@@ -18,11 +18,11 @@ from l0func.kernels import philox
 from l0func.kernels.unfold import Unfold
 
 Kind = Literal["y", "x", "a"]
-"""One of the three factors of a contraction: the one to compute from the other two."""
+"""One of the three factors: the one to compute from the two others."""
 
 
 class Output(NamedTuple):
-    """One result: a kind, and the order of the masks' derivative in it."""
+    """One result: a kind, and the order of the masks' derivative."""
 
     kind: Kind
     order: int
@@ -38,7 +38,7 @@ class Contraction:
         distribution: The distribution of the gates z.
         shape: ``(G, O, I)`` of the weight A.
         repeat: Consecutive entries in a row of A that share a gate.
-        first: Position of the first gate in the stream of a key.
+        first: Position of the first gate in a key's stream.
         unfold: The windows that turn images into x; None if x is ``(B, R, I)`` itself.
     """
 
@@ -58,8 +58,8 @@ class Contraction:
 class Chunk(NamedTuple):
     """Operands for one chunk, each a list of planes.
 
-    Entry ``4c + w`` of the gates is word w of call c of the generator. Four planes, one for each
-    word, need no shuffling.
+    Gate number ``4c + w`` uses word w from generator call c. Four planes, one for each word,
+    need no shuffling.
     """
 
     ready: list[Tensor]
@@ -73,14 +73,14 @@ class Chunk(NamedTuple):
 
 
 def uniform_planes(keys: Tensor, call: Tensor, count: int) -> list[Tensor]:
-    """Four planes of uniforms, ``(b, count)`` each, from call number ``call`` on."""
+    """Uniforms in four planes, ``(b, count)`` each, from call number ``call`` on."""
     index = call + torch.arange(count, dtype=torch.int64, device=keys.device)
     words = philox.call(keys[:, :1], keys[:, 1:], index)
     return [philox.unit(word) for word in words]
 
 
 Draws = list[dict[int, Tensor]]
-"""For each plane: the masks ``(b, G, O, I)`` by the order of their derivative."""
+"""For each plane: the masks ``(b, G, O, I)``, by the order of their derivative."""
 
 
 def draw(
@@ -131,7 +131,7 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
 
 
 def _finished(kind: Kind, planes: list[Tensor]) -> list[Tensor]:
-    """The planes of a result; for ``y``, a sum over the planes."""
+    """A finished result by planes; for ``y`` their sum."""
     return [sum(planes[1:], planes[0])] if kind == "y" else planes
 
 

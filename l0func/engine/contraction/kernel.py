@@ -29,26 +29,26 @@ class Request(NamedTuple):
     contraction: Contraction
     outputs: tuple[Output, ...]
     skip: int
-    """Uniforms of the first call of the generator that belong to earlier gates."""
-    count: int
+    """Uniforms in the first generator call that belong to earlier gates."""
+    gates: int
     """Gates in the chunk."""
     planes: int
 
     @property
     def calls(self) -> int:
-        """Calls of the generator, four uniforms each."""
-        return -(-(self.skip + self.count) // 4)
+        """Generator calls, four uniforms each."""
+        return -(-(self.skip + self.gates) // 4)
 
 
 def contracted(
     request: Request, keys: Tensor, call: int, chunk: Chunk, compiled: bool
 ) -> list[list[Tensor]]:
-    """Every output of the request, by planes; see :func:`chunks.contract`.
+    """Every requested output, by planes; see :func:`chunks.contract`.
 
     Args:
         request: The constants.
         keys: ``(b, 2)``.
-        call: Number of the first call of the generator.
+        call: Number of the first generator call.
         chunk: The operands.
         compiled: Whether to try the compiled kernel.
     """
@@ -78,7 +78,7 @@ def _drawn_in_graph(request: Request, keys: Tensor, call: Tensor, chunk: Chunk) 
 
 def _in_one_plane(request: Request, words: Tensor) -> Tensor:
     """The chunk's own uniforms ``(b, count)`` from ``(b, calls, 4)``."""
-    return words.flatten(-2)[..., request.skip : request.skip + request.count]
+    return words.flatten(-2)[..., request.skip : request.skip + request.gates]
 
 
 def _contracted_in_graph(request: Request, draws: Draws, chunk: Chunk) -> list[list[Tensor]]:

@@ -1,6 +1,6 @@
 """A linear map and convolutions with masked weights, for one key.
 
-:mod:`l0func.engine.ops` calls them. A vmap around them makes a batch of keys.
+:mod:`l0func.engine.ops` calls them. A vmap around them maps them over many keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def masked_linear(x: Tensor, weight: Tensor, gates: EntryGates) -> Tensor:
     Args:
         x: Shape ``(*rows, I)``.
         weight: Shape ``(O, I)``.
-        gates: The gates of its entries, or of the leading dimensions of its rows.
+        gates: Gates on its entries, or on its leading dimensions.
 
     Returns:
         Shape ``(*rows, O)``.
@@ -46,7 +46,7 @@ def masked_convolution(x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unf
     Args:
         x: Images, ``(N, channels, *three sizes)``.
         weight: ``(O, channels / groups, *kernel)``.
-        gates: The gates of its entries, or of its planes.
+        gates: Gates on its entries, or on its planes.
         unfold: The windows.
 
     Returns:
@@ -71,8 +71,8 @@ def masked_transposed_convolution(
     Args:
         x: ``(N, channels in, windows)``.
         weight: ``(channels in, channels out / groups, *kernel)``.
-        gates: The gates of its entries, or of its planes.
-        unfold: The windows of the convolution, on the output.
+        gates: Gates on its entries, or on its planes.
+        unfold: The convolution's windows, on the output.
 
     Returns:
         Shape ``(N, channels out, *three sizes)``.
@@ -108,7 +108,7 @@ def _swept(
     x: Tensor | None,
     g: Tensor | None,
 ) -> Tensor:
-    """The contraction for the one key of the gates, in the dtype of ``a``."""
+    """The contraction for the gates' own key, in the dtype of ``a``."""
     log_alpha = gates.log_alpha.reshape(contraction.gates).to(a.dtype)
     keys = gates.key.unsqueeze(0)
     return sweep(contraction, output, keys, log_alpha, a.reshape(contraction.shape), x, g)

@@ -1,4 +1,4 @@
-"""A batch of contractions, chunk by chunk: at any time the masks of one chunk are in memory."""
+"""A batch of contractions, chunk by chunk: only one chunk has its masks in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sweep:
 
     Args:
         contraction: The sizes.
-        outputs: The results to compute from one set of masks.
+        outputs: The results to compute.
         compiled: Whether to try the compiled kernel.
     """
 
@@ -50,7 +50,7 @@ class Weights(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The factors of the examples in one chunk, padded to the size of a chunk."""
+    """The factors that belong to the examples in one chunk, padded to full size."""
 
     keys: Tensor
     x: Tensor | None
@@ -60,7 +60,7 @@ class Examples(NamedTuple):
 
 
 def run(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
-    """Several results of one set of masks.
+    """Several results from the same masks.
 
     Args:
         sweep: The constants.
@@ -68,7 +68,7 @@ def run(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
         operands: The factors.
 
     Returns:
-        For each output a tensor: ``y (B, G, R, O)``, ``x`` of the shape of x, ``a (G, O, I)``.
+        For each output a tensor: ``y (B, G, R, O)``, ``x`` shaped like x, ``a (G, O, I)``.
     """
     vectors = count_vectors(sweep.contraction, operands.x, operands.g)
     tiling = tile(sweep.contraction, keys.shape[0], vectors, sweep.compiled)
@@ -89,8 +89,8 @@ def _add_examples(
     batch: slice,
     results: list[list[Tensor]],
 ) -> None:
-    """Add the part of some examples to all results, block by block."""
-    kinds = [output.kind for output in sweep.outputs]
+    """Add some examples to all results, block by block."""
+    kinds: list[Kind] = [output.kind for output in sweep.outputs]
     targets = [
         _targets(kind, tiling, examples, result, batch)
         for kind, result in zip(kinds, results, strict=True)
@@ -98,8 +98,8 @@ def _add_examples(
     for block, weight in zip(tiling.blocks, weights, strict=True):
         chunk = _chunk(tiling, weight, examples, block)
         call, skip = divmod(tiling.position(block), 4)
-        count = chunk.ready[0].numel() * tiling.planes
-        request = Request(sweep.contraction, sweep.outputs, skip, count, tiling.planes)
+        gates = chunk.ready[0].numel() * tiling.planes
+        request = Request(sweep.contraction, sweep.outputs, skip, gates, tiling.planes)
         found = contracted(request, examples.keys, call, chunk, sweep.compiled)
         for kind, target, planes in zip(kinds, targets, found, strict=True):
             _add(kind, target, block, planes)
@@ -118,7 +118,7 @@ def count_vectors(contraction: Contraction, x: Tensor | None, g: Tensor | None) 
 
 
 def _weights(tiling: Tiling, operands: Operands) -> list[Weights]:
-    """The shared factors of each block."""
+    """The shared factors, by block."""
     a = operands.a
     ready = tiling.contraction.distribution.prepared(operands.log_alpha)
     return [
@@ -128,7 +128,7 @@ def _weights(tiling: Tiling, operands: Operands) -> list[Weights]:
 
 
 def _examples(tiling: Tiling, keys: Tensor, operands: Operands, batch: slice) -> Examples:
-    """The factors of some examples."""
+    """The factors that belong to some examples."""
     x, g = operands.x, operands.g
     if x is not None:
         x = _padded_to(_input_vectors(tiling.contraction, x[batch]), tiling.examples)
@@ -146,7 +146,7 @@ def _padded_to(t: Tensor, size: int) -> Tensor:
 
 
 def _input_vectors(contraction: Contraction, x: Tensor) -> Tensor:
-    """Vectors ``(b, G, R, I)`` of x, or of the patches of images."""
+    """Vectors ``(b, G, R, I)`` from x, or from patches in images."""
     if contraction.unfold is None:
         return x.unsqueeze(1)
     patches = contraction.unfold.patches(x.flatten(0, 1))
@@ -155,11 +155,11 @@ def _input_vectors(contraction: Contraction, x: Tensor) -> Tensor:
 
 
 def _chunk(tiling: Tiling, weights: Weights, examples: Examples, block: Block) -> Chunk:
-    """The operands of some examples and one block."""
+    """The operands for some examples and one block."""
     x, g = examples.x, examples.g
     x_planes = None if x is None else tiling.split(x[:, block.groups])
-    g_part = None if g is None else g[:, block.groups, :, block.weight_rows]
-    return Chunk(weights.ready, weights.a, x_planes, g_part)
+    g_block = None if g is None else g[:, block.groups, :, block.weight_rows]
+    return Chunk(weights.ready, weights.a, x_planes, g_block)
 
 
 def _allocated(kind: Kind, tiling: Tiling, operands: Operands) -> list[Tensor]:
@@ -187,7 +187,7 @@ def inputs_shape(contraction: Contraction, batch: int, vectors: int) -> tuple[in
 def _targets(
     kind: Kind, tiling: Tiling, examples: Examples, result: list[Tensor], batch: slice
 ) -> list[Tensor]:
-    """The tensors to write the chunks of some examples into, by planes.
+    """The tensors that receive the chunks of some examples, by planes.
 
     For ``x`` they are fresh: all blocks add to the vectors, and the images follow from the sum.
     """
@@ -202,7 +202,7 @@ def _targets(
 
 
 def _add(kind: Kind, targets: list[Tensor], block: Block, planes: list[Tensor]) -> None:
-    """Write the results of one chunk into their place."""
+    """Write the results from one chunk into their place."""
     groups, weight_rows = block
     for target, plane in zip(targets, planes, strict=True):
         if kind == "y":
@@ -214,7 +214,7 @@ def _add(kind: Kind, targets: list[Tensor], block: Block, planes: list[Tensor]) 
 
 
 def _write_inputs(tiling: Tiling, planes: list[Tensor], into: Tensor) -> None:
-    """Write x, or the images, of some examples: the adjoint of :func:`_input_vectors`."""
+    """Write x, or images, for some examples: the adjoint of :func:`_input_vectors`."""
     unfold = tiling.contraction.unfold
     vectors = tiling.joined(planes)[: into.shape[0]]
     if unfold is None:

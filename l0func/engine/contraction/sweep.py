@@ -1,7 +1,7 @@
 """The contractions as one differentiable function of the gates and of all factors.
 
-:mod:`.product` calls it. Every transform of torch applies to it: ``grad``, ``jvp``, ``vmap``, any
-nesting of them, and ``torch.compile``.
+:mod:`.product` calls it. Every torch transform applies to it: ``grad``, ``jvp``, ``vmap``, nested
+as one likes, and ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def sweep(
 
     .. math:: S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}
 
-    Source: the derivatives of a product with a mask, all of one family. The slope of each factor
-    is the contraction of the others; the slope in the location raises k by one.
+    Source: the derivatives of a product with a mask form one family. The slope in each factor
+    contracts the others; the slope in the location raises k by one.
 
     Args:
-        contraction: The sizes, and the distribution of z.
+        contraction: The sizes, and a distribution for z.
         output: The factor to compute, ``"y"`` (in place of g), ``"x"`` or ``"a"``, and k.
         keys: ``(B, 2)``.
         log_alpha: ``(G, O, gates of a row)``.
@@ -51,7 +51,7 @@ def sweep(
         g: ``(B, G, R, O)``.
 
     Returns:
-        The shape of the computed factor.
+        The computed factor.
     """
     compiled = kernel_in_use() == "compiled"
     if compiling():
@@ -64,18 +64,21 @@ def sweep(
 
 
 def _constants(contraction: Contraction, output: Output, compiled: bool) -> tuple[Any, ...]:
-    """A sweep of one output as nested tuples of constants."""
+    """A sweep with one output, as nested tuples."""
     unfold = None if contraction.unfold is None else astuple(contraction.unfold)
-    sizes = (contraction.shape, contraction.repeat, contraction.first)
-    return contraction.distribution.identity, sizes, unfold, (output.kind, output.order), compiled
+    identity = contraction.distribution.identity
+    sizes = (contraction.shape, contraction.repeat, contraction.first, unfold)
+    return identity, sizes, (output.kind, output.order), compiled
 
 
 def _from_constants(constants: tuple[Any, ...]) -> Sweep:
     """The inverse of :func:`_constants`."""
-    identity, sizes, windows, output, compiled = _fixed(constants)
+    identity, sizes, output, compiled = _fixed(constants)
+    shape, repeat, first, windows = sizes
     distribution = identities.find(identity, GateDistribution)
     unfold = None if windows is None else Unfold(*windows)
-    return Sweep(Contraction(distribution, *sizes, unfold), (Output(*output),), compiled)
+    contraction = Contraction(distribution, shape, repeat, first, unfold)
+    return Sweep(contraction, (Output(*output),), compiled)
 
 
 def _fixed(value: Any) -> Any:
@@ -104,7 +107,7 @@ def _computed(
     x: Tensor | None,
     g: Tensor | None,
 ) -> list[Tensor]:
-    """The operator: the results of a sweep, given its identity."""
+    """The operator: a sweep by its identity."""
     return run(identities.find(identity, Sweep), keys, Operands(log_alpha, a, x, g))
 
 
@@ -116,7 +119,7 @@ def _empty(
     x: Tensor | None,
     g: Tensor | None,
 ) -> list[Tensor]:
-    """The shapes of the operator's results, for a compiler."""
+    """Empty results in their shapes, for a compiler."""
     sweep = identities.find(identity, Sweep)
     contraction, batch = sweep.contraction, keys.shape[0]
     groups, weight_rows, _ = contraction.shape
@@ -154,7 +157,7 @@ def _identity(sweep: Sweep) -> str:
 # The differentiable function.
 
 FACTORS: tuple[Kind, ...] = ("a", "x", "y")
-"""The factors in the order of the arguments; ``y`` stands for g, of the same shape."""
+"""The factors, ordered like the arguments; ``y`` stands for g, of the same shape."""
 
 Factors = dict[str, Any]
 """A tensor or None for each factor."""
@@ -165,7 +168,7 @@ def _by_name(factors: Sequence[Any]) -> Factors:
 
 
 def _apply(sweep: Sweep, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """The results of a sweep of keys, locations and factors."""
+    """Run a sweep; the tensors are keys, locations and factors."""
     function: Any = _Sweep
     return function.apply(sweep, *tensors)
 
@@ -187,7 +190,7 @@ class _Sweep(Function):
     def backward(ctx: Any, *slopes: Any) -> Any:
         _, _, gates_needed, *factors_needed = ctx.needs_input_grad
         pairs = zip(FACTORS, factors_needed, strict=True)
-        needed = [name for name, is_needed in pairs if is_needed]
+        needed: list[Kind] = [name for name, is_needed in pairs if is_needed]
         grads: dict[str, Tensor] = {}
         for output, slope in zip(ctx.sweep.outputs, slopes, strict=True):
             if slope is not None:
@@ -229,14 +232,14 @@ def _add_grads(
     ctx: Any,
     output: Output,
     slope: Tensor,
-    needed: list[Kind],
+    needed: Sequence[Kind],
     gates_needed: bool,
 ) -> None:
-    """Add the gradients that the slope of one output gives.
+    """Add the gradients that one output gives.
 
     Args:
-        grads: Sums of gradients, by factor or ``"gates"``; written in place.
-        ctx: The context of the function.
+        grads: Gradients so far, by factor or ``"gates"``; written in place.
+        ctx: The function's context.
         output: The output.
         slope: Its slope.
         needed: The factors that need a gradient.
@@ -253,15 +256,15 @@ def _add_grads(
     if not wanted:
         return
     sweep = replace(ctx.sweep, outputs=tuple(wanted))
-    for name, part in zip(names, _swept_again(sweep, keys, log_alpha, given), strict=True):
-        grad = _to_gates(given["a"] * part, log_alpha) if name == "gates" else part
+    for name, found in zip(names, _swept_again(sweep, keys, log_alpha, given), strict=True):
+        grad = _to_gates(given["a"] * found, log_alpha) if name == "gates" else found
         grads[name] = grads[name] + grad if name in grads else grad
 
 
 def _factor_terms(
     sweep: Sweep, output: Output, keys: Tensor, log_alpha: Tensor, given: Factors, moved: Factors
 ) -> list[Tensor]:
-    """The changes of an output with each of its factors that moves."""
+    """The changes of an output with each factor that moves."""
     terms: list[Tensor] = []
     for name, tangent in moved.items():
         if tangent is not None and name != output.kind:
@@ -273,7 +276,7 @@ def _factor_terms(
 def _gate_term(
     sweep: Sweep, output: Output, keys: Tensor, log_alpha: Tensor, given: Factors, moved: Tensor
 ) -> Tensor:
-    """The change of an output with the locations: the next derivative of the masks."""
+    """The change of an output with the locations: the masks are derived once more."""
     spread = _to_entries(moved, sweep.contraction.repeat)
     steeper = replace(sweep, outputs=(Output(output.kind, output.order + 1),))
     if output.kind == "a":
@@ -285,7 +288,7 @@ def _gate_term(
 def _one_by_one(
     sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
 ) -> tuple[Tensor, ...]:
-    """Mapped weights, or sums over examples: every model has a sweep of its own."""
+    """Mapped weights, or sums over examples: every model has its own sweep."""
     results: list[tuple[Tensor, ...]] = []
     for i in range(count):
         pairs = zip(tensors, mapped, strict=True)
@@ -322,11 +325,11 @@ def _swept_again(
 
 
 def _to_gates(entries: Tensor, log_alpha: Tensor) -> Tensor:
-    """The sum over the entries of each gate."""
+    """For each gate, the sum over its entries."""
     repeat = entries.shape[-1] // log_alpha.shape[-1]
     return entries if repeat == 1 else entries.reshape(*log_alpha.shape, repeat).sum(-1)
 
 
 def _to_entries(gates: Tensor, repeat: int) -> Tensor:
-    """The value of each gate at all its entries."""
+    """For each entry, the value of its gate."""
     return gates if repeat == 1 else gates.repeat_interleave(repeat, dim=-1)

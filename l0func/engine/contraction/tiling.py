@@ -1,4 +1,4 @@
-"""The sizes of chunks: how a batch of contractions is cut so that each chunk fits the cache."""
+"""The sizes of chunks: a batch of contractions is cut so that each chunk fits the cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EAGER, COMPILED = 1 << 18, 1 << 20
 
 
 class Block(NamedTuple):
-    """A part of the weight: some groups and some of its rows."""
+    """Some groups in the weight, and some rows in each."""
 
     groups: slice
     weight_rows: slice
@@ -25,15 +25,15 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """A contraction cut into chunks: examples by blocks of the weight.
+    """A contraction cut into chunks: some examples, and a block of the weight.
 
     Args:
         contraction: The sizes.
         batch: Examples, one for each key.
         vectors: Input vectors for each key.
         examples: Examples in a chunk; the last chunk is padded to as many.
-        blocks: The cut of the weight.
-        planes: 4 if each word of the generator has a plane of its own, else 1.
+        blocks: Blocks that together cover the weight.
+        planes: 4 if each generator word has its own plane, else 1.
     """
 
     contraction: Contraction
@@ -49,7 +49,7 @@ class Tiling:
             yield slice(start, min(start + self.examples, self.batch))
 
     def position(self, block: Block) -> int:
-        """The position of the block's first gate in the stream of a key."""
+        """The position of the block's first gate in a key's stream."""
         _, weight_rows, line = self.contraction.gates
         row = block.groups.start * weight_rows + block.weight_rows.start
         return self.contraction.first + row * line
@@ -67,7 +67,7 @@ class Tiling:
 
 
 def tile(contraction: Contraction, batch: int, vectors: int, compiled: bool) -> Tiling:
-    """The tiling of a contraction.
+    """The tiling for a contraction.
 
     Args:
         contraction: The sizes.
@@ -84,7 +84,7 @@ def tile(contraction: Contraction, batch: int, vectors: int, compiled: bool) -> 
 
 
 def _is_planar(contraction: Contraction) -> bool:
-    """Whether each row of the weight consists of whole calls of the generator."""
+    """Whether each weight row takes whole generator calls."""
     whole_calls = contraction.gates[2] % 4 == 0 and contraction.first % 4 == 0
     return contraction.repeat == 1 and whole_calls
 
