@@ -35,16 +35,17 @@ def in_blocks(
         orders: The orders to compute.
     """
     gates = prepared.numel()
-    draws, locations = u.reshape(-1, gates), prepared.reshape(-1)
+    draws = u.reshape(-1, gates)
+    locations = prepared.reshape(-1)
     results = u.new_empty(len(orders), *draws.shape)
-    for many, columns in _blocks(draws.shape[0], gates):
+    for many, columns in _slices(draws.shape[0], gates):
         values = derivatives(draws[many, columns], locations[columns], orders)
         for result, value in zip(results, values, strict=True):
             result[many, columns] = value
     return list(results.reshape(len(orders), *u.shape))
 
 
-def _blocks(draws: int, gates: int) -> Iterator[tuple[slice, slice]]:
+def _slices(draws: int, gates: int) -> Iterator[tuple[slice, slice]]:
     """Pairs (slice for draws, slice for gates) with at most ``GATES_IN_CACHE`` entries."""
     step = max(GATES_IN_CACHE // gates, 1)
     for top in range(0, draws, step):

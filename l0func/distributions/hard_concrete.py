@@ -73,7 +73,8 @@ class HardConcrete(GateDistribution):
         nodes: list[float] = []
         weights: list[float] = []
         for node, weight in zip(*gauss_legendre(size), strict=True):
-            s = 1.0 / (1.0 + math.exp(-(low + (high - low) * node)))
+            logit = low + (high - low) * node
+            s = 1.0 / (1.0 + math.exp(-logit))
             slope = (high - low) * width * s * (1.0 - s)
             nodes.append(self.gamma + width * s)
             weights.append(weight * slope)
@@ -143,8 +144,11 @@ class HardConcrete(GateDistribution):
         return self.temperature * spread < 30.0
 
     def _nodes_with_odds(self, quadrature: Quadrature) -> list[Node]:
-        pairs = zip(*quadrature, strict=True)
-        return [Node(t, weight, math.exp(float(self._bend(t)))) for t, weight in pairs]
+        nodes: list[Node] = []
+        for t, weight in zip(*quadrature, strict=True):
+            odds = math.exp(float(self._bend(t)))
+            nodes.append(Node(t, weight, odds))
+        return nodes
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha - self._bend(t))

@@ -35,7 +35,8 @@ def raw_moments_by_odds(la: Tensor, nodes: Sequence[Node]) -> RawMoments:
         first = first + s * w
         second = second + s * (2.0 * w * t)
         complement = complement + s * (w * c)
-        complement_second = complement_second + s * (2.0 * w * (1.0 - t) * c)
+        factor = 2.0 * w * (1.0 - t) * c
+        complement_second = complement_second + s * factor
     return RawMoments(first, second, q * complement, q * complement_second)
 
 

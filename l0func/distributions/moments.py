@@ -45,7 +45,7 @@ class Quadratures:
         return self.double if dtype == torch.float64 else self.single
 
 
-Moments = Callable[[Tensor, Quadrature], RawMoments]
+MomentFunction = Callable[[Tensor, Quadrature], RawMoments]
 """``(log_alpha, quadrature)`` to the raw moments."""
 
 
@@ -53,7 +53,7 @@ def find_quadratures(
     name: str,
     location: Callable[[float, float], float],
     nodes: Callable[[int], Quadrature],
-    moments: Moments,
+    moments: MomentFunction,
 ) -> Quadratures:
     """The smallest quadratures that larger ones confirm.
 
@@ -112,12 +112,11 @@ def raw_moments(
     cumulative: Callable[[float], Tensor],
 ) -> RawMoments:
     """Moments for z from P(z > t), for 1 - z from P(z <= t): neither cancels."""
-    return RawMoments(
-        first_moment(quadrature, survival),
-        second_moment(quadrature, survival),
-        first_moment(quadrature, cumulative),
-        integral(quadrature, cumulative, _twice_from_one),
-    )
+    mean = first_moment(quadrature, survival)
+    second = second_moment(quadrature, survival)
+    complement_mean = first_moment(quadrature, cumulative)
+    complement_second = integral(quadrature, cumulative, _twice_from_one)
+    return RawMoments(mean, second, complement_mean, complement_second)
 
 
 def mean_and_variance(m: RawMoments) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -107,8 +107,12 @@ def _of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]
 
 
 def _with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    pairs = zip(tensors, like, strict=True)
-    return tuple(torch.zeros_like(model) if t is None else t for t, model in pairs)
+    """The tensors, with zeros like ``like`` for each None."""
+    filled = list(tensors)
+    for i, model in enumerate(like):
+        if filled[i] is None:
+            filled[i] = torch.zeros_like(model)
+    return cast("tuple[Tensor, ...]", tuple(filled))
 
 
 def _mapped_in_front(t: Tensor, dim: int | None, rank: int) -> Tensor:

@@ -75,7 +75,8 @@ class Chunk(NamedTuple):
 def uniform_planes(keys: Tensor, call: Tensor, count: int) -> list[Tensor]:
     """Uniforms in four planes, ``(b, count)`` each, from call number ``call`` on."""
     index = call + torch.arange(count, dtype=torch.int64, device=keys.device)
-    words = philox.call(keys[:, :1], keys[:, 1:], index)
+    seed, offset = keys[:, :1], keys[:, 1:]
+    words = philox.call(seed, offset, index)
     return [philox.unit(word) for word in words]
 
 
@@ -125,14 +126,14 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
     for number, masks in enumerate(draws):
         a = None if chunk.a is None else chunk.a[number]
         x = None if chunk.x is None else chunk.x[number]
-        for into, output in zip(planes, outputs, strict=True):
-            into.append(_contract_plane(output.kind, masks[output.order], a, x, chunk.g))
-    return [_finished(output.kind, p) for output, p in zip(outputs, planes, strict=True)]
+        for into, (kind, order) in zip(planes, outputs, strict=True):
+            into.append(_contract_plane(kind, masks[order], a, x, chunk.g))
+    pairs = zip(outputs, planes, strict=True)
+    return [_summed(p) if output.kind == "y" else p for output, p in pairs]
 
 
-def _finished(kind: Kind, planes: list[Tensor]) -> list[Tensor]:
-    """A finished result by planes; for ``y`` their sum."""
-    return [sum(planes[1:], planes[0])] if kind == "y" else planes
+def _summed(planes: list[Tensor]) -> list[Tensor]:
+    return [sum(planes[1:], planes[0])]
 
 
 def _repeated(z: Tensor, repeat: int) -> Tensor:

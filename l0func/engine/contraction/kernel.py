@@ -65,7 +65,10 @@ def _drawn_eagerly(request: Request, keys: Tensor, call: int, chunk: Chunk) -> D
     seed, offset = keys.unbind(-1)
     streams = torch.stack((seed, offset + call), dim=-1).unsqueeze(-2)
     words = philox.eager(streams, [request.calls], True)
-    uniforms = words.unbind(-1) if request.planes == 4 else [_in_one_plane(request, words)]
+    if request.planes == 4:
+        uniforms = list(words.unbind(-1))
+    else:
+        uniforms = [_in_one_plane(request, words)]
     return draw(request.contraction, request.outputs, uniforms, chunk)
 
 
@@ -78,7 +81,8 @@ def _drawn_in_graph(request: Request, keys: Tensor, call: Tensor, chunk: Chunk) 
 
 def _in_one_plane(request: Request, words: Tensor) -> Tensor:
     """The chunk's own uniforms ``(b, count)`` from ``(b, calls, 4)``."""
-    return words.flatten(-2)[..., request.skip : request.skip + request.gates]
+    own = slice(request.skip, request.skip + request.gates)
+    return words.flatten(-2)[..., own]
 
 
 def _contracted_in_graph(request: Request, draws: Draws, chunk: Chunk) -> list[list[Tensor]]:
@@ -105,8 +109,9 @@ def _in_machine_code(
 
 
 def _operands(chunk: Chunk) -> list[Tensor]:
-    g = () if chunk.g is None else (chunk.g,)
-    return [*chunk.ready, *(chunk.a or ()), *(chunk.x or ()), *g]
+    a, x = chunk.a or [], chunk.x or []
+    g = [] if chunk.g is None else [chunk.g]
+    return [*chunk.ready, *a, *x, *g]
 
 
 @cache

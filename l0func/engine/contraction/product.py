@@ -28,7 +28,8 @@ def masked_linear(x: Tensor, weight: Tensor, gates: EntryGates) -> Tensor:
         Shape ``(*rows, O)``.
     """
     dtype, wide = result_dtype(x, weight)
-    vectors = x.reshape(1, prod(x.shape[:-1]), x.shape[-1]).to(wide)
+    *leading, inputs_size = x.shape
+    vectors = x.reshape(1, prod(leading), inputs_size).to(wide)
     if gates.turned:
         output, a = Output("x", 0), weight.transpose(-2, -1)
         inputs, g = None, vectors.unsqueeze(1)
@@ -37,7 +38,7 @@ def masked_linear(x: Tensor, weight: Tensor, gates: EntryGates) -> Tensor:
         inputs, g = vectors, None
     contraction = _contraction(gates, (1, a.shape[0], a.shape[1]), None)
     y = _swept(contraction, output, gates, a.to(wide), inputs, g)
-    return y.reshape(*x.shape[:-1], weight.shape[0]).to(dtype)
+    return y.reshape(*leading, weight.shape[0]).to(dtype)
 
 
 def masked_convolution(x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unfold) -> Tensor:
@@ -54,7 +55,7 @@ def masked_convolution(x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unf
     """
     dtype, wide = result_dtype(x, weight)
     images, out, windows = x.shape[0], weight.shape[0], unfold.windows
-    contraction = _convolution(gates, weight, unfold)
+    contraction = _convolution_sizes(gates, weight, unfold)
     inputs = x.unsqueeze(0).to(wide)
     y = _swept(contraction, Output("y", 0), gates, weight.to(wide), inputs, None)
     # (1, G, N * windows, O / G) to (N, O, *windows)
@@ -79,7 +80,7 @@ def masked_transposed_convolution(
     """
     dtype, wide = result_dtype(x, weight)
     images, channels, windows = x.shape
-    contraction = _convolution(gates, weight, unfold)
+    contraction = _convolution_sizes(gates, weight, unfold)
     # (N, O, windows) to (1, G, N * windows, O / G)
     by_group = x.reshape(images, unfold.groups, channels // unfold.groups, windows)
     g = by_group.permute(1, 0, 3, 2).flatten(1, 2).unsqueeze(0).to(wide)
@@ -87,8 +88,9 @@ def masked_transposed_convolution(
     return y.squeeze(0).to(dtype)
 
 
-def _convolution(gates: EntryGates, weight: Tensor, unfold: Unfold) -> Contraction:
-    shape = unfold.groups, weight.shape[0] // unfold.groups, prod(weight.shape[1:])
+def _convolution_sizes(gates: EntryGates, weight: Tensor, unfold: Unfold) -> Contraction:
+    out, *window = weight.shape
+    shape = unfold.groups, out // unfold.groups, prod(window)
     return _contraction(gates, shape, unfold)
 
 

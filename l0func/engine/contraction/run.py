@@ -72,13 +72,13 @@ def run(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
     """
     vectors = count_vectors(sweep.contraction, operands.x, operands.g)
     tiling = tile(sweep.contraction, keys.shape[0], vectors, sweep.compiled)
-    weights = _weights(tiling, operands)
+    weights = _weights_by_block(tiling, operands)
     results = [_allocated(output.kind, tiling, operands) for output in sweep.outputs]
     for batch in tiling.batches():
         examples = _examples(tiling, keys, operands, batch)
         _add_examples(sweep, tiling, weights, examples, batch, results)
     pairs = zip(sweep.outputs, results, strict=True)
-    return [_finished(output.kind, tiling, result) for output, result in pairs]
+    return [_whole(output.kind, tiling, result) for output, result in pairs]
 
 
 def _add_examples(
@@ -102,7 +102,7 @@ def _add_examples(
         request = Request(sweep.contraction, sweep.outputs, skip, gates, tiling.planes)
         found = contracted(request, examples.keys, call, chunk, sweep.compiled)
         for kind, target, planes in zip(kinds, targets, found, strict=True):
-            _add(kind, target, block, planes)
+            _write_chunk(kind, target, block, planes)
     for kind, target, result in zip(kinds, targets, results, strict=True):
         if kind == "x":
             _write_inputs(tiling, target, result[0][batch])
@@ -117,14 +117,14 @@ def count_vectors(contraction: Contraction, x: Tensor | None, g: Tensor | None) 
     return x.shape[1] * windows
 
 
-def _weights(tiling: Tiling, operands: Operands) -> list[Weights]:
+def _weights_by_block(tiling: Tiling, operands: Operands) -> list[Weights]:
     """The shared factors, by block."""
-    a = operands.a
     ready = tiling.contraction.distribution.prepared(operands.log_alpha)
-    return [
-        Weights(tiling.split(ready[block]), None if a is None else tiling.split(a[block]))
-        for block in tiling.blocks
-    ]
+    weights: list[Weights] = []
+    for block in tiling.blocks:
+        a = None if operands.a is None else tiling.split(operands.a[block])
+        weights.append(Weights(tiling.split(ready[block]), a))
+    return weights
 
 
 def _examples(tiling: Tiling, keys: Tensor, operands: Operands, batch: slice) -> Examples:
@@ -142,7 +142,8 @@ def _padded_to(t: Tensor, size: int) -> Tensor:
     missing = size - t.shape[0]
     if missing == 0:
         return t
-    return F.pad(t, (0, 0) * (t.dim() - 1) + (0, missing))
+    other_dims = (0, 0) * (t.dim() - 1)
+    return F.pad(t, (*other_dims, 0, missing))
 
 
 def _input_vectors(contraction: Contraction, x: Tensor) -> Tensor:
@@ -150,7 +151,8 @@ def _input_vectors(contraction: Contraction, x: Tensor) -> Tensor:
     if contraction.unfold is None:
         return x.unsqueeze(1)
     patches = contraction.unfold.patches(x.flatten(0, 1))
-    by_example = patches.reshape(*x.shape[:2], *patches.shape[1:])
+    examples, images, *_ = x.shape
+    by_example = patches.reshape(examples, images, *patches.shape[1:])
     return by_example.transpose(1, 2).flatten(2, 3)
 
 
@@ -201,7 +203,7 @@ def _targets(
     return [examples.g.new_zeros(shape) for _ in range(tiling.planes)]
 
 
-def _add(kind: Kind, targets: list[Tensor], block: Block, planes: list[Tensor]) -> None:
+def _write_chunk(kind: Kind, targets: list[Tensor], block: Block, planes: list[Tensor]) -> None:
     """Write the results from one chunk into their place."""
     groups, weight_rows = block
     for target, plane in zip(targets, planes, strict=True):
@@ -227,5 +229,5 @@ def _write_inputs(tiling: Tiling, planes: list[Tensor], into: Tensor) -> None:
     into.copy_(unfold.images(patches).reshape(into.shape))
 
 
-def _finished(kind: Kind, tiling: Tiling, result: list[Tensor]) -> Tensor:
+def _whole(kind: Kind, tiling: Tiling, result: list[Tensor]) -> Tensor:
     return tiling.joined(result) if kind == "a" else result[0]

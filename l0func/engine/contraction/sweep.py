@@ -55,15 +55,16 @@ def sweep(
     """
     compiled = kernel_in_use() == "compiled"
     if compiling():
-        constants = _constants(contraction, output, compiled)
-        return _traced(constants, keys, log_alpha, a, x, g)
-    return _apply(Sweep(contraction, (output,), compiled), keys, log_alpha, a, x, g)[0]
+        flat = _graph_constants(contraction, output, compiled)
+        return _traced(flat, keys, log_alpha, a, x, g)
+    constants = Sweep(contraction, (output,), compiled)
+    return _apply(constants, keys, log_alpha, a, x, g)[0]
 
 
 # A compiler's graph can hold no objects of ours. Its constants are texts, numbers and tuples.
 
 
-def _constants(contraction: Contraction, output: Output, compiled: bool) -> tuple[Any, ...]:
+def _graph_constants(contraction: Contraction, output: Output, compiled: bool) -> tuple[Any, ...]:
     """A sweep with one output, as nested tuples."""
     unfold = None if contraction.unfold is None else astuple(contraction.unfold)
     identity = contraction.distribution.identity
@@ -72,7 +73,7 @@ def _constants(contraction: Contraction, output: Output, compiled: bool) -> tupl
 
 
 def _from_constants(constants: tuple[Any, ...]) -> Sweep:
-    """The inverse of :func:`_constants`."""
+    """The inverse of :func:`_graph_constants`."""
     identity, sizes, output, compiled = _fixed(constants)
     shape, repeat, first, windows = sizes
     distribution = identities.find(identity, GateDistribution)
@@ -146,7 +147,7 @@ def _operator() -> Callable[..., list[Tensor]]:
     return operator
 
 
-_swept = _operator()
+_sweep_operator = _operator()
 
 
 @cache
@@ -177,7 +178,7 @@ class _Sweep(Function):
     @staticmethod
     def forward(*args: Any) -> Any:
         sweep, *tensors = args
-        return tuple(_swept(_identity(sweep), *tensors))
+        return tuple(_sweep_operator(_identity(sweep), *tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -303,14 +304,15 @@ def _as_one_batch(
     """Mapped examples with one weight: the mapped dimension joins the batch."""
     keys, log_alpha, a, x, g = tensors
     maps_keys, _, _, maps_x, maps_g = mapped
-    all_keys = _merged(keys, count, maps_keys)
-    all_x = _merged(x, count, maps_x)
-    all_g = _merged(g, count, maps_g)
+    all_keys = _joined_to_batch(keys, count, maps_keys)
+    all_x = _joined_to_batch(x, count, maps_x)
+    all_g = _joined_to_batch(g, count, maps_g)
     merged = _apply(sweep, all_keys, log_alpha, a, all_x, all_g)
-    return tuple(t.reshape(count, t.shape[0] // count, *t.shape[1:]) for t in merged)
+    batch = merged[0].shape[0] // count
+    return tuple(t.reshape(count, batch, *t.shape[1:]) for t in merged)
 
 
-def _merged(t: Tensor | None, count: int, is_mapped: bool) -> Tensor | None:
+def _joined_to_batch(t: Tensor | None, count: int, is_mapped: bool) -> Tensor | None:
     """The first two dimensions as one; without a mapped dimension, the tensor ``count`` times."""
     if t is None:
         return None
@@ -327,7 +329,9 @@ def _swept_again(
 def _to_gates(entries: Tensor, log_alpha: Tensor) -> Tensor:
     """For each gate, the sum over its entries."""
     repeat = entries.shape[-1] // log_alpha.shape[-1]
-    return entries if repeat == 1 else entries.reshape(*log_alpha.shape, repeat).sum(-1)
+    if repeat == 1:
+        return entries
+    return entries.reshape(*log_alpha.shape, repeat).sum(-1)
 
 
 def _to_entries(gates: Tensor, repeat: int) -> Tensor:

@@ -58,12 +58,15 @@ class Tiling:
         """A tensor as its planes."""
         if self.planes == 1:
             return [t]
-        by_word = t.reshape(*t.shape[:-1], -1, self.planes)
+        *leading, _ = t.shape
+        by_word = t.reshape(*leading, -1, self.planes)
         return [plane.contiguous() for plane in by_word.unbind(-1)]
 
     def joined(self, planes: list[Tensor]) -> Tensor:
         """The inverse of :meth:`split`."""
-        return planes[0] if self.planes == 1 else torch.stack(planes, dim=-1).flatten(-2)
+        if self.planes == 1:
+            return planes[0]
+        return torch.stack(planes, dim=-1).flatten(-2)
 
 
 def tile(contraction: Contraction, batch: int, vectors: int, compiled: bool) -> Tiling:
@@ -76,7 +79,7 @@ def tile(contraction: Contraction, batch: int, vectors: int, compiled: bool) -> 
         compiled: Whether the compiled kernel runs.
     """
     limit = COMPILED if compiled else EAGER
-    blocks = tuple(_blocks(contraction.gates, limit))
+    blocks = tuple(_cut_weight(contraction.gates, limit))
     size = max(_gates_in(blocks[0], contraction), 1)
     examples = max(1, min(batch, limit // size))
     planes = 4 if compiled and vectors == 1 and _is_planar(contraction) else 1
@@ -85,8 +88,8 @@ def tile(contraction: Contraction, batch: int, vectors: int, compiled: bool) -> 
 
 def _is_planar(contraction: Contraction) -> bool:
     """Whether each weight row takes whole generator calls."""
-    whole_calls = contraction.gates[2] % 4 == 0 and contraction.first % 4 == 0
-    return contraction.repeat == 1 and whole_calls
+    line, first = contraction.gates[2], contraction.first
+    return contraction.repeat == 1 and line % 4 == 0 and first % 4 == 0
 
 
 def _gates_in(block: Block, contraction: Contraction) -> int:
@@ -95,15 +98,17 @@ def _gates_in(block: Block, contraction: Contraction) -> int:
     return groups * weight_rows * contraction.gates[2]
 
 
-def _blocks(gates: tuple[int, int, int], limit: int) -> Iterator[Block]:
+def _cut_weight(gates: tuple[int, int, int], limit: int) -> Iterator[Block]:
     groups, weight_rows, line = gates
     if groups > 1:
         step = max(1, limit // max(weight_rows * line, 1))
-        for group in range(0, groups, step):
-            yield Block(slice(group, min(group + step, groups)), slice(0, weight_rows))
+        for start in range(0, groups, step):
+            stop = min(start + step, groups)
+            yield Block(slice(start, stop), slice(0, weight_rows))
         return
     step = max(1, limit // max(line, 1))
     # Every block starts at a whole call of the generator.
     step = weight_rows if step >= weight_rows else max(step // 4 * 4, 4)
-    for row in range(0, weight_rows, step):
-        yield Block(slice(0, 1), slice(row, min(row + step, weight_rows)))
+    for start in range(0, weight_rows, step):
+        stop = min(start + step, weight_rows)
+        yield Block(slice(0, 1), slice(start, stop))
