@@ -6,7 +6,7 @@ as one likes, and ``torch.compile``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, replace
 from functools import cache
 from typing import Any, cast
@@ -194,8 +194,10 @@ class _Sweep(Function):
         needed: list[Kind] = [name for name, is_needed in pairs if is_needed]
         grads: dict[str, Tensor] = {}
         for output, slope in zip(ctx.sweep.outputs, slopes, strict=True):
-            if slope is not None:
-                _add_grads(grads, ctx, output, slope, needed, gates_needed)
+            if slope is None:
+                continue
+            for name, grad in _grads_from(ctx, output, slope, needed, gates_needed):
+                grads[name] = grads[name] + grad if name in grads else grad
         return None, None, *(grads.get(name) for name in ("gates", *FACTORS))
 
     @forward_rule
@@ -228,18 +230,12 @@ class _Sweep(Function):
         return results, (0,) * len(results)
 
 
-def _add_grads(
-    grads: dict[str, Tensor],
-    ctx: Any,
-    output: Output,
-    slope: Tensor,
-    needed: Sequence[Kind],
-    gates_needed: bool,
-) -> None:
-    """Add the gradients that one output gives.
+def _grads_from(
+    ctx: Any, output: Output, slope: Tensor, needed: Sequence[Kind], gates_needed: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The gradients that one output gives, each with the name of its factor or ``"gates"``.
 
     Args:
-        grads: Gradients so far, by factor or ``"gates"``; written in place.
         ctx: The function's context.
         output: The output.
         slope: Its slope.
@@ -258,8 +254,7 @@ def _add_grads(
         return
     sweep = replace(ctx.sweep, outputs=tuple(wanted))
     for name, found in zip(names, _swept_again(sweep, keys, log_alpha, given), strict=True):
-        grad = _to_gates(given["a"] * found, log_alpha) if name == "gates" else found
-        grads[name] = grads[name] + grad if name in grads else grad
+        yield name, _to_gates(given["a"] * found, log_alpha) if name == "gates" else found
 
 
 def _factor_terms(
