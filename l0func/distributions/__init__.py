@@ -1,4 +1,7 @@
-"""Gate distributions: one file each, one vocabulary."""
+"""Gate distributions, one file each, and their base class.
+
+Specs hold a distribution for every gate vector; users pass one to ``gate_spec``.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,23 @@ __all__ = [
     "from_dict",
 ]
 
-DISTRIBUTIONS: dict[str, type[GateDistribution]] = {
-    cls.__name__: cls for cls in (HardConcrete, GaussianGate, HardKuma, BernoulliGate)
-}
+_CLASSES: list[type[GateDistribution]] = [HardConcrete, GaussianGate, HardKuma, BernoulliGate]
+
+DISTRIBUTIONS = {cls.__name__: cls for cls in _CLASSES}
+"""The distributions that :func:`from_dict` reads, by class name."""
 
 
 def from_dict(record: Mapping[str, Any], /) -> GateDistribution:
-    """The distribution that ``to_dict`` wrote.
+    """The inverse of :meth:`GateDistribution.to_dict`.
 
     Args:
         record: ``{"kind": class name, field: value, ...}``.
 
     Returns:
-        An equal distribution.
+        A distribution equal to the one written.
 
     Raises:
-        ValueError: The kind is unknown.
+        ValueError: No distribution has this kind.
     """
     fields = dict(record)
     kind = fields.pop("kind", None)

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l0func.distributions.base import GateDistribution, differentiated
+from l0func.distributions.base import GateDistribution
+from l0func.distributions.elementwise import differentiated
 from l0func.internal.untyped import untyped
 
 
 @dataclass(frozen=True)
 class BernoulliGate(GateDistribution):
-    r"""A coin whose log-odds are ``log_alpha``.
+    r"""A coin with log-odds ``log_alpha``.
 
     .. math:: z = 1[u > \sigma(-\log\alpha)], \quad P(z = 1) = \sigma(\log\alpha)
 
-    A step has no slope. Its draws are given that of their expectation,
-    :math:`\sigma'(\log\alpha)`: the straight-through estimator, which is unbiased where the loss
+    A step has no slope. Each draw gets the slope of its expectation,
+    :math:`\sigma'(\log\alpha)`. This is the straight-through estimator: unbiased where the loss
     is linear in each gate, and biased elsewhere. :func:`l0func.arm` is unbiased everywhere. At
     test time a gate is open if it is likelier open than closed.
 
@@ -33,15 +34,14 @@ class BernoulliGate(GateDistribution):
     """
 
     def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """See :meth:`GateDistribution.derivatives`; from order 1 on those of the expectation,
-        whatever was drawn.
-        """
+        """See :meth:`GateDistribution.derivatives`; from order 1 on those of the expectation."""
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
 
         def of_order(order: int) -> Tensor:
             if order == 0:
                 return _coin(u, prepared)
-            return differentiated(untyped.sigmoid, order, prepared).expand(shape)
+            of_expectation = differentiated(untyped.sigmoid, order, prepared)
+            return of_expectation.expand(shape)
 
         return [of_order(order) for order in orders]
 
@@ -56,9 +56,8 @@ class BernoulliGate(GateDistribution):
         return (-log_alpha).sigmoid() + untyped.zeros_like(log_alpha * t)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
-        return self._quantile(
-            torch.full((), 0.5, dtype=log_alpha.dtype, device=log_alpha.device), log_alpha
-        )
+        half = torch.full((), 0.5, dtype=log_alpha.dtype, device=log_alpha.device)
+        return self._quantile(half, log_alpha)
 
     def _location(self, probability: float, t: float) -> float:
         return math.log1p(-probability) - math.log(probability)

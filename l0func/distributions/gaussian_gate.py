@@ -1,4 +1,4 @@
-"""The stochastic gate of Yamada, Lindenbaum, Negahban & Kluger (2020)."""
+"""The stochastic gate by Yamada, Lindenbaum, Negahban & Kluger (2020)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from statistics import NormalDist
 
 from torch import Tensor
 
-from l0func.distributions.base import GateDistribution, rectify
+from l0func.distributions.base import GateDistribution
+from l0func.distributions.elementwise import rectify
 from l0func.internal.untyped import untyped
 
 
 @dataclass(frozen=True)
 class GaussianGate(GateDistribution):
-    r"""A clipped normal variable, whose location ``log_alpha`` is the mean :math:`\mu` before
-    clipping.
+    r"""A clipped normal variable; ``log_alpha`` is its mean :math:`\mu` before clipping.
 
     .. math:: z = \min(1, \max(0, \mu + \sigma\epsilon)), \quad \epsilon \sim N(0, 1)
 
-    Source: Yamada, Lindenbaum, Negahban & Kluger (2020), arXiv:1810.04247. At test time theirs is
+    Source: Yamada, Lindenbaum, Negahban & Kluger (2020), arXiv:1810.04247. The test-time gate has
         :math:`\epsilon = 0`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Gauss-Legendre rules, and how many nodes an integral needs."""
+"""Gauss-Legendre quadratures, and the size that an integral needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Quadrature(NamedTuple):
 
 @cache
 def gauss_legendre(size: int, /) -> Quadrature:
-    """The rule of ``size`` nodes on [0, 1], exact for polynomials of degree ``2 * size - 1``.
+    """The quadrature with ``size`` nodes on [0, 1], exact up to degree ``2 * size - 1``.
 
     Source: Golub & Welsch (1969), "Calculation of Gauss quadrature rules": the eigenvalues of the
     Jacobi matrix.
@@ -32,19 +32,30 @@ def gauss_legendre(size: int, /) -> Quadrature:
     off_diagonal = k / (4.0 * k**2 - 1.0).sqrt()
     jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     nodes, vectors = untyped.linalg.eigh(jacobi)
-    return Quadrature(tuple(((nodes + 1.0) / 2.0).tolist()), tuple((vectors[0] ** 2).tolist()))
+    on_unit_interval = (nodes + 1.0) / 2.0
+    weights = vectors[0] ** 2
+    return Quadrature(tuple(on_unit_interval.tolist()), tuple(weights.tolist()))
 
 
 def converged(evaluate: Callable[[int], Tensor], /, tolerance: float) -> int | None:
-    """The smallest size whose results no larger one changes by more than ``tolerance``, or None if
-    512 nodes do not do.
+    """The smallest size that the next two sizes confirm.
+
+    Args:
+        evaluate: From a size to the integrals.
+        tolerance: The largest difference that counts as confirmed.
+
+    Returns:
+        The size, or None if 512 nodes are not enough.
     """
     results = {size: evaluate(size) for size in SIZES[:2]}
-    for size, larger, check in zip(SIZES, SIZES[1:], SIZES[2:], strict=False):
-        results[check] = evaluate(check)
-        if all(
-            bool((results[size] - results[other]).abs().max() <= tolerance)
-            for other in (larger, check)
-        ):
+    for size, larger, largest in zip(SIZES, SIZES[1:], SIZES[2:], strict=False):
+        results[largest] = evaluate(largest)
+        errors = [_distance(results[size], results[other]) for other in (larger, largest)]
+        # Not the maximum of the errors, which may pass over a NaN.
+        if all(error <= tolerance for error in errors):
             return size
     return None
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()

@@ -1,9 +1,12 @@
-"""Functions of gate locations whose slopes are written down rather than recorded."""
+"""Autograd for functions with a written derivative in the gate locations.
+
+``quantile`` and ``mean_and_variance`` use it: torch then records one step, not every operation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,99 +14,111 @@ from torch.autograd import Function
 
 from l0func.internal.forward_mode import forward_rule
 
-Derivatives = Callable[..., tuple[Tensor, ...]]
-"""``(order, log_alpha, *others)`` to one function, or several, derived so often, and then to the
-same once more.
+SmoothFunction = Callable[..., tuple[Tensor, ...]]
+"""``(order, log_alpha, *others)`` to values, and then their slopes.
 
-With ``recorded=True`` in operations that torch can differentiate.
+Each value is the ``order``-th derivative of one function in the locations, and its slope is the
+next derivative. With ``recorded=True`` torch can differentiate the operations themselves.
 """
 
 
 def smooth(
-    derivatives: Derivatives, order: int, log_alpha: Tensor, *others: Tensor
+    function: SmoothFunction, order: int, log_alpha: Tensor, *others: Tensor
 ) -> tuple[Tensor, ...]:
-    """``derivatives(order, log_alpha, *others)`` with its second half as the slope of the first in
-    the locations.
+    """``function(order, log_alpha, *others)``, differentiable by its own slopes.
 
-    The same numbers as recording every operation, for a fraction of the time and memory; it can be
-    differentiated and mapped as often as one likes. Slopes in ``others`` are those of the
-    operations that ``derivatives`` is written in.
+    The numbers equal those from recorded operations, in less time and memory. The result can be
+    differentiated and mapped any number of times. For ``others`` torch differentiates the
+    operations in ``function``.
     """
-    function: Any = _Smooth
-    return function.apply(derivatives, order, log_alpha, *others)
+    autograd: Any = _Smooth
+    return autograd.apply(function, order, log_alpha, *others)
 
 
 class _Smooth(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        derivatives, order, *tensors = args
-        return derivatives(order, *tensors)
+        function, order, *tensors = args
+        return function(order, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.derivatives, ctx.order, *tensors = inputs
+        ctx.function, ctx.order, *tensors = inputs
         ctx.count = len(tensors)
-        saved = (*tensors, *output[len(output) // 2 :])
-        ctx.save_for_backward(*saved)
-        ctx.save_for_forward(*saved)
+        slopes = output[len(output) // 2 :]
+        ctx.save_for_backward(*tensors, *slopes)
+        ctx.save_for_forward(*tensors, *slopes)
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor | None) -> Any:
-        log_alpha, *others = ctx.saved_tensors[: ctx.count]
-        grads: list[Any] = [None] * ctx.count
-        half = len(slopes) // 2
-        if ctx.needs_input_grad[2] and any(slope is not None for slope in slopes):
-            steeper = ctx.saved_tensors[ctx.count :]
-            if any(slope is not None for slope in slopes[half:]):
-                steeper = smooth(ctx.derivatives, ctx.order + 1, log_alpha, *others)
-            terms = [
-                slope * d for slope, d in zip(slopes, steeper, strict=False) if slope is not None
-            ]
-            grads[0] = sum(terms[1:], terms[0]).sum_to_size(log_alpha.shape)
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        of_location, of_others = None, [None] * (ctx.count - 1)
+        if ctx.needs_input_grad[2] and any(grad is not None for grad in grads):
+            of_location = _location_grad(ctx, grads)
         if any(ctx.needs_input_grad[3:]):
-            recorded: Any = torch.func.vjp(_of_others(ctx, log_alpha), *others)
-            values, pull = recorded
-            grads[1:] = pull(
-                tuple(
-                    torch.zeros_like(v) if s is None else s
-                    for v, s in zip(values, slopes, strict=True)
-                )
-            )
-        return None, None, *grads
+            of_others = _other_grads(ctx, grads)
+        return None, None, of_location, *of_others
 
     @forward_rule
     def jvp(ctx: Any, saved: Sequence[Tensor], *tangents: Tensor | None) -> tuple[Tensor, ...]:
         log_alpha, *others = saved[: ctx.count]
-        moved = tangents[2]
-        steeper = smooth(ctx.derivatives, ctx.order + 1, log_alpha, *others)
-        parts = [torch.zeros_like(d) if moved is None else d * moved for d in steeper]
-        if any(t is not None for t in tangents[3:]):
-            given = tuple(
-                torch.zeros_like(o) if t is None else t
-                for o, t in zip(others, tangents[3:], strict=True)
-            )
-            push = torch.func.jvp(_of_others(ctx, log_alpha), tuple(others), given)[1]
-            parts = [p + q for p, q in zip(parts, push, strict=True)]
-        return tuple(parts)
+        moved, moved_others = tangents[2], tangents[3:]
+        slopes = smooth(ctx.function, ctx.order + 1, log_alpha, *others)
+        results = [torch.zeros_like(d) if moved is None else d * moved for d in slopes]
+        if any(tangent is not None for tangent in moved_others):
+            given = _with_zeros(moved_others, others)
+            recorded = _of_others(ctx, log_alpha)
+            pushed = torch.func.jvp(recorded, tuple(others), given)[1]
+            results = [result + push for result, push in zip(results, pushed, strict=True)]
+        return tuple(results)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        derivatives, order, *tensors = args
+        function, order, *tensors = args
         dims = in_dims[2:]
-        rank = max(t.dim() - (d is not None) for t, d in zip(tensors, dims, strict=True))
-        # Entry by entry: rows in front, and as many dimensions behind them for all.
-        aligned = [
-            t if d is None else _ranked(t.movedim(d, 0), rank)
-            for t, d in zip(tensors, dims, strict=True)
-        ]
-        results = smooth(derivatives, order, *aligned)
+        ranks = [t.dim() - (d is not None) for t, d in zip(tensors, dims, strict=True)]
+        # Entry by entry: the mapped dimension in front, and as many behind it for all.
+        aligned = [_mapped_in_front(t, d, max(ranks)) for t, d in zip(tensors, dims, strict=True)]
+        results = smooth(function, order, *aligned)
         return results, (0,) * len(results)
 
 
+def _location_grad(ctx: Any, grads: Sequence[Tensor | None]) -> Tensor:
+    log_alpha, *others = ctx.saved_tensors[: ctx.count]
+    slopes = ctx.saved_tensors[ctx.count :]
+    if any(grad is not None for grad in grads[len(grads) // 2 :]):
+        # The slopes were asked for as results, so their own slopes are needed too.
+        slopes = smooth(ctx.function, ctx.order + 1, log_alpha, *others)
+    pairs = zip(grads, slopes, strict=False)
+    terms = [grad * slope for grad, slope in pairs if grad is not None]
+    total = sum(terms[1:], terms[0])
+    return total.sum_to_size(log_alpha.shape)
+
+
+def _other_grads(ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Any]:
+    log_alpha, *others = ctx.saved_tensors[: ctx.count]
+    recorded: Any = torch.func.vjp(_of_others(ctx, log_alpha), *others)
+    values, pull = recorded
+    return pull(_with_zeros(grads, values))
+
+
 def _of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-    return lambda *others: ctx.derivatives(ctx.order, log_alpha, *others, recorded=True)
+    return lambda *others: ctx.function(ctx.order, log_alpha, *others, recorded=True)
 
 
-def _ranked(t: Tensor, rank: int) -> Tensor:
-    return t.reshape(t.shape[0], *(1,) * (rank - t.dim() + 1), *t.shape[1:])
+def _with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors, with zeros like ``like`` for each None."""
+    filled = list(tensors)
+    for i, model in enumerate(like):
+        if filled[i] is None:
+            filled[i] = torch.zeros_like(model)
+    return cast("tuple[Tensor, ...]", tuple(filled))
+
+
+def _mapped_in_front(t: Tensor, dim: int | None, rank: int) -> Tensor:
+    """The tensor with its mapped dimension, if any, in front of ``rank`` others."""
+    if dim is None:
+        return t
+    t = t.movedim(dim, 0)
+    missing = (1,) * (rank - t.dim() + 1)
+    return t.reshape(t.shape[0], *missing, *t.shape[1:])

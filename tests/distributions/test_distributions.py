@@ -17,7 +17,7 @@ from torch import Tensor
 
 import l0func as l0
 from l0func import distributions, random
-from l0func.distributions import GateDistribution, base
+from l0func.distributions import GateDistribution, blocks
 from l0func.distributions.quadrature import gauss_legendre
 
 CASES: list[GateDistribution] = [
@@ -229,7 +229,7 @@ def test_locations_in_many_blocks_and_any_strides_give_the_same(d, monkeypatch):
     u = torch.rand(5, 7, 9, dtype=torch.float64)
     drawn = d.derivatives(u, d.prepared(la), (0, 1, 2))
     for size in (1, 10, 40):
-        monkeypatch.setattr(base, "GATES_IN_CACHE", size)
+        monkeypatch.setattr(blocks, "GATES_IN_CACHE", size)
         for ours, theirs in zip(d.mean_and_variance(la.t()), whole, strict=True):
             torch.testing.assert_close(ours, theirs.t(), rtol=1e-13, atol=1e-15)
         for ours, theirs in zip(d.evaluated(u, d.prepared(la), (0, 1, 2)), drawn, strict=True):

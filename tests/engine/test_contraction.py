@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import l0func as l0
 from l0func import random
-from l0func.engine.contraction import run
+from l0func.engine.contraction import kernel, tiling
 from l0func.engine.contraction.chunks import Contraction, Output
 from l0func.engine.contraction.sweep import sweep
 from l0func.kernels import choice
@@ -57,18 +57,20 @@ def derivative(distribution: Any, order: int, u: Tensor, la: Tensor) -> Tensor:
     return f(la)
 
 
-def by_hand(plan: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
+def by_hand(
+    contraction: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor]
+) -> Tensor:
     """The contraction by einsum, over masks that are laid out."""
     z = []
     for key in keys:
         u = (
-            random.uniform(key, plan.first + t["la"].numel())[plan.first :]
+            random.uniform(key, contraction.first + t["la"].numel())[contraction.first :]
             .reshape(t["la"].shape)
             .double()
         )
         z.append(
-            derivative(plan.distribution, output.order, u, t["la"]).repeat_interleave(
-                plan.repeat, -1
+            derivative(contraction.distribution, output.order, u, t["la"]).repeat_interleave(
+                contraction.repeat, -1
             )
         )
     letters = {"y": "bgro", "x": "bri", "a": "goi"}
@@ -77,9 +79,9 @@ def by_hand(plan: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor
     return torch.einsum(equation, torch.stack(z), *(t[name] for name in given))
 
 
-def swept(plan: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
+def swept(contraction: Contraction, output: Output, keys: Tensor, t: dict[str, Tensor]) -> Tensor:
     return sweep(
-        plan,
+        contraction,
         output,
         keys,
         t["la"],
@@ -101,22 +103,24 @@ CASES = [
 def test_every_contraction_of_every_order_is_the_einsum_over_its_masks(
     distribution, shape, rows, repeat, first
 ):
-    plan = Contraction(distribution, shape, repeat, first)
+    contraction = Contraction(distribution, shape, repeat, first)
     keys, t = random.split(random.key(2), 3), factors(3, shape, rows, repeat)
     for kind, order in product("yxa", range(4)):
         output = Output(kind, order)
-        torch.testing.assert_close(swept(plan, output, keys, t), by_hand(plan, output, keys, t))
+        torch.testing.assert_close(
+            swept(contraction, output, keys, t), by_hand(contraction, output, keys, t)
+        )
 
 
 @pytest.mark.parametrize("limit", [1, 8, 40, 1000])
 def test_chunks_of_any_size_give_the_same(limit, monkeypatch):
-    monkeypatch.setattr(run, "EAGER", limit)
+    monkeypatch.setattr(tiling, "EAGER", limit)
     keys = random.split(random.key(2), 5)
     for shape, rows in (((1, 9, 7), 1), ((1, 10, 3), 2)):
-        plan, t = Contraction(l0.HardConcrete(), shape), factors(5, shape, rows)
+        contraction, t = Contraction(l0.HardConcrete(), shape), factors(5, shape, rows)
         for output in (Output("y", 0), Output("x", 1), Output("a", 1)):
             torch.testing.assert_close(
-                swept(plan, output, keys, t), by_hand(plan, output, keys, t)
+                swept(contraction, output, keys, t), by_hand(contraction, output, keys, t)
             )
 
 
@@ -125,7 +129,7 @@ def test_chunks_of_any_size_give_the_same(limit, monkeypatch):
     ("shape", "rows", "outputs"), [((1, 6, 8), 1, "y"), ((1, 5, 7), 1, "y"), ((1, 4, 6), 3, "ya")]
 )
 def test_compiled_it_is_the_same(shape, rows, outputs):
-    plan, t, keys = (
+    contraction, t, keys = (
         Contraction(l0.HardConcrete(), shape),
         factors(3, shape, rows),
         random.split(random.key(2), 3),
@@ -133,13 +137,13 @@ def test_compiled_it_is_the_same(shape, rows, outputs):
     t = {name: x.float() for name, x in t.items()}
 
     def loss(t: dict[str, Tensor]) -> Tensor:
-        return (swept(plan, Output("y", 0), keys, t) ** 2).sum()
+        return (swept(contraction, Output("y", 0), keys, t) ** 2).sum()
 
-    eager = swept(plan, Output("y", 0), keys, t), torch.func.grad(loss)(t)
+    eager = swept(contraction, Output("y", 0), keys, t), torch.func.grad(loss)(t)
     l0.use_kernel("compiled")
     assert l0.kernel_in_use() == "compiled"
     ours = (
-        swept(plan, Output("y", 0), keys, t),
+        swept(contraction, Output("y", 0), keys, t),
         (torch.func.grad(loss)(t) if "a" in outputs or rows == 1 else eager[1]),
     )
     torch.testing.assert_close(ours, eager, rtol=1e-5, atol=1e-5)
@@ -151,19 +155,19 @@ def test_a_machine_without_a_compiler_says_so_once_and_runs_eagerly(monkeypatch)
     def broken(*a: Any, **k: Any) -> Any:
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(run, "_compiled", broken)
-    plan, t, keys = (
+    monkeypatch.setattr(kernel, "_compiled", broken)
+    contraction, t, keys = (
         Contraction(l0.HardConcrete(), (1, 4, 6)),
         factors(3, (1, 4, 6), 1),
         random.split(random.key(2), 3),
     )
     l0.use_kernel("compiled")
     with pytest.warns(UserWarning, match=r"compiled kernel does not build.*no compiler here"):
-        first = swept(plan, Output("y", 0), keys, t)
+        first = swept(contraction, Output("y", 0), keys, t)
     # Warnings are errors here: a second one would fail.
-    second = swept(plan, Output("y", 0), keys, t)
+    second = swept(contraction, Output("y", 0), keys, t)
     assert l0.kernel_in_use() == "eager"
-    torch.testing.assert_close(first, by_hand(plan, Output("y", 0), keys, t))
+    torch.testing.assert_close(first, by_hand(contraction, Output("y", 0), keys, t))
     assert torch.equal(first, second)
 
 

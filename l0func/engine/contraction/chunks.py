@@ -1,12 +1,13 @@
-"""One cache-sized chunk of gates: drawn, contracted, forgotten. One source for the eager and the
-compiled kernel.
+"""The computation in one cache-sized chunk of gates: draw the masks, contract, forget the masks.
+
+The eager and the compiled kernel share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ from l0func.internal.context import compiling
 from l0func.kernels import philox
 from l0func.kernels.unfold import Unfold
 
-Kind = str
-"""``"y"``, ``"x"`` or ``"a"``: which of the three factors of a contraction is the result."""
+Kind = Literal["y", "x", "a"]
+"""One of the three factors: the one to compute from the two others."""
 
 
 class Output(NamedTuple):
-    """A contraction of the derivative of some order of the masks."""
+    """One result: a kind, and the order of the masks' derivative."""
 
     kind: Kind
     order: int
@@ -29,15 +30,16 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Contraction:
-    r"""What is contracted: :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` in G
-    groups side by side.
+    r"""The fixed sizes of a contraction with G independent groups.
+
+    .. math:: S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}
 
     Args:
-        distribution: Of the gates z.
+        distribution: The distribution of the gates z.
         shape: ``(G, O, I)`` of the weight A.
-        repeat: Consecutive entries of a row of A that share a gate.
-        first: Position of the first gate in the stream of a key.
-        unfold: What makes the rows of x of an image; None where x is ``(B, R, I)`` itself.
+        repeat: Consecutive entries in a row of A that share a gate.
+        first: Position of the first gate in a key's stream.
+        unfold: The windows that turn images into x; None if x is ``(B, R, I)`` itself.
     """
 
     distribution: GateDistribution
@@ -49,15 +51,15 @@ class Contraction:
     @property
     def gates(self) -> tuple[int, int, int]:
         """The shape of the gates."""
-        groups, rows, columns = self.shape
-        return groups, rows, columns // self.repeat
+        groups, weight_rows, columns = self.shape
+        return groups, weight_rows, columns // self.repeat
 
 
 class Chunk(NamedTuple):
-    """Operands of one call, each a list of planes.
+    """Operands for one chunk, each a list of planes.
 
-    Entry ``4c + w`` of the gates is word w of call c of the generator: four planes, one for each
-    word, need no shuffling.
+    Gate number ``4c + w`` uses word w from generator call c. Four planes, one for each word,
+    need no shuffling.
     """
 
     ready: list[Tensor]
@@ -65,43 +67,46 @@ class Chunk(NamedTuple):
     a: list[Tensor] | None
     """The weight, ``(G, O, I)``."""
     x: list[Tensor] | None
-    """Rows, ``(b, G, R, I)``."""
+    """Input vectors, ``(b, G, R, I)``."""
     g: Tensor | None
-    """``(b, G, R, O)``."""
+    """Output vectors or their slopes, ``(b, G, R, O)``."""
 
 
 def uniform_planes(keys: Tensor, call: Tensor, count: int) -> list[Tensor]:
-    """Four planes of uniforms, ``(b, count)`` each, from call number ``call`` on."""
+    """Uniforms in four planes, ``(b, count)`` each, from call number ``call`` on."""
     index = call + torch.arange(count, dtype=torch.int64, device=keys.device)
-    return [philox.unit(word) for word in philox.call(keys[:, :1], keys[:, 1:], index)]
+    seed, offset = keys[:, :1], keys[:, 1:]
+    words = philox.call(seed, offset, index)
+    return [philox.unit(word) for word in words]
 
 
 Draws = list[dict[int, Tensor]]
-"""For each plane, by the order of the derivative, ``(b, G, O, I)``."""
+"""For each plane: the masks ``(b, G, O, I)``, by the order of their derivative."""
 
 
 def draw(
-    plan: Contraction, outputs: Sequence[Output], uniforms: Sequence[Tensor], chunk: Chunk
+    contraction: Contraction,
+    outputs: Sequence[Output],
+    uniforms: Sequence[Tensor],
+    chunk: Chunk,
 ) -> Draws:
     """The masks, or their derivatives, that some outputs need.
 
     Args:
-        plan: What is contracted.
-        outputs: Which results will be asked for.
+        contraction: The sizes.
+        outputs: The results to come.
         uniforms: For each plane ``(b, gates)``.
         chunk: The operands.
     """
     orders = sorted({output.order for output in outputs})
+    distribution = contraction.distribution
+    derivatives = distribution.derivatives if compiling() else distribution.evaluated
     draws: Draws = []
-    compute = plan.distribution.derivatives if compiling() else plan.distribution.evaluated
-    for u, ready in zip(uniforms, chunk.ready, strict=True):
-        z = compute(u.reshape(-1, *ready.shape).to(ready.dtype), ready, orders)
-        draws.append(
-            {
-                order: _repeated(values, plan.repeat)
-                for order, values in zip(orders, z, strict=True)
-            }
-        )
+    for plane, ready in zip(uniforms, chunk.ready, strict=True):
+        u = plane.reshape(-1, *ready.shape).to(ready.dtype)
+        values = derivatives(u, ready, orders)
+        entries = [_repeated(z, contraction.repeat) for z in values]
+        draws.append(dict(zip(orders, entries, strict=True)))
     return draws
 
 
@@ -109,7 +114,7 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
     """Every output for one chunk, by planes.
 
     Args:
-        outputs: Which results.
+        outputs: The results to compute.
         draws: The masks.
         chunk: The operands.
 
@@ -118,19 +123,24 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
         ``a`` is ``(G, O, I)``, summed over the chunk.
     """
     planes: list[list[Tensor]] = [[] for _ in outputs]
-    for plane, z in enumerate(draws):
-        a = None if chunk.a is None else chunk.a[plane]
-        x = None if chunk.x is None else chunk.x[plane]
-        for into, output in zip(planes, outputs, strict=True):
-            into.append(_contract_plane(output.kind, z[output.order], a, x, chunk.g))
-    return [
-        [sum(p[1:], p[0])] if output.kind == "y" else p
-        for p, output in zip(planes, outputs, strict=True)
-    ]
+    for number, masks in enumerate(draws):
+        a = None if chunk.a is None else chunk.a[number]
+        x = None if chunk.x is None else chunk.x[number]
+        for into, (kind, order) in zip(planes, outputs, strict=True):
+            into.append(_contract_plane(kind, masks[order], a, x, chunk.g))
+    pairs = zip(outputs, planes, strict=True)
+    return [_summed(p) if output.kind == "y" else p for output, p in pairs]
+
+
+def _summed(planes: list[Tensor]) -> list[Tensor]:
+    return [sum(planes[1:], planes[0])]
 
 
 def _repeated(z: Tensor, repeat: int) -> Tensor:
-    return z if repeat == 1 else z.unsqueeze(-1).expand(*z.shape, repeat).flatten(-2)
+    """Each gate at all the entries that share it."""
+    if repeat == 1:
+        return z
+    return z.unsqueeze(-1).expand(*z.shape, repeat).flatten(-2)
 
 
 def _contract_plane(
@@ -140,15 +150,30 @@ def _contract_plane(
     if kind == "y":
         assert a is not None
         assert x is not None
-        return (
-            (z * a * x).sum(-1).unsqueeze(2) if x.shape[2] == 1 else x @ (z * a).transpose(-2, -1)
-        )
+        return _outputs_of(z * a, x)
     assert g is not None
     if kind == "x":
         assert a is not None
-        return (
-            (z * a * g.transpose(-2, -1)).sum(-2, keepdim=True) if g.shape[2] == 1 else g @ (z * a)
-        )
+        return _inputs_of(z * a, g)
     assert x is not None
-    outer = g.transpose(-2, -1) * x if x.shape[2] == 1 else g.transpose(-2, -1) @ x
-    return (z * outer).sum(0)
+    return (z * _outer(g, x)).sum(0)
+
+
+# One vector a key needs no matrix product: a sum of products is faster.
+
+
+def _outputs_of(masked: Tensor, x: Tensor) -> Tensor:
+    if x.shape[2] == 1:
+        return (masked * x).sum(-1).unsqueeze(2)
+    return x @ masked.transpose(-2, -1)
+
+
+def _inputs_of(masked: Tensor, g: Tensor) -> Tensor:
+    if g.shape[2] == 1:
+        return (masked * g.transpose(-2, -1)).sum(-2, keepdim=True)
+    return g @ masked
+
+
+def _outer(g: Tensor, x: Tensor) -> Tensor:
+    columns = g.transpose(-2, -1)
+    return columns * x if x.shape[2] == 1 else columns @ x

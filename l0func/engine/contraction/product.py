@@ -1,12 +1,12 @@
-"""Layers over the contractions: a linear map and a convolution for one key, which vmap turns into
-a batch of keys.
+"""A linear map and convolutions with masked weights, for one key.
+
+:mod:`l0func.engine.ops` calls them. A vmap around them maps them over many keys.
 """
 
 from __future__ import annotations
 
 from math import prod
 
-import torch
 from torch import Tensor
 
 from l0func.engine.contraction.chunks import Contraction, Output
@@ -17,25 +17,28 @@ from l0func.kernels.unfold import Unfold
 
 
 def masked_linear(x: Tensor, weight: Tensor, gates: EntryGates) -> Tensor:
-    """``x @ (weight * mask).T`` for masks that are gates and forgotten.
+    """``x @ (weight * mask).T`` without the mask in memory.
 
     Args:
         x: Shape ``(*rows, I)``.
         weight: Shape ``(O, I)``.
-        gates: The gates of its entries, or of its rows' leading dimensions.
+        gates: Gates on its entries, or on its leading dimensions.
 
     Returns:
         Shape ``(*rows, O)``.
     """
-    out = weight.shape[0]
-    kind, a = ("x", weight.transpose(-2, -1)) if gates.turned else ("y", weight)
     dtype, wide = result_dtype(x, weight)
-    plan = _contraction(gates, (1, a.shape[0], a.shape[1]), None)
-    la, a = _operands(gates, plan, a, wide)
-    flat = x.reshape(1, prod(x.shape[:-1]), x.shape[-1]).to(wide)
-    g, rows = (flat.unsqueeze(1), None) if kind == "x" else (None, flat)
-    y = sweep(plan, Output(kind, 0), gates.key.unsqueeze(0), la, a, rows, g)
-    return y.reshape(*x.shape[:-1], out).to(dtype)
+    *leading, inputs_size = x.shape
+    vectors = x.reshape(1, prod(leading), inputs_size).to(wide)
+    if gates.turned:
+        output, a = Output("x", 0), weight.transpose(-2, -1)
+        inputs, g = None, vectors.unsqueeze(1)
+    else:
+        output, a = Output("y", 0), weight
+        inputs, g = vectors, None
+    contraction = _contraction(gates, (1, a.shape[0], a.shape[1]), None)
+    y = _swept(contraction, output, gates, a.to(wide), inputs, g)
+    return y.reshape(*leading, weight.shape[0]).to(dtype)
 
 
 def masked_convolution(x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unfold) -> Tensor:
@@ -44,20 +47,21 @@ def masked_convolution(x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unf
     Args:
         x: Images, ``(N, channels, *three sizes)``.
         weight: ``(O, channels / groups, *kernel)``.
-        gates: The gates of its entries, or of its planes.
+        gates: Gates on its entries, or on its planes.
         unfold: The windows.
 
     Returns:
         Shape ``(N, O, *windows)``.
     """
-    groups, out = unfold.groups, weight.shape[0]
     dtype, wide = result_dtype(x, weight)
-    plan = _contraction(gates, (groups, out // groups, prod(weight.shape[1:])), unfold)
-    la, a = _operands(gates, plan, weight, wide)
-    y = sweep(plan, Output("y", 0), gates.key.unsqueeze(0), la, a, x.unsqueeze(0).to(wide), None)
+    images, out, windows = x.shape[0], weight.shape[0], unfold.windows
+    contraction = _convolution_sizes(gates, weight, unfold)
+    inputs = x.unsqueeze(0).to(wide)
+    y = _swept(contraction, Output("y", 0), gates, weight.to(wide), inputs, None)
     # (1, G, N * windows, O / G) to (N, O, *windows)
-    y = y.reshape(groups, x.shape[0], prod(unfold.windows), out // groups).permute(1, 0, 3, 2)
-    return y.reshape(x.shape[0], out, *unfold.windows).to(dtype).contiguous()
+    by_image = y.reshape(unfold.groups, images, prod(windows), out // unfold.groups)
+    in_order = by_image.permute(1, 0, 3, 2).reshape(images, out, *windows)
+    return in_order.to(dtype).contiguous()
 
 
 def masked_transposed_convolution(
@@ -68,29 +72,45 @@ def masked_transposed_convolution(
     Args:
         x: ``(N, channels in, windows)``.
         weight: ``(channels in, channels out / groups, *kernel)``.
-        gates: The gates of its entries, or of its planes.
-        unfold: The windows of the convolution, on the output.
+        gates: Gates on its entries, or on its planes.
+        unfold: The convolution's windows, on the output.
 
     Returns:
         Shape ``(N, channels out, *three sizes)``.
     """
-    groups, into = unfold.groups, weight.shape[0]
     dtype, wide = result_dtype(x, weight)
-    plan = _contraction(gates, (groups, into // groups, prod(weight.shape[1:])), unfold)
-    la, a = _operands(gates, plan, weight, wide)
-    g = x.reshape(x.shape[0], groups, into // groups, x.shape[2]).permute(1, 0, 3, 2)
-    g = g.reshape(1, groups, x.shape[0] * x.shape[2], into // groups).to(wide)
-    return sweep(plan, Output("x", 0), gates.key.unsqueeze(0), la, a, None, g).squeeze(0).to(dtype)
+    images, channels, windows = x.shape
+    contraction = _convolution_sizes(gates, weight, unfold)
+    # (N, O, windows) to (1, G, N * windows, O / G)
+    by_group = x.reshape(images, unfold.groups, channels // unfold.groups, windows)
+    g = by_group.permute(1, 0, 3, 2).flatten(1, 2).unsqueeze(0).to(wide)
+    y = _swept(contraction, Output("x", 0), gates, weight.to(wide), None, g)
+    return y.squeeze(0).to(dtype)
+
+
+def _convolution_sizes(gates: EntryGates, weight: Tensor, unfold: Unfold) -> Contraction:
+    out, *window = weight.shape
+    shape = unfold.groups, out // unfold.groups, prod(window)
+    return _contraction(gates, shape, unfold)
 
 
 def _contraction(
     gates: EntryGates, shape: tuple[int, int, int], unfold: Unfold | None
 ) -> Contraction:
-    repeat = prod(shape) // max(gates.log_alpha.numel(), 1) if prod(shape) else 1
+    entries, count = prod(shape), gates.log_alpha.numel()
+    repeat = entries // max(count, 1) if entries else 1
     return Contraction(gates.distribution, shape, repeat, gates.first, unfold)
 
 
-def _operands(
-    gates: EntryGates, plan: Contraction, a: Tensor, wide: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    return gates.log_alpha.reshape(plan.gates).to(wide), a.reshape(plan.shape).to(wide)
+def _swept(
+    contraction: Contraction,
+    output: Output,
+    gates: EntryGates,
+    a: Tensor,
+    x: Tensor | None,
+    g: Tensor | None,
+) -> Tensor:
+    """The contraction for the gates' own key, in the dtype of ``a``."""
+    log_alpha = gates.log_alpha.reshape(contraction.gates).to(a.dtype)
+    keys = gates.key.unsqueeze(0)
+    return sweep(contraction, output, keys, log_alpha, a.reshape(contraction.shape), x, g)

@@ -1,36 +1,21 @@
-"""A whole batch of contractions, chunk by chunk: nothing of the size of all masks is ever held."""
+"""A batch of contractions, chunk by chunk: only one chunk has its masks in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from types import FunctionType
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.engine.contraction.chunks import (
-    Chunk,
-    Contraction,
-    Draws,
-    Output,
-    contract,
-    draw,
-    uniform_planes,
-)
-from l0func.internal.untyped import untyped
-from l0func.kernels import choice
-from l0func.kernels.eager import eager_draws
-
-# Gates in a chunk: what the caches of a core hold beside the operands; compiled, draws stay in
-# registers for longer.
-EAGER, COMPILED = 1 << 18, 1 << 20
+from l0func.engine.contraction.chunks import Chunk, Contraction, Kind, Output
+from l0func.engine.contraction.kernel import Request, contracted
+from l0func.engine.contraction.tiling import Block, Tiling, tile
 
 
 class Operands(NamedTuple):
-    """What :func:`run` contracts; those that an output does not need may be None."""
+    """The factors that :func:`run` contracts; the one to compute may be None."""
 
     log_alpha: Tensor
     """``(G, O, gates of a row)``."""
@@ -42,269 +27,207 @@ class Operands(NamedTuple):
     """``(B, G, R, O)``."""
 
 
-class Block(NamedTuple):
-    """Groups and rows of a weight."""
+@dataclass(frozen=True)
+class Sweep:
+    """The constants of one run.
 
-    groups: slice
-    rows: slice
-
-
-def run(
-    plan: Contraction, outputs: Sequence[Output], keys: Tensor, operands: Operands, compiled: bool
-) -> list[Tensor]:
-    """Every output for the masks of keys ``(B, 2)``: ``y (B, G, R, O)``, ``x`` of the shape of x,
-    ``a (G, O, I)``.
+    Args:
+        contraction: The sizes.
+        outputs: The results to compute.
+        compiled: Whether to try the compiled kernel.
     """
-    return _Run(plan, tuple(outputs), keys, operands, compiled).results()
+
+    contraction: Contraction
+    outputs: tuple[Output, ...]
+    compiled: bool
 
 
-class _Run:
-    def __init__(
-        self,
-        plan: Contraction,
-        outputs: tuple[Output, ...],
-        keys: Tensor,
-        operands: Operands,
-        compiled: bool,
-    ) -> None:
-        self.plan, self.outputs, self.keys, self.operands, self.compiled = (
-            plan,
-            outputs,
-            keys,
-            operands,
-            compiled,
-        )
-        self.batch, self.rows = keys.shape[0], _row_count(plan, operands)
-        gates = plan.gates
-        planar = (
-            compiled
-            and self.rows == 1
-            and plan.repeat == 1
-            and gates[2] % 4 == 0
-            and plan.first % 4 == 0
-        )
-        self.planes = 4 if planar else 1
-        limit = COMPILED if compiled else EAGER
-        self.blocks = list(_blocks(gates, limit))
-        block = self.blocks[0]
-        size = (
-            (block.groups.stop - block.groups.start)
-            * (block.rows.stop - block.rows.start)
-            * gates[2]
-        )
-        self.size = max(1, min(self.batch, limit // max(size, 1)))
-        ready = plan.distribution.prepared(operands.log_alpha)
-        self.ready = [self._split(ready[b.groups, b.rows]) for b in self.blocks]
-        self.a = (
-            None
-            if operands.a is None
-            else [self._split(operands.a[b.groups, b.rows]) for b in self.blocks]
-        )
-        self.into = [self._empty(output) for output in outputs]
+class Weights(NamedTuple):
+    """The factors in one block that all examples share, by planes."""
 
-    def results(self) -> list[Tensor]:
-        for start in range(0, self.batch, self.size):
-            self._add_rows(slice(start, min(start + self.size, self.batch)))
-        return [
-            self._joined(planes) if o.kind == "a" else planes[0]
-            for o, planes in zip(self.outputs, self.into, strict=True)
-        ]
-
-    def _add_rows(self, rows: slice) -> None:
-        """Add what some rows of the batch give."""
-        plan, full = self.plan, self.size
-        keys = _padded_to(self.keys[rows], full)
-        x = (
-            None
-            if self.operands.x is None
-            else _padded_to(_seen(plan, self.operands.x[rows]), full)
-        )
-        g = None if self.operands.g is None else _padded_to(self.operands.g[rows], full)
-        count = rows.stop - rows.start
-        seen = {
-            i: self._patches(full, x, g)
-            for i, output in enumerate(self.outputs)
-            if output.kind == "x"
-        }
-        for number, block in enumerate(self.blocks):
-            chunk = Chunk(
-                self.ready[number],
-                None if self.a is None else self.a[number],
-                None if x is None else self._split(x[:, block.groups]),
-                None if g is None else g[:, block.groups, :, block.rows],
-            )
-            for i, (output, planes) in enumerate(
-                zip(self.outputs, self._contracted(keys, block, chunk), strict=True)
-            ):
-                if output.kind == "y":
-                    self.into[i][0][rows, block.groups, :, block.rows] = planes[0][:count]
-                elif output.kind == "x":
-                    for into, plane in zip(seen[i], planes, strict=True):
-                        into[:, block.groups] += plane
-                else:
-                    for into, plane in zip(self.into[i], planes, strict=True):
-                        into[block.groups, block.rows] += plane
-        for i, planes in seen.items():
-            self.into[i][0][rows] = _shown(
-                plan, self._joined(planes)[:count], self.into[i][0].shape[1:]
-            )
-
-    def _contracted(self, keys: Tensor, block: Block, chunk: Chunk) -> list[list[Tensor]]:
-        _, rows, line = self.plan.gates
-        position = self.plan.first + (block.groups.start * rows + block.rows.start) * line
-        call, skip = divmod(position, 4)
-        static = (self.plan, self.outputs, skip, chunk.ready[0].numel() * self.planes, self.planes)
-        if self.compiled and choice.kernel_can_compile():
-            try:
-                return _in_machine_code(static, keys, call, chunk)
-            except Exception as error:
-                choice.give_up(error)
-        return contract(self.outputs, _drawn_eagerly(static, keys, call, chunk), chunk)
-
-    def _patches(self, size: int, x: Tensor | None, g: Tensor | None) -> list[Tensor]:
-        like = g if x is None else x
-        assert like is not None
-        groups, _, columns = self.plan.shape
-        return [
-            like.new_zeros(size, groups, self.rows, columns // self.planes)
-            for _ in range(self.planes)
-        ]
-
-    def _empty(self, output: Output) -> list[Tensor]:
-        like = next(
-            t for t in (self.operands.g, self.operands.x, self.operands.a) if t is not None
-        )
-        groups, rows, columns = self.plan.shape
-        if output.kind == "y":
-            return [like.new_empty(self.batch, groups, self.rows, rows)]
-        if output.kind == "a":
-            return [
-                like.new_zeros(groups, rows, columns // self.planes) for _ in range(self.planes)
-            ]
-        return [like.new_empty(x_shape(self.plan, self.batch, self.rows))]
-
-    def _split(self, t: Tensor) -> list[Tensor]:
-        if self.planes == 1:
-            return [t]
-        return [plane.contiguous() for plane in t.reshape(*t.shape[:-1], -1, 4).unbind(-1)]
-
-    def _joined(self, planes: list[Tensor]) -> Tensor:
-        return planes[0] if self.planes == 1 else torch.stack(planes, dim=-1).flatten(-2)
+    ready: list[Tensor]
+    a: list[Tensor] | None
 
 
-def x_shape(plan: Contraction, batch: int, rows: int) -> tuple[int, ...]:
-    """The shape of x for a number of rows a key."""
-    if plan.unfold is None:
-        return batch, rows, plan.shape[2]
-    windows = plan.unfold.windows
-    return batch, rows // torch.Size(windows).numel(), plan.unfold.channels, *plan.unfold.space
+class Examples(NamedTuple):
+    """The factors that belong to the examples in one chunk, padded to full size."""
+
+    keys: Tensor
+    x: Tensor | None
+    """``(b, G, R, I)``."""
+    g: Tensor | None
+    """``(b, G, R, O)``."""
 
 
-def _row_count(plan: Contraction, operands: Operands) -> int:
-    if operands.g is not None:
-        return operands.g.shape[2]
-    assert operands.x is not None
-    windows = 1 if plan.unfold is None else torch.Size(plan.unfold.windows).numel()
-    return operands.x.shape[1] * windows
+def run(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
+    """Several results from the same masks.
+
+    Args:
+        sweep: The constants.
+        keys: A key for each example, ``(B, 2)``.
+        operands: The factors.
+
+    Returns:
+        For each output a tensor: ``y (B, G, R, O)``, ``x`` shaped like x, ``a (G, O, I)``.
+    """
+    vectors = count_vectors(sweep.contraction, operands.x, operands.g)
+    tiling = tile(sweep.contraction, keys.shape[0], vectors, sweep.compiled)
+    weights = _weights_by_block(tiling, operands)
+    results = [_allocated(output.kind, tiling, operands) for output in sweep.outputs]
+    for batch in tiling.batches():
+        examples = _examples(tiling, keys, operands, batch)
+        _add_examples(sweep, tiling, weights, examples, batch, results)
+    pairs = zip(sweep.outputs, results, strict=True)
+    return [_whole(output.kind, tiling, result) for output, result in pairs]
 
 
-def _seen(plan: Contraction, x: Tensor) -> Tensor:
-    """Rows ``(b, G, R, I)`` of x, or of the patches of images."""
-    if plan.unfold is None:
-        return x.unsqueeze(1)
-    patches = plan.unfold.patches(x.flatten(0, 1))
-    return patches.reshape(*x.shape[:2], *patches.shape[1:]).transpose(1, 2).flatten(2, 3)
+def _add_examples(
+    sweep: Sweep,
+    tiling: Tiling,
+    weights: list[Weights],
+    examples: Examples,
+    batch: slice,
+    results: list[list[Tensor]],
+) -> None:
+    """Add some examples to all results, block by block."""
+    kinds: list[Kind] = [output.kind for output in sweep.outputs]
+    targets = [
+        _targets(kind, tiling, examples, result, batch)
+        for kind, result in zip(kinds, results, strict=True)
+    ]
+    for block, weight in zip(tiling.blocks, weights, strict=True):
+        chunk = _chunk(tiling, weight, examples, block)
+        call, skip = divmod(tiling.position(block), 4)
+        gates = chunk.ready[0].numel() * tiling.planes
+        request = Request(sweep.contraction, sweep.outputs, skip, gates, tiling.planes)
+        found = contracted(request, examples.keys, call, chunk, sweep.compiled)
+        for kind, target, planes in zip(kinds, targets, found, strict=True):
+            _write_chunk(kind, target, block, planes)
+    for kind, target, result in zip(kinds, targets, results, strict=True):
+        if kind == "x":
+            _write_inputs(tiling, target, result[0][batch])
 
 
-def _shown(plan: Contraction, patches: Tensor, shape: Sequence[int]) -> Tensor:
-    """The adjoint of :func:`_seen`."""
-    if plan.unfold is None:
-        return patches.squeeze(1)
-    b, groups, rows, entries = patches.shape
-    separate = (
-        patches.reshape(b, groups, shape[0], rows // shape[0], entries)
-        .transpose(1, 2)
-        .flatten(0, 1)
-    )
-    return plan.unfold.images(separate).reshape(b, *shape)
+def count_vectors(contraction: Contraction, x: Tensor | None, g: Tensor | None) -> int:
+    """Input vectors for each key: R."""
+    if g is not None:
+        return g.shape[2]
+    assert x is not None
+    windows = 1 if contraction.unfold is None else prod(contraction.unfold.windows)
+    return x.shape[1] * windows
 
 
-def _blocks(gates: tuple[int, int, int], limit: int) -> Iterator[Block]:
-    groups, rows, line = gates
-    if groups > 1:
-        step = max(1, limit // max(rows * line, 1))
-        yield from (
-            Block(slice(g, min(g + step, groups)), slice(0, rows)) for g in range(0, groups, step)
-        )
-        return
-    step = max(1, limit // max(line, 1))
-    # Every block starts at a whole call of the generator.
-    step = rows if step >= rows else max(step // 4 * 4, 4)
-    yield from (Block(slice(0, 1), slice(r, min(r + step, rows))) for r in range(0, rows, step))
+def _weights_by_block(tiling: Tiling, operands: Operands) -> list[Weights]:
+    """The shared factors, by block."""
+    ready = tiling.contraction.distribution.prepared(operands.log_alpha)
+    weights: list[Weights] = []
+    for block in tiling.blocks:
+        a = None if operands.a is None else tiling.split(operands.a[block])
+        weights.append(Weights(tiling.split(ready[block]), a))
+    return weights
+
+
+def _examples(tiling: Tiling, keys: Tensor, operands: Operands, batch: slice) -> Examples:
+    """The factors that belong to some examples."""
+    x, g = operands.x, operands.g
+    if x is not None:
+        x = _padded_to(_input_vectors(tiling.contraction, x[batch]), tiling.examples)
+    if g is not None:
+        g = _padded_to(g[batch], tiling.examples)
+    return Examples(_padded_to(keys[batch], tiling.examples), x, g)
 
 
 def _padded_to(t: Tensor, size: int) -> Tensor:
-    # One shape for all chunks, so that the compiler sees one; rows of zeros add nothing.
-    return t if t.shape[0] == size else F.pad(t, (0, 0) * (t.dim() - 1) + (0, size - t.shape[0]))
+    # One shape for all chunks, so that the compiler sees one; examples of zeros add nothing.
+    missing = size - t.shape[0]
+    if missing == 0:
+        return t
+    other_dims = (0, 0) * (t.dim() - 1)
+    return F.pad(t, (*other_dims, 0, missing))
 
 
-def _operands_of(chunk: Chunk) -> list[Tensor]:
-    return [
-        *chunk.ready,
-        *(chunk.a or ()),
-        *(chunk.x or ()),
-        *(() if chunk.g is None else (chunk.g,)),
-    ]
+def _input_vectors(contraction: Contraction, x: Tensor) -> Tensor:
+    """Vectors ``(b, G, R, I)`` from x, or from patches in images."""
+    if contraction.unfold is None:
+        return x.unsqueeze(1)
+    patches = contraction.unfold.patches(x.flatten(0, 1))
+    examples, images, *_ = x.shape
+    by_example = patches.reshape(examples, images, *patches.shape[1:])
+    return by_example.transpose(1, 2).flatten(2, 3)
 
 
-ChunkStatic = tuple[Contraction, tuple[Output, ...], int, int, int]
-"""A plan, outputs, uniforms of the first call to skip, gates, and planes."""
+def _chunk(tiling: Tiling, weights: Weights, examples: Examples, block: Block) -> Chunk:
+    """The operands for some examples and one block."""
+    x, g = examples.x, examples.g
+    x_planes = None if x is None else tiling.split(x[:, block.groups])
+    g_block = None if g is None else g[:, block.groups, :, block.weight_rows]
+    return Chunk(weights.ready, weights.a, x_planes, g_block)
 
 
-def _drawn_eagerly(static: ChunkStatic, keys: Tensor, call: int, chunk: Chunk) -> Draws:
-    plan, outputs, skip, count, planes = static
-    streams = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1).unsqueeze(-2)
-    draws = eager_draws(streams, [-(-(skip + count) // 4)], True)
-    uniforms = draws.unbind(-1) if planes == 4 else [draws.flatten(-2)[..., skip : skip + count]]
-    return draw(plan, outputs, uniforms, chunk)
+def _allocated(kind: Kind, tiling: Tiling, operands: Operands) -> list[Tensor]:
+    """Memory for one result; ``a`` is a sum over chunks and starts at zero, by planes."""
+    given = (operands.g, operands.x, operands.a)
+    like = next(t for t in given if t is not None)
+    groups, weight_rows, columns = tiling.contraction.shape
+    if kind == "y":
+        return [like.new_empty(tiling.batch, groups, tiling.vectors, weight_rows)]
+    if kind == "x":
+        return [like.new_empty(inputs_shape(tiling.contraction, tiling.batch, tiling.vectors))]
+    shape = groups, weight_rows, columns // tiling.planes
+    return [like.new_zeros(shape) for _ in range(tiling.planes)]
 
 
-def _drawn_in_graph(static: ChunkStatic, keys: Tensor, call: Tensor, chunk: Chunk) -> Draws:
-    plan, outputs, skip, count, planes = static
-    uniforms = uniform_planes(keys, call, -(-(skip + count) // 4))
-    if planes == 1:
-        uniforms = [torch.stack(uniforms, dim=-1).flatten(-2)[..., skip : skip + count]]
-    return draw(plan, outputs, uniforms, chunk)
+def inputs_shape(contraction: Contraction, batch: int, vectors: int) -> tuple[int, ...]:
+    """The shape of x for a number of vectors a key."""
+    unfold = contraction.unfold
+    if unfold is None:
+        return batch, vectors, contraction.shape[2]
+    images = vectors // prod(unfold.windows)
+    return batch, images, unfold.channels, *unfold.space
 
 
-def _contracted(static: ChunkStatic, draws: Draws, chunk: Chunk) -> list[list[Tensor]]:
-    return contract(static[1], draws, chunk)
+def _targets(
+    kind: Kind, tiling: Tiling, examples: Examples, result: list[Tensor], batch: slice
+) -> list[Tensor]:
+    """The tensors that receive the chunks of some examples, by planes.
+
+    For ``x`` they are fresh: all blocks add to the vectors, and the images follow from the sum.
+    """
+    if kind == "y":
+        return [result[0][batch]]
+    if kind == "a":
+        return result
+    assert examples.g is not None
+    groups, _, columns = tiling.contraction.shape
+    shape = tiling.examples, groups, tiling.vectors, columns // tiling.planes
+    return [examples.g.new_zeros(shape) for _ in range(tiling.planes)]
 
 
-def _drawn_and_contracted(
-    static: ChunkStatic, keys: Tensor, call: Tensor, chunk: Chunk
-) -> list[list[Tensor]]:
-    return contract(static[1], _drawn_in_graph(static, keys, call, chunk), chunk)
+def _write_chunk(kind: Kind, targets: list[Tensor], block: Block, planes: list[Tensor]) -> None:
+    """Write the results from one chunk into their place."""
+    groups, weight_rows = block
+    for target, plane in zip(targets, planes, strict=True):
+        if kind == "y":
+            target[:, groups, :, weight_rows] = plane[: target.shape[0]]
+        elif kind == "x":
+            target[:, groups] += plane
+        else:
+            target[groups, weight_rows] += plane
 
 
-def _in_machine_code(
-    static: ChunkStatic, keys: Tensor, call: int, chunk: Chunk
-) -> list[list[Tensor]]:
-    shapes = tuple(tuple(t.shape) for t in _operands_of(chunk))
-    signature = (static, shapes, chunk.ready[0].dtype, str(keys.device))
-    at = torch.tensor(call, device=keys.device)
-    if len(static[1]) == 1:
-        return _compiled(_drawn_and_contracted, signature)(static, keys, at, chunk)
-    # In one graph the compiler draws again for every output rather than keep the masks of a chunk.
-    draws = _compiled(_drawn_in_graph, signature)(static, keys, at, chunk)
-    return _compiled(_contracted, signature)(static, draws, chunk)
+def _write_inputs(tiling: Tiling, planes: list[Tensor], into: Tensor) -> None:
+    """Write x, or images, for some examples: the adjoint of :func:`_input_vectors`."""
+    unfold = tiling.contraction.unfold
+    vectors = tiling.joined(planes)[: into.shape[0]]
+    if unfold is None:
+        into.copy_(vectors.squeeze(1))
+        return
+    b, groups, count, entries = vectors.shape
+    images = into.shape[1]
+    by_image = vectors.reshape(b, groups, images, count // images, entries)
+    patches = by_image.transpose(1, 2).flatten(0, 1)
+    into.copy_(unfold.images(patches).reshape(into.shape))
 
 
-@cache
-def _compiled(function: FunctionType, signature: Any) -> Callable[..., Any]:
-    # The compiler counts recompilations by code object and falls back to eager after a few: each
-    # shape gets its own.
-    code = function.__code__.replace(
-        co_name=f"{function.__name__}_{_compiled.cache_info().currsize}"
-    )
-    return untyped.compile(FunctionType(code, function.__globals__), dynamic=False, fullgraph=True)
+def _whole(kind: Kind, tiling: Tiling, result: list[Tensor]) -> Tensor:
+    return tiling.joined(result) if kind == "a" else result[0]

@@ -1,11 +1,13 @@
-"""The contractions as differentiable functions of all their factors and of the gates, closed under
-every transform.
+"""The contractions as one differentiable function of the gates and of all factors.
+
+:mod:`.product` calls it. Every torch transform applies to it: ``grad``, ``jvp``, ``vmap``, nested
+as one likes, and ``torch.compile``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, replace
 from functools import cache
 from typing import Any, cast
 
@@ -13,22 +15,19 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.distributions.base import named
-from l0func.engine.contraction.chunks import Contraction, Output
-from l0func.engine.contraction.run import Operands, run, x_shape
+from l0func.distributions import GateDistribution
+from l0func.distributions.identities import identities
+from l0func.engine.contraction.chunks import Contraction, Kind, Output
+from l0func.engine.contraction.run import Operands, Sweep, count_vectors, inputs_shape, run
 from l0func.internal.context import compiles, compiling
 from l0func.internal.forward_mode import forward_rule
 from l0func.internal.untyped import untyped
 from l0func.kernels.choice import kernel_in_use
 from l0func.kernels.unfold import Unfold
 
-Static = tuple[Any, ...]
-"""A plan and a choice of kernel as nested tuples of constants, which a compiler's graph can hold.
-"""
-
 
 def sweep(
-    plan: Contraction,
+    contraction: Contraction,
     output: Output,
     keys: Tensor,
     log_alpha: Tensor,
@@ -36,15 +35,16 @@ def sweep(
     x: Tensor | None,
     g: Tensor | None,
 ) -> Tensor:
-    r"""One contraction of :math:`S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}` with masks
-    drawn as it goes.
+    r"""One contraction with masks that are drawn as it goes.
 
-    Source: the derivatives of a product with a mask, all of one family: each factor's slope is the
-    contraction of the others, and the slope in the location raises k by one.
+    .. math:: S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}
+
+    Source: the derivatives of a product with a mask form one family. The slope in each factor
+    contracts the others; the slope in the location raises k by one.
 
     Args:
-        plan: The sizes, and the distribution of z.
-        output: Which factor is the result, ``"y"`` (in place of g), ``"x"`` or ``"a"``, and k.
+        contraction: The sizes, and a distribution for z.
+        output: The factor to compute, ``"y"`` (in place of g), ``"x"`` or ``"a"``, and k.
         keys: ``(B, 2)``.
         log_alpha: ``(G, O, gates of a row)``.
         a: The weight, ``(G, O, I)``.
@@ -52,210 +52,284 @@ def sweep(
         g: ``(B, G, R, O)``.
 
     Returns:
-        The shape of the factor that is the result.
+        The computed factor.
     """
-    static = _static(plan, kernel_in_use() == "compiled")
-    outputs = ((output.kind, output.order),)
-    call = _traced if compiling() else _apply
-    return call(static, outputs, keys, log_alpha, a, x, g)[0]
+    compiled = kernel_in_use() == "compiled"
+    if compiling():
+        flat = _graph_constants(contraction, output, compiled)
+        return _traced(flat, keys, log_alpha, a, x, g)
+    constants = Sweep(contraction, (output,), compiled)
+    return _apply(constants, keys, log_alpha, a, x, g)[0]
 
 
-def _static(plan: Contraction, compiled: bool) -> Static:
-    unfold = None if plan.unfold is None else astuple(plan.unfold)
-    return (plan.distribution.identity, plan.shape, plan.repeat, plan.first, unfold, compiled)
+# A compiler's graph can hold no objects of ours. Its constants are texts, numbers and tuples.
 
 
-@cache
-def _plan(static: Static) -> tuple[Contraction, bool]:
-    identity, shape, repeat, first, unfold, compiled = static
-    return Contraction(
-        named(identity), shape, repeat, first, None if unfold is None else Unfold(*unfold)
-    ), compiled
+def _graph_constants(contraction: Contraction, output: Output, compiled: bool) -> tuple[Any, ...]:
+    """A sweep with one output, as nested tuples."""
+    unfold = None if contraction.unfold is None else astuple(contraction.unfold)
+    identity = contraction.distribution.identity
+    sizes = (contraction.shape, contraction.repeat, contraction.first, unfold)
+    return identity, sizes, (output.kind, output.order), compiled
 
 
-def _apply(
-    static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None
-) -> tuple[Tensor, ...]:
-    function: Any = _Sweep
-    return function.apply(_concrete(static), tuple(outputs), *tensors)
+def _from_constants(constants: tuple[Any, ...]) -> Sweep:
+    """The inverse of :func:`_graph_constants`."""
+    identity, sizes, output, compiled = _fixed(constants)
+    shape, repeat, first, windows = sizes
+    distribution = identities.find(identity, GateDistribution)
+    unfold = None if windows is None else Unfold(*windows)
+    contraction = Contraction(distribution, shape, repeat, first, unfold)
+    return Sweep(contraction, (Output(*output),), compiled)
 
 
-def _concrete(value: Any) -> Any:
-    # A compiler may leave sizes open; those of a weight are part of the plan.
+def _fixed(value: Any) -> Any:
+    # A compiler may leave sizes open; those of a weight are constants of the sweep.
     if isinstance(value, tuple):
-        return tuple(_concrete(item) for item in cast("tuple[Any, ...]", value))
+        return tuple(_fixed(item) for item in cast("tuple[Any, ...]", value))
     return int(value) if isinstance(value, torch.SymInt) else value
 
 
 @untyped.compiler.allow_in_graph
-def _traced(
-    static: Static, outputs: Sequence[tuple[str, int]], *tensors: Tensor | None
-) -> tuple[Tensor, ...]:
-    # The compiler would not follow a Function with rules for jvp and vmap; those who trace its
+def _traced(constants: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
+    # The compiler would not follow a Function with rules for jvp and vmap; the tracers of its
     # graph do.
-    return _apply(static, outputs, *tensors)
+    return _apply(_from_constants(constants), *tensors)[0]
+
+
+# The custom operator, opaque to a compiler around it: otherwise the compiler would unroll the
+# chunks, or hold all masks.
 
 
 def _computed(
-    static: str,
-    outputs: str,
+    identity: str,
     keys: Tensor,
     log_alpha: Tensor,
     a: Tensor | None,
     x: Tensor | None,
     g: Tensor | None,
 ) -> list[Tensor]:
-    plan, compiled = _plan(_STATIC[static])
-    return run(plan, _outputs(outputs), keys, Operands(log_alpha, a, x, g), compiled)
+    """The operator: a sweep by its identity."""
+    return run(identities.find(identity, Sweep), keys, Operands(log_alpha, a, x, g))
 
 
 def _empty(
-    static: str,
-    outputs: str,
+    identity: str,
     keys: Tensor,
     log_alpha: Tensor,
     a: Tensor | None,
     x: Tensor | None,
     g: Tensor | None,
 ) -> list[Tensor]:
-    plan, _ = _plan(_STATIC[static])
-    windows = 1 if plan.unfold is None else torch.Size(plan.unfold.windows).numel()
-    rows = g.shape[2] if g is not None else x.shape[1] * windows if x is not None else 0
+    """Empty results in their shapes, for a compiler."""
+    sweep = identities.find(identity, Sweep)
+    contraction, batch = sweep.contraction, keys.shape[0]
+    groups, weight_rows, _ = contraction.shape
+    vectors = count_vectors(contraction, x, g)
     shapes = {
-        "y": (keys.shape[0], plan.shape[0], rows, plan.shape[1]),
-        "x": x_shape(plan, keys.shape[0], rows),
-        "a": plan.shape,
+        "y": (batch, groups, vectors, weight_rows),
+        "x": inputs_shape(contraction, batch, vectors),
+        "a": contraction.shape,
     }
-    return [log_alpha.new_empty(shapes[output.kind]) for output in _outputs(outputs)]
+    return [log_alpha.new_empty(shapes[output.kind]) for output in sweep.outputs]
 
 
-def _outputs(text: str) -> list[Output]:
-    return [Output(word[0], int(word[1:])) for word in text.split()]
-
-
-_STATIC: dict[str, Static] = {}
+SCHEMA = (
+    "(str identity, Tensor keys, Tensor log_alpha, Tensor? a, Tensor? x, Tensor? g) -> Tensor[]"
+)
 
 
 def _operator() -> Callable[..., list[Tensor]]:
-    # Opaque to a compiler around it, which would otherwise unroll the chunks, or hold all masks.
     if not compiles():
         return _computed
     library: Any = torch.library
-    schema = "(str static, str outputs, Tensor keys, Tensor log_alpha, Tensor? a, Tensor? x, Tensor? g) -> Tensor[]"
-    operator = library.custom_op("l0func::sweep", _computed, mutates_args=(), schema=schema)
+    operator = library.custom_op("l0func::sweep", _computed, mutates_args=(), schema=SCHEMA)
     operator.register_fake(_empty)
     return operator
 
 
-_swept = _operator()
+_sweep_operator = _operator()
+
+
+@cache
+def _identity(sweep: Sweep) -> str:
+    return identities.identify(sweep, f"{sweep.contraction.distribution.identity} {sweep!r}")
+
+
+# The differentiable function.
+
+FACTORS: tuple[Kind, ...] = ("a", "x", "y")
+"""The factors, ordered like the arguments; ``y`` stands for g, of the same shape."""
+
+Factors = dict[str, Any]
+"""A tensor or None for each factor."""
+
+
+def _by_name(factors: Sequence[Any]) -> Factors:
+    return dict(zip(FACTORS, factors, strict=True))
+
+
+def _apply(sweep: Sweep, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Run a sweep; the tensors are keys, locations and factors."""
+    function: Any = _Sweep
+    return function.apply(sweep, *tensors)
 
 
 class _Sweep(Function):
-    """Several contractions of one set of masks."""
-
     @staticmethod
     def forward(*args: Any) -> Any:
-        static, outputs, *tensors = args
-        name = repr(static)
-        _STATIC[name] = static
-        return tuple(_swept(name, " ".join(f"{kind}{order}" for kind, order in outputs), *tensors))
+        sweep, *tensors = args
+        return tuple(_sweep_operator(_identity(sweep), *tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.static, ctx.outputs, *tensors = inputs
+        ctx.sweep, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
-        keys, log_alpha, *factors = ctx.saved_tensors
-        needed = dict(zip(("a", "x", "y"), ctx.needs_input_grad[4:], strict=True))
-        total: dict[str, Tensor | None] = dict.fromkeys(("la", "a", "x", "y"))
-        for (kind, order), slope in zip(ctx.outputs, slopes, strict=True):
+        _, _, gates_needed, *factors_needed = ctx.needs_input_grad
+        pairs = zip(FACTORS, factors_needed, strict=True)
+        needed: list[Kind] = [name for name, is_needed in pairs if is_needed]
+        grads: dict[str, Tensor] = {}
+        for output, slope in zip(ctx.sweep.outputs, slopes, strict=True):
             if slope is None:
                 continue
-            # The slope takes the place of the factor that came out.
-            given = dict(zip(("a", "x", "y"), factors, strict=True)) | {kind: slope}
-            wanted = [(other, order) for other in given if other != kind and needed[other]]
-            if ctx.needs_input_grad[3]:
-                wanted.append(("a", order + 1))
-            if not wanted:
-                continue
-            parts = _apply(ctx.static, wanted, keys, log_alpha, given["a"], given["x"], given["y"])
-            for (other, k), part in zip(wanted, parts, strict=True):
-                if k > order:
-                    total["la"] = _sum(total["la"], _to_gates(given["a"] * part, log_alpha))
-                else:
-                    total[other] = _sum(total[other], part)
-        return None, None, None, total["la"], total["a"], total["x"], total["y"]
+            for name, grad in _grads_from(ctx, output, slope, needed, gates_needed):
+                grads[name] = grads[name] + grad if name in grads else grad
+        return None, None, *(grads.get(name) for name in ("gates", *FACTORS))
 
     @forward_rule
     def jvp(ctx: Any, saved: Sequence[Any], *tangents: Any) -> Any:
         keys, log_alpha, *factors = saved
-        moved = dict(zip(("a", "x", "y"), tangents[4:], strict=True))
+        _, _, gates_moved, *factors_moved = tangents
+        given = _by_name(factors)
+        moved = _by_name(factors_moved)
         results: list[Tensor | None] = []
-        for kind, order in ctx.outputs:
-            given: dict[str, Any] = dict(zip(("a", "x", "y"), factors, strict=True)) | {kind: None}
-            total: Tensor | None = None
-            for other, tangent in moved.items():
-                if tangent is not None and other != kind:
-                    local = given | {other: tangent}
-                    total = _sum(total, _one(ctx.static, (kind, order), keys, log_alpha, local))
-            if tangents[3] is not None:
-                spread = _to_entries(tangents[3], _plan(ctx.static)[0].repeat)
-                local = given if kind == "a" else given | {"a": given["a"] * spread}
-                part = _one(ctx.static, (kind, order + 1), keys, log_alpha, local)
-                total = _sum(total, part * spread if kind == "a" else part)
-            results.append(total)
+        for output in ctx.sweep.outputs:
+            sweep = replace(ctx.sweep, outputs=(output,))
+            terms = _factor_terms(sweep, output, keys, log_alpha, given, moved)
+            if gates_moved is not None:
+                terms.append(_gate_term(sweep, output, keys, log_alpha, given, gates_moved))
+            results.append(sum(terms[1:], terms[0]) if terms else None)
         return tuple(results)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        static, outputs, *tensors = args
-        dims = in_dims[2:]
-        n = info.batch_size
-        tensors = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
-        _, mapped_la, mapped_a, *_ = (d is not None for d in dims)
-        if mapped_la or mapped_a or any(kind == "a" for kind, _ in outputs):
-            # A weight, or a sum over rows, of each own: models side by side, one after another.
-            each = [
-                _apply(
-                    static,
-                    outputs,
-                    *(t if d is None else t[i] for t, d in zip(tensors, dims, strict=True)),
-                )
-                for i in range(n)
-            ]
-            return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0,) * len(
-                outputs
-            )
-        keys, log_alpha, a, x, g = (
-            t if t is None or d is not None or number in (1, 2) else t.expand(n, *t.shape)
-            for number, (t, d) in enumerate(zip(tensors, dims, strict=True))
-        )
-        flat = [None if t is None else t.flatten(0, 1) for t in (keys, x, g)]
-        merged = _apply(static, outputs, flat[0], log_alpha, a, flat[1], flat[2])
-        return tuple(t.reshape(n, t.shape[0] // n, *t.shape[1:]) for t in merged), (0,) * len(
-            outputs
-        )
+        sweep, *tensors = args
+        mapped = [dim is not None for dim in in_dims[1:]]
+        pairs = zip(tensors, in_dims[1:], strict=True)
+        tensors = [t if dim is None else t.movedim(dim, 0) for t, dim in pairs]
+        _, maps_gates, maps_weight, *_ = mapped
+        sums_examples = any(output.kind == "a" for output in sweep.outputs)
+        if maps_gates or maps_weight or sums_examples:
+            results = _one_by_one(sweep, info.batch_size, tensors, mapped)
+        else:
+            results = _as_one_batch(sweep, info.batch_size, tensors, mapped)
+        return results, (0,) * len(results)
 
 
-def _one(
-    static: Static, output: tuple[str, int], keys: Tensor, log_alpha: Tensor, given: dict[str, Any]
+def _grads_from(
+    ctx: Any, output: Output, slope: Tensor, needed: Sequence[Kind], gates_needed: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The gradients that one output gives, each with the name of its factor or ``"gates"``.
+
+    Args:
+        ctx: The function's context.
+        output: The output.
+        slope: Its slope.
+        needed: The factors that need a gradient.
+        gates_needed: Whether the locations need one.
+    """
+    keys, log_alpha, *factors = ctx.saved_tensors
+    # The slope takes the place of the factor that came out.
+    given: Factors = _by_name(factors) | {output.kind: slope}
+    wanted = [Output(kind, output.order) for kind in needed if kind != output.kind]
+    names: list[str] = [result.kind for result in wanted]
+    if gates_needed:
+        names.append("gates")
+        wanted.append(Output("a", output.order + 1))
+    if not wanted:
+        return
+    sweep = replace(ctx.sweep, outputs=tuple(wanted))
+    for name, found in zip(names, _swept_again(sweep, keys, log_alpha, given), strict=True):
+        yield name, _to_gates(given["a"] * found, log_alpha) if name == "gates" else found
+
+
+def _factor_terms(
+    sweep: Sweep, output: Output, keys: Tensor, log_alpha: Tensor, given: Factors, moved: Factors
+) -> list[Tensor]:
+    """The changes of an output with each factor that moves."""
+    terms: list[Tensor] = []
+    for name, tangent in moved.items():
+        if tangent is not None and name != output.kind:
+            local = given | {output.kind: None, name: tangent}
+            terms.append(_swept_again(sweep, keys, log_alpha, local)[0])
+    return terms
+
+
+def _gate_term(
+    sweep: Sweep, output: Output, keys: Tensor, log_alpha: Tensor, given: Factors, moved: Tensor
 ) -> Tensor:
-    return _apply(static, (output,), keys, log_alpha, given["a"], given["x"], given["y"])[0]
+    """The change of an output with the locations: the masks are derived once more."""
+    spread = _to_entries(moved, sweep.contraction.repeat)
+    steeper = replace(sweep, outputs=(Output(output.kind, output.order + 1),))
+    if output.kind == "a":
+        return _swept_again(steeper, keys, log_alpha, given | {"a": None})[0] * spread
+    local = given | {output.kind: None, "a": given["a"] * spread}
+    return _swept_again(steeper, keys, log_alpha, local)[0]
 
 
-def _sum(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total + part
+def _one_by_one(
+    sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
+) -> tuple[Tensor, ...]:
+    """Mapped weights, or sums over examples: every model has its own sweep."""
+    results: list[tuple[Tensor, ...]] = []
+    for i in range(count):
+        pairs = zip(tensors, mapped, strict=True)
+        own = [t[i] if is_mapped else t for t, is_mapped in pairs]
+        results.append(_apply(sweep, *own))
+    return tuple(torch.stack(each) for each in zip(*results, strict=True))
+
+
+def _as_one_batch(
+    sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
+) -> tuple[Tensor, ...]:
+    """Mapped examples with one weight: the mapped dimension joins the batch."""
+    keys, log_alpha, a, x, g = tensors
+    maps_keys, _, _, maps_x, maps_g = mapped
+    all_keys = _joined_to_batch(keys, count, maps_keys)
+    all_x = _joined_to_batch(x, count, maps_x)
+    all_g = _joined_to_batch(g, count, maps_g)
+    merged = _apply(sweep, all_keys, log_alpha, a, all_x, all_g)
+    batch = merged[0].shape[0] // count
+    return tuple(t.reshape(count, batch, *t.shape[1:]) for t in merged)
+
+
+def _joined_to_batch(t: Tensor | None, count: int, is_mapped: bool) -> Tensor | None:
+    """The first two dimensions as one; without a mapped dimension, the tensor ``count`` times."""
+    if t is None:
+        return None
+    wide = t if is_mapped else t.expand(count, *t.shape)
+    return wide.flatten(0, 1)
+
+
+def _swept_again(
+    sweep: Sweep, keys: Tensor, log_alpha: Tensor, given: Factors
+) -> tuple[Tensor, ...]:
+    return _apply(sweep, keys, log_alpha, *(given[name] for name in FACTORS))
 
 
 def _to_gates(entries: Tensor, log_alpha: Tensor) -> Tensor:
-    """The sum over the entries of each gate."""
+    """For each gate, the sum over its entries."""
     repeat = entries.shape[-1] // log_alpha.shape[-1]
-    return entries if repeat == 1 else entries.reshape(*log_alpha.shape, repeat).sum(-1)
+    if repeat == 1:
+        return entries
+    return entries.reshape(*log_alpha.shape, repeat).sum(-1)
 
 
 def _to_entries(gates: Tensor, repeat: int) -> Tensor:
+    """For each entry, the value of its gate."""
     return gates if repeat == 1 else gates.repeat_interleave(repeat, dim=-1)
