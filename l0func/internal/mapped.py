@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
 from l0func.internal.names import check_names
-from l0func.internal.tree import LEAVES, level_of
+from l0func.internal.tree import LEAVES, leaves, level_of, rebuild
 
 
 class _Place(NamedTuple):
@@ -102,3 +103,44 @@ def _place_tensor(tensor: Tensor, dim: Any, what: str, parts: FlatMapped) -> _Pl
     parts.tensors.append(tensor)
     parts.dims.append(dim % tensor.dim())
     return _Place(dim % tensor.dim())
+
+
+def split_chunks(
+    tensors: Sequence[Tensor], dims: Sequence[int], size: int | None, /
+) -> list[list[Tensor]]:
+    """Cut tensors into chunks of rows, for a map that computes one chunk at a time.
+
+    Args:
+        tensors: Tensors with the same number of rows, at least one tensor.
+        dims: The dimension of rows of each tensor.
+        size: Rows of a chunk; the last chunk may have fewer. None is all rows.
+
+    Returns:
+        For each chunk its tensors, in the order of ``tensors``.
+    """
+    rows = tensors[0].shape[dims[0]]
+    if size is None or size >= rows:
+        # Uncut: the backward pass of a narrow allocates a zero tensor as large as the whole input.
+        return [list(tensors)]
+    pairs = list(zip(tensors, dims, strict=True))
+    found: list[list[Tensor]] = []
+    for start in range(0, rows, size):
+        length = min(size, rows - start)
+        found.append([x.narrow(d, start, length) for x, d in pairs])
+    return found
+
+
+def join_chunks(results: Sequence[Any], /) -> Any:
+    """Join the results of all chunks, the inverse of :func:`split_chunks`.
+
+    Args:
+        results: For each chunk a pytree of tensors with rows along dimension 0.
+
+    Returns:
+        A pytree of the same structure; each tensor holds the rows of all chunks.
+    """
+    if len(results) == 1:
+        return results[0]
+    named = [leaves(result, "a chunk's result") for result in results]
+    whole = {path: torch.cat([own[path] for own in named]) for path in named[0]}
+    return rebuild(results[0], whole)
