@@ -1,8 +1,8 @@
-"""Which parameters need no mask of their full shape when every row has its own, and why.
+"""How the gates act on each weight when every row has its own mask.
 
-The gates of most rules either scale one dimension of a weight or sit on single entries of it; a
-:class:`Layout` sorts them so. :class:`~l0func.engine.stand_ins.StandIns` reads the layouts of a
-spec once.
+Most gates either scale along one dimension or sit on single entries. A :class:`Layout` sorts them
+so, and the weight then needs no full mask for each row. :class:`~l0func.engine.stand_ins.StandIns`
+sorts a spec's gates once, before any call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from l0func.spec.rules import Rule, axes, axis, blocks, element, tiles, whole
 
 
 class Layout(NamedTuple):
-    """The gates on one parameter of rank 2 or more, sorted by how they act on it."""
+    """The gates on one parameter with rank 2 or more, sorted by how they act on it."""
 
     parameter: ParameterPlan
     along_dim: tuple[tuple[int, Binding], ...]
@@ -26,7 +26,7 @@ class Layout(NamedTuple):
     """Gates on single entries, or on all entries behind some leading dimensions."""
 
     def scales(self, values: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
-        """For each dimension the product of the gates along it, or None.
+        """For each dimension the product over the gates along it, or None.
 
         Args:
             values: ``{gate name: z}``.
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 
 def layouts(spec: GateSpec) -> dict[str, Layout]:
-    """The layouts of all parameters that need no mask of their full shape, by path."""
+    """``{path: layout}`` for each parameter that needs no mask in its full shape."""
     possible: dict[str, Layout] = {}
     for parameter in spec.parameters:
         layout = _layout(parameter)
@@ -51,11 +51,12 @@ def layouts(spec: GateSpec) -> dict[str, Layout]:
     # Entry gates are drawn inside the operations. A gate that also acts elsewhere has to be drawn
     # before the call, so its masks are laid out.
     needed = _gates_needed_before(spec, possible)
-    return {
-        path: layout
-        for path, layout in possible.items()
-        if layout.per_entry is None or layout.per_entry.gate not in needed
-    }
+    kept: dict[str, Layout] = {}
+    for path, layout in possible.items():
+        binding = layout.per_entry
+        if binding is None or binding.gate not in needed:
+            kept[path] = layout
+    return kept
 
 
 def _gates_needed_before(spec: GateSpec, possible: Mapping[str, Layout]) -> set[str]:
@@ -87,7 +88,8 @@ def _layout(parameter: ParameterPlan) -> Layout | None:
             return None
     if len(per_entry) > 1:
         return None
-    return Layout(parameter, tuple(along_dim), per_entry[0] if per_entry else None)
+    entry_binding = per_entry[0] if per_entry else None
+    return Layout(parameter, tuple(along_dim), entry_binding)
 
 
 def _multipliers(parameter: ParameterPlan) -> list[Binding]:
@@ -112,7 +114,7 @@ def _only_dim(rule: Rule, rank: int) -> int | None:
 
 
 def _is_per_entry(rule: Rule, rank: int) -> bool:
-    """Whether a rule gates every entry, or every index of the leading dimensions."""
+    """Whether a rule gates every entry, or every index into the leading dimensions."""
     if isinstance(rule, axes):
         dims = sorted(dim % rank for dim in rule.dims)
         return dims == list(range(len(dims)))

@@ -1,8 +1,8 @@
 """The gated parameter: a tensor that stands for ``weight * mask`` without holding that product.
 
-:class:`~l0func.engine.stand_ins.StandIns` makes one for each gated weight of a call. The module
-uses it like any parameter, and torch hands each such use to ``GatedParameter.__torch_function__``,
-which runs the operation's handler from :mod:`l0func.engine.ops`.
+:class:`~l0func.engine.stand_ins.StandIns` makes one for each gated weight in a call. The module
+uses it like any parameter. Torch hands each use to ``GatedParameter.__torch_function__``, and that
+runs the operation's handler from :mod:`l0func.engine.ops`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from l0func.engine.function_kinds import DESCRIPTIONS, writes
 from l0func.internal.interception import function_name
 
 Scales = tuple[Tensor | None, ...]
-"""For each dimension of a weight the factors along it, a vector; None where there are none."""
+"""For each weight dimension the factors along it, a vector, or None."""
 
 Handler = Callable[..., Any]
-"""Runs in place of a torch function, with its arguments; may return NotImplemented."""
+"""Runs in place of a torch function. It takes the same arguments and may return NotImplemented."""
 
 
 class GatedParameter(Tensor):
-    """A tensor that stands for ``weight * scales * masks of the entry gates``.
+    """A tensor that stands for ``weight * scales * entry gates' masks``.
 
     Made by :func:`stand_in`. An operation with a handler is computed from the factors; any other
     operation is computed on their product.
@@ -62,7 +62,8 @@ class GatedParameter(Tensor):
         """The product itself.
 
         Raises:
-            ValueError: The entry gates are under local reparameterisation, which draws no masks.
+            ValueError: Under local reparameterisation, if there are entry gates: it draws sums
+                over a weight and has no masks.
         """
         product = self.weight
         for dim, scale in enumerate(self.scales):
@@ -82,7 +83,7 @@ class GatedParameter(Tensor):
     def like(
         self, weight: Tensor, scales: Scales, entry_gates: EntryGates | None
     ) -> GatedParameter:
-        """A stand-in made of other factors, with the same handlers and path."""
+        """A stand-in with other factors, and with the same handlers and path."""
         return stand_in(weight, scales, entry_gates, self.handlers, self.path)
 
 
@@ -93,11 +94,11 @@ def stand_in(
     handlers: Mapping[Any, Handler],
     path: str,
 ) -> GatedParameter:
-    """A tensor that stands for the product of a weight with scales and masks.
+    """A tensor that stands for a weight times scales and masks.
 
     Args:
         weight: The weight, shape ``(*weight,)``.
-        scales: For each dimension of the weight a vector of factors along it, or None.
+        scales: For each weight dimension a vector with the factors along it, or None.
         entry_gates: Gates on single entries, or None.
         handlers: ``{torch function: handler}``.
         path: The parameter's path, for error messages.
@@ -117,7 +118,7 @@ def stand_in(
 
 
 def broadcast_along(scale: Tensor, dim: int, rank: int) -> Tensor:
-    """A vector, reshaped to multiply dimension ``dim`` of a tensor of this rank."""
+    """A vector, reshaped to multiply a tensor with this rank along dimension ``dim``."""
     return scale.reshape(-1, *(1,) * (rank - dim - 1))
 
 
@@ -127,12 +128,12 @@ def dense(value: Any) -> Any:
 
 
 def holds_gated(args: Any, kwargs: Any) -> bool:
-    """Whether a gated parameter is among the arguments of a call, or in a list there."""
+    """Whether a gated parameter is among a call's arguments, or in a list there."""
     return len(_handlers_of(args, kwargs)) > 0
 
 
 def _handlers_of(args: Any, kwargs: Any) -> Mapping[Any, Handler]:
-    """The handlers of the first gated parameter among the arguments; none without one."""
+    """The first gated parameter's handlers; none if no argument is a gated parameter."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, GatedParameter):
             return value.handlers
@@ -148,16 +149,18 @@ def _weight_of(value: Any) -> Any:
 
 
 def _dense_inside(value: Any) -> Any:
-    """The value with products in place of gated parameters, in lists and tuples too."""
+    """The value with a product for each gated parameter, in lists and tuples too."""
     if type(value) in (tuple, list):
         return type(value)([_dense_inside(item) for item in value])
     return dense(value)
 
 
 def _refuse_writing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    # torch.nn.init passes its tensor by name.
-    written = (*args[:1], *kwargs.values()) if writes(func) else (kwargs.get("out"),)
-    for target in written:
+    targets: tuple[Any, ...] = (kwargs.get("out"),)
+    if writes(func):
+        # torch.nn.init passes its tensor by name.
+        targets = (*args[:1], *kwargs.values())
+    for target in targets:
         if isinstance(target, GatedParameter):
             raise ValueError(
                 f"{function_name(func)} writes into the gated parameter {target.path!r}, which a "

@@ -1,7 +1,7 @@
-"""The parameters of one call in which every row has its own masks.
+"""The parameters for a call that gives every row its own masks.
 
-:class:`~l0func.engine.gated.Gated` asks for them. Weights are replaced by gated parameters, so
-that no mask of a weight's shape is built for a row; vectors are multiplied by their masks.
+:class:`~l0func.engine.gated.Gated` asks for them. A gated parameter replaces each weight, so that
+no row needs a mask as large as the weight. Vectors are multiplied by their masks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from l0func.spec.rules import element
 
 
 class StandIns:
-    """A function ``(key, params, gates) -> params`` in which gated weights are stand-ins.
+    """A function ``(key, params, gates) -> params``; the result has stand-ins for gated weights.
 
     Args:
         spec: The gate spec.
@@ -29,7 +29,7 @@ class StandIns:
 
     Attributes:
         layouts: For each parameter that gets a stand-in, by path: how its gates act on it.
-        masked: The other parameters with a gate, which are multiplied by their masks.
+        masked: The other parameters with a gate; they are multiplied by their masks.
         sampled: The gate vectors with values drawn before the call.
         per_entry: The gate vectors with values drawn by the operations that use them.
 
@@ -60,7 +60,7 @@ class StandIns:
             gates: ``{gate name: log_alpha}``.
 
         Returns:
-            A pytree of the structure of ``params``.
+            A pytree like ``params``.
         """
         check_single_key(key)
         log_alphas = check_gates(gates, self.spec)
@@ -76,16 +76,20 @@ class StandIns:
         return tree.rebuild(masked, tensors)
 
     def _masks(self, values: Gates) -> Masks:
-        return {p.path: p.spread(values, owned=False).to(p.dtype) for p in self.masked}
+        masks: Masks = {}
+        for parameter in self.masked:
+            mask = parameter.spread(values, owned=False)
+            masks[parameter.path] = mask.to(parameter.dtype)
+        return masks
 
     def _entry_gates(self, keys: Tensor, log_alphas: Gates) -> dict[str, EntryGates]:
-        """The entry gates of one call, by gate name; their keys follow those of ``sampled``."""
+        """The call's entry gates, by gate name; their keys come after those for ``sampled``."""
         sums = SumLog()
         found: dict[str, EntryGates] = {}
         for i, gate in enumerate(self.per_entry, len(self.sampled)):
-            found[gate.name] = EntryGates(
-                gate.distribution, keys[i], log_alphas[gate.name], sums, self.local_reparam
-            )
+            la = log_alphas[gate.name]
+            own = EntryGates(gate.distribution, keys[i], la, sums, self.local_reparam)
+            found[gate.name] = own
         return found
 
 
@@ -103,12 +107,12 @@ def _check_devices(layout: Layout, weight: Tensor, log_alphas: Gates) -> None:
 
 
 def _check_sums(path: str, layout: Layout, per_entry: list[str]) -> None:
-    """Refuse gates if the sums over them are no Gaussians of independent terms.
+    """Refuse gates that make the terms in a sum depend on each other.
 
     Args:
         path: The parameter.
         layout: Its layout.
-        per_entry: The entry gates of all parameters, one name for each parameter.
+        per_entry: The entry gates' names, one for each parameter with entry gates.
     """
     binding = layout.per_entry
     if binding is None:

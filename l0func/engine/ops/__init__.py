@@ -1,7 +1,7 @@
-"""Handlers: how each torch operation runs on a gated parameter, one family of operations a file.
+"""Handlers: how each torch operation runs on a gated parameter, one family in a file.
 
-A handler takes the arguments of its torch function. It returns the result, or NotImplemented; then
-the operation runs on the product that the gated parameter stands for.
+A handler takes its torch function's arguments. It returns the result, or NotImplemented; then the
+operation runs on the product that the gated parameter stands for.
 """
 
 from __future__ import annotations
@@ -32,4 +32,4 @@ HANDLERS: dict[Any, Handler] = {
     **slices.HANDLERS,
     **reshape.HANDLERS,
 }
-"""The handler of each torch function that has one."""
+"""``{torch function: handler}`` from all files."""

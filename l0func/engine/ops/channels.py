@@ -19,20 +19,20 @@ from l0func.engine.parameter import GatedParameter, broadcast_along, dense
 from l0func.kernels.unfold import Unfold
 
 Side = tuple[int, int]
-"""A dimension of the kernel, and how often its scales repeat over the channels on that side."""
+"""A kernel dimension, and how often its scales repeat over the channels on that side."""
 
 
 @dataclass(frozen=True)
 class ConvolutionCall(ABC):
-    """The settings of one call, as torch's function takes them.
+    """One call's settings, as torch's function takes them.
 
     Args:
         function: torch's convolution.
-        dims: Number of dimensions of an image, 1 to 3.
+        dims: Number of image dimensions, 1 to 3.
         stride: A number, or one for each dimension.
         padding: As ``stride``; or a word, if the function takes one.
         dilation: As ``stride``.
-        groups: Number of groups of channels.
+        groups: Number of channel groups.
     """
 
     function: Callable[..., Tensor]
@@ -45,12 +45,12 @@ class ConvolutionCall(ABC):
     @property
     @abstractmethod
     def input_side(self) -> Side:
-        """The kernel's dimension of input channels."""
+        """The kernel's dimension for input channels."""
 
     @property
     @abstractmethod
     def output_side(self) -> Side:
-        """The kernel's dimension of output channels."""
+        """The kernel's dimension for output channels."""
 
     @abstractmethod
     def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
@@ -58,14 +58,14 @@ class ConvolutionCall(ABC):
 
     @abstractmethod
     def convolve_entries(self, x: Tensor, kernel: GatedParameter) -> Any:
-        """The convolution with masks of the entry gates, or NotImplemented; scales left out."""
+        """The convolution with the entry gates' masks and without scales, or NotImplemented."""
 
 
 def gated_convolution(call: ConvolutionCall, input: Any, weight: Any, bias: Any) -> Any:
     """A convolution with a gated kernel.
 
     Args:
-        call: The settings of the call.
+        call: The call's settings.
         input: Images, ``(N, channels, *sizes)`` or ``(channels, *sizes)``.
         weight: The kernel.
         bias: A vector, or None.
@@ -79,11 +79,13 @@ def gated_convolution(call: ConvolutionCall, input: Any, weight: Any, bias: Any)
     if y is NotImplemented:
         return NotImplemented
     y = _scaled(y, weight, call.output_side, call.dims)
-    return y if bias is None else y + broadcast_along(dense(bias), 0, call.dims + 1)
+    if bias is None:
+        return y
+    return y + broadcast_along(dense(bias), 0, call.dims + 1)
 
 
 def _has_window_scales(weight: GatedParameter) -> bool:
-    """Whether a position of the window has gates; no scaling of input or output can express it."""
+    """Whether gates are on window positions; scaling input or output cannot express them."""
     return any(scale is not None for scale in weight.scales[2:])
 
 
@@ -106,7 +108,7 @@ def _unscaled(call: ConvolutionCall, x: Tensor, weight: GatedParameter) -> Any:
 
 
 def per_dim(setting: Any, dims: int) -> list[int]:
-    """A setting of a convolution as a list with a number for each dimension."""
+    """A convolution's setting as a list with a number for each dimension."""
     sizes = [setting] if isinstance(setting, int) else list(setting)
     return sizes * dims if len(sizes) == 1 else sizes
 
@@ -120,18 +122,14 @@ def unfold_of(
     dilation: Sequence[int],
     groups: int,
 ) -> Unfold:
-    """The windows of a convolution; images of fewer dimensions than three get sizes of 1."""
-    return Unfold(
-        channels,
-        _three(space, 1),
-        _three(kernel, 1),
-        _three(stride, 1),
-        _three(padding, 0),
-        _three(dilation, 1),
-        groups,
-    )
+    """A convolution's windows; images get size 1 for the dimensions that they lack."""
+    space, kernel = _three(space, 1), _three(kernel, 1)
+    stride, dilation = _three(stride, 1), _three(dilation, 1)
+    padding = _three(padding, 0)
+    return Unfold(channels, space, kernel, stride, padding, dilation, groups)
 
 
 def _three(sizes: Sequence[int], missing: int) -> tuple[int, int, int]:
-    depth, height, width = [missing] * (3 - len(sizes)) + list(sizes)
+    filled = [missing] * (3 - len(sizes))
+    depth, height, width = [*filled, *sizes]
     return depth, height, width

@@ -19,12 +19,13 @@ from l0func.engine.ops.channels import (
 )
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, Handler
+from l0func.kernels.unfold import Unfold
 
 HANDLERS = HandlerTable()
 
 
 class _Convolution(ConvolutionCall):
-    """One call of ``torch.conv1d``, ``conv2d`` or ``conv3d``."""
+    """One call to ``torch.conv1d``, ``conv2d`` or ``conv3d``."""
 
     @property
     def input_side(self) -> Side:
@@ -42,16 +43,22 @@ class _Convolution(ConvolutionCall):
         assert kernel.entry_gates is not None
         batched = x.dim() == self.dims + 2
         images, padding = self._padded(x if batched else x.unsqueeze(0), kernel)
-        stride, dilation = per_dim(self.stride, self.dims), per_dim(self.dilation, self.dims)
-        channels, space, window = images.shape[1], images.shape[2:], kernel.shape[2:]
-        unfold = unfold_of(channels, space, window, stride, padding, dilation, self.groups)
+        unfold = self._unfold(images, kernel, padding)
         images = images.reshape(*images.shape[:2], *unfold.space)
         y = product.masked_convolution(images, kernel.weight, kernel.entry_gates, unfold)
-        y = y.reshape(*y.shape[:2], *unfold.windows[3 - self.dims :])
+        windows = unfold.windows[3 - self.dims :]
+        y = y.reshape(*y.shape[:2], *windows)
         return y if batched else y.squeeze(0)
 
+    def _unfold(self, images: Tensor, kernel: GatedParameter, padding: list[int]) -> Unfold:
+        stride = per_dim(self.stride, self.dims)
+        dilation = per_dim(self.dilation, self.dims)
+        channels, *space = images.shape[1:]
+        window = kernel.shape[2:]
+        return unfold_of(channels, space, window, stride, padding, dilation, self.groups)
+
     def _padded(self, x: Tensor, kernel: GatedParameter) -> tuple[Tensor, list[int]]:
-        """The images, and the padding that is still to do: a padding by name is done here."""
+        """The images, padded if the padding is a word; and the padding that is left to do."""
         if not isinstance(self.padding, str):
             return x, per_dim(self.padding, self.dims)
         if self.padding == "same":

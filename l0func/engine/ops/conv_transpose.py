@@ -1,6 +1,6 @@
 """Transposed convolutions with a gated kernel.
 
-A transposed convolution is the derivative of a convolution in its images, and it runs as such. The
+It runs as a derivative: a convolution's derivative in its images is a transposed convolution. The
 steps common to all convolutions are in ``channels``.
 """
 
@@ -30,7 +30,7 @@ HANDLERS = HandlerTable()
 
 @dataclass(frozen=True)
 class _TransposedConvolution(ConvolutionCall):
-    """One call of ``torch.conv_transpose1d``, ``conv_transpose2d`` or ``conv_transpose3d``."""
+    """One call to ``torch.conv_transpose1d``, ``conv_transpose2d`` or ``conv_transpose3d``."""
 
     output_padding: Any
 
@@ -63,21 +63,26 @@ class _TransposedConvolution(ConvolutionCall):
         return y if batched else y.squeeze(0)
 
     def _output_space(self, windows: list[int], kernel: GatedParameter) -> list[int]:
-        """The sizes of an output image."""
-        stride, padding = per_dim(self.stride, self.dims), per_dim(self.padding, self.dims)
+        """An output image's sizes."""
+        stride = per_dim(self.stride, self.dims)
+        padding = per_dim(self.padding, self.dims)
         dilation = per_dim(self.dilation, self.dims)
         output_padding = per_dim(self.output_padding, self.dims)
         space: list[int] = []
         for i, size in enumerate(kernel.shape[2:]):
-            reach = (windows[i] - 1) * stride[i] + dilation[i] * (size - 1) + 1
-            space.append(reach - 2 * padding[i] + output_padding[i])
+            last_start = (windows[i] - 1) * stride[i]
+            window_size = dilation[i] * (size - 1) + 1
+            cut = 2 * padding[i] - output_padding[i]
+            space.append(last_start + window_size - cut)
         return space
 
     def _unfold(self, space: list[int], kernel: GatedParameter) -> Unfold:
-        """The windows of the underlying convolution, over output images."""
-        stride, padding = per_dim(self.stride, self.dims), per_dim(self.padding, self.dims)
+        """The underlying convolution's windows over output images."""
+        stride = per_dim(self.stride, self.dims)
+        padding = per_dim(self.padding, self.dims)
         dilation = per_dim(self.dilation, self.dims)
-        channels, window = kernel.shape[1] * self.groups, kernel.shape[2:]
+        channels = kernel.shape[1] * self.groups
+        window = kernel.shape[2:]
         return unfold_of(channels, space, window, stride, padding, dilation, self.groups)
 
 

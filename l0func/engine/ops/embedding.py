@@ -1,4 +1,4 @@
-"""Lookups in a gated table: only the gates of the rows that are looked up are drawn."""
+"""Lookups in a gated table: gates are drawn only for the rows that are looked up."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def _lookup(input: Tensor, table: GatedParameter) -> Tensor:
 
 
 def _masks_at(input: Tensor, gates: EntryGates) -> Tensor:
-    """The masks of the rows at these indices, shape ``(*input, row size)``."""
+    """The masks for the rows at these indices, shape ``(*input, row size)``."""
     start = gates.first + input * gates.log_alpha.shape[1]
     u = _uniforms_from(start, gates)
     return gates.distribution.quantile(u, F.embedding(input, gates.log_alpha))
 
 
 def _uniforms_from(start: Tensor, gates: EntryGates) -> Tensor:
-    """The elements of the key's stream from each start on, as many as a row of the table has.
+    """From each start on, the next elements in the key's stream, one for each gate in a row.
 
-    A call of the generator makes four elements. Rows of another size start inside a call, so one
-    more call is made at either end, and the row is picked out of the elements.
+    The generator makes four elements in a call. If a row starts inside a call, extra calls cover
+    both ends, and the row's elements are gathered from all of them.
     """
     size = gates.log_alpha.shape[1]
     aligned = size % WORDS_PER_CALL == 0 and gates.first % WORDS_PER_CALL == 0
@@ -78,4 +78,5 @@ def _uniforms_from(start: Tensor, gates: EntryGates) -> Tensor:
     if aligned:
         return u
     skip = (start % WORDS_PER_CALL).unsqueeze(-1)
-    return u.gather(-1, skip + torch.arange(size, device=start.device))
+    wanted = skip + torch.arange(size, device=start.device)
+    return u.gather(-1, wanted)

@@ -1,6 +1,6 @@
 """Local reparameterisation: draws the sums over a gated weight in place of its masks.
 
-The handlers of linear layers and convolutions call it where the entry gates ask for it.
+The handlers for linear layers and convolutions call it where the entry gates ask for it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def gaussian(
         \epsilon \sim N(0, 1)
 
     The moments are exact. Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, Eq. 6; for
-    convolutions Molchanov, Ashukha & Vetrov (2017), arXiv:1701.05369, Eq. 17. The positions of a
-    row get independent draws.
+    convolutions Molchanov, Ashukha & Vetrov (2017), arXiv:1701.05369, Eq. 17. Each position in a
+    row gets an independent draw.
 
     Args:
         product: A function that is linear in the input and in the weight: ``F.linear``, or a
@@ -35,18 +35,20 @@ def gaussian(
         weight: The weight, with entry gates; its scales are left to the caller.
 
     Returns:
-        The pre-activations, in the shape of ``product(x, weight)``.
+        The pre-activations, shaped like ``product(x, weight)``.
 
     Raises:
         ValueError: The weight is used a second time in one call.
     """
     gates = weight.entry_gates
     assert gates is not None
-    gates.sums.add(weight.path, gates.first, gates.first + gates.log_alpha.numel())
+    stop = gates.first + gates.log_alpha.numel()
+    gates.sums.add(weight.path, gates.first, stop)
     z_mean, z_variance = _moments(gates)
     w = weight.weight
     mean = product(x, w * z_mean.to(w.dtype))
-    variance = product(x * x, w * w * z_variance.to(w.dtype))
+    w_variance = w * w * z_variance.to(w.dtype)
+    variance = product(x * x, w_variance)
     noise_key = random.fold_in(gates.key, gates.first)
     noise = random.normal(noise_key, tuple(mean.shape)).to(mean.dtype)
     # Clamped: the gradient of a square root at 0 is infinite, and that of a sum without variance
@@ -56,7 +58,7 @@ def gaussian(
 
 
 def _moments(gates: EntryGates) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each gate, laid out like the weight."""
+    """Each gate's mean and variance, laid out like the weight."""
     log_alpha = gates.log_alpha
     if gates.turned:
         log_alpha = log_alpha.transpose(-2, -1)

@@ -40,7 +40,7 @@ def _is_matrix(weight: Any) -> bool:
 
 
 def _unscaled_product(x: Tensor, weight: GatedParameter) -> Tensor:
-    """``x @ (weight * masks of its entry gates).T``; the scales are left to the caller."""
+    """``x @ (weight * masks).T`` with the entry gates' masks; the caller applies the scales."""
     gates = weight.entry_gates
     if gates is None:
         return F.linear(x, weight.weight)
@@ -61,7 +61,7 @@ def matmul(input: Any, other: Any) -> Any:
 
 
 def _from_the_left(matrix: GatedParameter, other: Tensor) -> Any:
-    """``matrix @ other``, as a linear map of the columns of ``other``."""
+    """``matrix @ other``, as a linear map on the columns."""
     if other.dim() == 1:
         return gated_linear(other, matrix)
     columns = other.transpose(-2, -1)
@@ -79,12 +79,14 @@ def addmm(
 ) -> Any:
     """``torch.addmm`` with a gated matrix."""
     y = matmul(mat1, mat2)
-    return y if y is NotImplemented else beta * dense(input) + alpha * y
+    if y is NotImplemented:
+        return NotImplemented
+    return beta * dense(input) + alpha * y
 
 
 @HANDLERS.runs_for(torch.einsum)
 def einsum(equation: Any, *operands: Any) -> Any:
-    """``torch.einsum`` of a bilinear form: a linear map of the outer products of the inputs."""
+    """``torch.einsum`` for a bilinear form: a linear map on the inputs' outer products."""
     if equation != written_out.BILINEAR or not isinstance(operands[1], GatedParameter):
         return NotImplemented
     input1, weight, input2 = operands

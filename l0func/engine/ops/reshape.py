@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
 from l0func.engine.ops.table import HandlerTable
-from l0func.engine.parameter import GatedParameter, Scales
+from l0func.engine.parameter import GatedParameter, Scales, broadcast_along
 from l0func.internal.untyped import TENSOR
 
 HANDLERS = HandlerTable()
@@ -21,29 +21,29 @@ HANDLERS = HandlerTable()
 @HANDLERS.runs_for(torch.flatten, TENSOR.flatten)
 def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``torch.flatten``."""
-    first, last = start_dim % input.dim(), end_dim % input.dim()
-    before, merged, after = (
-        input.shape[:first],
-        input.shape[first : last + 1],
-        input.shape[last + 1 :],
-    )
-    return reshape(input, (*before, prod(merged), *after))
+    first = start_dim % input.dim()
+    after = end_dim % input.dim() + 1
+    sizes = list(input.shape)
+    sizes[first:after] = [prod(sizes[first:after])]
+    return reshape(input, sizes)
 
 
 @HANDLERS.runs_for(torch.unsqueeze, TENSOR.unsqueeze)
 def unsqueeze(input: GatedParameter, dim: int) -> Any:
     """``torch.unsqueeze``."""
-    at = dim % (input.dim() + 1)
-    return reshape(input, (*input.shape[:at], 1, *input.shape[at:]))
+    sizes = list(input.shape)
+    sizes.insert(dim % (input.dim() + 1), 1)
+    return reshape(input, sizes)
 
 
 @HANDLERS.runs_for(torch.squeeze, TENSOR.squeeze)
 def squeeze(input: GatedParameter, dim: Any = None) -> Any:
-    """``torch.squeeze`` of one dimension."""
+    """``torch.squeeze`` with one dimension named."""
     if not isinstance(dim, int) or input.shape[dim] != 1:
         return NotImplemented
-    at = dim % input.dim()
-    return reshape(input, (*input.shape[:at], *input.shape[at + 1 :]))
+    sizes = list(input.shape)
+    del sizes[dim]
+    return reshape(input, sizes)
 
 
 @HANDLERS.runs_for(torch.reshape, TENSOR.reshape, TENSOR.view)
@@ -73,9 +73,11 @@ def _wanted_shape(sizes: tuple[Any, ...], shape: Sequence[int]) -> Any:
 
 
 def _moves_with_entries(input: GatedParameter) -> bool:
-    """Whether the entry gates lie in memory order, one for each entry of the weight."""
+    """Whether the entry gates lie in the weight's order, one for each entry."""
     gates = input.entry_gates
-    return gates is None or (not gates.turned and gates.log_alpha.shape == input.shape)
+    if gates is None:
+        return True
+    return not gates.turned and gates.log_alpha.shape == input.shape
 
 
 def _reshaped_gates(gates: EntryGates | None, weight: Tensor) -> EntryGates | None:
@@ -101,7 +103,7 @@ def _reshaped_scales(input: GatedParameter, new_shape: tuple[int, ...]) -> Scale
 
 
 def _matching_dims(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
-    """The shortest runs of dimensions of two shapes that hold the same entries.
+    """Pair the dimensions in two shapes: each pair is the shortest with the same entries.
 
     Example:
         >>> _matching_dims((4, 2, 3), (8, 3))
@@ -111,17 +113,20 @@ def _matching_dims(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[ran
     i = j = 0
     while i < len(old) or j < len(new):
         old_length, new_length = _first_match(old[i:], new[j:])
-        runs.append((range(i, i + old_length), range(j, j + new_length)))
-        i += old_length
-        j += new_length
+        old_dims = range(i, i + old_length)
+        new_dims = range(j, j + new_length)
+        runs.append((old_dims, new_dims))
+        i, j = old_dims.stop, new_dims.stop
     return runs
 
 
 def _first_match(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, int]:
-    """The least numbers of leading dimensions of two shapes with equal products."""
-    old_length, new_length = min(len(old), 1), min(len(new), 1)
+    """How many leading dimensions each shape needs until their products are equal."""
+    old_length = min(len(old), 1)
+    new_length = min(len(new), 1)
     while True:
-        old_size, new_size = prod(old[:old_length]), prod(new[:new_length])
+        old_size = prod(old[:old_length])
+        new_size = prod(new[:new_length])
         if old_size == new_size:
             return old_length, new_length
         if old_size < new_size:
@@ -131,13 +136,12 @@ def _first_match(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _merged_scale(input: GatedParameter, dims: range) -> Tensor | None:
-    """The scales of some neighbouring dimensions as one vector over all of them."""
+    """The scales along some neighbouring dimensions, as one vector over all of them."""
     sizes = [input.shape[dim] for dim in dims]
     product: Tensor | None = None
     for position, dim in enumerate(dims):
         scale = input.scales[dim]
         if scale is not None:
-            later = len(sizes) - position - 1
-            spread = scale.reshape(-1, *(1,) * later).expand(sizes)
+            spread = broadcast_along(scale, position, len(sizes)).expand(sizes)
             product = spread if product is None else product * spread
     return None if product is None else product.reshape(-1)

@@ -1,4 +1,4 @@
-"""Slices of a gated parameter: still gated where their gates are a slice too."""
+"""Slices from a gated parameter: still gated where a slice of the gates fits them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def split_sections(tensor: GatedParameter, split_size_or_sections: Any, dim: int
 
 
 def _lengths(size_or_lengths: int | Sequence[int], total: int) -> list[int]:
-    """The lengths of all sections; of one size, the last may be shorter."""
+    """All sections' lengths; under one size for all, the last section may be shorter."""
     if not isinstance(size_or_lengths, int):
         return list(size_or_lengths)
     size = size_or_lengths
@@ -62,7 +62,7 @@ def _lengths(size_or_lengths: int | Sequence[int], total: int) -> list[int]:
 
 @HANDLERS.runs_for(TENSOR.__getitem__)
 def getitem(input: Any, index: Any) -> Any:
-    """``input[index]`` for an integer or a slice of dimension 0."""
+    """``input[index]`` for an integer or a slice along dimension 0."""
     if not isinstance(input, GatedParameter) or isinstance(index, bool):
         return NotImplemented
     if isinstance(index, int):
@@ -81,10 +81,11 @@ def getitem(input: Any, index: Any) -> Any:
 
 @HANDLERS.runs_for(torch.select, TENSOR.select)
 def select(input: GatedParameter, dim: int, index: int) -> Any:
-    """``torch.select`` of an index of dimension 0, where that leaves a matrix."""
-    rank, size, gates = input.dim(), input.shape[0], input.entry_gates
+    """``torch.select`` along dimension 0, where that leaves a matrix."""
+    rank, size = input.dim(), input.shape[0]
     if dim % rank != 0 or rank < 3 or not -size <= index < size:
         return NotImplemented
+    gates = input.entry_gates
     if gates is not None and gates.turned:
         return NotImplemented
     index = index % size
@@ -99,7 +100,7 @@ def _selected_gates(gates: EntryGates, index: int) -> EntryGates:
 
 
 def _selected_scales(input: GatedParameter, index: int) -> tuple[Tensor | None, ...]:
-    """The scales of one index of dimension 0; its own factor joins those of the next dimension."""
+    """The scales after a selection: the index's own factor joins those along dimension 1."""
     first, second, *others = input.scales
     if first is None:
         return second, *others

@@ -1,4 +1,4 @@
-"""A table of handlers that are entered by a decorator; each file of this folder fills one."""
+"""A table that a decorator enters handlers into; each file in this folder fills one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HandlerTable(dict[Any, Handler]):
     """
 
     def runs_for(self, *functions: Any) -> Callable[[AnyHandler], AnyHandler]:
-        """A decorator that enters its function as the handler of these torch functions."""
+        """A decorator that enters its function as the handler for these torch functions."""
 
         def enter(handler: AnyHandler) -> AnyHandler:
             self.update(dict.fromkeys(functions, handler))

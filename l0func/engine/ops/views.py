@@ -1,4 +1,4 @@
-"""Permutations of a gated parameter's dimensions, which leave it gated."""
+"""Views that reorder a gated parameter's dimensions and leave it gated."""
 
 from __future__ import annotations
 
