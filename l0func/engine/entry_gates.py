@@ -86,7 +86,8 @@ class EntryGates:
     def _uniforms(self) -> Tensor:
         """The key's stream from ``first`` on, shaped like ``log_alpha``."""
         call, skip = divmod(self.first, WORDS_PER_CALL)
-        seed, offset = self.key.unbind(-1)
-        start = torch.stack((seed, offset + call), dim=-1)
+        seed = self.key[..., 0]
+        offset = self.key[..., 1] + call
+        start = torch.stack((seed, offset), dim=-1)
         u = random.uniform(start, skip + self.log_alpha.numel())
         return u[..., skip:].reshape(self.log_alpha.shape)
