@@ -1,4 +1,7 @@
-"""A pure function behind gates, for one key; and for a key, so a mask, for every row of a batch."""
+"""A pure function behind gates: :func:`gated` makes it, for one key and so for one mask.
+
+:func:`l0func.per_example` maps it over rows, each with its own key.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
 
 
 class Gated:
-    """What :func:`gated` returns: ``apply(params, gates, buffers, key, *inputs, **kwargs)``."""
+    """A pure function behind gates, made by :func:`gated`.
+
+    Call it as ``apply(params, gates, buffers, key, *inputs, **kwargs)``.
+    """
 
     def __init__(
         self,
@@ -36,7 +42,8 @@ class Gated:
         estimator: MaskEstimator,
         sampling: Sampling = "exact",
     ) -> None:
-        self.fn, self.spec = fn, spec
+        self.fn = fn
+        self.spec = spec
         self.estimator: MaskEstimator = estimator
         self.sampling: Sampling = sampling
         self.stand_ins = StandIns(spec, local_reparam=sampling == "local_reparam")
@@ -59,11 +66,11 @@ class Gated:
             buffers: Buffers, flat or nested.
             key: A key, shape ``(2,)``: masks and the function's own random functions (dropout) are
                 drawn from it. None: the estimator's test-time gates, and no randomness.
-            *inputs: Inputs of the function.
+            *inputs: The function's inputs.
             **kwargs: Its keyword inputs.
 
         Returns:
-            Whatever the function returns.
+            The function's output.
 
         Raises:
             TypeError: ``key`` is not a key.
@@ -91,11 +98,11 @@ class Gated:
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
             key: A key, shape ``(2,)``, or None.
-            *inputs: Inputs of the function.
+            *inputs: The function's inputs.
             **kwargs: Its keyword inputs.
 
         Returns:
-            The output, and a flat dict of all buffers.
+            The output, and a flat dict with all buffers.
 
         Raises:
             TypeError: The function was not made by ``make_functional``, or ``key`` is not a key.
@@ -118,31 +125,41 @@ class Gated:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        if key is None:
-            masked = apply_masks(params, deterministic_masks(gates, self.spec, self.estimator))
-        elif not is_mapped(key) or is_mapped_with(key, self._gated(params)):
-            # One key for all rows: of a stack of networks the masks are as many numbers as the
-            # weights.
-            self._check_one_key(key)
-            masked = apply_masks(params, sample_masks(key, gates, self.spec))
-        else:
-            masked = self.stand_ins(key, params, gates)
+        """Call the function on masked parameters, its random functions answered from the key."""
+        masked = self._masked(params, gates, key)
+        # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):
-            return tree.map_tensors(dense, call(masked, buffers, *inputs, **kwargs))
+            output = call(masked, buffers, *inputs, **kwargs)
+            return tree.map_tensors(dense, output)
 
-    def _gated(self, params: Tree) -> list[Tensor]:
+    def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
+        """The parameters under their masks: products, or stand-ins for each row's products."""
+        if key is None:
+            masks = deterministic_masks(gates, self.spec, self.estimator)
+            return apply_masks(params, masks)
+        if self._rows_have_own_keys(key, params):
+            return self.stand_ins(key, params, gates)
+        self._check_one_key(key)
+        return apply_masks(params, sample_masks(key, gates, self.spec))
+
+    def _rows_have_own_keys(self, key: Tensor, params: Tree) -> bool:
+        # A vmap over keys and params alike is a stack of networks, and its masks are only as many
+        # numbers as its weights.
+        return is_mapped(key) and not is_mapped_with(key, self._multiplied(params))
+
+    def _multiplied(self, params: Tree) -> list[Tensor]:
+        """The parameters that a gate multiplies."""
         tensors = tree.leaves(params)
-        return [
-            tensors[p.path] for p in self.spec.parameters if p.multiplied and p.path in tensors
-        ]
+        paths = [p.path for p in self.spec.parameters if p.multiplied]
+        return [tensors[path] for path in paths if path in tensors]
 
     def _check_one_key(self, key: Tensor) -> None:
         random.check_key(key)
         if self.sampling == "local_reparam" and self.stand_ins.per_entry:
             raise ValueError(
-                "Local reparameterisation draws every row's sums apart, which is no mask that a "
-                "batch shares. Give each row a "
-                "key, through l0func.per_example, or use sampling='exact'."
+                "Local reparameterisation draws the sums of each row anew, and that is no mask "
+                "that a batch shares. Give each row a key, through l0func.per_example, or use "
+                "sampling='exact'."
             )
 
     def __repr__(self) -> str:
@@ -162,12 +179,12 @@ def gated(
     Args:
         fn: ``fn(params, buffers, *inputs, **kwargs)``, from :func:`l0func.make_functional` or your
             own.
-        spec: The plan of gates over its parameters.
-        sampling: ``"exact"`` draws masks. ``"local_reparam"`` draws, for linear layers and
-            convolutions with a gate on every entry, the pre-activations of each row from the
-            Gaussian with the same two moments (Kingma, Salimans & Welling 2015); it needs a key
+        spec: The gate spec of its parameters.
+        sampling: ``"exact"`` draws masks. ``"local_reparam"`` differs for linear layers and
+            convolutions with a gate on every entry: it draws each row's pre-activations from the
+            Gaussian with the same two moments (Kingma, Salimans & Welling 2015). It needs a key
             for every row.
-        estimator: The test-time gates of a call without a key: ``"louizos"``, ``"median"``,
+        estimator: The test-time gates for a call without a key: ``"louizos"``, ``"median"``,
             ``"mean"`` or ``"count"``.
 
     Returns:

@@ -1,5 +1,8 @@
-"""How each parameter's gates are put on it when every row has its own: by dimension, by entry, or
-multiplied out.
+"""How the gates act on each weight when every row has its own mask.
+
+Most gates either scale along one dimension or sit on single entries. A :class:`Layout` sorts them
+so, and the weight then needs no full mask for each row. :class:`~l0func.engine.stand_ins.StandIns`
+sorts a spec's gates once, before any call.
 """
 
 from __future__ import annotations
@@ -10,86 +13,109 @@ from typing import NamedTuple
 from torch import Tensor
 
 from l0func.spec.plan import Binding, GateSpec, ParameterPlan
-from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
+from l0func.spec.rules import Rule, axes, axis, blocks, element, tiles, whole
 
 
 class Layout(NamedTuple):
-    """The gates on one parameter of rank 2 or more."""
+    """The gates on one parameter with rank 2 or more, sorted by how they act on it."""
 
     parameter: ParameterPlan
     along_dim: tuple[tuple[int, Binding], ...]
-    """Gates that vary along one dimension only, with the dimension."""
+    """Gates that vary along one dimension only, each with that dimension."""
     per_entry: Binding | None
-    """Gates of single entries, or of all entries behind some leading dimensions."""
+    """Gates on single entries, or on all entries behind some leading dimensions."""
 
     def scales(self, values: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
-        """For each dimension the factors along it, or None."""
-        p = self.parameter
-        found: list[Tensor | None] = [None] * len(p.shape)
+        """For each dimension the product over the gates along it, or None.
+
+        Args:
+            values: ``{gate name: z}``.
+        """
+        shape, dtype = self.parameter.shape, self.parameter.dtype
+        found: list[Tensor | None] = [None] * len(shape)
         for dim, binding in self.along_dim:
-            factor = (
-                binding.rule.spread(values[binding.gate], p.shape)
-                .reshape(-1)
-                .expand(p.shape[dim])
-                .to(p.dtype)
-            )
+            spread = binding.rule.spread(values[binding.gate], shape).reshape(-1)
+            factor = spread.expand(shape[dim]).to(dtype)
             known = found[dim]
             found[dim] = factor if known is None else known * factor
         return tuple(found)
 
 
-def layouts(spec: GateSpec) -> tuple[dict[str, Layout], frozenset[str]]:
-    """The parameters whose masks need not be laid out, and the gates whose draws their operations
-    make themselves.
-    """
-    found = {p.path: layout for p in spec.parameters if (layout := _layout(p)) is not None}
-    per_entry = {
-        layout.per_entry.gate for layout in found.values() if layout.per_entry is not None
-    }
-    # A gate that something else needs the draw of is drawn with the others.
-    elsewhere = {
-        b.gate
-        for p in spec.parameters
-        for b in p.bindings
-        if b.multiplies and not (p.path in found and b is found[p.path].per_entry)
-    }
-    shared = per_entry & elsewhere
-    kept = {
-        path: layout
-        for path, layout in found.items()
-        if layout.per_entry is None or layout.per_entry.gate not in shared
-    }
-    return kept, frozenset(per_entry - shared)
+def layouts(spec: GateSpec) -> dict[str, Layout]:
+    """``{path: layout}`` for each parameter that needs no mask in its full shape."""
+    possible: dict[str, Layout] = {}
+    for parameter in spec.parameters:
+        layout = _layout(parameter)
+        if layout is not None:
+            possible[parameter.path] = layout
+    # Entry gates are drawn inside the operations. A gate that also acts elsewhere has to be drawn
+    # before the call, so its masks are laid out.
+    needed = _gates_needed_before(spec, possible)
+    kept: dict[str, Layout] = {}
+    for path, layout in possible.items():
+        binding = layout.per_entry
+        if binding is None or binding.gate not in needed:
+            kept[path] = layout
+    return kept
 
 
-def _layout(p: ParameterPlan) -> Layout | None:
-    bindings = [b for b in p.bindings if b.multiplies]
-    gates = [b.gate for b in bindings]
-    if len(p.shape) < 2 or not bindings or len(set(gates)) < len(gates):
-        # Of a vector the mask is as small as an activation; a gate on an entry twice counts once.
+def _gates_needed_before(spec: GateSpec, possible: Mapping[str, Layout]) -> set[str]:
+    """The gates that multiply a parameter in another way than as its entry gates."""
+    needed: set[str] = set()
+    for parameter in spec.parameters:
+        layout = possible.get(parameter.path)
+        per_entry = None if layout is None else layout.per_entry
+        others = [b for b in _multipliers(parameter) if b is not per_entry]
+        needed.update(binding.gate for binding in others)
+    return needed
+
+
+def _layout(parameter: ParameterPlan) -> Layout | None:
+    rank = len(parameter.shape)
+    bindings = _multipliers(parameter)
+    # The mask of a vector is as small as an activation: no need to avoid it.
+    if rank < 2 or not bindings or _repeats_a_gate(bindings):
         return None
     along_dim: list[tuple[int, Binding]] = []
     per_entry: list[Binding] = []
     for binding in bindings:
-        rule = binding.rule
-        if isinstance(rule, axis | blocks | tiles):
-            along_dim.append((rule.dim % len(p.shape), binding))
-        elif isinstance(rule, whole):
-            along_dim.append((0, binding))
-        elif isinstance(rule, axes) and len(rule.dims) == 1:
-            along_dim.append((rule.dims[0] % len(p.shape), binding))
-        elif isinstance(rule, element) or (
-            isinstance(rule, axes) and _leading(rule, len(p.shape))
-        ):
+        dim = _only_dim(binding.rule, rank)
+        if dim is not None:
+            along_dim.append((dim, binding))
+        elif _is_per_entry(binding.rule, rank):
             per_entry.append(binding)
         else:
             return None
-    return (
-        Layout(p, tuple(along_dim), per_entry[0] if per_entry else None)
-        if len(per_entry) < 2
-        else None
-    )
+    if len(per_entry) > 1:
+        return None
+    entry_binding = per_entry[0] if per_entry else None
+    return Layout(parameter, tuple(along_dim), entry_binding)
 
 
-def _leading(rule: axes, rank: int) -> bool:
-    return sorted(dim % rank for dim in rule.dims) == list(range(len(rule.dims)))
+def _multipliers(parameter: ParameterPlan) -> list[Binding]:
+    return [binding for binding in parameter.bindings if binding.multiplies]
+
+
+def _repeats_a_gate(bindings: list[Binding]) -> bool:
+    """Whether a gate is on the parameter twice; on an entry it then counts once, not squared."""
+    gates = {binding.gate for binding in bindings}
+    return len(gates) < len(bindings)
+
+
+def _only_dim(rule: Rule, rank: int) -> int | None:
+    """The one dimension that a rule's gates vary along, or None; 0 for a single gate."""
+    if isinstance(rule, whole):
+        return 0
+    if isinstance(rule, axis | blocks | tiles):
+        return rule.dim % rank
+    if isinstance(rule, axes) and len(rule.dims) == 1:
+        return rule.dims[0] % rank
+    return None
+
+
+def _is_per_entry(rule: Rule, rank: int) -> bool:
+    """Whether a rule gates every entry, or every index into the leading dimensions."""
+    if isinstance(rule, axes):
+        dims = sorted(dim % rank for dim in rule.dims)
+        return dims == list(range(len(dims)))
+    return isinstance(rule, element)

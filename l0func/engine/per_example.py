@@ -1,26 +1,29 @@
-"""A mask for every row of a batch: each row of a vmap runs under its own key."""
+"""A mask for every row: :func:`per_example` maps a gated function over keys and rows.
+
+It is the library's only ``torch.vmap`` over rows. Inside it each row is a :class:`Row`: it calls
+the gated function as a batch of one, under its own key.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.internal import tree
-from l0func.internal.mapped import FlatMapped, flatten_mapped
+from l0func.engine.row import Axis, Row, RowResult, same_for_all
+from l0func.internal.mapped import FlatMapped, flatten_mapped, join_chunks, split_chunks
 from l0func.internal.tree import Tree
-from l0func.pure.by_row import ByRow
-
-Axis: TypeAlias = Any
-"""A dimension, None, or a pytree of them, as torch.vmap takes it."""
 
 
 class PerExample:
-    """What :func:`per_example` returns: ``rows(params, gates, buffers, keys, *inputs, **kwargs)``."""
+    """A gated function for a batch of keys, made by :func:`per_example`.
+
+    Call it as ``rows(params, gates, buffers, keys, *inputs, **kwargs)``.
+    """
 
     def __init__(
         self,
@@ -30,12 +33,10 @@ class PerExample:
         chunk_size: int | None = None,
         gate_dims: int | None = None,
     ) -> None:
-        self.apply, self.in_dims, self.out_dims, self.chunk_size = (
-            apply,
-            in_dims,
-            out_dims,
-            chunk_size,
-        )
+        self.apply = apply
+        self.in_dims = in_dims
+        self.out_dims = out_dims
+        self.chunk_size = chunk_size
         self.gate_dims = gate_dims
 
     def __call__(
@@ -55,11 +56,11 @@ class PerExample:
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
             keys: A key for every row, shape ``(B, 2)``: ``l0func.random.split(key, B)``.
-            *inputs: Inputs, with a dimension of rows as ``in_dims`` says.
+            *inputs: Inputs, with rows along the dimension that ``in_dims`` gives.
             **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
 
         Returns:
-            What the function returns, with a dimension of rows as ``out_dims`` says.
+            The function's output, with rows along the dimension that ``out_dims`` gives.
 
         Raises:
             TypeError: ``keys`` are not keys.
@@ -77,15 +78,17 @@ class PerExample:
         *inputs: Any,
         **kwargs: Any,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """``(outputs, new buffers)``: BatchNorm in training mode sees the whole batch and gives
-        its running statistics.
+        """``(outputs, new buffers)``: the same call, with the module's updated buffers.
+
+        BatchNorm in training mode sees the whole batch, so its running statistics are one update
+        for all rows.
 
         Args:
             params: Parameters, flat or nested.
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
             keys: A key for every row, shape ``(B, 2)``.
-            *inputs: Inputs, with a dimension of rows as ``in_dims`` says.
+            *inputs: Inputs, with rows along the dimension that ``in_dims`` gives.
             **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
 
         Returns:
@@ -99,8 +102,8 @@ class PerExample:
             raise TypeError(
                 "with_buffers needs a function made by l0func.gated; this one returns no buffers."
             )
-        out_dims = (self.out_dims, None)
         apply: Any = self.apply
+        out_dims = (self.out_dims, None)
         return self._map(
             apply.with_buffers, out_dims, params, gates, buffers, keys, inputs, kwargs
         )
@@ -116,50 +119,22 @@ class PerExample:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        in_dims = self.in_dims
-        dims = (in_dims,) * len(inputs) if in_dims is None or isinstance(in_dims, int) else in_dims
-        if len(dims) != len(inputs):
-            raise ValueError(
-                f"in_dims has {len(dims)} entries for {len(inputs)} inputs; give one for each, or "
-                f"one for all."
-            )
-        arguments = flatten_mapped(
-            (inputs, kwargs, gates), (dims, dict.fromkeys(kwargs, 0), self.gate_dims), "in_dims"
-        )
-        rows = _count_rows(keys, arguments)
-        output: list[FlatMapped] = []
-
-        def row(key: Tensor, *tensors: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            placed = [x.unsqueeze(d) for x, d in zip(tensors, arguments.dims, strict=True)]
-            own_inputs, own_kwargs, own_gates = arguments.rebuilt(placed)
-            if self.gate_dims is not None:
-                own_gates = tree.map_tensors(self._own_gates, own_gates)
-            with ByRow(key, chunked=self.chunk_size is not None):
-                value = apply(params, own_gates, buffers, key, *own_inputs, **own_kwargs)
-            output[:] = [flatten_mapped(value, out_dims, "out_dims")]
-            return [
-                _only_row(x, d) for x, d in zip(output[0].tensors, output[0].dims, strict=True)
-            ], output[0].unmapped
-
-        parts: list[tuple[list[Tensor], list[Tensor]]] = []
-        size = self.chunk_size or rows
-        for start in range(0, rows, size):
-            length = min(size, rows - start)
-            # Of a slice the backward pass writes a whole input of zeros.
-            chunk = [
-                x if length == rows else x.narrow(d, start, length) for x, d in arguments.mapped()
-            ]
-            parts.append(torch.vmap(row, (0, *arguments.dims))(keys[start : start + size], *chunk))
-        joined = [
-            torch.cat(pieces) if len(parts) > 1 else pieces[0]
-            for pieces in zip(*(p[0] for p in parts), strict=True)
-        ]
-        placed = [x.movedim(0, d) for x, d in zip(joined, output[0].dims, strict=True)]
-        return output[0].rebuilt(placed, [_same_for_all(x) for x in parts[-1][1]])
-
-    def _own_gates(self, log_alpha: Tensor) -> Tensor:
-        assert self.gate_dims is not None
-        return log_alpha.squeeze(self.gate_dims)
+        """Call ``apply`` on every row, one chunk at a time."""
+        input_dims = _input_dims(self.in_dims, len(inputs))
+        dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
+        arguments = flatten_mapped((inputs, kwargs, gates), dims, "in_dims")
+        _check_rows(keys, arguments)
+        chunked = self.chunk_size is not None
+        row = Row(apply, params, buffers, arguments, out_dims, self.gate_dims, chunked)
+        in_dims = (0, *arguments.dims)
+        # The form of the output is no tensor; vmap hands it through under an out_dims of None.
+        result_dims: Any = (0, 0, None)
+        mapped = torch.vmap(row.run, in_dims, result_dims)
+        chunks = split_chunks((keys, *arguments.tensors), in_dims, self.chunk_size)
+        results: list[RowResult] = [mapped(*chunk) for chunk in chunks]
+        rows = join_chunks([tensors for tensors, _, _ in results])
+        _, shared, form = results[-1]
+        return form.rebuilt(rows, map(same_for_all, shared))
 
     def __repr__(self) -> str:
         return f"PerExample({self.apply!r}, in_dims={self.in_dims}, out_dims={self.out_dims})"
@@ -179,14 +154,14 @@ def per_example(
 
     Args:
         apply: ``apply(params, gates, buffers, key, *inputs, **kwargs)``, from :func:`gated`.
-        in_dims: Where the rows of an input are: a dimension for all, or a tuple with an entry for
-            each input, which may be a pytree; None shares the input.
-        out_dims: Where the rows of an output are: a dimension, or a pytree of them in the
-            structure of the output; None for what is the same for all rows.
-        chunk_size: Rows to compute at once; None is all. Memory falls with it, and the draws stay
-            the same.
-        gate_dims: Where the rows of every gate vector are, if each example has its own gates, such
-            as those that a network computes from it; None shares them.
+        in_dims: Where the rows are in the inputs: one dimension for all, or a tuple with an entry
+            (a dimension or a pytree) for each input; None for an input that all rows share.
+        out_dims: Where the rows are in the outputs: one dimension for all, or a pytree in the
+            output's structure; None for an output that is the same for all rows.
+        chunk_size: Rows to compute at once; None is all. Smaller chunks take less memory, and the
+            draws stay the same.
+        gate_dims: Where the rows are in every gate vector, if each example has its own gates,
+            such as gates that a network computes from it; None if all rows share the gates.
 
     Returns:
         ``rows(params, gates, buffers, keys, *inputs, **kwargs)`` with ``keys`` of shape ``(B,
@@ -198,12 +173,25 @@ def per_example(
     if chunk_size is not None and operator.index(chunk_size) < 1:
         raise ValueError(
             f"chunk_size is a number of rows, at least 1; got {chunk_size}. None computes all at "
-            f"once."
+            "once."
         )
     return PerExample(apply, in_dims, out_dims, chunk_size, gate_dims)
 
 
-def _count_rows(keys: Tensor, arguments: FlatMapped) -> int:
+def _input_dims(in_dims: Axis, count: int) -> Sequence[Axis]:
+    """The entry in ``in_dims`` for each input."""
+    if in_dims is None or isinstance(in_dims, int):
+        return (in_dims,) * count
+    if len(in_dims) != count:
+        raise ValueError(
+            f"in_dims has {len(in_dims)} entries for {count} inputs; give one for each, or one "
+            "for all."
+        )
+    return in_dims
+
+
+def _check_rows(keys: Tensor, arguments: FlatMapped) -> None:
+    """Refuse keys or inputs that do not have the same number of rows."""
     random.check_key(keys)
     if keys.dim() != 2:
         raise ValueError(
@@ -213,40 +201,16 @@ def _count_rows(keys: Tensor, arguments: FlatMapped) -> int:
     rows = keys.shape[0]
     if rows == 0:
         raise ValueError("per_example needs at least one row; got no keys.")
-    sizes = {x.shape[d] for x, d in arguments.mapped()}
+    sizes = {x.shape[dim] for x, dim in arguments.mapped()}
     if len(sizes) > 1:
-        shapes = [f"{tuple(x.shape)} along {d}" for x, d in arguments.mapped()]
+        shapes = [f"{tuple(x.shape)} along {dim}" for x, dim in arguments.mapped()]
+        got = ", ".join(shapes)
         raise ValueError(
-            f"All inputs have the same number of rows; got {', '.join(shapes)}. See in_dims; None "
-            f"shares one."
+            f"All inputs have the same number of rows; got {got}. Say in in_dims "
+            "where the rows of each input are, None for an input that all rows share."
         )
     if sizes - {rows}:
         raise ValueError(
             f"The number of keys is the number of rows; got {rows} keys for {sizes.pop()} rows. "
             "Make them with l0func.random.split(key, B)."
         )
-    return rows
-
-
-def _same_for_all(x: Tensor) -> Tensor:
-    # vmap's out_dims=None takes any tensor that an outer vmap maps for one that differs between
-    # these rows. What does not differ comes out of it expanded.
-    if x.shape[0] > 1 and x.stride(0) != 0:
-        raise ValueError(
-            f"What has no rows is the same for all of them; an output or buffer of shape "
-            f"{tuple(x.shape[1:])} differs from row "
-            "to row. Give it a dimension of rows in out_dims; a module that writes inputs into a "
-            "buffer belongs in eval mode."
-        )
-    return x[0]
-
-
-def _only_row(x: Tensor, dim: int) -> Tensor:
-    if x.shape[dim] != 1:
-        raise ValueError(
-            f"A row's output has one row along its out_dims; got size {x.shape[dim]} along "
-            f"dimension {dim} of "
-            f"{tuple(x.shape)}. Say in out_dims where the rows of each output are, None for an "
-            f"output that has none."
-        )
-    return x.select(dim, 0)

@@ -1,15 +1,18 @@
-"""Parameters for a function whose every row has its own masks: gated ones stand for their product
-and never hold it.
+"""The parameters for a call that gives every row its own masks.
+
+:class:`~l0func.engine.gated.Gated` asks for them. A gated parameter replaces each weight, so that
+no row needs a mask as large as the weight. Vectors are multiplied by their masks.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from l0func.engine.entry_gates import EntryGates, SumLog
 from l0func.engine.layout import Layout, layouts
 from l0func.engine.ops import HANDLERS
-from l0func.engine.parameter import EntryGates, GatedParameter, stand_in
-from l0func.gates.checks import check_device, check_gates, check_single_key
+from l0func.engine.parameter import GatedParameter, stand_in
+from l0func.gates.checks import Gates, Masks, check_device, check_gates, check_single_key
 from l0func.gates.masks import apply_masks, draw_gates, gate_keys
 from l0func.internal import tree
 from l0func.internal.tree import Tree
@@ -18,81 +21,109 @@ from l0func.spec.rules import element
 
 
 class StandIns:
-    """For a spec, ``(key, params, gates)`` to params in which gated tensors of rank 2 or more are
-    stand-ins.
+    """A function ``(key, params, gates) -> params``; the result has stand-ins for gated weights.
+
+    Args:
+        spec: The gate spec.
+        local_reparam: Whether sums over entry gates are drawn in place of masks.
+
+    Attributes:
+        layouts: For each parameter that gets a stand-in, by path: how its gates act on it.
+        masked: The other parameters with a gate; they are multiplied by their masks.
+        sampled: The gate vectors with values drawn before the call.
+        per_entry: The gate vectors with values drawn by the operations that use them.
+
+    Raises:
+        ValueError: Local reparameterisation would be wrong for a rule.
     """
 
     def __init__(self, spec: GateSpec, local_reparam: bool) -> None:
-        self.spec, self.local_reparam = spec, local_reparam
-        self.layouts, self.per_entry = layouts(spec)
+        self.spec = spec
+        self.local_reparam = local_reparam
+        self.layouts = layouts(spec)
+        bindings = [layout.per_entry for layout in self.layouts.values()]
+        names = [binding.gate for binding in bindings if binding is not None]
         if local_reparam:
-            self._check_sums()
-        self.order = [g for g in spec.gates if g.name not in self.per_entry] + [
-            g for g in spec.gates if g.name in self.per_entry
-        ]
-        self.distributions = {gate.name: gate.distribution for gate in spec.gates}
+            for path, layout in self.layouts.items():
+                _check_sums(path, layout, names)
+        self.per_entry = [gate for gate in spec.gates if gate.name in names]
+        self.sampled = [gate for gate in spec.gates if gate.name not in names]
+        multiplied = [p for p in spec.parameters if p.multiplied]
+        self.masked = [p for p in multiplied if p.path not in self.layouts]
 
     def __call__(self, key: Tensor, params: Tree, gates: Tree) -> Tree:
-        """The parameters under the masks of one key."""
+        """The parameters under the masks of one key.
+
+        Args:
+            key: A key, shape ``(2,)``.
+            params: Parameters, flat or nested.
+            gates: ``{gate name: log_alpha}``.
+
+        Returns:
+            A pytree like ``params``.
+        """
         check_single_key(key)
-        named = check_gates(gates, self.spec)
-        count = len(self.order) - len(self.per_entry)
-        keys = gate_keys(key, named, self.order)
-        values = draw_gates(keys[:count], named, self.order[:count])
-        own = {gate.name: keys[count + i] for i, gate in enumerate(self.order[count:])}
-        masks = {
-            p.path: p.spread(values, owned=False).to(p.dtype)
-            for p in self.spec.parameters
-            if p.multiplied and p.path not in self.layouts
-        }
-        masked = apply_masks(params, masks)
+        log_alphas = check_gates(gates, self.spec)
+        keys = gate_keys(key, log_alphas, [*self.sampled, *self.per_entry])
+        count = len(self.sampled)
+        values = draw_gates(keys[:count], log_alphas, self.sampled)
+        entry_gates = self._entry_gates(keys, log_alphas)
+        masked = apply_masks(params, self._masks(values))
         tensors = tree.leaves(masked)
-        made = {
-            path: self._made(tensors[path], layout, values, named, own)
-            for path, layout in self.layouts.items()
-        }
-        return tree.rebuild(masked, tensors | made)
-
-    def _made(
-        self,
-        weight: Tensor,
-        layout: Layout,
-        values: dict[str, Tensor],
-        gates: dict[str, Tensor],
-        keys: dict[str, Tensor],
-    ) -> GatedParameter:
-        for binding in layout.parameter.bindings:
-            check_device(layout.parameter.path, weight, gates[binding.gate])
-        per_entry: EntryGates | None = None
-        if layout.per_entry is not None:
-            name = layout.per_entry.gate
-            per_entry = EntryGates(
-                self.distributions[name],
-                keys[name],
-                gates[name],
-                uses=[] if self.local_reparam else None,
-            )
-        return stand_in(weight, layout.scales(values), per_entry, HANDLERS, layout.parameter.path)
-
-    def _check_sums(self) -> None:
-        """Refuse gates whose sums have no Gaussian of independent terms."""
-        users = [
-            layout.per_entry.gate
-            for layout in self.layouts.values()
-            if layout.per_entry is not None
-        ]
         for path, layout in self.layouts.items():
-            if layout.per_entry is None:
-                continue
-            if not isinstance(layout.per_entry.rule, element):
-                raise ValueError(
-                    f"Local reparameterisation needs a gate for every entry; one gate of {path!r} "
-                    f"serves several terms of "
-                    f"a sum ({layout.per_entry.rule}). Use sampling='exact', or element()."
-                )
-            if users.count(layout.per_entry.gate) > 1:
-                raise ValueError(
-                    f"The gates {layout.per_entry.gate!r} are on several parameters, which local "
-                    f"reparameterisation would draw "
-                    "apart. Use sampling='exact'."
-                )
+            _check_devices(layout, tensors[path], log_alphas)
+            tensors[path] = _stand_in(layout, tensors[path], values, entry_gates)
+        return tree.rebuild(masked, tensors)
+
+    def _masks(self, values: Gates) -> Masks:
+        masks: Masks = {}
+        for parameter in self.masked:
+            mask = parameter.spread(values, owned=False)
+            masks[parameter.path] = mask.to(parameter.dtype)
+        return masks
+
+    def _entry_gates(self, keys: Tensor, log_alphas: Gates) -> dict[str, EntryGates]:
+        """The call's entry gates, by gate name; their keys come after those for ``sampled``."""
+        sums = SumLog()
+        found: dict[str, EntryGates] = {}
+        for i, gate in enumerate(self.per_entry, len(self.sampled)):
+            la = log_alphas[gate.name]
+            own = EntryGates(gate.distribution, keys[i], la, sums, self.local_reparam)
+            found[gate.name] = own
+        return found
+
+
+def _stand_in(
+    layout: Layout, weight: Tensor, values: Gates, entry_gates: dict[str, EntryGates]
+) -> GatedParameter:
+    binding = layout.per_entry
+    own = None if binding is None else entry_gates[binding.gate]
+    return stand_in(weight, layout.scales(values), own, HANDLERS, layout.parameter.path)
+
+
+def _check_devices(layout: Layout, weight: Tensor, log_alphas: Gates) -> None:
+    for binding in layout.parameter.bindings:
+        check_device(layout.parameter.path, weight, log_alphas[binding.gate])
+
+
+def _check_sums(path: str, layout: Layout, per_entry: list[str]) -> None:
+    """Refuse gates that make the terms in a sum depend on each other.
+
+    Args:
+        path: The parameter.
+        layout: Its layout.
+        per_entry: The entry gates' names, one for each parameter with entry gates.
+    """
+    binding = layout.per_entry
+    if binding is None:
+        return
+    if not isinstance(binding.rule, element):
+        raise ValueError(
+            f"Local reparameterisation needs a gate for every entry; one gate of {path!r} serves "
+            f"several terms of a sum ({binding.rule}). Use sampling='exact', or element()."
+        )
+    if per_entry.count(binding.gate) > 1:
+        raise ValueError(
+            f"The gates {binding.gate!r} are on several parameters, and local reparameterisation "
+            "would draw them anew for each. Use sampling='exact'."
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l0func.engine.contraction.chunks import Contraction, Output
 from l0func.engine.contraction.sweep import sweep
-from l0func.engine.parameter import EntryGates
+from l0func.engine.entry_gates import EntryGates
 from l0func.internal.context import result_dtype
 from l0func.kernels.unfold import Unfold
 

@@ -1,20 +1,35 @@
-"""How one operation of torch runs on a gated parameter, one family of operations a file."""
+"""Handlers: how each torch operation runs on a gated parameter, one family in a file.
+
+A handler takes its torch function's arguments. It returns the result, or NotImplemented; then the
+operation runs on the product that the gated parameter stands for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from l0func.engine.ops import attention, conv, embedding, linear, recurrent, views
+from l0func.engine.ops import (
+    attention,
+    conv,
+    conv_transpose,
+    embedding,
+    linear,
+    recurrent,
+    reshape,
+    slices,
+    views,
+)
+from l0func.engine.parameter import Handler
 
-HANDLERS: dict[Any, Callable[..., Any]] = {
+HANDLERS: dict[Any, Handler] = {
     **linear.HANDLERS,
     **conv.HANDLERS,
+    **conv_transpose.HANDLERS,
     **embedding.HANDLERS,
     **attention.HANDLERS,
     **recurrent.HANDLERS,
     **views.HANDLERS,
+    **slices.HANDLERS,
+    **reshape.HANDLERS,
 }
-"""The rule of every operation that has one; a rule may give NotImplemented, and the operation runs
-on the product.
-"""
+"""``{torch function: handler}`` from all files."""

@@ -1,10 +1,8 @@
-"""Convolutions with a gated kernel: gates on its channels scale inputs or outputs, gates on its
-entries meet in the kernel.
-"""
+"""Convolutions with a gated kernel; the steps common to all convolutions are in ``channels``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,15 +10,74 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.engine.contraction import product
-from l0func.engine.ops.gaussian import gaussian
-from l0func.engine.parameter import GatedParameter, broadcast_along, dense
+from l0func.engine.ops.channels import (
+    ConvolutionCall,
+    Side,
+    gated_convolution,
+    per_dim,
+    unfold_of,
+)
+from l0func.engine.ops.table import HandlerTable
+from l0func.engine.parameter import GatedParameter, Handler
 from l0func.kernels.unfold import Unfold
 
-Convolve = Callable[..., Tensor]
+HANDLERS = HandlerTable()
 
 
-def _conv(dims: int, plain: Convolve) -> Callable[..., Any]:
-    def rule(
+class _Convolution(ConvolutionCall):
+    """One call to ``torch.conv1d``, ``conv2d`` or ``conv3d``."""
+
+    @property
+    def input_side(self) -> Side:
+        return 1, self.groups
+
+    @property
+    def output_side(self) -> Side:
+        return 0, 1
+
+    def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        return self.function(x, kernel, None, *settings)
+
+    def convolve_entries(self, x: Tensor, kernel: GatedParameter) -> Tensor:
+        assert kernel.entry_gates is not None
+        batched = x.dim() == self.dims + 2
+        images, padding = self._padded(x if batched else x.unsqueeze(0), kernel)
+        unfold = self._unfold(images, kernel, padding)
+        images = images.reshape(*images.shape[:2], *unfold.space)
+        y = product.masked_convolution(images, kernel.weight, kernel.entry_gates, unfold)
+        windows = unfold.windows[3 - self.dims :]
+        y = y.reshape(*y.shape[:2], *windows)
+        return y if batched else y.squeeze(0)
+
+    def _unfold(self, images: Tensor, kernel: GatedParameter, padding: list[int]) -> Unfold:
+        stride = per_dim(self.stride, self.dims)
+        dilation = per_dim(self.dilation, self.dims)
+        channels, *space = images.shape[1:]
+        window = kernel.shape[2:]
+        return unfold_of(channels, space, window, stride, padding, dilation, self.groups)
+
+    def _padded(self, x: Tensor, kernel: GatedParameter) -> tuple[Tensor, list[int]]:
+        """The images, padded if the padding is a word; and the padding that is left to do."""
+        if not isinstance(self.padding, str):
+            return x, per_dim(self.padding, self.dims)
+        if self.padding == "same":
+            x = F.pad(x, self._same_padding(kernel))
+        return x, [0] * self.dims
+
+    def _same_padding(self, kernel: GatedParameter) -> list[int]:
+        """The padding that keeps the sizes, as ``F.pad`` takes it: last dimension first."""
+        sides: list[int] = []
+        dilation = per_dim(self.dilation, self.dims)
+        for step, size in zip(reversed(dilation), reversed(kernel.shape[2:]), strict=True):
+            total = step * (size - 1)
+            left = total // 2
+            sides += [left, total - left]
+        return sides
+
+
+def _handler(function: Callable[..., Tensor], dims: int) -> Handler:
+    def convolution(
         input: Any,
         weight: Any,
         bias: Any = None,
@@ -29,167 +86,12 @@ def _conv(dims: int, plain: Convolve) -> Callable[..., Any]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Any:
-        def whole(x: Tensor, w: Tensor) -> Tensor:
-            return plain(x, w, None, stride, padding, dilation, groups)
+        call = _Convolution(function, dims, stride, padding, dilation, groups)
+        return gated_convolution(call, input, weight, bias)
 
-        def by_entries(x: Tensor) -> Tensor:
-            return _by_entries(
-                x, weight, dims, _sizes(stride, dims), padding, _sizes(dilation, dims), groups
-            )
-
-        return _gated(dims, (1, groups), (0, 1), input, weight, bias, whole, by_entries)
-
-    return rule
+    return convolution
 
 
-def _transposed(dims: int, plain: Convolve) -> Callable[..., Any]:
-    def rule(
-        input: Any,
-        weight: Any,
-        bias: Any = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        output_padding: Any = 0,
-        groups: int = 1,
-        dilation: Any = 1,
-    ) -> Any:
-        def whole(x: Tensor, w: Tensor) -> Tensor:
-            return plain(x, w, None, stride, padding, output_padding, groups, dilation)
-
-        def by_entries(x: Tensor) -> Tensor:
-            steps, around, extra, apart = (
-                _sizes(setting, dims) for setting in (stride, padding, output_padding, dilation)
-            )
-            return _transposed_by_entries(x, weight, dims, steps, around, extra, apart, groups)
-
-        return _gated(dims, (0, 1), (1, groups), input, weight, bias, whole, by_entries)
-
-    return rule
-
-
-Side = tuple[int, int]
-"""A dimension of the weight, and how often its scales repeat over the channels on that side."""
-
-
-def _gated(
-    dims: int,
-    enter: Side,
-    leave: Side,
-    input: Any,
-    weight: Any,
-    bias: Any,
-    whole: Convolve,
-    by_entries: Convolve,
-) -> Any:
-    """A convolution with what gates its channels multiplied in on either side."""
-    if (
-        not isinstance(weight, GatedParameter)
-        or isinstance(input, GatedParameter)
-        or _inner(weight)
-    ):
-        return NotImplemented
-    x = _scaled(input, weight.scales[enter[0]], enter[1], dims)
-    if weight.entry_gates is None:
-        y = whole(x, weight.weight)
-    elif weight.entry_gates.uses is not None:
-        y = gaussian(whole, x, weight)
-    else:
-        y = by_entries(x)
-    if y is NotImplemented:
-        return y
-    y = _scaled(y, weight.scales[leave[0]], leave[1], dims)
-    return y if bias is None else y + broadcast_along(dense(bias), 0, dims + 1)
-
-
-def _inner(weight: GatedParameter) -> bool:
-    """Whether a position of the window has gates of its own, which no scaling of inputs or outputs
-    expresses.
-    """
-    return any(scale is not None for scale in weight.scales[2:])
-
-
-def _scaled(x: Tensor, scale: Tensor | None, groups: int, dims: int) -> Tensor:
-    return x if scale is None else x * broadcast_along(scale.repeat(groups), 0, dims + 1)
-
-
-def _by_entries(
-    x: Tensor,
-    weight: GatedParameter,
-    dims: int,
-    stride: list[int],
-    padding: Any,
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    assert weight.entry_gates is not None
-    kernel = list(weight.shape[2:])
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        x = F.pad(x, [side for n in reversed(total) for side in (n // 2, n - n // 2)])
-    around = [0] * dims if isinstance(padding, str) else _sizes(padding, dims)
-    images = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    unfold = _unfold(images.shape[1], images.shape[2:], kernel, stride, around, dilation, groups)
-    images = images.reshape(*images.shape[:2], *unfold.space)
-    y = product.masked_convolution(images, weight.weight, weight.entry_gates, unfold)
-    y = y.reshape(*y.shape[:2], *unfold.windows[3 - dims :])
-    return y if x.dim() == dims + 2 else y.squeeze(0)
-
-
-def _transposed_by_entries(
-    x: Tensor,
-    weight: GatedParameter,
-    dims: int,
-    stride: list[int],
-    padding: list[int],
-    extra: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Any:
-    assert weight.entry_gates is not None
-    windows, kernel = list(x.shape[x.dim() - dims :]), list(weight.shape[2:])
-    settings = zip(windows, stride, padding, extra, dilation, kernel, strict=True)
-    space = [(n - 1) * s - 2 * p + e + d * (k - 1) + 1 for n, s, p, e, d, k in settings]
-    unfold = _unfold(weight.shape[1] * groups, space, kernel, stride, padding, dilation, groups)
-    if list(unfold.windows[3 - dims :]) != windows:
-        # An output padding beyond the stride: the convolution that this is the adjoint of has more
-        # windows.
-        return NotImplemented
-    values = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    y = product.masked_transposed_convolution(
-        values.flatten(2), weight.weight, weight.entry_gates, unfold
-    )
-    y = y.reshape(*y.shape[:2], *space)
-    return y if x.dim() == dims + 2 else y.squeeze(0)
-
-
-def _unfold(
-    channels: int,
-    space: Sequence[int],
-    kernel: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Unfold:
-    sizes = (_three(kernel, 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1))
-    return Unfold(channels, _three(space, 1), *sizes, groups)
-
-
-def _three(sizes: Sequence[int], missing: int) -> tuple[int, int, int]:
-    depth, height, width = [missing] * (3 - len(sizes)) + list(sizes)
-    return depth, height, width
-
-
-def _sizes(value: Any, dims: int) -> list[int]:
-    sizes = [value] if isinstance(value, int) else list(value)
-    return sizes * dims if len(sizes) == 1 else sizes
-
-
-HANDLERS: dict[Any, Callable[..., Any]] = {
-    torch.conv1d: _conv(1, torch.conv1d),
-    torch.conv2d: _conv(2, torch.conv2d),
-    torch.conv3d: _conv(3, torch.conv3d),
-    torch.conv_transpose1d: _transposed(1, torch.conv_transpose1d),
-    torch.conv_transpose2d: _transposed(2, torch.conv_transpose2d),
-    torch.conv_transpose3d: _transposed(3, torch.conv_transpose3d),
-}
+HANDLERS[torch.conv1d] = _handler(torch.conv1d, 1)
+HANDLERS[torch.conv2d] = _handler(torch.conv2d, 2)
+HANDLERS[torch.conv3d] = _handler(torch.conv3d, 3)

@@ -1,8 +1,7 @@
-"""Looking up rows of a gated table: their gates are looked up with them."""
+"""Lookups in a gated table: gates are drawn only for the rows that are looked up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func import random
-from l0func.engine.parameter import EntryGates, GatedParameter
+from l0func.engine.entry_gates import WORDS_PER_CALL, EntryGates
+from l0func.engine.ops.table import HandlerTable
+from l0func.engine.parameter import GatedParameter
+
+HANDLERS = HandlerTable()
 
 
+@HANDLERS.runs_for(F.embedding)
 def embedding(
     input: Tensor,
     weight: Any,
@@ -22,19 +26,12 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Any:
-    """``F.embedding``."""
-    if not isinstance(weight, GatedParameter) or scale_grad_by_freq or sparse or _by_sums(weight):
+    """``F.embedding`` with a gated table."""
+    if not isinstance(weight, GatedParameter) or scale_grad_by_freq or sparse:
         return NotImplemented
-    rows, columns = weight.scales
-    vectors = F.embedding(input, weight.weight)
-    if rows is not None:
-        vectors = vectors * F.embedding(input, rows.unsqueeze(-1))
-    vectors = vectors if columns is None else vectors * columns
-    vectors = (
-        vectors
-        if weight.entry_gates is None
-        else vectors * _looked_up_masks(input, weight.entry_gates).to(vectors.dtype)
-    )
+    if not _can_look_up(weight.entry_gates):
+        return NotImplemented
+    vectors = _lookup(input, weight)
     if padding_idx is None:
         return vectors
     # Padding teaches nothing, neither the table nor its gates; torch's own rule is lost where vmap
@@ -43,23 +40,43 @@ def embedding(
     return torch.where(padding, vectors.detach(), vectors)
 
 
-def _by_sums(weight: GatedParameter) -> bool:
-    return weight.entry_gates is not None and (
-        weight.entry_gates.turned or weight.entry_gates.uses is not None
-    )
+def _can_look_up(gates: EntryGates | None) -> bool:
+    return gates is None or not (gates.turned or gates.local_reparam)
 
 
-def _looked_up_masks(input: Tensor, gates: EntryGates) -> Tensor:
-    """The masks of the rows that are looked up, and of no others."""
-    size = gates.log_alpha.shape[1]
-    start = gates.first + input * size
-    aligned = size % 4 == 0 and gates.first % 4 == 0
-    calls = size // 4 if aligned else size // 4 + 2
-    call = (start // 4).unsqueeze(-1) + torch.arange(calls, device=input.device)
-    u = random.uniforms_at(gates.key, call).flatten(-2)
-    if not aligned:
-        u = u.gather(-1, (start % 4).unsqueeze(-1) + torch.arange(size, device=input.device))
+def _lookup(input: Tensor, table: GatedParameter) -> Tensor:
+    row_scale, column_scale = table.scales
+    vectors = F.embedding(input, table.weight)
+    if row_scale is not None:
+        vectors = vectors * F.embedding(input, row_scale.unsqueeze(-1))
+    if column_scale is not None:
+        vectors = vectors * column_scale
+    if table.entry_gates is not None:
+        vectors = vectors * _masks_at(input, table.entry_gates).to(vectors.dtype)
+    return vectors
+
+
+def _masks_at(input: Tensor, gates: EntryGates) -> Tensor:
+    """The masks for the rows at these indices, shape ``(*input, row size)``."""
+    start = gates.first + input * gates.log_alpha.shape[1]
+    u = _uniforms_from(start, gates)
     return gates.distribution.quantile(u, F.embedding(input, gates.log_alpha))
 
 
-HANDLERS: dict[Any, Callable[..., Any]] = {F.embedding: embedding}
+def _uniforms_from(start: Tensor, gates: EntryGates) -> Tensor:
+    """From each start on, the next elements in the key's stream, one for each gate in a row.
+
+    The generator makes four elements in a call. If a row starts inside a call, extra calls cover
+    both ends, and the row's elements are gathered from all of them.
+    """
+    size = gates.log_alpha.shape[1]
+    aligned = size % WORDS_PER_CALL == 0 and gates.first % WORDS_PER_CALL == 0
+    calls = size // WORDS_PER_CALL if aligned else size // WORDS_PER_CALL + 2
+    first_call = (start // WORDS_PER_CALL).unsqueeze(-1)
+    call = first_call + torch.arange(calls, device=start.device)
+    u = random.uniforms_at(gates.key, call).flatten(-2)
+    if aligned:
+        return u
+    skip = (start % WORDS_PER_CALL).unsqueeze(-1)
+    wanted = skip + torch.arange(size, device=start.device)
+    return u.gather(-1, wanted)

@@ -1,5 +1,6 @@
-"""Local reparameterisation: the sum over a gated weight's entries gates from the Gaussian with its
-two moments.
+"""Local reparameterisation: draws the sums over a gated weight in place of its masks.
+
+The handlers for linear layers and convolutions call it where the entry gates ask for it.
 """
 
 from __future__ import annotations
@@ -10,49 +11,55 @@ import torch
 from torch import Tensor
 
 from l0func import random
+from l0func.engine.entry_gates import EntryGates
 from l0func.engine.parameter import GatedParameter
 
 
 def gaussian(
     product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: GatedParameter
 ) -> Tensor:
-    r"""A layer's pre-activations, with the exact first two moments of ``product(x, weight *
-    mask)``.
+    r"""A layer's pre-activations, with the first two moments of ``product(x, weight * mask)``.
 
-    .. math:: y = \sum_i x_i w_{oi} E[z_{oi}] + \epsilon \sqrt{\sum_i x_i^2 w_{oi}^2 \mathrm{Var}[z_{oi}]}, \quad
+    .. math:: y = \sum_i x_i w_{oi} E[z_{oi}]
+        + \epsilon \sqrt{\sum_i x_i^2 w_{oi}^2 \mathrm{Var}[z_{oi}]}, \quad
         \epsilon \sim N(0, 1)
 
-    Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, Eq. 6; for convolutions Molchanov,
-    Ashukha & Vetrov (2017), arXiv:1701.05369, Eq. 17. Positions of a row get independent draws.
+    The moments are exact. Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, Eq. 6; for
+    convolutions Molchanov, Ashukha & Vetrov (2017), arXiv:1701.05369, Eq. 17. Each position in a
+    row gets an independent draw.
 
     Args:
-        product: Bilinear in the input and the weight: ``F.linear``, or a convolution.
+        product: A function that is linear in the input and in the weight: ``F.linear``, or a
+            convolution.
         x: The input.
-        weight: The weight; scales broadcast_along its dimensions are not applied.
+        weight: The weight, with entry gates; its scales are left to the caller.
 
     Returns:
-        What ``product`` returns.
+        The pre-activations, shaped like ``product(x, weight)``.
 
     Raises:
         ValueError: The weight is used a second time in one call.
     """
     gates = weight.entry_gates
     assert gates is not None
-    assert gates.uses is not None
-    rows = (gates.first, gates.first + gates.log_alpha.numel())
-    if any(rows[0] < stop and start < rows[1] for start, stop in gates.uses):
-        raise ValueError(
-            f"{weight.path!r} is used twice in one call (time steps, or tied layers), and local "
-            f"reparameterisation would draw "
-            "its gates anew for each use. Use sampling='exact', or gate its rows or columns."
-        )
-    gates.uses.append(rows)
-    la = gates.log_alpha.transpose(-2, -1) if gates.turned else gates.log_alpha
-    mean, variance = gates.distribution.mean_and_variance(la)
+    stop = gates.first + gates.log_alpha.numel()
+    gates.sums.add(weight.path, gates.first, stop)
+    z_mean, z_variance = _moments(gates)
     w = weight.weight
-    y = product(x, w * mean.to(w.dtype))
-    spread = product(x * x, w * w * variance.to(w.dtype))
-    noise = random.normal(random.fold_in(gates.key, gates.first), tuple(y.shape)).to(y.dtype)
+    mean = product(x, w * z_mean.to(w.dtype))
+    w_variance = w * w * z_variance.to(w.dtype)
+    variance = product(x * x, w_variance)
+    noise_key = random.fold_in(gates.key, gates.first)
+    noise = random.normal(noise_key, tuple(mean.shape)).to(mean.dtype)
     # Clamped: the gradient of a square root at 0 is infinite, and that of a sum without variance
     # is 0.
-    return y + spread.clamp(min=torch.finfo(y.dtype).tiny).sqrt() * noise
+    deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
+    return mean + deviation * noise
+
+
+def _moments(gates: EntryGates) -> tuple[Tensor, Tensor]:
+    """Each gate's mean and variance, laid out like the weight."""
+    log_alpha = gates.log_alpha
+    if gates.turned:
+        log_alpha = log_alpha.transpose(-2, -1)
+    return gates.distribution.mean_and_variance(log_alpha)

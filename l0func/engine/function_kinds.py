@@ -1,0 +1,80 @@
+"""Torch functions sorted by their relation to a tensor's values: they ignore or overwrite them.
+
+A gated parameter (:mod:`l0func.engine.parameter`) answers the first kind from its weight and
+refuses the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func.internal.context import compiling
+from l0func.internal.untyped import TENSOR
+
+_PROPERTIES = (
+    "shape",
+    "dtype",
+    "device",
+    "ndim",
+    "layout",
+    "is_sparse",
+    "is_cuda",
+    "is_meta",
+    "is_quantized",
+    "requires_grad",
+)
+_METHODS = (
+    "dim",
+    "size",
+    "numel",
+    "nelement",
+    "ndimension",
+    "is_floating_point",
+    "is_complex",
+    "element_size",
+    "get_device",
+)
+_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+_IN_PLACE_DUNDERS = ("__setitem__", *(f"__i{name}__" for name in _OPERATORS))
+
+
+def _describing() -> Iterator[Any]:
+    for name in _PROPERTIES:
+        yield getattr(TENSOR, name).__get__
+    for name in _METHODS:
+        yield getattr(TENSOR, name)
+    yield torch.numel
+    yield torch.is_floating_point
+
+
+def _writing() -> Iterator[Any]:
+    homes: tuple[Any, ...] = (Tensor, torch, torch.nn.init)
+    for home in homes:
+        for name in dir(home):
+            function = getattr(home, name) if _names_a_writer(name) else None
+            if callable(function):
+                yield function
+
+
+def _names_a_writer(name: str) -> bool:
+    in_place = name.endswith("_") and not name.startswith("_")
+    return in_place or name in _IN_PLACE_DUNDERS
+
+
+DESCRIPTIONS = frozenset(_describing())
+"""Functions that describe a tensor (shape, dtype, device) and never read its values."""
+
+_WRITERS = frozenset(_writing())
+_LISTED_WRITERS = tuple(_WRITERS)
+
+
+def writes(func: Any) -> bool:
+    """Whether a torch function writes into its first argument."""
+    if compiling():
+        # The compiler cannot hash all of these functions, but can tell them apart.
+        return any(func is writer for writer in _LISTED_WRITERS)
+    return func in _WRITERS or getattr(func, "__name__", "") == "__set__"

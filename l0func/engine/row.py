@@ -1,0 +1,113 @@
+"""One row in a mapped batch: how it calls the gated function, and its output's form.
+
+:mod:`l0func.engine.per_example` maps :class:`Row` over all rows with vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from l0func.internal import tree
+from l0func.internal.mapped import FlatMapped, flatten_mapped
+from l0func.internal.tree import Tree
+from l0func.pure.by_row import ByRow
+
+Axis: TypeAlias = Any
+"""A dimension, None, or a pytree with these as leaves, as torch.vmap takes it."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The structure of a row's output, without the tensors.
+
+    Torch's pytrees do not know this class, so vmap takes it for a leaf and hands it through.
+    Outputs that only optree can flatten, and constants in an output, pass vmap in this way alone.
+    """
+
+    template: Any
+    dims: list[int]
+
+    def rebuilt(self, rows: Iterable[Tensor], shared: Iterable[Tensor]) -> Any:
+        """The output for all rows.
+
+        Args:
+            rows: The tensors with rows, their rows along dimension 0.
+            shared: The tensors that are the same for all rows.
+        """
+        pairs = zip(rows, self.dims, strict=True)
+        placed = [x.movedim(0, dim) for x, dim in pairs]
+        return FlatMapped(self.template, placed, self.dims, []).rebuilt(placed, shared)
+
+
+RowResult: TypeAlias = tuple[list[Tensor], list[Tensor], Form]
+"""A row's output: tensors with rows, tensors that all rows share, and the structure."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A function from a row's key and tensors to the row's output, for vmap.
+
+    Args:
+        apply: The gated function.
+        params: Parameters, shared by all rows.
+        buffers: Buffers, shared by all rows.
+        arguments: Inputs, keyword inputs and gates for all rows.
+        out_dims: Where the rows of each output are: a dimension, or None.
+        gate_dims: Where the rows of each gate vector are; None if all rows share the gates.
+        chunked: Whether vmap sees the rows a chunk at a time.
+    """
+
+    apply: Callable[..., Any]
+    params: Tree
+    buffers: Tree
+    arguments: FlatMapped
+    out_dims: Axis
+    gate_dims: int | None
+    chunked: bool
+
+    def run(self, key: Tensor, *tensors: Tensor) -> RowResult:
+        """The row's output; the gated function sees the row as a batch of one."""
+        placed = zip(tensors, self.arguments.dims, strict=True)
+        batch_of_one = [x.unsqueeze(dim) for x, dim in placed]
+        inputs, kwargs, gates = self.arguments.rebuilt(batch_of_one)
+        gates = self._own_gates(gates)
+        with ByRow(key, chunked=self.chunked):
+            output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
+        flat = flatten_mapped(output, self.out_dims, "out_dims")
+        rows = [_only_row(x, dim) for x, dim in flat.mapped()]
+        return rows, flat.unmapped, Form(flat.template, flat.dims)
+
+    def _own_gates(self, gates: Tree) -> Tree:
+        """The row's gates without the dimension for rows, because a gate vector has none."""
+        dim = self.gate_dims
+        if dim is None:
+            return gates
+        return tree.map_tensors(lambda log_alpha: log_alpha.squeeze(dim), gates)
+
+
+def _only_row(x: Tensor, dim: int) -> Tensor:
+    """An output for a batch of one, without its dimension of rows."""
+    if x.shape[dim] != 1:
+        raise ValueError(
+            f"A row's output has one row along its out_dims; got size {x.shape[dim]} along "
+            f"dimension {dim} of {tuple(x.shape)}. Say in out_dims where the rows of each output "
+            "are, None for an output that has none."
+        )
+    return x.select(dim, 0)
+
+
+def same_for_all(x: Tensor) -> Tensor:
+    """An output without rows, from the copies that vmap made for each row in a chunk."""
+    # vmap's out_dims=None takes any tensor that an outer vmap maps for one that differs between
+    # these rows. A tensor that does not differ comes out of vmap expanded.
+    if x.shape[0] > 1 and x.stride(0) != 0:
+        raise ValueError(
+            "An output or buffer without rows is the same for all rows; one of shape "
+            f"{tuple(x.shape[1:])} differs from row to row. Give it a dimension of rows in "
+            "out_dims; a module that writes inputs into a buffer belongs in eval mode."
+        )
+    return x[0]
