@@ -48,12 +48,12 @@ def attribute_choices(fn: PureModule, vector: UnitVector) -> Iterator[dict[str, 
     candidates = _candidates(fn, vector)
     for number in range(min(len(candidates), _MOST_AT_ONCE) + 1):
         for subset in combinations(candidates, number):
-            yield _choice(subset)
+            yield _attribute_choice(subset)
     if len(candidates) > _MOST_AT_ONCE:
-        yield _choice(candidates)
+        yield _attribute_choice(candidates)
 
 
-def _choice(candidates: Sequence[_Candidate]) -> dict[str, int]:
+def _attribute_choice(candidates: Sequence[_Candidate]) -> dict[str, int]:
     return {candidate.path: candidate.each for candidate in candidates}
 
 

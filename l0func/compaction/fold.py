@@ -13,7 +13,7 @@ from torch import Tensor
 from l0func.spec.rules import Rule
 from l0func.tracing.trace import Reader, Trace
 
-Slices = tuple[str, tuple[Rule, ...]]
+RuledSlices = tuple[str, tuple[Rule, ...]]
 """A tensor's path, and the rules for the units' slices in it."""
 
 

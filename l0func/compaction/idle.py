@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l0func.compaction.fold import Slices, folded_slice, unit_numbers
+from l0func.compaction.fold import RuledSlices, folded_slice, unit_numbers
 from l0func.compaction.units import UnitGroups, groups_in
 from l0func.internal import tree
 from l0func.pure.functional import Functional
@@ -103,7 +103,7 @@ def _folded_once(
 
 
 def _folded_unit(
-    params: dict[str, Tensor], readers: Iterable[Slices], unit: Tensor, traces: list[Trace]
+    params: dict[str, Tensor], readers: Iterable[RuledSlices], unit: Tensor, traces: list[Trace]
 ) -> dict[str, Tensor] | None:
     """The parameters with one unit folded into all its readers; None if one cannot take it."""
     result = dict(params)
@@ -130,7 +130,7 @@ def _made_units(params: Mapping[str, Tensor], groups: UnitGroups, name: str) -> 
 
     A convolution's kernel counts as a matrix; a bias does not.
     """
-    matrices: list[Slices] = []
+    matrices: list[RuledSlices] = []
     for path, rules in groups[name].owns:
         if path in params and params[path].dim() > 1:
             matrices.append((path, rules))
@@ -138,7 +138,7 @@ def _made_units(params: Mapping[str, Tensor], groups: UnitGroups, name: str) -> 
 
 
 def _units_with_weights(
-    params: Mapping[str, Tensor], slices: Iterable[Slices], size: int
+    params: Mapping[str, Tensor], slices: Iterable[RuledSlices], size: int
 ) -> Tensor:
     """A bool vector over units: True where any slice has an entry other than zero.
 

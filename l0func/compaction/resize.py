@@ -160,7 +160,7 @@ _RMS_NORM: type[nn.Module] | None = getattr(nn, "RMSNorm", None)
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BATCH_NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 RESIZERS: dict[type[nn.Module], Resizer] = {
@@ -176,7 +176,7 @@ RESIZERS: dict[type[nn.Module], Resizer] = {
 }
 for _kind in _CONVOLUTIONS + _TRANSPOSED_CONVOLUTIONS:
     RESIZERS[_kind] = _resize_conv
-for _kind in _BATCH_NORMS + _INSTANCE_NORMS:
+for _kind in _BATCH_NORM_MODULES + _INSTANCE_NORMS:
     RESIZERS[_kind] = _resize_channel_norm
 if _RMS_NORM is not None:
     RESIZERS[_RMS_NORM] = _resize_rms_norm

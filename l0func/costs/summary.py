@@ -167,7 +167,7 @@ def summary(
             expected_l2=float(squares[p.path]),
         )
         rows.append(row)
-    return Summary(tuple(rows), _total(rows, sum(gate_counts.values())), estimator)
+    return Summary(tuple(rows), _total_row(rows, sum(gate_counts.values())), estimator)
 
 
 def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
@@ -182,7 +182,7 @@ def _realised_open(gates: Gates, spec: GateSpec, estimator: MaskEstimator) -> di
     return {path: int(entries.sum()) for path, entries in kept.items()}
 
 
-def _total(rows: Sequence[Row], gates: int) -> Row:
+def _total_row(rows: Sequence[Row], gates: int) -> Row:
     return Row(
         name="total",
         shape=(),

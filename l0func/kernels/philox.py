@@ -15,7 +15,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 LOW = 0xFFFFFFFF
 
 
-def _product(multiplier: int, word: Word) -> tuple[Word, Word]:
+def _wide_product(multiplier: int, word: Word) -> tuple[Word, Word]:
     """The high and low halves of a 32-bit product; bits above the 32nd are garbage."""
     # The product with multiplier - 2**32 stays within int64; overflow would be undefined once
     # compiled to C++.
@@ -40,8 +40,8 @@ def philox(
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        high0, low0 = _product(MULTIPLIERS[0], c0)
-        high1, low1 = _product(MULTIPLIERS[1], c2)
+        high0, low0 = _wide_product(MULTIPLIERS[0], c0)
+        high1, low1 = _wide_product(MULTIPLIERS[1], c2)
         # The next round multiplies c0 and c2, so these are cleaned of garbage.
         c0, c1 = (high1 ^ c1 ^ k0) & LOW, low1
         c2, c3 = (high0 ^ c3 ^ k1) & LOW, low0

@@ -147,7 +147,7 @@ def gate_shapes(bound: Iterable[Bound], tensors: Mapping[str, Tensor]) -> dict[s
         elif shapes[gate] != shape:
             raise ValueError(
                 f"All slices of group {gate!r} have the same number of gates; "
-                f"{_place(first[gate])} has {shapes[gate]}, {_place(entry)} has {shape}."
+                f"{_on_path(first[gate])} has {shapes[gate]}, {_on_path(entry)} has {shape}."
             )
     return shapes
 
@@ -159,7 +159,7 @@ def _gate_shape(entry: Bound, tensors: Mapping[str, Tensor]) -> Shape:
         raise ValueError(f"On {entry.path!r}: {error}") from None
 
 
-def _place(entry: Bound) -> str:
+def _on_path(entry: Bound) -> str:
     return f"{entry.path} {entry.binding.rule}"
 
 

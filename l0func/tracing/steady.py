@@ -25,7 +25,7 @@ _MAPS = frozenset(
     ).split()
 )
 _ARITHMETIC = frozenset({"add", "sub", "mul", "maximum", "minimum"})
-_PRODUCTS = frozenset({"mm", "addmm", "linear", "convolution", "_convolution"})
+_STEADY_PRODUCTS = frozenset({"mm", "addmm", "linear", "convolution", "_convolution"})
 _NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"})
 _NORM_IN_EVAL_MODE = "_native_batch_norm_legit_no_training"
 
@@ -39,7 +39,7 @@ def outputs_are_steady(step: Step, call: Call) -> bool:
     """
     name = call.name.removesuffix("_")
     tensors = list(call.tensors())
-    if name in _PRODUCTS:
+    if name in _STEADY_PRODUCTS:
         return _is_layer(step, call, name)
     if name == _NORM_IN_EVAL_MODE or (name in _NORMS and call.args[5] is False):
         return _all_steady(step, tensors[:1])

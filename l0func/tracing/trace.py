@@ -58,7 +58,7 @@ class UnitsAlongDim:
     owns: Tensor
 
 
-Slices = dict[tuple[str, int], UnitsAlongDim]
+TracedSlices = dict[tuple[str, int], UnitsAlongDim]
 """``{(parameter path, dimension): its units}``."""
 
 
@@ -82,7 +82,7 @@ class Trace:
 
     shapes: dict[str, tuple[int, ...]]
     units: Units = field(default_factory=Units)
-    slices: Slices = field(default_factory=Slices)
+    slices: TracedSlices = field(default_factory=TracedSlices)
     uses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     products: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
     normed: list[Tensor] = field(default_factory=list[Tensor])

@@ -80,7 +80,7 @@ def load_state(
     """
     metadata, saved = read_tensors(path)
     _check_is_state_file(path, metadata)
-    _check_same_spec(path, GateSpec.from_json(metadata["spec"]), spec)
+    _check_spec_of_file(path, GateSpec.from_json(metadata["spec"]), spec)
     own_settings = json.loads(json.dumps(dict(settings or {})))
     _check_settings(path, json.loads(metadata["settings"]), own_settings)
     # A first state has no moments yet: the file says which there are.
@@ -137,7 +137,7 @@ def _check_is_state_file(path: Any, metadata: Mapping[str, str]) -> None:
         )
 
 
-def _check_same_spec(path: Any, saved: GateSpec, own: GateSpec) -> None:
+def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
     if saved == own:
         return
     for theirs, ours in zip(saved.gates, own.gates, strict=False):

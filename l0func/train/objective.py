@@ -37,7 +37,7 @@ class Objective:
         result: Any = self.loss(*trained, own_buffers, key, *inputs)
         value, updated = _value_and_buffers(result, buffers)
         _check_value(value)
-        _check_buffers(updated, buffers)
+        _check_new_buffers(updated, buffers)
         if self.control is None:
             return value, (value, updated)
         penalty = self.control.penalty(held, trained[1])
@@ -66,7 +66,7 @@ def _check_value(value: Tensor) -> None:
         )
 
 
-def _check_buffers(updated: Tree, buffers: Tree) -> None:
+def _check_new_buffers(updated: Tree, buffers: Tree) -> None:
     named = tree.leaves(updated, "the new buffers")
     known = tree.leaves(buffers, "buffers")
     names.check_names(named, known, "The state, compared with the buffers that the loss returned,")

@@ -1,4 +1,4 @@
-"""Gates that are functions of the input: every example has its own locations, beside its own key."""
+"""Gates as a function of the input: every example has its own locations beside its own key."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ Factors = dict[str, Any]
 """A tensor or None for each factor."""
 
 
-def _by_name(factors: Sequence[Any]) -> Factors:
+def _factors_by_name(factors: Sequence[Any]) -> Factors:
     return dict(zip(FACTORS, factors, strict=True))
 
 
@@ -205,8 +205,8 @@ class _Sweep(Function):
     def jvp(ctx: Any, saved: Sequence[Any], *tangents: Any) -> Any:
         keys, log_alpha, *factors = saved
         _, _, gates_moved, *factors_moved = tangents
-        given = _by_name(factors)
-        moved = _by_name(factors_moved)
+        given = _factors_by_name(factors)
+        moved = _factors_by_name(factors_moved)
         results: list[Tensor | None] = []
         for output in ctx.sweep.outputs:
             sweep = replace(ctx.sweep, outputs=(output,))
@@ -245,7 +245,7 @@ def _grads_from(
     """
     keys, log_alpha, *factors = ctx.saved_tensors
     # The slope takes the place of the factor that came out.
-    given: Factors = _by_name(factors) | {output.kind: slope}
+    given: Factors = _factors_by_name(factors) | {output.kind: slope}
     wanted = [Output(kind, output.order) for kind in needed if kind != output.kind]
     names: list[str] = [result.kind for result in wanted]
     if gates_needed:

@@ -86,7 +86,7 @@ class _TransposedConvolution(ConvolutionCall):
         return unfold_of(channels, space, window, stride, padding, dilation, self.groups)
 
 
-def _handler(function: Callable[..., Tensor], dims: int) -> Handler:
+def _transposed_handler(function: Callable[..., Tensor], dims: int) -> Handler:
     def transposed_convolution(
         input: Any,
         weight: Any,
@@ -105,6 +105,6 @@ def _handler(function: Callable[..., Tensor], dims: int) -> Handler:
     return transposed_convolution
 
 
-HANDLERS[torch.conv_transpose1d] = _handler(torch.conv_transpose1d, 1)
-HANDLERS[torch.conv_transpose2d] = _handler(torch.conv_transpose2d, 2)
-HANDLERS[torch.conv_transpose3d] = _handler(torch.conv_transpose3d, 3)
+HANDLERS[torch.conv_transpose1d] = _transposed_handler(torch.conv_transpose1d, 1)
+HANDLERS[torch.conv_transpose2d] = _transposed_handler(torch.conv_transpose2d, 2)
+HANDLERS[torch.conv_transpose3d] = _transposed_handler(torch.conv_transpose3d, 3)

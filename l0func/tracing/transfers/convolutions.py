@@ -39,7 +39,7 @@ def _convolution(step: Step, call: Call) -> None:
     transposed = call.args[6]
     groups = call.args[8]
     (output,) = call.outputs
-    positions = _positions(x if transposed else output)
+    positions = _output_positions(x if transposed else output)
     weight = step.weight(tensor)
     if weight is None:
         step.trace.products[NONE, NONE] += positions * tensor.numel()
@@ -56,7 +56,7 @@ def _convolution(step: Step, call: Call) -> None:
     step.set(output, labels)
 
 
-def _positions(tensor: Tensor) -> int:
+def _output_positions(tensor: Tensor) -> int:
     """How many places, in all images together, the kernel is applied to."""
     return tensor.shape[0] * tensor[0, 0].numel()
 

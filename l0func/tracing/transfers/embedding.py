@@ -9,7 +9,7 @@ from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.refusal import refuse
 
 
-def _lookup(step: Step, call: Call) -> None:
+def _table_lookup(step: Step, call: Call) -> None:
     table: Tensor = call.args[0]
     weight = step.weight(table)
     if weight is None or table.dim() != 2:
@@ -20,4 +20,4 @@ def _lookup(step: Step, call: Call) -> None:
     step.set_all(call.outputs[:1], made)
 
 
-TRANSFERS: dict[str, Transfer] = {"embedding": _lookup}
+TRANSFERS: dict[str, Transfer] = {"embedding": _table_lookup}
