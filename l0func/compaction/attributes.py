@@ -50,8 +50,9 @@ def with_group_attributes(
     for path, amount in _amounts_to_remove(spec, opens).items():
         place = _locate(path, original)
         before = original[place.module].attributes()[place.attribute]
-        value = _lowered(before, place.keys, amount, path)
         by_tensors = changed[place.module].attributes()[place.attribute]
+        # Another group may have lowered another item already.
+        value = _lowered(by_tensors if place.keys else before, place.keys, amount, path)
         if not place.keys and by_tensors not in (value, before):
             raise ValueError(
                 f"A group's attrs make {path!r} {value}, and the slices that its tensors keep "

@@ -54,7 +54,7 @@ def remove(
     small: dict[str, Tensor] = {}
     for path, tensor in tensors.items():
         sliced = _sliced(tensor, kept.get(path, {}))
-        small[path] = sliced * factors.get(path, 1)
+        small[path] = sliced * factors[path] if path in factors else sliced
     shapes = {path: tuple(tensor.shape) for path, tensor in small.items()}
     small_fn = fn.resized(shapes, resized)
     small_params = {path: small[path] for path in params}
