@@ -394,14 +394,14 @@ def test_bad_settings_are_named(call, match):
 
 def test_a_distribution_that_was_pickled_elsewhere_gives_every_row_a_mask(tmp_path):
     file = tmp_path / "distribution.pickle"
-    write = f"import pickle, l0func as l0; pickle.dump(l0.HardConcrete(0.31), open({str(file)!r}, 'wb'))"
-    subprocess.run([sys.executable, "-c", write], check=True)
+    code = "import pathlib, pickle, sys, l0func as l0\n"
+    code += "pathlib.Path(sys.argv[1]).write_bytes(pickle.dumps(l0.HardConcrete(0.31)))"
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True)
     distribution = pickle.loads(file.read_bytes())
     assert distribution == l0.HardConcrete(0.31)
     fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
     spec = l0.gate_spec(params, distribution=distribution)
     gates = l0.init_gates(random.key(0), spec)
     rows = l0.per_example(l0.gated(fn, spec))
-    assert rows(
-        params, gates, buffers, random.split(random.key(1), 4), torch.ones(4, 3)
-    ).shape == (4, 2)
+    keys = random.split(random.key(1), 4)
+    assert rows(params, gates, buffers, keys, torch.ones(4, 3)).shape == (4, 2)
