@@ -27,7 +27,8 @@ class GateDistribution(ABC):
     """A distribution on [0, 1] with atoms at 0 and 1, one location ``log_alpha`` a gate.
 
     A subclass is a frozen dataclass with Python scalars. It writes down its quantile function, its
-    survival function, the test-time gate from its paper, and the location for a given quantile.
+    survival and distribution functions, the test-time gate from its paper, and the location for a
+    given probability.
     Larger ``log_alpha`` means stochastically larger gates. Everything is computed in float32, or
     in float64 for float64 locations, and returned in the locations' dtype and on their device.
     """
@@ -62,7 +63,7 @@ class GateDistribution(ABC):
 
     @abstractmethod
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        """P(z > t) for t in [0, 1), accurate where it is small."""
+        """P(z > t) for t in [0, 1), accurate where it is small; at t = 1 the limit, P(z = 1)."""
 
     @abstractmethod
     def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
@@ -79,11 +80,11 @@ class GateDistribution(ABC):
     # The hooks that a subclass may write, to be faster or more accurate.
 
     def _nodes(self, size: int) -> Quadrature:
-        """A quadrature with ``size`` nodes on [0, 1], more where the survival function bends."""
+        """A quadrature with ``size`` nodes on [0, 1], denser where the survival function bends."""
         return gauss_legendre(size)
 
     def prepared(self, log_alpha: Tensor) -> Tensor:
-        """The argument of :meth:`derivatives` for these locations, made once for many draws."""
+        """The locations in the form for :meth:`derivatives`, computed once for many draws."""
         return log_alpha
 
     def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
@@ -95,8 +96,8 @@ class GateDistribution(ABC):
             orders: The orders to compute.
 
         Returns:
-            For each order a tensor of the shape of ``u``; from order 1 on it is 0 where the draw
-            is exactly 0 or 1.
+            For each order a tensor shaped like ``u``; from order 1 on it is 0 where the draw is
+            exactly 0 or 1.
         """
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
         spread = prepared.expand(shape)
@@ -107,15 +108,15 @@ class GateDistribution(ABC):
         return [differentiated(draw, order, spread) for order in orders]
 
     def evaluated(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """The numbers of :meth:`derivatives`, in blocks that fit the cache.
+        """The values of :meth:`derivatives`, computed in blocks that fit the cache.
 
-        For tensors outside every transform: the blocks are written in place.
+        Only for tensors outside every transform, because the blocks are written in place.
         """
         if needs_blocks(u, prepared):
             return in_blocks(self.derivatives, u, prepared, orders)
         return self.derivatives(u, prepared, orders)
 
-    # The methods for everyone.
+    # The public methods.
 
     def sample(self, key: Tensor, log_alpha: Tensor, /) -> Tensor:
         """One draw for each gate, ``quantile(uniform(key), log_alpha)``.
@@ -138,7 +139,7 @@ class GateDistribution(ABC):
 
         Returns:
             Gates in [0, 1]; their derivative with respect to ``log_alpha`` is 0 where they are
-            exactly 0 or 1.
+            exactly 0 or 1. (A ``BernoulliGate`` has the derivative of its expectation instead.)
         """
 
         def draw(la: Tensor) -> Tensor:
@@ -238,7 +239,7 @@ class GateDistribution(ABC):
 
         .. math:: \mathrm{Var}[z] = E[z^2] - E[z]^2 = E[(1-z)^2] - E[1-z]^2
 
-        the first for a mean below one half, the second for the others.
+        The first difference serves means below one half, the second all others.
 
         Args:
             log_alpha: Gate locations, shape ``(*gates)``.
@@ -255,7 +256,7 @@ class GateDistribution(ABC):
             log_alpha: Gate locations, shape ``(*gates)``.
 
         Returns:
-            Two tensors, shape ``(*gates)``.
+            Means in [0, 1] and variances in [0, 1/4], each of shape ``(*gates)``.
         """
         wide = widened(log_alpha)
         if compiling():
@@ -295,14 +296,14 @@ class GateDistribution(ABC):
 
         Args:
             droprate: :math:`P(z = 0)`, in (0, 1).
-            at: Another threshold in [0, 1), so that :math:`P(z \le at)` is ``droprate``. The
+            at: Another threshold in [0, 1), so that ``droprate`` is :math:`P(z \le at)`. The
                 usual recipe ``logit(1 - droprate)`` for the hard concrete gate is ``at=0.5``.
 
         Returns:
             ``log_alpha``.
 
         Raises:
-            ValueError: ``droprate`` is outside (0, 1), or ``at`` outside [0, 1).
+            ValueError: ``droprate`` is outside (0, 1), or ``at`` is outside [0, 1).
         """
         if not 0.0 < droprate < 1.0:
             raise ValueError(
@@ -311,26 +312,24 @@ class GateDistribution(ABC):
                 "For gates that stay open exclude the parameter (rule None)."
             )
         if not 0.0 <= at < 1.0:
-            raise ValueError(
-                f"The threshold of a droprate is a gate value in [0, 1); got at={at}."
-            )
+            raise ValueError(f"The threshold ``at`` is a gate value in [0, 1); got at={at}.")
         return self._location(droprate, at)
 
     def to_dict(self) -> dict[str, Any]:
         """The distribution as JSON values, for :func:`l0func.distributions.from_dict`."""
         return {"kind": type(self).__name__, **self._fields()}
 
-    # Functions with the slopes that `smooth` needs.
+    # Functions for `smooth`: they return values and then the values' slopes.
 
     def _draws(
         self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False
     ) -> tuple[Tensor, ...]:
-        """The ``order``-th derivative of the draw, and the next."""
+        """The draw's derivatives of orders ``order`` and ``order + 1``."""
         compute = self.derivatives if recorded else self.evaluated
         return tuple(compute(u, self.prepared(log_alpha), (order, order + 1)))
 
     def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
-        """The ``order``-th derivatives of mean and variance, and the next."""
+        """Derivatives of mean and variance: both for ``order``, then both for ``order + 1``."""
         values = differentiated(self._mean_and_variance, order, log_alpha)
         slopes = differentiated(self._mean_and_variance, order + 1, log_alpha)
         return *values, *slopes
@@ -339,7 +338,7 @@ class GateDistribution(ABC):
         return moments.mean_and_variance(self._moments(la, self.quadratures.of(la.dtype)))
 
     def _moments(self, la: Tensor, quadrature: Quadrature) -> RawMoments:
-        """The raw moments by a given quadrature."""
+        """The raw moments, integrated by a given quadrature."""
         return moments.raw_moments(
             quadrature,
             lambda t: self._survival(t, la),

@@ -34,7 +34,7 @@ class BernoulliGate(GateDistribution):
     """
 
     def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """See :meth:`GateDistribution.derivatives`; from order 1 on those of the expectation."""
+        """See :meth:`GateDistribution.derivatives`; from order 1 on, those of the expectation."""
         shape = untyped.broadcast_shapes(u.shape, prepared.shape)
 
         def of_order(order: int) -> Tensor:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-# Gates whose draws and sums stay in a cache: fresh memory beyond it costs more than the
-# arithmetic done in it.
+# Gates in one block: their draws and sums stay in a cache. Fresh memory beyond the cache would
+# cost more than the arithmetic.
 GATES_IN_CACHE = 1 << 16
 
 Derivatives = Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]]

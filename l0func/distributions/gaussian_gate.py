@@ -26,7 +26,7 @@ class GaussianGate(GateDistribution):
         sigma: :math:`\sigma > 0`.
 
     Raises:
-        ValueError: ``sigma`` is not positive.
+        ValueError: ``sigma`` is not positive and finite.
 
     Example:
         >>> import torch

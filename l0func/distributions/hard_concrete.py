@@ -32,7 +32,7 @@ class HardConcrete(GateDistribution):
 
     Raises:
         ValueError: A limit does not leave room for exact zeros or ones, or the temperature is not
-            positive.
+            positive and finite.
 
     Example:
         >>> HardConcrete().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
@@ -59,14 +59,13 @@ class HardConcrete(GateDistribution):
         super().__post_init__()
 
     def _bend(self, t: float | Tensor) -> float | Tensor:
-        """β logit((t - γ)/(ζ - γ)), the logit of the draw that gives z = t at log_alpha 0."""
+        """β logit((t - γ)/(ζ - γ)): the logit of the u that draws z = t at log_alpha 0."""
         s = (t - self.gamma) / (self.zeta - self.gamma)
         logit = torch.logit(s) if isinstance(s, Tensor) else math.log(s / (1.0 - s))
         return self.temperature * logit
 
     def _nodes(self, size: int) -> Quadrature:
-        # Nodes even in the logit of the draw: there the survival function is smooth for every
-        # stretch.
+        # Gauss-Legendre in logit(s), where the survival function is smooth for every stretch.
         low = float(self._bend(0.0)) / self.temperature
         high = math.log((1.0 - self.gamma) / (self.zeta - 1.0))
         width = self.zeta - self.gamma
@@ -88,8 +87,8 @@ class HardConcrete(GateDistribution):
 
     def prepared(self, log_alpha: Tensor) -> Tensor:
         r"""See :meth:`GateDistribution.prepared`: :math:`e^{-\log\alpha}` for β = 2/3."""
-        # Beyond ±40 every draw is 0 or 1 and its derivative is 0, so the clamp changes nothing but
-        # keeps the powers of the odds, and with them the gradients, finite.
+        # The clamp keeps the powers of the odds finite, and so the gradients. It changes no draw:
+        # beyond ±40 every draw is 0 or 1, and its derivative is 0.
         if self.temperature != 2 / 3:
             return log_alpha
         return torch.exp(-log_alpha.clamp(-40.0, 40.0))
@@ -120,7 +119,7 @@ class HardConcrete(GateDistribution):
         odds = (1.0 - u).div_(u)
         if self.temperature != 2 / 3:
             return torch.sigmoid((prepared - odds.log()) / self.temperature)
-        # For β = 2/3 a draw needs no log, and exp only once a gate.
+        # For β = 2/3 a draw needs neither log nor exp; `prepared` took one exp for each gate.
         r = odds * prepared
         return (r * r.sqrt()).add_(1.0).reciprocal_()
 
@@ -138,7 +137,7 @@ class HardConcrete(GateDistribution):
 
     @property
     def _mild(self) -> bool:
-        """Whether a float can hold any node's odds times any gate's."""
+        """Whether every node's odds times every gate's odds fits in a float."""
         farthest = 1.0 - self.gamma, self.zeta, -self.gamma, self.zeta - 1.0
         spread = math.log(max(farthest) / min(farthest))
         return self.temperature * spread < 30.0
@@ -175,7 +174,7 @@ def _sigmoid_derivative(s: Tensor, order: int) -> Tensor:
 
 
 def _sigmoid_polynomial(order: int) -> list[int]:
-    """The derivative as a polynomial in s: the coefficients, lowest first."""
+    """The derivative as a polynomial in s: its coefficients, lowest power first."""
     p = [0, 1]
     for _ in range(order):
         # A further derivative turns P(s) into P'(s) (s - s²).

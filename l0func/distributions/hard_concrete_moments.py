@@ -1,4 +1,4 @@
-r"""Fast moments for the hard concrete gate: one exponential for each gate, none for its nodes.
+r"""Fast moments for the hard concrete gate: one exponential for each gate, none for the nodes.
 
 A gate has the odds :math:`q = e^{-\log\alpha}` and a node t has the odds c. Then
 :math:`P(z > t) = 1 / (1 + c q)` and :math:`P(z \le t) = c q / (1 + c q)`.
@@ -54,7 +54,7 @@ def mirrored_moments(log_alpha: Tensor, nodes: Sequence[Node]) -> tuple[Tensor, 
     results = la.new_empty(4, la.numel())
     columns = la.new_tensor(nodes).t().contiguous().unsqueeze(-1)
     size = blocks.GATES_IN_CACHE
-    # Held for all blocks: fresh memory costs more than the arithmetic done in it.
+    # One scratch for all blocks: fresh memory costs more than the arithmetic.
     scratch = la.new_empty(2, len(nodes), min(size, la.numel()))
     for start in range(0, la.numel(), size):
         block = slice(start, start + size)
@@ -64,9 +64,10 @@ def mirrored_moments(log_alpha: Tensor, nodes: Sequence[Node]) -> tuple[Tensor, 
 
 
 def _write_mirrored(la: Tensor, columns: Tensor, scratch: Tensor, into: Tensor) -> None:
-    """Write mean, variance and their slopes, all from gates with a mean below one half.
+    """Write mean, variance and their slopes for one block into ``into``.
 
-    1 - z has the distribution of z at ``-log_alpha``.
+    1 - z has the distribution of z at ``-log_alpha``. So a gate with a mean above one half is
+    computed from its mirror image, and no small number is lost in a difference.
     """
     (t, w, c), (s, weighted) = columns, scratch
     mean, variance, slope, variance_slope = into
@@ -90,7 +91,7 @@ def _write_mirrored(la: Tensor, columns: Tensor, scratch: Tensor, into: Tensor) 
 
 
 def _odds(la: Tensor) -> Tensor:
-    # Farther out the moments are 0 or 1 to this precision; nearer, the odds at every node are
-    # finite.
+    # Beyond this location the moments are 0 or 1 to the dtype's precision; before it, the odds at
+    # every node are finite.
     farthest = 600.0 if la.dtype == torch.float64 else 50.0
     return torch.exp(-la.clamp(-farthest, farthest))

@@ -1,4 +1,4 @@
-"""The HardKuma gate by Bastings, Aziz & Titov (2019), with both shapes in one location."""
+"""The HardKuma gate by Bastings, Aziz & Titov (2019); here one location sets its two shapes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HardKuma(GateDistribution):
 
     Raises:
         ValueError: A limit does not leave room for exact zeros or ones, or the concentration is
-            not positive.
+            not positive and finite.
 
     Example:
         >>> HardKuma(1.0).prob_nonzero(torch.tensor([0.0]))
@@ -103,7 +103,7 @@ class HardKuma(GateDistribution):
     def _location(self, probability: float, t: float) -> float:
         log_x = float(self._log_at(t))
         low, high = -_FARTHEST, _FARTHEST
-        # P(z <= t) falls as the location grows: bisection, to the last bit.
+        # P(z <= t) falls as the location grows. 80 bisections find the location to the last bit.
         for _ in range(80):
             middle = (low + high) / 2.0
             if self._probability(middle, log_x) > probability:
@@ -129,8 +129,8 @@ def _log_mean(a: Tensor, b: Tensor) -> Tensor:
 def _log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0, accurate near 0 and far from it.
 
-    Each branch gets harmless arguments where the other one counts, so that all gradients are
-    finite.
+    Each branch gets a harmless argument where the other branch is used, so that all gradients
+    are finite.
     """
     near = x > -math.log(2.0)
     close = torch.where(near, x, -0.5)

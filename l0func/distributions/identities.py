@@ -19,7 +19,7 @@ class Identities:
         self._values: dict[str, Hashable] = {}
 
     def identify(self, value: Hashable, description: str) -> str:
-        """Enter a value; its identity lets :meth:`find` return it.
+        """Enter a value and return its identity, the text for :meth:`find`.
 
         Args:
             value: Any value with equality by content.
@@ -27,7 +27,7 @@ class Identities:
                 disk, and another process reads the text there.
         """
         identity = description
-        # setdefault is one step for all threads. Two unequal values may describe themselves alike.
+        # setdefault is atomic, so threads need no lock. Unequal values may share a description.
         while self._values.setdefault(identity, value) != value:
             identity += "'"
         return identity

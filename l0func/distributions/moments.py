@@ -16,7 +16,7 @@ from l0func.distributions.quadrature import Quadrature, converged
 
 LEVELS = (1e-4, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
 THRESHOLDS = (0.0, 0.1, 0.5, 0.9, 0.999)
-"""The search tests locations that make P(z <= t) each level, for each threshold t."""
+"""The search tests the locations where P(z <= t) is a level, for each level and threshold t."""
 
 
 class RawMoments(NamedTuple):
@@ -55,18 +55,18 @@ def find_quadratures(
     nodes: Callable[[int], Quadrature],
     moments: MomentFunction,
 ) -> Quadratures:
-    """The smallest quadratures that larger ones confirm.
+    """The smallest two quadratures, for float64 and float32, that larger ones confirm.
 
     Args:
         name: The distribution, for the error message.
         location: ``(probability, t)`` to a location that makes P(z <= t) that probability.
-        nodes: From a size to a quadrature.
-        moments: The moments to integrate.
+        nodes: A function from a size to a quadrature.
+        moments: A function that integrates the moments by a quadrature.
 
     Raises:
-        ValueError: 512 nodes are not enough.
+        ValueError: Quadratures with up to 512 nodes do not agree on the moments.
     """
-    # The survival function bends most between these locations.
+    # The survival functions bend most between these locations.
     locations = [location(level, t) for level in LEVELS for t in THRESHOLDS]
     log_alpha = torch.tensor(locations, dtype=torch.float64)
 
@@ -88,7 +88,7 @@ def integral(
     quadrature: Quadrature, value: Callable[[float], Tensor], factor: Callable[[float], float]
 ) -> Tensor:
     """``factor(t) * value(t)`` integrated over t in [0, 1]."""
-    # A node at a time: the memory of one gate vector, not of one for each node.
+    # One node at a time, so that memory holds one gate vector and not one for each node.
     total: Tensor | float = 0.0
     for t, weight in zip(*quadrature, strict=True):
         total = total + (weight * factor(t)) * value(t)

@@ -41,11 +41,11 @@ def converged(evaluate: Callable[[int], Tensor], /, tolerance: float) -> int | N
     """The smallest size that the next two sizes confirm.
 
     Args:
-        evaluate: From a size to the integrals.
+        evaluate: A function from a size to the integrals.
         tolerance: The largest difference that counts as confirmed.
 
     Returns:
-        The size, or None if 512 nodes are not enough.
+        The size, or None if quadratures with up to 512 nodes confirm no size.
     """
     results = {size: evaluate(size) for size in SIZES[:2]}
     for size, larger, largest in zip(SIZES, SIZES[1:], SIZES[2:], strict=False):

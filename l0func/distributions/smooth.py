@@ -1,4 +1,4 @@
-"""Autograd for functions with a written derivative in the gate locations.
+"""Autograd for functions that compute their own derivative in the gate locations.
 
 ``quantile`` and ``mean_and_variance`` use it: torch then records one step, not every operation.
 """
@@ -25,9 +25,9 @@ next derivative. With ``recorded=True`` torch can differentiate the operations t
 def smooth(
     function: SmoothFunction, order: int, log_alpha: Tensor, *others: Tensor
 ) -> tuple[Tensor, ...]:
-    """``function(order, log_alpha, *others)``, differentiable by its own slopes.
+    """``function(order, log_alpha, *others)``, differentiated by the slopes that it returns.
 
-    The numbers equal those from recorded operations, in less time and memory. The result can be
+    The values equal those from recorded operations, in less time and memory. The result can be
     differentiated and mapped any number of times. For ``others`` torch differentiates the
     operations in ``function``.
     """
@@ -52,12 +52,12 @@ class _Smooth(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        of_location, of_others = None, [None] * (ctx.count - 1)
+        location_grad, other_grads = None, [None] * (ctx.count - 1)
         if ctx.needs_input_grad[2] and any(grad is not None for grad in grads):
-            of_location = _location_grad(ctx, grads)
+            location_grad = _location_grad(ctx, grads)
         if any(ctx.needs_input_grad[3:]):
-            of_others = _other_grads(ctx, grads)
-        return None, None, of_location, *of_others
+            other_grads = _other_grads(ctx, grads)
+        return None, None, location_grad, *other_grads
 
     @forward_rule
     def jvp(ctx: Any, saved: Sequence[Tensor], *tangents: Tensor | None) -> tuple[Tensor, ...]:
@@ -67,7 +67,7 @@ class _Smooth(Function):
         results = [torch.zeros_like(d) if moved is None else d * moved for d in slopes]
         if any(tangent is not None for tangent in moved_others):
             given = _with_zeros(moved_others, others)
-            recorded = _of_others(ctx, log_alpha)
+            recorded = _function_of_others(ctx, log_alpha)
             pushed = torch.func.jvp(recorded, tuple(others), given)[1]
             results = [result + push for result, push in zip(results, pushed, strict=True)]
         return tuple(results)
@@ -77,7 +77,8 @@ class _Smooth(Function):
         function, order, *tensors = args
         dims = in_dims[2:]
         ranks = [t.dim() - (d is not None) for t, d in zip(tensors, dims, strict=True)]
-        # Entry by entry: the mapped dimension in front, and as many behind it for all.
+        # The function works entry by entry, so the tensors must broadcast: each gets its mapped
+        # dimension in front, and equally many dimensions behind it.
         aligned = [_mapped_in_front(t, d, max(ranks)) for t, d in zip(tensors, dims, strict=True)]
         results = smooth(function, order, *aligned)
         return results, (0,) * len(results)
@@ -97,12 +98,13 @@ def _location_grad(ctx: Any, grads: Sequence[Tensor | None]) -> Tensor:
 
 def _other_grads(ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Any]:
     log_alpha, *others = ctx.saved_tensors[: ctx.count]
-    recorded: Any = torch.func.vjp(_of_others(ctx, log_alpha), *others)
+    recorded: Any = torch.func.vjp(_function_of_others(ctx, log_alpha), *others)
     values, pull = recorded
     return pull(_with_zeros(grads, values))
 
 
-def _of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+def _function_of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    """The function of the other tensors alone, in operations that torch differentiates."""
     return lambda *others: ctx.function(ctx.order, log_alpha, *others, recorded=True)
 
 

@@ -1,4 +1,4 @@
-"""Gates on single entries of a weight: where they sit in their key's stream, and their masks.
+"""Gates on single entries of a weight: their place in a key's stream, and their masks.
 
 A stand-in (:mod:`l0func.engine.parameter`) carries them beside its weight. The handlers in
 :mod:`l0func.engine.ops` give them to a kernel that draws each mask, uses it and forgets it.
@@ -16,7 +16,7 @@ from l0func import random
 from l0func.distributions import GateDistribution
 
 WORDS_PER_CALL = 4
-"""How many elements of its stream a key gives in one call; see :mod:`l0func.random`."""
+"""Stream elements that the generator makes in one call; see :mod:`l0func.random`."""
 
 
 class SumLog:

@@ -1,4 +1,4 @@
-"""Torch functions sorted by their relation to a tensor's values: they ignore or overwrite them.
+"""Two kinds of torch functions: those that ignore a tensor's values, and those that write them.
 
 A gated parameter (:mod:`l0func.engine.parameter`) answers the first kind from its weight and
 refuses the second.
@@ -73,8 +73,8 @@ _LISTED_WRITERS = tuple(_WRITERS)
 
 
 def writes(func: Any) -> bool:
-    """Whether a torch function writes into its first argument."""
+    """Whether a torch function writes into its first argument, or sets a property of it."""
     if compiling():
-        # The compiler cannot hash all of these functions, but can tell them apart.
+        # The compiler cannot hash all of these functions, but it can compare them.
         return any(func is writer for writer in _LISTED_WRITERS)
     return func in _WRITERS or getattr(func, "__name__", "") == "__set__"

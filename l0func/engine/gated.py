@@ -125,7 +125,7 @@ class Gated:
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Call the function on masked parameters, its random functions answered from the key."""
+        """Call the function on masked parameters; its random functions draw from the key."""
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):
@@ -133,7 +133,7 @@ class Gated:
             return tree.map_tensors(dense, output)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
-        """The parameters under their masks: products, or stand-ins for each row's products."""
+        """The parameters times a shared mask, or stand-ins if each row has its own key."""
         if key is None:
             masks = deterministic_masks(gates, self.spec, self.estimator)
             return apply_masks(params, masks)
@@ -143,8 +143,8 @@ class Gated:
         return apply_masks(params, sample_masks(key, gates, self.spec))
 
     def _rows_have_own_keys(self, key: Tensor, params: Tree) -> bool:
-        # A vmap over keys and params alike is a stack of networks, and its masks are only as many
-        # numbers as its weights.
+        # A vmap over keys and params alike is a stack of networks. Its masks take no more memory
+        # than its weights, so it needs no stand-ins.
         return is_mapped(key) and not is_mapped_with(key, self._multiplied(params))
 
     def _multiplied(self, params: Tree) -> list[Tensor]:
@@ -157,8 +157,8 @@ class Gated:
         random.check_key(key)
         if self.sampling == "local_reparam" and self.stand_ins.per_entry:
             raise ValueError(
-                "Local reparameterisation draws the sums of each row anew, and that is no mask "
-                "that a batch shares. Give each row a key, through l0func.per_example, or use "
+                "Local reparameterisation draws the sums of each row anew; it has no mask that a "
+                "batch shares. Give each row a key, through l0func.per_example, or use "
                 "sampling='exact'."
             )
 

@@ -48,8 +48,8 @@ def layouts(spec: GateSpec) -> dict[str, Layout]:
         layout = _layout(parameter)
         if layout is not None:
             possible[parameter.path] = layout
-    # Entry gates are drawn inside the operations. A gate that also acts elsewhere has to be drawn
-    # before the call, so its masks are laid out.
+    # Entry gates are drawn inside the operations. A gate that also acts elsewhere is drawn before
+    # the call, so its parameters are multiplied by full masks.
     needed = _gates_needed_before(spec, possible)
     kept: dict[str, Layout] = {}
     for path, layout in possible.items():
@@ -60,7 +60,7 @@ def layouts(spec: GateSpec) -> dict[str, Layout]:
 
 
 def _gates_needed_before(spec: GateSpec, possible: Mapping[str, Layout]) -> set[str]:
-    """The gates that multiply a parameter in another way than as its entry gates."""
+    """The gates with values needed before the call: they act anywhere but as entry gates."""
     needed: set[str] = set()
     for parameter in spec.parameters:
         layout = possible.get(parameter.path)
@@ -73,7 +73,7 @@ def _gates_needed_before(spec: GateSpec, possible: Mapping[str, Layout]) -> set[
 def _layout(parameter: ParameterPlan) -> Layout | None:
     rank = len(parameter.shape)
     bindings = _multipliers(parameter)
-    # The mask of a vector is as small as an activation: no need to avoid it.
+    # A vector's mask is as small as an activation, so it need not be avoided.
     if rank < 2 or not bindings or _repeats_a_gate(bindings):
         return None
     along_dim: list[tuple[int, Binding]] = []
@@ -97,13 +97,13 @@ def _multipliers(parameter: ParameterPlan) -> list[Binding]:
 
 
 def _repeats_a_gate(bindings: list[Binding]) -> bool:
-    """Whether a gate is on the parameter twice; on an entry it then counts once, not squared."""
+    """Whether a gate is on the parameter twice. Scales would square it; a mask counts it once."""
     gates = {binding.gate for binding in bindings}
     return len(gates) < len(bindings)
 
 
 def _only_dim(rule: Rule, rank: int) -> int | None:
-    """The one dimension that a rule's gates vary along, or None; 0 for a single gate."""
+    """The only dimension along which a rule's gates vary, or None; 0 for a single gate."""
     if isinstance(rule, whole):
         return 0
     if isinstance(rule, axis | blocks | tiles):

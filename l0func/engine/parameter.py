@@ -18,14 +18,14 @@ from l0func.engine.function_kinds import DESCRIPTIONS, writes
 from l0func.internal.interception import function_name
 
 Scales = tuple[Tensor | None, ...]
-"""For each weight dimension the factors along it, a vector, or None."""
+"""For each weight dimension a vector with the factors along it, or None."""
 
 Handler = Callable[..., Any]
 """Runs in place of a torch function. It takes the same arguments and may return NotImplemented."""
 
 
 class GatedParameter(Tensor):
-    """A tensor that stands for ``weight * scales * entry gates' masks``.
+    """A tensor that stands for ``weight * scales * masks``; the masks are its entry gates'.
 
     Made by :func:`stand_in`. An operation with a handler is computed from the factors; any other
     operation is computed on their product.
@@ -103,9 +103,9 @@ def stand_in(
         handlers: ``{torch function: handler}``.
         path: The parameter's path, for error messages.
     """
-    # A tensor subclass needs storage of its own, which nothing should read: code that bypasses
-    # __torch_function__ would use the weight without its gates. A NaN makes such a mistake loud,
-    # and expanded it takes the memory of one number.
+    # A tensor subclass needs storage of its own, and nothing should read it: code that bypasses
+    # __torch_function__ would miss the gates. NaN makes such a mistake visible in the output.
+    # Expanded, it takes the memory of one number.
     nan = torch.full((), float("nan"), dtype=weight.dtype, device=weight.device)
     storage: Any = nan.expand(weight.shape)
     parameter = storage.as_subclass(GatedParameter)
@@ -123,7 +123,7 @@ def broadcast_along(scale: Tensor, dim: int, rank: int) -> Tensor:
 
 
 def dense(value: Any) -> Any:
-    """The product that a gated parameter stands for; any other value unchanged."""
+    """A gated parameter's product; any other value unchanged."""
     return value.dense() if isinstance(value, GatedParameter) else value
 
 
@@ -133,7 +133,7 @@ def holds_gated(args: Any, kwargs: Any) -> bool:
 
 
 def _handlers_of(args: Any, kwargs: Any) -> Mapping[Any, Handler]:
-    """The first gated parameter's handlers; none if no argument is a gated parameter."""
+    """The handlers of the first gated parameter among the arguments; empty without one."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, GatedParameter):
             return value.handlers

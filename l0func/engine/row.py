@@ -56,8 +56,9 @@ class Row:
         params: Parameters, shared by all rows.
         buffers: Buffers, shared by all rows.
         arguments: Inputs, keyword inputs and gates for all rows.
-        out_dims: Where the rows of each output are: a dimension, or None.
-        gate_dims: Where the rows of each gate vector are; None if all rows share the gates.
+        out_dims: Where the rows are in the outputs, as :func:`per_example` takes it.
+        gate_dims: The dimension where each gate vector has its rows; None if all rows share the
+            gates.
         chunked: Whether vmap sees the rows a chunk at a time.
     """
 
@@ -102,11 +103,11 @@ def _only_row(x: Tensor, dim: int) -> Tensor:
 
 def same_for_all(x: Tensor) -> Tensor:
     """An output without rows, from the copies that vmap made for each row in a chunk."""
-    # vmap's out_dims=None takes any tensor that an outer vmap maps for one that differs between
-    # these rows. A tensor that does not differ comes out of vmap expanded.
+    # Under out_dims=None, vmap also refuses a tensor that only an outer vmap maps. Under
+    # out_dims=0, a tensor that is the same for all rows comes out expanded, with stride 0.
     if x.shape[0] > 1 and x.stride(0) != 0:
         raise ValueError(
-            "An output or buffer without rows is the same for all rows; one of shape "
+            "An output or buffer without rows must be the same for all rows; one of shape "
             f"{tuple(x.shape[1:])} differs from row to row. Give it a dimension of rows in "
             "out_dims; a module that writes inputs into a buffer belongs in eval mode."
         )

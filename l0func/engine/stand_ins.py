@@ -21,17 +21,17 @@ from l0func.spec.rules import element
 
 
 class StandIns:
-    """A function ``(key, params, gates) -> params``; the result has stand-ins for gated weights.
+    """A function ``(key, params, gates) -> params``; its result holds stand-ins for gated weights.
 
     Args:
         spec: The gate spec.
-        local_reparam: Whether sums over entry gates are drawn in place of masks.
+        local_reparam: Whether layers draw their sums in place of the entry gates' masks.
 
     Attributes:
         layouts: For each parameter that gets a stand-in, by path: how its gates act on it.
         masked: The other parameters with a gate; they are multiplied by their masks.
-        sampled: The gate vectors with values drawn before the call.
-        per_entry: The gate vectors with values drawn by the operations that use them.
+        sampled: The gate vectors that are drawn before the function runs.
+        per_entry: The gate vectors that are drawn inside the operations that use them.
 
     Raises:
         ValueError: Local reparameterisation would be wrong for a rule.
@@ -107,7 +107,9 @@ def _check_devices(layout: Layout, weight: Tensor, log_alphas: Gates) -> None:
 
 
 def _check_sums(path: str, layout: Layout, per_entry: list[str]) -> None:
-    """Refuse gates that make the terms in a sum depend on each other.
+    """Refuse gates for which local reparameterisation would be wrong.
+
+    It would treat a gate as independent in each term of a sum and in each parameter.
 
     Args:
         path: The parameter.

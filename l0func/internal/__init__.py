@@ -1,1 +1,1 @@
-"""Tools for every wing: pytrees and their names, a call's context, torch without types."""
+"""Tools for the whole package: pytrees and their names, a call's context, torch without types."""

@@ -1,4 +1,4 @@
-"""A call's context: the compiler, vmap and autocast, as far as the library must know them."""
+"""Questions about a call's context: is a compiler, a vmap or autocast active around it?"""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def compiles() -> bool:
 
 
 def is_mapped(tensor: Tensor, /) -> bool:
-    """Whether a vmap around this code holds a batch of values where the tensor shows one."""
+    """Whether a vmap around this code maps the tensor, so that it holds a batch of values."""
     functorch: Any = untyped._C._functorch
     if compiling():
-        # The compiler follows this question and not the next.
+        # The compiler can trace this function, but not those in _vmap_level.
         return functorch.is_batchedtensor(tensor)
     return _vmap_level(tensor) > 0
 
@@ -48,7 +48,7 @@ def is_mapped(tensor: Tensor, /) -> bool:
 def is_mapped_with(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
     """Whether the innermost vmap over the tensor also maps all others.
 
-    The answer is False inside a compiler, where nobody can tell.
+    The answer is always False inside a compiler, because it hides the levels of vmap.
     """
     if compiling():
         return False
@@ -57,6 +57,7 @@ def is_mapped_with(tensor: Tensor, others: Iterable[Tensor], /) -> bool:
 
 
 def _vmap_level(tensor: Tensor) -> int:
+    """The level of the innermost vmap over the tensor; 0 without one."""
     functorch: Any = untyped._C._functorch
     while functorch.is_gradtrackingtensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
@@ -69,7 +70,7 @@ def known_values(tensor: Any, /) -> Any:
     A transform, a compiler, a fake tensor and the meta device hide values.
 
     Args:
-        tensor: A tensor; anything else has no known values.
+        tensor: A plain tensor; a subclass or another object has no known values.
 
     Returns:
         A number, nested lists of numbers, or None.
@@ -79,7 +80,7 @@ def known_values(tensor: Any, /) -> Any:
     try:
         return loose(tensor).tolist()
     except RuntimeError:
-        # vmap's way to say that there is no one value.
+        # A tensor under vmap has no single value, and its tolist() raises.
         return None
 
 

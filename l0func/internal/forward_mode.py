@@ -12,13 +12,13 @@ _forward_ad: Any = import_module("torch.autograd.forward_ad")
 
 
 def forward_rule(derive: Callable[..., Any], /) -> Any:
-    """Make a ``jvp`` for an autograd.Function that can itself be derived.
+    """Make a ``jvp`` for an autograd.Function that can itself be differentiated.
 
     torch switches forward mode off while a ``jvp`` runs, so a second derivative silently
     becomes 0. This ``jvp`` switches it on again.
 
     Args:
-        derive: ``derive(ctx, saved tensors, *tangents)``, the outputs' tangents.
+        derive: ``derive(ctx, saved tensors, *tangents)``; it returns the outputs' tangents.
 
     Returns:
         A static method, to be assigned to ``jvp`` in the class.

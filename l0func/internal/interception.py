@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 class Interception(TorchFunctionMode):
     """A context that runs ``handlers[func](self, func, *args, **kwargs)`` in place of ``func``.
 
-    A function without a handler runs as it is. Inside a handler every function is torch's own.
+    A function without a handler runs as it is. The context is off inside a handler, so a handler
+    can call torch's own function.
 
     Args:
         handlers: ``{torch function: handler}``.

@@ -16,7 +16,7 @@ from l0func.internal.tree import LEAVES, Level, leaves, level_of, rebuild
 
 
 class _Place(NamedTuple):
-    """A tensor's place in a pytree; its rows are along ``dim``, None without rows."""
+    """A tensor's place in a pytree. Its rows are along ``dim``; None is a tensor without rows."""
 
     dim: int | None
 
@@ -65,8 +65,8 @@ def flatten_mapped(value: Any, dims: Any, label: str, /) -> FlatMapped:
 
     Args:
         value: Any pytree with tensors and constants.
-        dims: The dimension where every tensor has its rows; None for tensors without rows; or a
-            prefix of ``value`` with either at each leaf.
+        dims: The dimension where every tensor has its rows, or None for tensors without rows. Or
+            a pytree of these: a prefix of ``value`` with one entry for each subtree.
         label: A name for ``dims`` in an error.
 
     Raises:
@@ -99,6 +99,7 @@ def _check_constant(value: Any) -> None:
 
 
 def _dims_of_children(value: Any, level: Level, dims: Any, label: str) -> list[Any]:
+    """The entry in ``dims`` for each child of a container."""
     count = len(level.children)
     if dims is None or isinstance(dims, int):
         return [dims] * count
@@ -115,12 +116,14 @@ def _dims_of_children(value: Any, level: Level, dims: Any, label: str) -> list[A
 
 
 def _place_tensor(tensor: Tensor, dim: Any, label: str, flat: FlatMapped) -> _Place:
+    """The place for a tensor, which is appended to ``flat``."""
     if dim is None:
         flat.unmapped.append(tensor)
         return _Place(None)
     if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
         raise ValueError(
-            f"{label} names dimension {dim!r} of a tensor of shape {tuple(tensor.shape)}."
+            f"{label} names dimension {dim!r} of a tensor of shape {tuple(tensor.shape)}, "
+            "and there is no such dimension."
         )
     positive = dim % tensor.dim()
     flat.tensors.append(tensor)

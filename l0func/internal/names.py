@@ -1,4 +1,4 @@
-"""Names of leaves: how they are checked, matched by patterns and turned into numbers."""
+"""Names of leaves: functions to check them, match them to patterns and turn them into numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 def closest(name: str, names: Iterable[str], /) -> str:
-    """The end of an error message that names the nearest name; empty if there are no names."""
+    """The end of an error message, with the nearest name; empty if there are no names."""
     names = list(names)
     near = get_close_matches(name, names, n=1, cutoff=0.0)
     return f"; the closest is {near[0]!r}" if near else ""
@@ -77,7 +77,7 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str)
         label: A word for the things behind the paths, for an error.
 
     Raises:
-        ValueError: The pattern matches nothing; the message names the nearest path.
+        ValueError: A pattern matches nothing; the message names the nearest path.
     """
     known = dict.fromkeys(paths)
     for pattern in patterns:
@@ -107,7 +107,7 @@ def per_path(
         ``{path: value}``.
 
     Raises:
-        ValueError: A pattern matches no path, or a path no pattern.
+        ValueError: A pattern matches no path, or no pattern matches a path.
     """
     paths = list(paths)
     if not isinstance(setting, Mapping):
@@ -125,6 +125,6 @@ def per_path(
 
 
 def stream(name: str) -> int:
-    """The number of a name, to be folded into a key: the first 8 bytes of the name's SHA-256."""
+    """A name's number, to fold into a key: the first 8 bytes of its SHA-256."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)

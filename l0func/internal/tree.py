@@ -1,4 +1,4 @@
-"""Pytrees: their tensors under dotted paths, and the way back."""
+"""Pytrees of tensors: flattened to ``{dotted path: tensor}``, and rebuilt from that."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rebuild(tree: Tree, named: Mapping[str, Tensor], /) -> Tree:
 
 
 class Level(NamedTuple):
-    """One level in a pytree: the names and values of its children, and the way back."""
+    """One level in a pytree: its children, their names, and a function that rebuilds it."""
 
     names: list[str]
     children: list[Any]

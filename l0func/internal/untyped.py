@@ -1,6 +1,7 @@
 """torch without its types, for functions and methods that torch leaves untyped.
 
-Every wing reads torch's untyped functions through these names, so that no file needs a cast.
+The package reads torch's untyped functions through these names, so that a strict type checker
+accepts the calls.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor
 
 untyped: Any = torch
-"""torch, for those functions that have no types."""
+"""torch, for its functions without types."""
 
 TENSOR: Any = Tensor
-"""torch.Tensor, for those methods that have no types."""
+"""torch.Tensor, for its methods without types."""
 
 
 def loose(tensor: Tensor, /) -> Any:
-    """The tensor itself, for those methods that have no types."""
+    """The tensor itself, for its methods without types."""
     return tensor
 
 

@@ -58,7 +58,7 @@ def use_kernel(kernel: Kernel) -> None:
 
 
 def kernel_in_use() -> Literal["eager", "compiled"]:
-    """The kernel that a call at this place runs."""
+    """The kernel for a call made now; inside a compiler ``"auto"`` means the compiled one."""
     if _choice.broken or not compiles() or _choice.kernel == "eager":
         return "eager"
     if _choice.kernel == "compiled" or compiling():
@@ -67,7 +67,7 @@ def kernel_in_use() -> Literal["eager", "compiled"]:
 
 
 def kernel_can_compile() -> bool:
-    """Whether nothing has failed to compile yet."""
+    """Whether no compilation has failed since the last choice."""
     return not _choice.broken
 
 

@@ -1,4 +1,7 @@
-"""Draws on every road: eager, mapped by vmap, and traced by a compiler. Used by l0func.random."""
+"""Random words and uniforms from keys: eager, under vmap, and under a compiler.
+
+``l0func.random`` calls these functions.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from l0func.internal.untyped import untyped
 from l0func.kernels import philox
 from l0func.kernels.eager import eager_draws
 
-# A step's draws of up to so many calls are traced as one draw, padded to the longest: tracing a
-# draw costs more than running it.
+# Under a compiler, draws with at most this many calls become one draw, padded to the longest:
+# tracing a draw costs more than running it.
 _TOGETHER = 1024
 
 
@@ -38,12 +41,23 @@ def draw_uniforms(keys: Tensor, calls: tuple[int, ...], /) -> list[Tensor]:
 
 
 def draw_uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
-    """The uniforms from single calls in one key's stream, shape ``(*call, 4)``."""
+    """The uniforms from single calls in one key's stream.
+
+    Args:
+        key: A key, shape ``(2,)``.
+        call: Call numbers, any shape ``(*call,)``.
+
+    Returns:
+        float32 uniforms on (0, 1), shape ``(*call, 4)``.
+    """
     return _traced_uniforms_at(key, call) if compiling() else _uniforms_at(key, call)
 
 
 def fold_keys(keys: Tensor, data: Tensor, /) -> Tensor:
-    """New keys from keys and numbers, shape ``(*batch, 2)`` broadcast with ``data``."""
+    """New keys, shape ``(*batch, 2)``, from keys ``(*batch, 2)`` and numbers ``(*batch,)``.
+
+    The two batch shapes broadcast.
+    """
     if compiling():
         return _traced_fold(keys, data)
     offset = keys[..., 1] + data
@@ -64,7 +78,7 @@ def _traced_uniforms(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
     small = [g for g, count in enumerate(calls) if count <= _TOGETHER]
     words: dict[int, Tensor] = {}
     for g, count in enumerate(calls):
-        # A larger draw stands alone: the compiler fuses it with the mask that is made of it.
+        # A larger draw stands alone: the compiler fuses it with the mask made from it.
         if count > _TOGETHER:
             words[g] = _traced_words(keys[..., g, :], count)
     if small:
@@ -75,8 +89,8 @@ def _traced_uniforms(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
     return [philox.unit(words[g]) for g in range(len(calls))]
 
 
-# One node of the compiler's graph, instead of the ten rounds unrolled: some two hundred nodes to
-# be traced through Python.
+# allow_in_graph makes each of these functions one node in the compiler's graph. Traced through
+# Python, the ten rounds would be some two hundred nodes.
 @untyped.compiler.allow_in_graph
 def _traced_words(keys: Tensor, calls: int) -> Tensor:
     return philox.words(keys, calls)
@@ -99,7 +113,7 @@ def _draw(keys: Tensor, calls: tuple[int, ...], as_unit: bool) -> Tensor:
 
 
 class _Draw(Function):
-    """``eager_draws`` as torch.func takes it: a mapped batch is one call."""
+    """``eager_draws`` for torch.func: its vmap rule draws for a mapped batch in one call."""
 
     @staticmethod
     def forward(*args: Any) -> Tensor:

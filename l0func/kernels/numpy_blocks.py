@@ -48,7 +48,7 @@ def draws_by_numpy(streams: Tensor, calls: Sequence[int], as_unit: bool) -> Tens
 
 
 def _block_bounds(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each block's first call and end, over streams laid one after another."""
+    """Each block's first call and its end; calls are numbered through all streams."""
     # A stream that would fill much of a block has blocks of its own: a block across streams needs
     # a key for each call.
     position, runs = 0, [0]
@@ -71,9 +71,10 @@ def _block_size(calls: int) -> int:
 def _seeds_and_bases(
     flat: Array, counts: Array, ends: Array, start: int, stop: int
 ) -> tuple[Array, Array]:
-    """Seeds of the calls ``start`` to ``stop - 1``, and the counters at call 0 in their streams.
+    """Seeds and bases for the calls ``start`` to ``stop - 1``.
 
-    Both have one entry if the block lies in one stream, and one for each call otherwise.
+    A call's counter is its base plus its number. Both results have one entry if the block lies in
+    one stream, and one for each call otherwise.
     """
     first, last = np.searchsorted(ends, (start, stop - 1), side="right")
     streams = slice(int(first), int(last) + 1)
@@ -87,8 +88,8 @@ def _seeds_and_bases(
     return np.repeat(seed, spans), np.repeat(base, spans)
 
 
-# One scratch a thread: fresh half-megabyte buffers at every draw cost a quarter of a draw of 10⁵
-# in page faults.
+# One scratch for each thread: with fresh buffers at every draw, page faults would take a quarter
+# of the time for 10⁵ uniforms.
 _threads = threading.local()
 
 
@@ -100,9 +101,10 @@ def _scratch_of_thread() -> _Scratch:
 
 
 class _Scratch:
-    """Buffers for one block of Philox calls, and the ten rounds in place on them."""
+    """Buffers for one block of Philox calls; the ten rounds run in place on them."""
 
     def __init__(self) -> None:
+        # _block_size rounds the number of blocks, so a block holds up to 3/2 BLOCK calls.
         size = BLOCK + BLOCK // 2
         self.index = np.arange(size, dtype=np.uint64)
         self.buffers = np.empty((3, 2, size), dtype=np.uint64)
@@ -118,7 +120,7 @@ class _Scratch:
         Args:
             target: Where to write, shape ``(n, 4)``: int64 words or float32 uniforms.
             seed: Seeds, one for all calls or one for each.
-            base: Counters before ``start``, likewise; call i has ``base + start + i``.
+            base: Bases, likewise; call i in the block has counter ``base + start + i``.
             start: The first call's number.
             as_unit: Whether to write uniforms.
         """
@@ -141,7 +143,8 @@ class _Scratch:
         y[0] = 0
 
     def _run_rounds(self, seed: Array, size: int) -> None:
-        # x holds words 0 and 2, y holds words 3 and 1: each meets in place its partner in a round.
+        # x holds words 0 and 2, y holds words 3 and 1: in a round, word 0 meets word 3 and word 2
+        # meets word 1.
         x, y, product = self.buffers[:, :, :size]
         low, shift = np.uint64(LOW), np.uint64(32)
         for keys in self._keys_of_rounds(seed):
@@ -149,7 +152,7 @@ class _Scratch:
             np.right_shift(product, shift, out=x)
             np.bitwise_xor(x, y, out=x)
             np.bitwise_xor(x, keys, out=x)
-            # The high halves of y are never cleared; their traces in x are.
+            # The high halves of y hold garbage; here it is cleared from x.
             np.bitwise_and(x, low, out=x)
             x, y, product = x[::-1], product, y
         word = self.words[:size]
@@ -168,8 +171,8 @@ class _Scratch:
 
 
 def _write_units(target: Array, word: Array) -> None:
-    # A float of exponent 0 with the upper 23 bits of the word as its mantissa, minus the exact
-    # 1 - 2**-24: the midpoint.
+    # The word's upper 23 bits become the mantissa of a float in [1, 2). Subtracting the exact
+    # 1 - 2**-24 moves it to the midpoint that philox.unit gives.
     np.right_shift(word, np.uint32(9), out=word)
     np.bitwise_or(word, np.uint32(0x3F800000), out=word)
     shift = np.float32(1 - 2.0**-24)

@@ -16,7 +16,7 @@ LOW = 0xFFFFFFFF
 
 
 def _wide_product(multiplier: int, word: Word) -> tuple[Word, Word]:
-    """The high and low halves of a 32-bit product; bits above the 32nd are garbage."""
+    """The high and low words of a 64-bit product; their bits above the 32nd are garbage."""
     # The product with multiplier - 2**32 stays within int64; overflow would be undefined once
     # compiled to C++.
     shifted = word * (multiplier - (1 << 32))
@@ -79,7 +79,7 @@ def folded(seed: Word, offset: Word, index: Word) -> tuple[Word, Word]:
 
 
 def words(streams: Tensor, calls: int) -> Tensor:
-    """The first words in each stream, by tensor operations: for any device and transform.
+    """The first words in each stream, in tensor operations: for any device and transform.
 
     Args:
         streams: int64 streams, shape ``(*batch, 2)``.

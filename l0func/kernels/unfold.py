@@ -1,4 +1,7 @@
-"""Image patches and their adjoint: with them a convolution is a matrix product."""
+"""Image patches and their adjoint: with them a convolution is a matrix product.
+
+The contraction in the engine uses them for convolutions with entry gates.
+"""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class PureModule:
     def with_buffers(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
-        """``(output, new buffers)``: the same call, with the buffers as it leaves them.
+        """``(output, new buffers)``: the same call, with the buffers that the module updated.
 
         Args:
             params: The module's parameters, flat or nested.
@@ -124,7 +124,7 @@ class PureModule:
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
-        """``with_buffers`` for a caller that has entered its own :class:`Keyed`."""
+        """``with_buffers`` inside a :class:`Keyed` that the caller has entered."""
         own_params, own_buffers = self._checked(params, buffers)
         # In-place updates of a buffer, such as BatchNorm's, write into a copy.
         copies = {path: b.clone() for path, b in own_buffers.items()}
@@ -161,7 +161,7 @@ class PureModule:
     def resized(
         self, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, Part]
     ) -> PureModule:
-        """The same function for parameters with other shapes, with some parts replaced.
+        """The same function for parameters with other shapes, and with some parts replaced.
 
         Args:
             shapes: The new shape for every parameter path.

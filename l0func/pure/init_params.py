@@ -44,6 +44,7 @@ def init_params(
 
     Raises:
         ValueError: A pattern matches nothing, a name is unknown, a callable gives another shape,
+            ``sparse_`` meets a tensor that is no matrix, a name is used inside vmap or a compiler,
             or this torch's initialisers take no generator (before 2.2).
         TypeError: ``key`` is not a key, or an initialiser has another type.
 
@@ -132,6 +133,7 @@ def _is_random(name: str) -> bool:
 
 
 def _generator(key: Tensor, device: torch.device) -> torch.Generator:
+    """A torch generator with a seed from the key."""
     words = known_values(key)
     if words is None:
         raise ValueError(

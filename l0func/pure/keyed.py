@@ -24,10 +24,10 @@ _MODULE_STREAM = 0x6D6F64756C65
 
 
 class Keyed(Interception):
-    """A context in which torch's random functions draw from a key, with a new fold for each call.
+    """A context where torch's random functions draw from a key; each call draws from its own fold.
 
     Args:
-        key: A key, shape ``(2,)``; None refuses every random function that is active.
+        key: A key, shape ``(2,)``. None: every active random function raises a ValueError.
     """
 
     def __init__(self, key: Tensor | None) -> None:
@@ -54,11 +54,11 @@ class Keyed(Interception):
         return random.fold_in(self.base, self.calls - 1)
 
     def uniform(self, func: Any) -> draws.Uniform:
-        """A source of uniforms for one call."""
+        """A source of uniforms for a call of ``func``; each use of it draws anew."""
         return lambda shape: random.uniform(self.key_for(func), shape)
 
     def dropout(self, func: Any) -> draws.Dropout:
-        """Dropout for one call; a written-out function may apply it many times."""
+        """Dropout for a call of ``func``; a written-out function may apply it many times."""
         return lambda x, p: draws.dropout(x, p, tuple(x.shape), self.uniform(func))
 
 
@@ -69,8 +69,9 @@ def _dropout(
 
     Args:
         draw: The written-out function.
-        end: The mask varies along the dimensions before ``end``, and is 1 long along the others.
-        by_default: The default for ``training``.
+        end: The mask varies along the dimensions before ``end``, and has size 1 along the others.
+            None is the end.
+        by_default: The default value of ``training``.
     """
 
     def handler(

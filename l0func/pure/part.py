@@ -125,11 +125,11 @@ class Part:
     Args:
         kind: Its class.
         plain: The attributes that all calls share.
-        parameters: Places for its own parameters, by their names in it.
-        buffers: Places for its own buffers.
-        children: Places for its children.
-        mutable: The other attributes, with places in them. They are rebuilt for every call,
-            containers included.
+        parameters: Places for its own parameters, by name; None for a name without a parameter.
+        buffers: Places for its own buffers, likewise.
+        children: Places for its children, likewise.
+        mutable: The other attributes: containers, and values that hold tensors or modules. Places
+            stand for those, and every call gets its own copies.
     """
 
     kind: type[nn.Module]
@@ -141,10 +141,10 @@ class Part:
 
     @classmethod
     def of(cls, module: nn.Module, places: Places) -> Part:
-        """A module without its tensors and submodules.
+        """The part for one module.
 
         Args:
-            module: A module from the tree.
+            module: A module in the tree.
             places: The tree's places.
         """
         attributes = vars(module)
@@ -159,7 +159,7 @@ class Part:
         return part
 
     def paths(self) -> dict[str, str]:
-        """The paths of its own parameters and buffers, by their names in the module."""
+        """Paths of its own parameters and buffers, by their names in the module."""
         places = self.parameters | self.buffers
         return {name: place.path for name, place in places.items() if place is not None}
 
@@ -176,7 +176,7 @@ class Part:
     def fill(self, module: nn.Module, contents: Contents) -> None:
         """Give an empty module of this kind its attributes.
 
-        They go straight into its ``__dict__``, so that its class runs no hook.
+        They go straight into its ``__dict__``, so that the class's ``__setattr__`` does not run.
         """
         tensors, modules = contents
         attributes = module.__dict__

@@ -41,7 +41,7 @@ def _refuse_max_norm(lookup: Callable[..., Any]) -> Callable[..., Any]:
     return handler
 
 
-_OF_TENSOR = (
+_TENSOR_METHODS = (
     "bernoulli_",
     "cauchy_",
     "exponential_",
@@ -52,17 +52,25 @@ _OF_TENSOR = (
     "uniform_",
     "multinomial",
 )
-_OF_TORCH = ("multinomial", "normal", "poisson", "randint", "randint_like", "randperm", "rrelu")
-_OF_FUNCTIONAL = (
+_TORCH_FUNCTIONS = (
+    "multinomial",
+    "normal",
+    "poisson",
+    "randint",
+    "randint_like",
+    "randperm",
+    "rrelu",
+)
+_POOLINGS = (
     "fractional_max_pool2d",
     "fractional_max_pool2d_with_indices",
     "fractional_max_pool3d",
     "fractional_max_pool3d_with_indices",
 )
 _GLOBAL_DRAWS = [
-    *[getattr(Tensor, name) for name in _OF_TENSOR],
-    *[getattr(torch, name) for name in _OF_TORCH],
-    *[getattr(F, name) for name in _OF_FUNCTIONAL],
+    *[getattr(Tensor, name) for name in _TENSOR_METHODS],
+    *[getattr(torch, name) for name in _TORCH_FUNCTIONS],
+    *[getattr(F, name) for name in _POOLINGS],
 ]
 REFUSED_HANDLERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_GLOBAL_DRAWS, _refuse_global_draw),

@@ -11,7 +11,7 @@ class Signature(NamedTuple):
     """The arguments that a function can take.
 
     Args:
-        names: Those that may be passed by position, in order.
+        names: The arguments that may be passed by position, in order.
         defaults: The default values by name.
     """
 
@@ -32,7 +32,7 @@ class Signature(NamedTuple):
     def bind(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
         """One call's arguments by name, with defaults for those that it leaves out.
 
-        It checks nothing: the function itself refuses a call that does not fit.
+        Nothing is checked: the function itself refuses a call that does not fit.
         """
         by_position = dict(zip(self.names, args, strict=False))
         return {**self.defaults, **by_position, **named}

@@ -56,20 +56,21 @@ class Contraction:
 
 
 class Chunk(NamedTuple):
-    """Operands for one chunk, each a list of planes.
+    """Operands for one chunk; all but ``g`` are lists of planes.
 
-    Gate number ``4c + w`` uses word w from generator call c. Four planes, one for each word,
-    need no shuffling.
+    Gate number ``4c + w`` uses word w from generator call c. With a plane for each of the four
+    words, the draws need no shuffling: plane w holds every fourth column from w on. Otherwise
+    one plane holds all columns.
     """
 
     ready: list[Tensor]
-    """Prepared locations, ``(G, O, gates of a row)``."""
+    """Prepared locations, ``(G, O, gates of a weight row)``."""
     a: list[Tensor] | None
     """The weight, ``(G, O, I)``."""
     x: list[Tensor] | None
     """Input vectors, ``(b, G, R, I)``."""
     g: Tensor | None
-    """Output vectors or their slopes, ``(b, G, R, O)``."""
+    """Output vectors or gradients in them, ``(b, G, R, O)``."""
 
 
 def uniform_planes(keys: Tensor, call: Tensor, count: int) -> list[Tensor]:
@@ -120,7 +121,7 @@ def contract(outputs: Sequence[Output], draws: Draws, chunk: Chunk) -> list[list
 
     Returns:
         For each output its planes: ``y`` has one, ``(b, G, R, O)``; ``x`` is ``(b, G, R, I)``;
-        ``a`` is ``(G, O, I)``, summed over the chunk.
+        ``a`` is ``(G, O, I)``, summed over the chunk's examples.
     """
     planes: list[list[Tensor]] = [[] for _ in outputs]
     for number, masks in enumerate(draws):
@@ -150,30 +151,33 @@ def _contract_plane(
     if kind == "y":
         assert a is not None
         assert x is not None
-        return _outputs_of(z * a, x)
+        return _forward_product(z * a, x)
     assert g is not None
     if kind == "x":
         assert a is not None
-        return _inputs_of(z * a, g)
+        return _backward_product(z * a, g)
     assert x is not None
     return (z * _outer(g, x)).sum(0)
 
 
-# One vector a key needs no matrix product: a sum of products is faster.
+# For one vector a key, a sum of products is faster than a matrix product.
 
 
-def _outputs_of(masked: Tensor, x: Tensor) -> Tensor:
+def _forward_product(masked: Tensor, x: Tensor) -> Tensor:
+    """Output vectors from input vectors."""
     if x.shape[2] == 1:
         return (masked * x).sum(-1).unsqueeze(2)
     return x @ masked.transpose(-2, -1)
 
 
-def _inputs_of(masked: Tensor, g: Tensor) -> Tensor:
+def _backward_product(masked: Tensor, g: Tensor) -> Tensor:
+    """Input vectors from output vectors."""
     if g.shape[2] == 1:
         return (masked * g.transpose(-2, -1)).sum(-2, keepdim=True)
     return g @ masked
 
 
 def _outer(g: Tensor, x: Tensor) -> Tensor:
+    """For each weight entry, the sum over vectors of output times input."""
     columns = g.transpose(-2, -1)
     return columns * x if x.shape[2] == 1 else columns @ x

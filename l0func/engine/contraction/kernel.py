@@ -34,6 +34,7 @@ class Request(NamedTuple):
     gates: int
     """Gates in the chunk."""
     planes: int
+    """Planes in each operand, 1 or 4; see :class:`~.tiling.Tiling`."""
 
     @property
     def calls(self) -> int:
@@ -65,11 +66,11 @@ def contracted(
 def _drawn_eagerly(request: Request, keys: Tensor, call: int, chunk: Chunk) -> Draws:
     seed, offset = keys.unbind(-1)
     streams = torch.stack((seed, offset + call), dim=-1).unsqueeze(-2)
-    words = eager_draws(streams, [request.calls], True)
+    by_call = eager_draws(streams, [request.calls], True)
     if request.planes == 4:
-        uniforms = list(words.unbind(-1))
+        uniforms = list(by_call.unbind(-1))
     else:
-        uniforms = [_in_one_plane(request, words)]
+        uniforms = [_in_one_plane(request, by_call)]
     return draw(request.contraction, request.outputs, uniforms, chunk)
 
 
@@ -80,10 +81,10 @@ def _drawn_in_graph(request: Request, keys: Tensor, call: Tensor, chunk: Chunk) 
     return draw(request.contraction, request.outputs, uniforms, chunk)
 
 
-def _in_one_plane(request: Request, words: Tensor) -> Tensor:
+def _in_one_plane(request: Request, by_call: Tensor) -> Tensor:
     """The chunk's own uniforms ``(b, count)`` from ``(b, calls, 4)``."""
     own = slice(request.skip, request.skip + request.gates)
-    return words.flatten(-2)[..., own]
+    return by_call.flatten(-2)[..., own]
 
 
 def _contracted_in_graph(request: Request, draws: Draws, chunk: Chunk) -> list[list[Tensor]]:
@@ -104,7 +105,7 @@ def _in_machine_code(
     at = torch.tensor(call, device=keys.device)
     if len(request.outputs) == 1:
         return _compiled(_drawn_and_contracted, signature)(request, keys, at, chunk)
-    # In one graph the compiler draws again for every output rather than keep the masks of a chunk.
+    # Two graphs: in one, the compiler would draw the masks again for every output.
     draws = _compiled(_drawn_in_graph, signature)(request, keys, at, chunk)
     return _compiled(_contracted_in_graph, signature)(request, draws, chunk)
 
@@ -117,8 +118,8 @@ def _operands(chunk: Chunk) -> list[Tensor]:
 
 @cache
 def _compiled(function: FunctionType, signature: Any) -> Callable[..., Any]:
-    # The compiler counts recompilations by code object and falls back to eager after a few: each
-    # shape gets its own.
+    # The compiler counts recompilations by code object, and after a few it falls back to eager. So
+    # each shape gets a code object of its own.
     name = f"{function.__name__}_{_compiled.cache_info().currsize}"
     code = function.__code__.replace(co_name=name)
     return untyped.compile(FunctionType(code, function.__globals__), dynamic=False, fullgraph=True)

@@ -30,6 +30,8 @@ def masked_linear(x: Tensor, weight: Tensor, gates: EntryGates) -> Tensor:
     dtype, wide = result_dtype(x, weight)
     *leading, inputs_size = x.shape
     vectors = x.reshape(1, prod(leading), inputs_size).to(wide)
+    # The gates lie in the order of the untransposed weight. For a transposed one, the product is
+    # the contraction over the other factor: "x" from g.
     if gates.turned:
         output, a = Output("x", 0), weight.transpose(-2, -1)
         inputs, g = None, vectors.unsqueeze(1)
@@ -67,7 +69,7 @@ def masked_convolution(x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unf
 def masked_transposed_convolution(
     x: Tensor, weight: Tensor, gates: EntryGates, unfold: Unfold
 ) -> Tensor:
-    """A transposed convolution with ``weight * mask``: the slope of a convolution in its images.
+    """A transposed convolution with ``weight * mask``: the adjoint of a convolution.
 
     Args:
         x: ``(N, channels in, windows)``.
@@ -98,6 +100,7 @@ def _contraction(
     gates: EntryGates, shape: tuple[int, int, int], unfold: Unfold | None
 ) -> Contraction:
     entries, count = prod(shape), gates.log_alpha.numel()
+    # Entries for each gate; an empty weight has none to count.
     repeat = entries // max(count, 1) if entries else 1
     return Contraction(gates.distribution, shape, repeat, gates.first, unfold)
 

@@ -18,7 +18,7 @@ class Operands(NamedTuple):
     """The factors that :func:`run` contracts; the one to compute may be None."""
 
     log_alpha: Tensor
-    """``(G, O, gates of a row)``."""
+    """``(G, O, gates of a weight row)``."""
     a: Tensor | None
     """``(G, O, I)``."""
     x: Tensor | None
@@ -109,7 +109,7 @@ def _add_examples(
 
 
 def count_vectors(contraction: Contraction, x: Tensor | None, g: Tensor | None) -> int:
-    """Input vectors for each key: R."""
+    """R, the number of input vectors for each key."""
     if g is not None:
         return g.shape[2]
     assert x is not None
@@ -165,7 +165,7 @@ def _chunk(tiling: Tiling, weights: Weights, examples: Examples, block: Block) -
 
 
 def _allocated(kind: Kind, tiling: Tiling, operands: Operands) -> list[Tensor]:
-    """Memory for one result; ``a`` is a sum over chunks and starts at zero, by planes."""
+    """Memory for one result; ``a`` is a sum over chunks, so its planes start at zero."""
     given = (operands.g, operands.x, operands.a)
     like = next(t for t in given if t is not None)
     groups, weight_rows, columns = tiling.contraction.shape
@@ -191,7 +191,7 @@ def _targets(
 ) -> list[Tensor]:
     """The tensors that receive the chunks of some examples, by planes.
 
-    For ``x`` they are fresh: all blocks add to the vectors, and the images follow from the sum.
+    For ``x`` they are new tensors: all blocks add to the vectors, and images come from the sum.
     """
     if kind == "y":
         return [result[0][batch]]

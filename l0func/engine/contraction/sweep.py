@@ -1,7 +1,7 @@
 """The contractions as one differentiable function of the gates and of all factors.
 
-:mod:`.product` calls it. Every torch transform applies to it: ``grad``, ``jvp``, ``vmap``, nested
-as one likes, and ``torch.compile``.
+:mod:`.product` calls it. Every torch transform applies to it, also nested: ``grad``, ``jvp``,
+``vmap`` and ``torch.compile``.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def sweep(
     x: Tensor | None,
     g: Tensor | None,
 ) -> Tensor:
-    r"""One contraction with masks that are drawn as it goes.
+    r"""One contraction; its masks are drawn while it runs.
 
     .. math:: S_k = \sum g_{bro}\, x_{bri}\, A_{oi}\, z^{(k)}_{boi}
 
-    Source: the derivatives of a product with a mask form one family. The slope in each factor
-    contracts the others; the slope in the location raises k by one.
+    The derivatives of a product with a mask form one family. The derivative in a factor contracts
+    the others; the derivative in the location raises k, the order of the mask's derivative, by 1.
 
     Args:
         contraction: The sizes, and a distribution for z.
         output: The factor to compute, ``"y"`` (in place of g), ``"x"`` or ``"a"``, and k.
         keys: ``(B, 2)``.
-        log_alpha: ``(G, O, gates of a row)``.
+        log_alpha: ``(G, O, gates of a weight row)``.
         a: The weight, ``(G, O, I)``.
         x: ``(B, R, I)``, or images.
         g: ``(B, G, R, O)``.
@@ -92,13 +92,13 @@ def _fixed(value: Any) -> Any:
 
 @untyped.compiler.allow_in_graph
 def _traced(constants: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
-    # The compiler would not follow a Function with rules for jvp and vmap; the tracers of its
-    # graph do.
+    # The compiler's front end cannot trace a Function with rules for jvp and vmap. It takes this
+    # function as one node, and the later stages trace into that.
     return _apply(_from_constants(constants), *tensors)[0]
 
 
-# The custom operator, opaque to a compiler around it: otherwise the compiler would unroll the
-# chunks, or hold all masks.
+# A custom operator is opaque to a compiler around it. Otherwise the compiler would unroll the
+# chunks, or hold all masks in memory.
 
 
 def _computed(
@@ -189,15 +189,15 @@ class _Sweep(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Any:
+    def backward(ctx: Any, *output_grads: Any) -> Any:
         _, _, gates_needed, *factors_needed = ctx.needs_input_grad
         pairs = zip(FACTORS, factors_needed, strict=True)
         needed: list[Kind] = [name for name, is_needed in pairs if is_needed]
         grads: dict[str, Tensor] = {}
-        for output, slope in zip(ctx.sweep.outputs, slopes, strict=True):
-            if slope is None:
+        for output, output_grad in zip(ctx.sweep.outputs, output_grads, strict=True):
+            if output_grad is None:
                 continue
-            for name, grad in _grads_from(ctx, output, slope, needed, gates_needed):
+            for name, grad in _grads_from(ctx, output, output_grad, needed, gates_needed):
                 grads[name] = grads[name] + grad if name in grads else grad
         return None, None, *(grads.get(name) for name in ("gates", *FACTORS))
 
@@ -232,20 +232,20 @@ class _Sweep(Function):
 
 
 def _grads_from(
-    ctx: Any, output: Output, slope: Tensor, needed: Sequence[Kind], gates_needed: bool
+    ctx: Any, output: Output, output_grad: Tensor, needed: Sequence[Kind], gates_needed: bool
 ) -> Iterator[tuple[str, Tensor]]:
-    """The gradients that one output gives, each with the name of its factor or ``"gates"``.
+    """The gradients that flow back from one output, each with its factor's name or ``"gates"``.
 
     Args:
         ctx: The function's context.
         output: The output.
-        slope: Its slope.
+        output_grad: The gradient of the loss in it.
         needed: The factors that need a gradient.
         gates_needed: Whether the locations need one.
     """
     keys, log_alpha, *factors = ctx.saved_tensors
-    # The slope takes the place of the factor that came out.
-    given: Factors = _factors_by_name(factors) | {output.kind: slope}
+    # The output's gradient takes the place of the factor that the sweep computed.
+    given: Factors = _factors_by_name(factors) | {output.kind: output_grad}
     wanted = [Output(kind, output.order) for kind in needed if kind != output.kind]
     names: list[str] = [result.kind for result in wanted]
     if gates_needed:
@@ -254,14 +254,18 @@ def _grads_from(
     if not wanted:
         return
     sweep = replace(ctx.sweep, outputs=tuple(wanted))
-    for name, found in zip(names, _swept_again(sweep, keys, log_alpha, given), strict=True):
-        yield name, _to_gates(given["a"] * found, log_alpha) if name == "gates" else found
+    results = _swept_again(sweep, keys, log_alpha, given)
+    for name, found in zip(names, results, strict=True):
+        if name == "gates":
+            yield name, _to_gates(given["a"] * found, log_alpha)
+        else:
+            yield name, found
 
 
 def _factor_terms(
     sweep: Sweep, output: Output, keys: Tensor, log_alpha: Tensor, given: Factors, moved: Factors
 ) -> list[Tensor]:
-    """The changes of an output with each factor that moves."""
+    """For each factor that moves: the change of an output with it."""
     terms: list[Tensor] = []
     for name, tangent in moved.items():
         if tangent is not None and name != output.kind:
@@ -273,7 +277,7 @@ def _factor_terms(
 def _gate_term(
     sweep: Sweep, output: Output, keys: Tensor, log_alpha: Tensor, given: Factors, moved: Tensor
 ) -> Tensor:
-    """The change of an output with the locations: the masks are derived once more."""
+    """The change of an output with the locations: one more derivative of the masks."""
     spread = _to_entries(moved, sweep.contraction.repeat)
     steeper = replace(sweep, outputs=(Output(output.kind, output.order + 1),))
     if output.kind == "a":
@@ -285,7 +289,7 @@ def _gate_term(
 def _one_by_one(
     sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
 ) -> tuple[Tensor, ...]:
-    """Mapped weights, or sums over examples: every model has its own sweep."""
+    """A sweep for each model: for mapped weights or gates, and for sums over examples."""
     results: list[tuple[Tensor, ...]] = []
     for i in range(count):
         pairs = zip(tensors, mapped, strict=True)
@@ -297,7 +301,7 @@ def _one_by_one(
 def _as_one_batch(
     sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
 ) -> tuple[Tensor, ...]:
-    """Mapped examples with one weight: the mapped dimension joins the batch."""
+    """One sweep for mapped examples with one weight: the mapped dimension joins the batch."""
     keys, log_alpha, a, x, g = tensors
     maps_keys, _, _, maps_x, maps_g = mapped
     all_keys = _joined_to_batch(keys, count, maps_keys)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from l0func.engine.contraction.chunks import Contraction
 
-# Gates in a chunk: as many as the caches of a core hold beside the operands. Compiled, draws stay
-# in registers for longer.
+# The most gates in a chunk: a core's caches hold them beside the operands. The compiled kernel
+# keeps draws in registers, so its chunks can be larger.
 EAGER, COMPILED = 1 << 18, 1 << 20
 
 
@@ -33,7 +33,7 @@ class Tiling:
         vectors: Input vectors for each key.
         examples: Examples in a chunk; the last chunk is padded to as many.
         blocks: Blocks that together cover the weight.
-        planes: 4 if each generator word has its own plane, else 1.
+        planes: 4 if each of a generator call's four words has its own plane, else 1.
     """
 
     contraction: Contraction
@@ -87,7 +87,7 @@ def tile(contraction: Contraction, batch: int, vectors: int, compiled: bool) -> 
 
 
 def _is_planar(contraction: Contraction) -> bool:
-    """Whether each weight row takes whole generator calls."""
+    """Whether each weight row uses whole generator calls, and one gate for each entry."""
     line, first = contraction.gates[2], contraction.first
     return contraction.repeat == 1 and line % 4 == 0 and first % 4 == 0
 

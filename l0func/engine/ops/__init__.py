@@ -1,7 +1,7 @@
 """Handlers: how each torch operation runs on a gated parameter, one family in a file.
 
-A handler takes its torch function's arguments. It returns the result, or NotImplemented; then the
-operation runs on the product that the gated parameter stands for.
+A handler takes its torch function's arguments and returns the result. If it returns
+NotImplemented, the operation runs on the product that the gated parameter stands for.
 """
 
 from __future__ import annotations

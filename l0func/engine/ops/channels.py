@@ -19,7 +19,7 @@ from l0func.engine.parameter import GatedParameter, broadcast_along, dense
 from l0func.kernels.unfold import Unfold
 
 Side = tuple[int, int]
-"""A kernel dimension, and how often its scales repeat over the channels on that side."""
+"""A kernel dimension, and the number of times that its scales repeat over the channels there."""
 
 
 @dataclass(frozen=True)

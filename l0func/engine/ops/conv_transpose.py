@@ -1,7 +1,8 @@
 """Transposed convolutions with a gated kernel.
 
-It runs as a derivative: a convolution's derivative in its images is a transposed convolution. The
-steps common to all convolutions are in ``channels``.
+A convolution's derivative in its images is a transposed convolution. So with gates on single
+entries, the transposed convolution runs as that derivative. The steps common to all convolutions
+are in ``channels``.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _TransposedConvolution(ConvolutionCall):
         space = self._output_space(windows, kernel)
         unfold = self._unfold(space, kernel)
         if list(unfold.windows[3 - self.dims :]) != windows:
-            # With an output padding beyond the stride the underlying convolution has more windows.
+            # An output padding of a stride or more gives the convolution more windows.
             return NotImplemented
         y = product.masked_transposed_convolution(
             values.flatten(2), kernel.weight, kernel.entry_gates, unfold

@@ -34,8 +34,8 @@ def embedding(
     vectors = _lookup(input, weight)
     if padding_idx is None:
         return vectors
-    # Padding teaches nothing, neither the table nor its gates; torch's own rule is lost where vmap
-    # maps the table.
+    # Padding gives no gradient, neither to the table nor to its gates. torch's own padding_idx has
+    # no effect where vmap maps the table.
     padding = (input == padding_idx % weight.shape[0]).unsqueeze(-1)
     return torch.where(padding, vectors.detach(), vectors)
 
@@ -64,7 +64,7 @@ def _masks_at(input: Tensor, gates: EntryGates) -> Tensor:
 
 
 def _uniforms_from(start: Tensor, gates: EntryGates) -> Tensor:
-    """From each start on, the next elements in the key's stream, one for each gate in a row.
+    """The key's stream from each start on, one element for each gate in a row.
 
     The generator makes four elements in a call. If a row starts inside a call, extra calls cover
     both ends, and the row's elements are gathered from all of them.

@@ -51,14 +51,14 @@ def gaussian(
     variance = product(x * x, w_variance)
     noise_key = random.fold_in(gates.key, gates.first)
     noise = random.normal(noise_key, tuple(mean.shape)).to(mean.dtype)
-    # Clamped: the gradient of a square root at 0 is infinite, and that of a sum without variance
-    # is 0.
+    # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
+    # give the gradient 0.
     deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
     return mean + deviation * noise
 
 
 def _moments(gates: EntryGates) -> tuple[Tensor, Tensor]:
-    """Each gate's mean and variance, laid out like the weight."""
+    """The gates' means and variances, in the weight's shape."""
     log_alpha = gates.log_alpha
     if gates.turned:
         log_alpha = log_alpha.transpose(-2, -1)

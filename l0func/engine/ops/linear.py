@@ -109,7 +109,7 @@ def gated_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> A
 @HANDLERS.runs_for(torch.mul, torch.multiply, TENSOR.mul, TENSOR.multiply)
 @HANDLERS.runs_for(TENSOR.__mul__, TENSOR.__rmul__)
 def scaled(input: Any, other: Any) -> Any:
-    """A gated parameter times a number: still gated."""
+    """A gated parameter times a Python number: still gated."""
     if isinstance(other, GatedParameter):
         input, other = other, input
     if isinstance(other, GatedParameter) or not isinstance(other, int | float):

@@ -1,4 +1,4 @@
-"""A context for handlers that call torch on gated parameters again, under a compiler.
+"""A context for compiled calls; it runs handlers that use gated parameters in torch functions.
 
 ``gated`` enters it while torch.compile traces a call.
 """
@@ -14,11 +14,11 @@ from l0func.internal.interception import Interception
 
 
 class Nested(Interception):
-    """A context that runs such handlers itself, before torch dispatches to the gated parameter.
+    """A context that runs these handlers before torch dispatches to the gated parameter.
 
     Inside a tensor's own ``__torch_function__`` the compiler dispatches to no tensor again, and
-    would compute with the NaN that a gated parameter holds as its storage. Inside a mode's it
-    does dispatch.
+    would compute with the NaN that a gated parameter holds as its storage. Inside a mode's
+    ``__torch_function__`` it does.
     """
 
     def __init__(self) -> None:

@@ -73,7 +73,7 @@ def _wanted_shape(sizes: tuple[Any, ...], shape: Sequence[int]) -> Any:
 
 
 def _moves_with_entries(input: GatedParameter) -> bool:
-    """Whether the entry gates lie in the weight's order, one for each entry."""
+    """Whether a reshape can move the entry gates: one for each entry, in the weight's order."""
     gates = input.entry_gates
     if gates is None:
         return True
@@ -81,13 +81,13 @@ def _moves_with_entries(input: GatedParameter) -> bool:
 
 
 def _reshaped_gates(gates: EntryGates | None, weight: Tensor) -> EntryGates | None:
-    return (
-        None if gates is None else replace(gates, log_alpha=gates.log_alpha.reshape(weight.shape))
-    )
+    if gates is None:
+        return None
+    return replace(gates, log_alpha=gates.log_alpha.reshape(weight.shape))
 
 
 def _reshaped_scales(input: GatedParameter, new_shape: tuple[int, ...]) -> Scales | None:
-    """The scales for the new shape; None where a scaled dimension would be split."""
+    """The scales for the new shape; None if it splits a scaled dimension or has no entries."""
     if 0 in input.shape:
         return None
     scales: list[Tensor | None] = []
@@ -103,7 +103,7 @@ def _reshaped_scales(input: GatedParameter, new_shape: tuple[int, ...]) -> Scale
 
 
 def _matching_dims(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[range, range]]:
-    """Pair the dimensions in two shapes: each pair is the shortest with the same entries.
+    """Pair runs of dimensions in two shapes: the shortest runs with equally many entries.
 
     Example:
         >>> _matching_dims((4, 2, 3), (8, 3))

@@ -80,8 +80,8 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def masked_softmax(scores: Tensor) -> Tensor:
     """Attention weights along the last dimension; 0 for a query with no score above -inf."""
-    nothing = (scores == float("-inf")).all(dim=-1, keepdim=True)
-    # Filled before the softmax and after: a NaN there would come back in the gradients of entries
-    # that are zeroed afterwards.
-    weights = torch.where(nothing, 0.0, scores).softmax(dim=-1)
-    return torch.where(nothing, 0.0, weights)
+    sees_nothing = (scores == float("-inf")).all(dim=-1, keepdim=True)
+    # Filled before the softmax too: a NaN in it would reach the gradients, although the weights
+    # are zeroed afterwards.
+    weights = torch.where(sees_nothing, 0.0, scores).softmax(dim=-1)
+    return torch.where(sees_nothing, 0.0, weights)

@@ -24,7 +24,7 @@ _SELU_SCALE = 1.0507009873554805
 
 
 def dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
-    """Zero a share ``p`` in ``x`` and scale the rest by 1/(1 - p).
+    """Zero each entry with probability ``p``, and scale the others by 1/(1 - p).
 
     Source: Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from
         overfitting".
@@ -44,7 +44,9 @@ def dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Te
 
 
 def alpha_dropout(x: Tensor, p: float, shape: tuple[int, ...], uniform: Uniform) -> Tensor:
-    """Set a share ``p`` of ``x`` to SELU's lower limit, and rescale to mean 0 and variance 1.
+    """Set entries to SELU's lower limit with probability ``p``, and rescale all.
+
+    Inputs with mean 0 and variance 1 keep them. With p = 1 the result is 0.
 
     Source: Klambauer et al. (2017), "Self-normalizing neural networks", arXiv:1706.02515.
 
@@ -87,7 +89,7 @@ def rrelu(x: Tensor, lower: float, upper: float, uniform: Uniform) -> Tensor:
 
 
 def gumbel_softmax(logits: Tensor, tau: float, hard: bool, dim: int, uniform: Uniform) -> Tensor:
-    """A relaxed, or with ``hard`` a straight-through, categorical draw.
+    """A relaxed categorical draw; with ``hard`` a one-hot draw with the relaxed one's gradient.
 
     Source: Jang, Gu & Poole (2017), "Categorical reparameterization with Gumbel-softmax",
         arXiv:1611.01144.

@@ -20,7 +20,7 @@ def bags_of_one_size(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> Tensor:
-    """:func:`embedding_bag` with the arguments of ``F.embedding_bag``.
+    """Bags of equal size, with the arguments of ``F.embedding_bag``.
 
     Args:
         input: Indices, shape ``(N, bag)``.

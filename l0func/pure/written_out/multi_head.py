@@ -59,7 +59,7 @@ def multi_head_attention_forward(
         in_proj_weight: Shape ``(3E, E)``: for queries, keys and values, unless they have their own
             weights.
         in_proj_bias: Shape ``(3E,)``.
-        bias_k: A key to append to all, shape ``(1, 1, E)``.
+        bias_k: A key to append to the others, shape ``(1, 1, E)``.
         bias_v: The value for ``bias_k``, shape ``(1, 1, E)``.
         add_zero_attn: Whether a key and a value with zeros only are appended.
         dropout_p: Probability that an attention weight is dropped, in training.
@@ -78,7 +78,7 @@ def multi_head_attention_forward(
         static_k: Keys after projection, shape ``(N * H, S, E / H)``.
         static_v: Values after projection, likewise.
         average_attn_weights: Whether the weights are averaged over heads.
-        is_causal: A hint that ``attn_mask`` is causal; only the mask has an effect.
+        is_causal: A hint that ``attn_mask`` is causal. It has no effect beside the mask.
         dropout: Applies dropout; called with p > 0 only.
 
     Returns:

@@ -36,13 +36,15 @@ def batch_norm(
         bias: Shape ``(C,)``, mapped or not, or None.
         momentum: This batch's weight in the running statistics.
         eps: Added to the variance.
-        row: Any tensor that the same ``vmap`` maps. It tells a batch of rows from one of models.
+        row: Any tensor that is mapped over the rows, such as the row's key. It marks the vmap over
+            rows where another vmap maps models.
 
     Returns:
         A tensor shaped as ``x``.
 
     Raises:
-        ValueError: The whole batch has one value a channel.
+        ValueError: The whole batch has one value a channel, only one row is differentiated, or
+            several mapped models share one set of running statistics.
     """
     mean, variance, count = _batch_statistics(x, row)
     if running_mean is not None and running_var is not None:
@@ -88,7 +90,7 @@ def _batch_statistics(x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _BatchStatistics(Function):
     """Mean, variance and count over every row, for each channel: the one place where rows meet.
 
-    Its vmap rule does the work, because only there the whole batch is visible.
+    Its vmap rule does the work, because the whole batch is visible only there.
     """
 
     @staticmethod
@@ -96,7 +98,7 @@ class _BatchStatistics(Function):
         raise ValueError(_ONE_ROW)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Any:
+    def backward(ctx: Any, *grads: Any) -> Any:
         raise ValueError(_ONE_ROW)
 
     @staticmethod
@@ -105,12 +107,12 @@ class _BatchStatistics(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        row: Tensor = args[0]
+        given: Tensor = args[0]
         if in_dims[0] is None:
             # All rows are the same tensor.
-            x, repeats = row.unsqueeze(0), info.batch_size
+            x, repeats = given.unsqueeze(0), info.batch_size
         else:
-            x, repeats = row.movedim(in_dims[0], 0), 1
+            x, repeats = given.movedim(in_dims[0], 0), 1
         count = repeats * x.numel() // x.shape[2]
         if count < 2:
             raise ValueError(

@@ -210,7 +210,8 @@ class _Network(NamedTuple):
         w_ih, w_hh, *others = own
         b_ih, b_hh = others[:2] if self.has_biases else (None, None)
         projects = len(own) == (5 if self.has_biases else 3)
-        # Every step reads these two. A weight that is only a recipe for one is laid out once.
+        # Every step reads w_hh and w_hr. contiguous() makes a gated parameter draw its masks once
+        # here, and not at every step.
         w_hr = own[-1].contiguous() if projects else None
         return CellWeights(w_ih, w_hh.contiguous(), b_ih, b_hh, w_hr)
 

@@ -45,10 +45,11 @@ class Replacement(NamedTuple):
     Args:
         function: The function in plain operations, with the arguments of torch's own. A function
             with dropout also takes ``dropout=``.
-        run: The same for a call that applies no dropout. It returns NotImplemented for a packed
-            sequence.
+        run: The same function for a call that applies no dropout. A recurrent network returns
+            NotImplemented for a packed sequence.
         signature: Names and defaults for its arguments.
-        has_dropout: Whether bound arguments ask for dropout; None for a function without dropout.
+        has_dropout: From the call's arguments to whether they ask for dropout; None for a function
+            without dropout.
         packs: Whether torch's own function also takes packed sequences.
     """
 
@@ -89,8 +90,8 @@ def _network_drops(call: Arguments) -> bool:
     return call["train"] and call["dropout_p"] != 0.0 and call["num_layers"] != 1
 
 
-def _unkeyed(x: Tensor, p: float) -> Tensor:
-    raise AssertionError("Keyed answers every active dropout, and this one came past it.")
+def _refuse_dropout(x: Tensor, p: float) -> Tensor:
+    raise AssertionError("Keyed handles every active dropout, but one came to a replacement.")
 
 
 def _without_dropout(function: Callable[..., Any]) -> Replacement:
@@ -100,7 +101,7 @@ def _without_dropout(function: Callable[..., Any]) -> Replacement:
 def _with_dropout(
     function: Callable[..., Any], has_dropout: Callable[[Arguments], bool]
 ) -> Replacement:
-    run = partial(function, dropout=_unkeyed)
+    run = partial(function, dropout=_refuse_dropout)
     return Replacement(function, run, Signature.of(function), has_dropout)
 
 
@@ -108,7 +109,7 @@ def _network(function: Callable[..., Any]) -> Replacement:
     def run(*args: Any) -> Any:
         if is_packed(args):
             return NotImplemented
-        return function(*args, dropout=_unkeyed)
+        return function(*args, dropout=_refuse_dropout)
 
     return Replacement(function, run, Signature.of(function), _network_drops, packs=True)
 
