@@ -184,6 +184,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
 def _check_fits(path: str, param: Tensor, mask: Tensor) -> None:
     """Refuse a mask of another rank, or with a size other than 1 or the parameter's."""
     wanted, got = tuple(param.shape), tuple(mask.shape)
+    # Not ``m in (1, n)``: a compiler compares open sizes in a tuple by identity.
     same_rank = len(got) == len(wanted)
-    if not same_rank or any(m not in (1, n) for m, n in zip(got, wanted, strict=True)):
+    if not same_rank or not all(m == 1 or m == n for m, n in zip(got, wanted, strict=True)):
         raise ValueError(f"The mask of {path!r} has shape {got}, which does not fit {wanted}.")
