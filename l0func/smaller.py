@@ -163,8 +163,8 @@ class UnequalRecurrent(nn.Module):
         return run(x, hidden, weights, self.bias, 1, 0.0, self.training, False, self.batch_first)
 
     def _step_by_step(self, x: Tensor, hidden: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
-        # torch.lstm recognises a projection by its width, and takes one as wide as the hidden
-        # units for none.
+        # torch.lstm sees from the widths whether there is a projection, and would miss one that is
+        # as wide as the hidden units.
         h, c = (s.squeeze(0) for s in hidden)
         cell: Any = cast("Any", torch).lstm_cell
         outputs: list[Tensor] = []

@@ -103,7 +103,8 @@ def compact(
 def _check_empty(empty: str) -> None:
     if empty not in ("raise", "constant"):
         raise ValueError(
-            f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}."
+            "empty says what a group without open units does: it is 'raise' or 'constant'; got "
+            f"{empty!r}."
         )
 
 
