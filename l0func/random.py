@@ -108,11 +108,11 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
 
 def _fold_number(key: Tensor, number: int) -> Tensor:
     word = _word(number, "fold_in takes")
-    stream = known_values(key) if key.dim() == 1 else None
-    if stream is None:
+    key_words = known_values(key) if key.dim() == 1 else None
+    if key_words is None:
         return fold_keys(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
     # In Python integers a fold costs microseconds; in tensor operations, hundreds.
-    seed, offset = stream
+    seed, offset = key_words
     folded = philox.folded(seed, offset, word)
     return torch.tensor(folded, dtype=torch.int64, device=key.device)
 

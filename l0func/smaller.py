@@ -17,7 +17,7 @@ class FewerHeads(nn.Module):
     """An ``nn.MultiheadAttention`` without some heads, called in the same way.
 
     Its parameters have the same names; the packed projection has outputs for the remaining heads
-    only.
+    only. Compaction makes it from the larger module's attributes, without a constructor.
     """
 
     num_heads: int
@@ -108,6 +108,7 @@ class UnequalRecurrent(nn.Module):
 
     It is called as torch's module and has the same parameter names. Hidden states with unequal
     widths cannot be stacked, so they are tuples: one tensor for each layer and direction.
+    Compaction makes it from the larger module's attributes, without a constructor.
     """
 
     mode: str

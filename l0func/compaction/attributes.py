@@ -76,8 +76,8 @@ def _amounts_to_remove(spec: GateSpec, opens: Mapping[str, Tensor]) -> dict[str,
 def _check_amount(group: str, path: str, each: Any) -> None:
     if not isinstance(each, int) or isinstance(each, bool):
         raise ValueError(
-            "A group's attrs are {'module.attribute': amount for one unit}, with integer amounts; "
-            f"group {group!r} gives {each!r} for {path!r}."
+            "A group's attrs are {'module.attribute': amount for one unit}, and each amount is an "
+            f"integer; group {group!r} says {each!r} for {path!r}."
         )
 
 

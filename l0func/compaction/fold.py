@@ -27,7 +27,7 @@ def folded_slice(
         params: Parameters, flat.
         path: The weight that reads the unit.
         rule: The rule for the units' slices in that weight.
-        unit: The unit's number.
+        unit: The unit's number, a scalar tensor.
         traces: Traces on several inputs.
 
     Returns:

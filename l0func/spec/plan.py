@@ -100,7 +100,7 @@ class ParameterPlan:
 
         for each entry :math:`j`, over the *distinct* gates on it. Sampled gates with
         ``owned=False`` give the parameter's mask. Open probabilities with ``owned=True`` give the
-        probability that an entry is open.
+        probability that an entry is open. At least one of the parameter's gates must count.
 
         Args:
             values: ``{gate name: value of each gate}``, shaped as the gate vectors.

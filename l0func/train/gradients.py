@@ -30,7 +30,7 @@ def gradients_of(
         compile: Whether to compile the gradient with ``torch.compile``.
 
     Returns:
-        ``gradients(trained, buffers, key, held, *inputs)``, with the arguments of
+        ``gradients(trained, buffers, key, control_state, *inputs)``, with the arguments of
         :meth:`Objective.total`. It returns the gradients for params and gates, and a pair of the
         loss and the new buffers.
     """

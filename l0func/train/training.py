@@ -130,9 +130,11 @@ class _TrainingFunctions:
             check_members(state, inputs, self.in_dims)
         key = random.fold_in(state.key, state.step)
         trained = (state.params, state.gates)
-        # vmap takes no None for a pytree without leaves.
-        held: Any = () if state.control is None else state.control
-        grads, (value, buffers) = self.gradients(trained, state.buffers, key, held, *inputs)
+        # vmap does not take None as a pytree without leaves; an empty tuple is one.
+        control_state: Any = () if state.control is None else state.control
+        grads, (value, buffers) = self.gradients(
+            trained, state.buffers, key, control_state, *inputs
+        )
         moved = self._moved(state, *grads)
         averages = _averaged(state.averages, moved, self.average, state.step)
         control = self._updated_control(state.control, moved.gates)
@@ -154,13 +156,13 @@ class _TrainingFunctions:
         return state._replace(params=params, gates=gates, moments=moments)
 
     def _updated_control(
-        self, held: LagrangianState | None, gates: Tree
+        self, control_state: LagrangianState | None, gates: Tree
     ) -> LagrangianState | None:
-        if self.control is None or held is None:
+        if self.control is None or control_state is None:
             return None
         if self.in_dims is None:
-            return self.control.update(held, gates)
-        return torch.vmap(self.control.update)(held, gates)
+            return self.control.update(control_state, gates)
+        return torch.vmap(self.control.update)(control_state, gates)
 
 
 def _check_optimizer(name: str, given: Any, in_dims: Any) -> None:
