@@ -5,8 +5,7 @@ simple. So every member of the sweep has its own λ: it rises while the member's
 cross-entropy is below a fixed level, and falls while it is above. The measure is the least
 expected L0 at which the running cross-entropy was at that level: a number for this architecture,
 this optimizer and this level, and nothing else. Every seed has its own examples, weights and
-draws.
-Biases have no gates and are free.
+draws. Biases have no gates and are free.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ class Study:
         return l0.expected_l0(gates, self.spec).item(), left, entropy.item()
 
     def measured(self, title: str, tasks: Tasks, seeds: int) -> list[Found]:
-        """What every task needs; the task that needs least comes first."""
+        """Measure every task; the task with the lowest need comes first."""
         members = [data for data in tasks.values() for _ in range(seeds)]
         starts = [self.start(member, data) for member, data in enumerate(members)]
         states = l0.stack([state for state, _ in starts])

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 LEVEL = 0.1  # nats
-# From less to more: what the full run asserts.
+# The orders that the full run asserts, from less to more.
 ORDERS = (
     ("0 or 1", "4 or 9", "even or odd", "ten digits", "ten, blurred", "ten, labels shuffled"),
     ("ends with a", "starts with a", "palindromes"),
@@ -26,7 +26,7 @@ HARD = "even number of a"  # one seed of five never learns it
 
 
 class Found(NamedTuple):
-    """What one task needs; every tensor has an entry for each seed."""
+    """The measurements for one task; every tensor has an entry for each seed."""
 
     name: str
     needed: Tensor
@@ -68,7 +68,7 @@ def sure(one: Found, last: Found) -> str:
 
 
 def table(title: str, ranking: list[Found]) -> None:
-    """One line a task; the last column says how sure its place after the line above is."""
+    """Print a line for each task; the last column is the certainty of its place in the order."""
     head = f"{'needed':>8}{'95 % interval':>18}{'pruned':>8}{'nats':>7}{'reached':>9}"
     print(f"\n{title:22}{head}{'above the last':>16}")
     for place, one in enumerate(ranking):
@@ -81,7 +81,7 @@ def table(title: str, ranking: list[Found]) -> None:
 
 
 def panel(axes: Axes, title: str, ranking: list[Found]) -> None:
-    """A row a task: its seeds as dots, its mean and interval, its certainty in the margin."""
+    """Draw each task: its seeds as dots, its mean and interval, its certainty in the margin."""
     margin = partial(
         axes.text, 1.01, transform=axes.get_yaxis_transform(), va="center", fontsize=8
     )

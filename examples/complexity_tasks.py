@@ -69,7 +69,7 @@ def images(path: Path | None) -> Data:
 
 
 def image_tasks(pixels: Tensor, labels: Tensor) -> Tasks:
-    """Some of the images, told apart in several ways, or changed; of unit mean square."""
+    """Tasks on some of the images, with several labellings and changes; mean square is 1."""
 
     def few(rows: Tensor, change: Callable[..., Data], key: Tensor) -> Data:
         chosen, own = l0.random.split(key)

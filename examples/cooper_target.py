@@ -20,7 +20,7 @@ import l0func as l0
 
 
 class DensityTarget(cooper.ConstrainedMinimizationProblem):
-    """The loss on a batch, with ``target`` of the gated weights left."""
+    """The loss on a batch, under the constraint that a share ``target`` of the weights stays."""
 
     def __init__(self, module: nn.Module, target: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What gradient_noise.py compares: three ways to draw a batch's gates, and a training for each."""
+"""Three ways to draw a batch's gates, and a training for each; gradient_noise.py compares them."""
 
 from __future__ import annotations
 

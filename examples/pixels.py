@@ -1,7 +1,7 @@
 """Which pixels does a decision need? A network gives each pixel of an image a gate.
 
-A pixel is shown as two numbers, ink and paper, and a hidden one as neither: the absence of ink is
-something to see. A judge learns from images under random masks. Then a selector is paid for the
+A pixel is shown as two numbers, ink and paper; in a hidden pixel both are 0, so that it differs
+from a white one. A judge learns from images under random masks. Then a selector is paid for the
 judge's decision on the whole image, and pays λ for each pixel. It could write the class into
 *which* pixels it shows (Jethani et al. 2021, arXiv:2103.01890). So accuracies are those of a
 second, unseen judge; and one more selector is paid for wrong decisions, to see how far that goes.

@@ -107,11 +107,11 @@ class Selectors:
         return l0.unstack(states)
 
     def kept(self, state: l0.TrainState, x: Tensor) -> Tensor:
-        """The pixels with open test-time gates; they are shown whole, so a shade says nothing."""
+        """The pixels with open test-time gates; they are shown in full, whatever the value."""
         return self.gate.distribution.deterministic(self.log_alpha(state.params, x)) != 0
 
     def masks(self, state: l0.TrainState, x: Tensor) -> dict[str, Tensor]:
-        """Three masks for every image, of as many pixels."""
+        """Three masks for every image, with equally many pixels."""
         kept, often = self.kept(state, x), self.kept(state, self.x).float().mean(0)
         masks = {"its own": kept}
         random = l0.random.uniform(l0.random.key(6), x.shape)

@@ -1,4 +1,4 @@
-"""L0Module, the stateful face of the library: any module as a module with L0 regularisation."""
+"""``L0Module``, the stateful face of the library: a copy of any module, with learned gates."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from l0func.pure.init_params import Initialiser
 from l0func.spec.build import Rules, gate_spec
 from l0func.spec.plan import GateSpec, Group
 
-# Two threads in forward at once must draw different keys. One lock for all modules: a module that
-# held its own lock could not be pickled.
+# Two threads in forward at once must have different keys. One lock serves all modules: a module
+# with a lock of its own could not be pickled.
 _COUNTING = threading.Lock()
 _EPSILON = 1e-6
 
@@ -102,6 +102,7 @@ class L0Module(nn.Module):
         self.estimator: MaskEstimator = estimator
         self.draws = 0
         params, buffers = self._params(), dict(self.module.named_buffers())
+        # Raises now, and not in the first forward, if the module cannot be a pure function.
         PureModule(self.module)
         distribution = HardConcrete(temperature, limit_a, limit_b)
         self.spec = gate_spec(
@@ -139,7 +140,7 @@ class L0Module(nn.Module):
         return output
 
     def regularization(self) -> Tensor:
-        """The combined L0 and L2 cost, for the loss; see :func:`l0func.penalty`."""
+        """The expected L0 and L2 cost, to add to the loss; see :func:`l0func.penalty`."""
         gates = self._checked()
         return costs.penalty(self._params(), gates, self.spec, self.lam, self.weight_decay)
 
@@ -150,7 +151,7 @@ class L0Module(nn.Module):
         return entries * density
 
     def count_l2(self) -> Tensor:
-        """The sum of squares over all expected parameters after masking."""
+        """The sum of squared expected weights, masks included, over all parameters."""
         return costs.squared_mean(self._params(), self._checked(), self.spec)
 
     def gates(self) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
 
     Args:
         key: A key, shape ``(2,)``, or a batch, ``(*batch, 2)``.
-        num: How many.
+        num: The number of new keys.
 
     Returns:
         Keys, shape ``(*batch, num, 2)``.
@@ -108,11 +108,11 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
 
 def _fold_number(key: Tensor, number: int) -> Tensor:
     word = _word(number, "fold_in takes")
-    stream = known_values(key) if key.dim() == 1 else None
-    if stream is None:
+    key_words = known_values(key) if key.dim() == 1 else None
+    if key_words is None:
         return fold_keys(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
     # In Python integers a fold costs microseconds; in tensor operations, hundreds.
-    seed, offset = stream
+    seed, offset = key_words
     folded = philox.folded(seed, offset, word)
     return torch.tensor(folded, dtype=torch.int64, device=key.device)
 
@@ -204,12 +204,12 @@ def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]
 
 
 def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
-    """Uniforms from single calls of a key's stream.
+    """Uniforms from anywhere in a key's stream, four at a time.
 
     Args:
         key: A key, shape ``(2,)``.
-        call: Numbers of calls, int64 in any shape; call c makes elements 4c to 4c + 3 in
-            ``uniform(key)``.
+        call: Numbers of Philox calls, int64 in any shape. Call c makes elements 4c to 4c + 3 of
+            the key's uniforms.
 
     Returns:
         float32, shape ``(*call, 4)``.
@@ -238,6 +238,7 @@ def check_key(key: object, /) -> None:
 
 
 def _calls(count: int) -> int:
+    """The number of Philox calls for so many elements; each call makes four."""
     return -(-count // 4)
 
 

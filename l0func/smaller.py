@@ -17,7 +17,7 @@ class FewerHeads(nn.Module):
     """An ``nn.MultiheadAttention`` without some heads, called in the same way.
 
     Its parameters have the same names; the packed projection has outputs for the remaining heads
-    only.
+    only. Compaction makes it from the larger module's attributes, without a constructor.
     """
 
     num_heads: int
@@ -108,6 +108,7 @@ class UnequalRecurrent(nn.Module):
 
     It is called as torch's module and has the same parameter names. Hidden states with unequal
     widths cannot be stacked, so they are tuples: one tensor for each layer and direction.
+    Compaction makes it from the larger module's attributes, without a constructor.
     """
 
     mode: str
@@ -163,8 +164,8 @@ class UnequalRecurrent(nn.Module):
         return run(x, hidden, weights, self.bias, 1, 0.0, self.training, False, self.batch_first)
 
     def _step_by_step(self, x: Tensor, hidden: Any, weights: list[Tensor]) -> tuple[Tensor, ...]:
-        # torch.lstm recognises a projection by its width, and takes one as wide as the hidden
-        # units for none.
+        # torch.lstm sees from the widths whether there is a projection, and would miss one that is
+        # as wide as the hidden units.
         h, c = (s.squeeze(0) for s in hidden)
         cell: Any = cast("Any", torch).lstm_cell
         outputs: list[Tensor] = []

@@ -46,7 +46,7 @@ BAD_SPECS = [
     (spec({"fc1.weight": l0.axes(0, -2)}), "must name different dimensions"),
     (spec({"fc1.weight": l0.blocks(0, 3)}), r"size that divides the 4 indices .* got 3"),
     (spec({"fc1.weight": l0.tiles(1, 2)}), "number of tiles that divides 3"),
-    (spec({"fc1.weight": l0.blocks(0, 2, sharers=2)}), "which only a group's owns can"),
+    (spec({"fc1.weight": l0.blocks(0, 2, sharers=2)}), "owns of a group may have sharers"),
     (spec({"fc1.weight": [l0.axis(0), l0.axis(0)]}), r"'fc1.weight' twice|twice by the same rule"),
     (
         grouped({"fc2.weight": l0.axis(1)}, {"fc1.weight": l0.axis(1)}),
@@ -132,7 +132,7 @@ def test_things_of_the_wrong_kind_are_named(call, match):
 
 def test_a_text_that_is_no_spec_is_named():
     for text in ("{}", "[1, 2]"):
-        with pytest.raises(ValueError, match=r"A spec is what GateSpec.to_json wrote"):
+        with pytest.raises(ValueError, match=r"A spec.s text comes from GateSpec.to_json"):
             l0.GateSpec.from_json(text)
 
 
@@ -156,7 +156,7 @@ BAD_GATES = [
     ),
     (
         lambda: l0.init_gates(random.key(0), SPEC, droprate=lambda k, s: torch.ones(2)),
-        r"shape \(4, 3\); their initialiser gave \(2,\)",
+        r"shape \(4, 3\); their sampler gave \(2,\)",
     ),
     (
         lambda: l0.init_gates(random.key(0), SPEC, noise=-1.0),

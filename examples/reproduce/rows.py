@@ -1,4 +1,4 @@
-"""What describes a reproduction: a network with its gate vectors, and the rows of its table."""
+"""The description of a reproduction: a network with gate vectors, and the rows of its table."""
 
 from __future__ import annotations
 

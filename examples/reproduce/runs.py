@@ -39,7 +39,7 @@ def result(run: Run, states: l0.TrainState, seconds: float) -> dict[str, Any]:
 
 
 def main(network: Network, rows: Sequence[Row], claims: dict[str, tuple[float, float]]) -> None:
-    """Train the rows that were asked for, write their JSON, and assert what is claimed of them."""
+    """Train the rows that were asked for, write their JSON, and assert the claims about them."""
     parser = argparse.ArgumentParser(description=f"{network.name} on MNIST, behind gates")
     parser.add_argument("--data", help="mnist.npz, or a folder with the idx files")
     names = [row.name for row in rows]
@@ -64,7 +64,7 @@ def main(network: Network, rows: Sequence[Row], claims: dict[str, tuple[float, f
 
 
 def check(seeds: list[dict[str, Any]], name: str, density: float, error: float) -> None:
-    """Assert the claims that are made of a row."""
+    """Assert the claims about a row."""
     kept = mean_of([seed["realised"] for seed in seeds])
     assert kept <= density, f"{name}: at most {density:.2%} of the weights"
     wrong = mean_of([seed["error"] for seed in seeds])

@@ -17,7 +17,9 @@ from l0func.compaction.resize import RESIZERS
 from l0func.pure.functional import PureModule
 from l0func.pure.part import Part
 
+# The most attributes in one choice; the last choice, with all candidates, may have more.
 _MOST_AT_ONCE = 3
+# How many levels to search below an attribute: the items of lists, the attributes of objects.
 _DEEPEST = 2
 
 
@@ -27,7 +29,7 @@ class _Candidate(NamedTuple):
     Attributes:
         path: Its dotted path.
         each: Its amount for one unit.
-        counts_slices: Whether it counts units or their slices, rather than parts of these.
+        counts_slices: Whether it counts units or single slices, rather than runs of slices.
     """
 
     path: str
@@ -81,12 +83,12 @@ def _is_near(module: str, owners: Collection[str]) -> bool:
 
 
 def _is_shared_equally(value: int, count: int) -> bool:
-    """Whether so many units can share an attribute in equal amounts."""
+    """Whether ``count`` units can share an attribute with this value in equal amounts."""
     return value != 0 and value % count == 0
 
 
 def _divides_any(each: int, sizes: Collection[int]) -> bool:
-    """Whether the amount for one unit can count its slices in some tensor, or equal parts."""
+    """Whether the amount for one unit can count its slices in some tensor, or equal runs."""
     return any(size % each == 0 for size in sizes)
 
 
@@ -110,7 +112,7 @@ def _parent(path: str) -> str:
 def _integers(part: Part) -> Iterator[tuple[str, int]]:
     """A module's integer attributes: dotted names and values."""
     if issubclass(part.kind, tuple(RESIZERS)) and part.paths():
-        # These follow their tensors.
+        # A resizer sets this module's attributes.
         return
     for name, value in part.attributes().items():
         yield from _integers_in(name, value, depth=_DEEPEST)

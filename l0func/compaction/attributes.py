@@ -1,4 +1,4 @@
-"""Module attributes that count units, such as head counts, become lower with every removed unit.
+"""Lower the module attributes that count units, such as head counts, when units are removed.
 
 Groups name these attributes in ``attrs``; ``removal`` applies them.
 """
@@ -77,9 +77,8 @@ def _amounts_to_remove(spec: GateSpec, opens: Mapping[str, Tensor]) -> dict[str,
 def _check_amount(group: str, path: str, each: Any) -> None:
     if not isinstance(each, int) or isinstance(each, bool):
         raise ValueError(
-            f"attrs of a group are {{'module.attribute': how much of it one unit stands for}}, an "
-            f"integer; group {group!r} "
-            f"says {each!r} of {path!r}."
+            "A group's attrs are {'module.attribute': amount for one unit}, and each amount is an "
+            f"integer; group {group!r} says {each!r} for {path!r}."
         )
 
 

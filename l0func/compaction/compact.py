@@ -80,7 +80,7 @@ def compact(
     check_function(fn)
     check_spec(spec)
     _check_empty(empty)
-    state = tree.leaves(buffers, "buffers")
+    named_buffers = tree.leaves(buffers, "buffers")
     gated_paths = [p.path for p in spec.parameters]
     names.check_names(gated_paths, fn.shapes, "The function, unlike the spec,")
     with torch.no_grad():
@@ -90,12 +90,12 @@ def compact(
         pruned = pruned_by(tensors, z, spec)
         opens = {name: value != 0 for name, value in z.items()}
         opens = _with_open_units(opens, spec, empty)
-        _check_buffers(fn, state, spec)
-        small = remove(fn, pruned, state, spec, opens)
+        _check_buffers(fn, named_buffers, spec)
+        small = remove(fn, pruned, named_buffers, spec, opens)
         if example_inputs is None:
             return small
         inputs = as_inputs(example_inputs)
-        expected = fn(pruned, state, *inputs)
+        expected = fn(pruned, named_buffers, *inputs)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
 
@@ -103,7 +103,8 @@ def compact(
 def _check_empty(empty: str) -> None:
     if empty not in ("raise", "constant"):
         raise ValueError(
-            f"A group that closes altogether is to 'raise' or to become 'constant'; got {empty!r}."
+            "empty says what a group without open units does: it is 'raise' or 'constant'; got "
+            f"{empty!r}."
         )
 
 

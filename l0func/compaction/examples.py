@@ -38,7 +38,7 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
 
 
 def first_line(error: Exception) -> str:
-    """An error as text: its type and the first line it has."""
+    """An error as text: its type and its first line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -1,6 +1,7 @@
-"""Fold a constant unit into a reader: its columns become zero, and the bias takes its output.
+"""Fold a constant unit into a layer that reads it.
 
-``idle`` decides which units are folded.
+The unit's columns in the layer's weight become zero, and its contribution moves into the layer's
+bias. ``idle`` finds the units to fold.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def folded_slice(
         params: Parameters, flat.
         path: The weight that reads the unit.
         rule: The rule for the units' slices in that weight.
-        unit: The unit's number.
+        unit: The unit's number, a scalar tensor.
         traces: Traces on several inputs.
 
     Returns:
@@ -94,13 +95,13 @@ def _constant_in(reader: Reader, dim: int, columns: Tensor) -> Tensor | None:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    # Vectorised loops and their remainders round differently, in the last few bits.
+    # A vectorised loop and its remainder loop round differently, in the last few bits.
     few_bits = 8 * torch.finfo(a.dtype).eps
     return torch.allclose(a, b, rtol=few_bits, atol=0.0)
 
 
 def _output_of(columns: Tensor, constant: Tensor) -> Tensor:
-    """The output that constants cause in a product.
+    """The contribution of constants to a product's output.
 
     Args:
         columns: The weights that read them, shape (columns, outputs, *kernel).

@@ -26,12 +26,14 @@ from l0func.tracing.trace import Trace
 
 @dataclass(frozen=True)
 class UnitVector:
-    """Units in a row.
+    """A row of like units, for one gate vector.
+
+    All have slices at the same places, and the slices advance by equal steps from unit to unit.
 
     Attributes:
         name: The group's name: the module or the parameter that makes the units.
         count: The number of units.
-        sizes: Numbers of slices that one unit has in some tensor, in total or side by side.
+        sizes: The numbers of slices that one unit has in some tensor, in total and in each run.
         multiplies: Rules for the slices that a gate scales: those that read the units; under an
             RMSNorm those that make them.
         owns: Rules for the other slices.

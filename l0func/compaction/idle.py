@@ -26,7 +26,7 @@ class FoldedNetwork(NamedTuple):
 
     Attributes:
         function: The function with its new parameters.
-        spec: A gate spec with its units.
+        spec: A gate spec with groups of its units.
         read: For each group a bool vector: True for the units that are still read.
     """
 

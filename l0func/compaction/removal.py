@@ -66,16 +66,16 @@ def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> KeptSlices:
     """The slices that every tensor keeps; dimensions that lose none are left out."""
     groups = {name for name, _ in spec.attrs}
     found: KeptSlices = {}
-    for tensor in (*spec.parameters, *spec.buffers):
-        for binding in tensor.bindings:
+    for p in (*spec.parameters, *spec.buffers):
+        for binding in p.bindings:
             dim: int | None = getattr(binding.rule, "dim", None)
             if binding.gate not in groups or dim is None:
                 continue
-            kept = _kept_by(binding, tensor.shape, opens)
+            kept = _kept_by(binding, p.shape, opens)
             if bool(kept.all()):
                 continue
-            of_tensor = found.setdefault(tensor.path, {})
-            dim %= len(tensor.shape)
+            of_tensor = found.setdefault(p.path, {})
+            dim %= len(p.shape)
             of_tensor[dim] = of_tensor[dim] & kept if dim in of_tensor else kept
     return found
 

@@ -52,7 +52,7 @@ def _with_attributes(cut: SubmoduleCut, **attributes: Any) -> Part:
 
 def _resize_linear(cut: SubmoduleCut) -> Part:
     if not cut.has("weight"):
-        # Its weight is computed, by a parametrization for instance, from tensors of modules below.
+        # Its weight is computed, for instance by a parametrization, from tensors in its children.
         return cut.part
     cut.check_same(("weight", 0), ("bias", 0))
     outputs, inputs = cut.kept_count("weight", 0), cut.kept_count("weight", 1)
@@ -101,7 +101,7 @@ def _resize_group_norm(cut: SubmoduleCut) -> Part:
 
 def _resize_layer_norm(cut: SubmoduleCut) -> Part:
     raise cut.cannot_resize(
-        "it normalises over what would be removed, so that all that is left would change"
+        "it normalises over the units to be removed, so that all remaining units would change"
     )
 
 
@@ -140,7 +140,7 @@ def _resize_attention(cut: SubmoduleCut) -> Part:
     changed = {
         "num_heads": int(kept.sum()),
         "head_dim": cut.shape(weights)[1] // heads,
-        # torch's encoder layer looks at this before it would read the packed weights by itself.
+        # With this set to False, torch's encoder layer does not read the packed weights by itself.
         "_qkv_same_embed_dim": False,
     }
     return replace(cut.part, kind=FewerHeads, plain=plain | changed)
@@ -155,7 +155,7 @@ def _kept_heads(cut: SubmoduleCut, heads: int) -> Tensor:
     return queries
 
 
-# torch 2.4 was the first to have one.
+# None in torch before 2.4.
 _RMS_NORM: type[nn.Module] | None = getattr(nn, "RMSNorm", None)
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -29,12 +29,13 @@ def resize_recurrent(cut: SubmoduleCut) -> Part:
         ValueError: Tensors in one layer lose different units.
     """
     plain = cut.part.plain
-    layers: int = plain["num_layers"] * (2 if plain["bidirectional"] else 1)
-    widths = [_kept_width(cut, number) for number in range(layers)]
+    directions = 2 if plain["bidirectional"] else 1
+    count: int = plain["num_layers"] * directions
+    widths = [_kept_width(cut, number) for number in range(count)]
     hidden = tuple(width.hidden for width in widths)
     projected = tuple(width.projected for width in widths)
     changed: dict[str, Any] = {"input_size": cut.kept_count("weight_ih_l0", 1)}
-    # torch takes a projection as wide as the hidden units for none.
+    # torch cannot hold a projection that is as wide as the hidden units: it treats it as absent.
     if len(set(widths)) == 1 and hidden != projected:
         changed |= {"hidden_size": hidden[0], "proj_size": projected[0]}
         return replace(cut.part, plain=plain | changed)
@@ -91,6 +92,6 @@ def _kept_units(cut: SubmoduleCut, name: str, tiles: int) -> Tensor:
     if not torch.equal(kept, kept[:1].expand_as(kept)):
         raise cut.cannot_resize(
             f"{name!r} loses different units in its {tiles} tiles; l0func.tiles(0, {tiles}) names "
-            f"all of a unit's"
+            "all rows of a unit"
         )
     return kept[0]

@@ -120,8 +120,8 @@ def _closed_counts(sizes: Sequence[int]) -> Iterator[list[int]]:
     """The numbers of units that a trial closes in each group.
 
     First half the units in every group, then all but one. Then one unit in some groups and none in
-    the others, chosen so that any two groups once lose different numbers: a forward that splits
-    its input into halves accepts equal losses.
+    the others, chosen so that any two groups lose different numbers at least once: a forward that
+    splits its input into halves would accept equal losses.
     """
     yield [size // 2 for size in sizes]
     yield [size - 1 for size in sizes]
@@ -131,7 +131,7 @@ def _closed_counts(sizes: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _random_gates(gate: GateVector, closed: int) -> Tensor:
-    """Gate locations that close so many random gates; the others are open to random degrees."""
+    """Gate locations that close ``closed`` random gates and open the others to random degrees."""
     key = random.fold_in(random.key(1), stream(gate.name))
     u = random.uniform(key, gate.shape[0])
     rank = u.argsort().argsort()

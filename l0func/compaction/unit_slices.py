@@ -42,8 +42,8 @@ def slices_by_unit(trace: Trace) -> dict[int, UnitSlices]:
             if root < 0:
                 continue
             if root in normed:
-                # A closed unit under an RMSNorm must be exactly zero where it is made, or the
-                # others are scaled by it.
+                # A closed unit under an RMSNorm must output exact zeros: otherwise the norm would
+                # scale the other units by it.
                 multiplies = bool(owns[position]) and path not in trace.norm_weights
             else:
                 multiplies = bool(reads[position])

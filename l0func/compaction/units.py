@@ -17,6 +17,7 @@ from l0func.spec.plan import Group
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
 
+# The most choices of attributes to try for one group.
 _TRIES = 40
 
 

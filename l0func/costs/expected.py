@@ -204,7 +204,7 @@ def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
 
 
 def entry_sum(values: Tensor, p: ParameterPlan) -> Tensor:
-    """Sum values that broadcast to a parameter over its entries."""
+    """The sum over a parameter's entries of values that broadcast to the parameter."""
     copies = p.size / max(values.numel(), 1)
     return values.sum() * copies
 

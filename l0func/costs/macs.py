@@ -216,8 +216,8 @@ def _check_same_network(counts: MacCounts, parameters: Mapping[str, ParameterPla
     for path, size in counts.sizes.items():
         if path in parameters and parameters[path].size != size:
             raise ValueError(
-                f"The counts are of a network whose {path!r} has {size} entries; the spec's has "
-                f"{parameters[path].size}."
+                f"The counts are another network's: {path!r} has {size} entries there, and "
+                f"{parameters[path].size} in the spec."
             )
     known = counts.uses.keys() & parameters.keys()
     names.check_names(known, counts.uses, "The spec, unlike the counts,")
@@ -261,5 +261,5 @@ def _gates_on(p: ParameterPlan, dim: int, indices: tuple[int, ...]) -> Iterator[
 
 
 def _number(rules: list[Rule], index: int, dim: int, shape: Shape) -> int:
-    """The number of the gate on a slice by one of several rules, or -1."""
+    """The number of the gate that one of the rules puts on a slice, or -1 if none does."""
     return max(rule.number(index, dim, shape) for rule in rules)

@@ -1,4 +1,4 @@
-"""The ARM gradient, for gates that are 0 or 1, where no draw has a slope."""
+"""The ARM gradient, for gates that are 0 or 1: their draws have no slope in the gate locations."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
     Source: Yin & Zhou (2019), arXiv:1807.11143, Eq. 8; Li & Ji (2019), arXiv:1904.04432, for L0.
 
     Args:
-        fn: ``fn(params, buffers, *inputs)`` to a loss, one number. Under
+        fn: ``fn(params, buffers, *inputs)`` returns a loss, one number. Under
             :func:`l0func.per_example` it gives the loss for one row, shape ``(1,)``, so that every
             row compares its own two masks.
         spec: The gate spec; all its gates are :class:`BernoulliGate`.
 
     Returns:
-        ``apply(params, gates, buffers, key, *inputs)`` to that number, for
-        :func:`l0func.per_example` too.
+        ``apply(params, gates, buffers, key, *inputs)`` returns that number; it also works under
+        :func:`l0func.per_example`.
 
     Raises:
         TypeError: ``spec`` is not a spec.
-        ValueError: A gate has another distribution; or, when it is called, the output is not one
-            number.
+        ValueError: A gate has another distribution; or, in a call, the loss is not one number.
     """
     check_spec(spec)
     _check_bernoulli(spec)

@@ -73,7 +73,9 @@ def check_device(path: str, param: Tensor, gates: Tensor) -> None:
 
 
 def check_values(gates: Gates) -> None:
-    """Refuse a NaN among gate locations; for functions that no transform maps.
+    """Refuse a NaN among gate locations.
+
+    Under a transform or a compiler the values are unknown, and nothing is checked.
 
     Raises:
         ValueError: A location is NaN.

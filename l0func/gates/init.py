@@ -92,7 +92,7 @@ def _threshold(meaning: str) -> float:
 
 
 def _around(location: float, noise: float, key: Tensor, gate: GateVector) -> Tensor:
-    """Locations normally distributed around one."""
+    """Locations with normal noise around the given one."""
     deviations = noise * random.normal(key, gate.shape)
     return (location + deviations).to(gate.dtype)
 
@@ -102,7 +102,7 @@ def _from_sampler(start: Sampler, key: Tensor, gate: GateVector) -> Tensor:
     shape = tuple(log_alpha.shape)
     if shape != gate.shape:
         raise ValueError(
-            f"The gates {gate.name!r} have shape {gate.shape}; their initialiser gave {shape}."
+            f"The gates {gate.name!r} have shape {gate.shape}; their sampler gave {shape}."
         )
     return log_alpha.to(gate.dtype)
 

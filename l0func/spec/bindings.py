@@ -25,7 +25,7 @@ def bound_by_rules(
     """The bindings from the rules, parameter by parameter.
 
     Raises:
-        TypeError: A rule is not one.
+        TypeError: A value is not a rule.
         ValueError: A pattern matches no parameter, or a rule has sharers.
     """
     names.check_patterns(rules, params, "parameter")
@@ -44,8 +44,8 @@ def bound_by_rules(
 def _check_multiplier(path: str, rule: Rule) -> None:
     if has_sharers(rule):
         raise ValueError(
-            f"{rule} lets gates share a run, which only a group's owns can; {path!r} is "
-            f"multiplied."
+            f"{rule} lets several gates share a run. Only the owns of a group may have sharers; "
+            f"{path!r} is multiplied."
         )
 
 

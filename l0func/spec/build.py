@@ -47,7 +47,8 @@ def group(
             scaled by it: for a hidden unit, the next layer's column.
         owns: The slices that matter only while the gate is open and are removed with it: the
             unit's output row, bias, normalisation and running statistics (buffers may be named).
-        attrs: JSON values that the module's structure depends on.
+        attrs: ``{module attribute: amount for one unit}``, such as ``{"attention.heads": 1}``.
+            :func:`l0func.compact` lowers each attribute by this amount for every closed gate.
 
     Returns:
         A group, for ``gate_spec(params, groups={name: group})``.
@@ -87,10 +88,11 @@ def gate_spec(
 
     Args:
         params: Parameters, flat or nested.
-        rules: ``{pattern: rule, rules or None}`` over dotted paths; the first match wins, None
-            excludes, several rules multiply. Parameters that nothing matches have no gates. The
-            gates of a lone rule are named by the path, those of several by path and rule. With
-            neither rules nor groups every scalar has a gate.
+        rules: ``{pattern: rule, rules or None}`` over dotted paths. The first match wins, None
+            excludes, and the gates of several rules multiply. Parameters without a match have no
+            gates. The name of a gate vector is the parameter's path; where several rules are on
+            one parameter it is ``path:rule``. With neither rules nor groups every entry has a
+            gate.
         groups: ``{gate name: group}``.
         buffers: Buffers, where a group owns some.
         distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate names.
@@ -99,13 +101,13 @@ def gate_spec(
         The spec. Gates are float64 if one of their parameters is, and float32 otherwise.
 
     Raises:
-        TypeError: A rule, group or distribution is not one.
+        TypeError: A rule, a group or a distribution has another type.
         ValueError: There are no parameters; a pattern or path matches nothing; a rule does not
             fit; slices of one group have different numbers of gates; a gate multiplies integers; a
             name is used twice.
     """
     tensors = tree.leaves(params)
-    state = tree.leaves(buffers, "buffers") if buffers is not None else {}
+    named_buffers = {} if buffers is None else tree.leaves(buffers, "buffers")
     if not tensors:
         raise ValueError(
             "There are no parameters to gate: params is empty. A module without parameters needs "
@@ -114,7 +116,7 @@ def gate_spec(
     _check_kinds(rules, groups, distribution)
     if rules is None and groups is None:
         rules = {"*": element()}
-    return _planned(tensors, state, rules or {}, groups or {}, distribution)
+    return _planned(tensors, named_buffers, rules or {}, groups or {}, distribution)
 
 
 def _check_kinds(rules: Any, groups: Any, distribution: Any) -> None:

@@ -56,7 +56,7 @@ class GateVector:
 
 @dataclass(frozen=True)
 class Binding:
-    """A gate vector on one tensor, by a rule; it multiplies its slices or only owns them."""
+    """A gate vector on one tensor, by a rule: it multiplies the slices, or only owns them."""
 
     gate: str
     rule: Rule
@@ -80,7 +80,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class ParameterPlan:
-    """The plan for one parameter (or owned buffer): its path, shape, dtype and bindings."""
+    """The spec's part for one parameter (or owned buffer): path, shape, dtype and bindings."""
 
     path: str
     shape: Shape
@@ -100,7 +100,7 @@ class ParameterPlan:
 
         for each entry :math:`j`, over the *distinct* gates on it. Sampled gates with
         ``owned=False`` give the parameter's mask. Open probabilities with ``owned=True`` give the
-        probability that an entry is open.
+        probability that an entry is open. At least one of the parameter's gates must count.
 
         Args:
             values: ``{gate name: value of each gate}``, shaped as the gate vectors.
@@ -181,7 +181,8 @@ class Group:
     Attributes:
         multiplies: The multiplied slices.
         owns: The owned slices.
-        attrs: Values that the module's structure depends on, as a JSON object.
+        attrs: ``{module attribute: amount for one unit}``, as JSON text; without the closed units
+            the attributes become lower.
     """
 
     multiplies: GroupSlices
@@ -224,7 +225,7 @@ class GateSpec:
             A spec with the same gate names and shapes, for the same gates.
 
         Raises:
-            TypeError: The argument is no distribution.
+            TypeError: The argument is neither a distribution nor a table of them.
             ValueError: A pattern matches no gate, or a gate no pattern.
         """
         check_distributions(distribution)
@@ -252,7 +253,7 @@ class GateSpec:
         record: Any = json.loads(text)
         fields = {"gates", "parameters", "buffers", "attrs"}
         if not _is_mapping(record) or not fields <= record.keys():
-            raise ValueError(f"A spec is what GateSpec.to_json wrote; got {text[:60]!r}.")
+            raise ValueError(f"A spec's text comes from GateSpec.to_json; got {text[:60]!r}.")
         gates = [GateVector.from_dict(gate) for gate in record["gates"]]
         parameters = [ParameterPlan.from_dict(p) for p in record["parameters"]]
         buffers = [ParameterPlan.from_dict(p) for p in record["buffers"]]
@@ -273,7 +274,7 @@ def check_spec(spec: Any) -> None:
     """
     if not isinstance(spec, GateSpec):
         raise TypeError(
-            f"A spec is what l0func.gate_spec returned; got {type(spec).__name__}. "
+            f"A gate spec comes from l0func.gate_spec; got {type(spec).__name__}. "
             "Groups go in as gate_spec(params, groups=groups)."
         )
 

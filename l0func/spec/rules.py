@@ -26,10 +26,12 @@ class Rule(ABC):
     """
 
     @abstractmethod
-    def _gates(self, shape: Shape) -> Shape: ...
+    def _gates(self, shape: Shape) -> Shape:
+        """See :meth:`gates`."""
 
     @abstractmethod
-    def _spread(self, values: Tensor, shape: Shape) -> Tensor: ...
+    def _spread(self, values: Tensor, shape: Shape) -> Tensor:
+        """See :meth:`spread`."""
 
     def gates(self, shape: Shape, /) -> Shape:
         """The gate array's shape for a tensor of this shape.
@@ -233,9 +235,9 @@ class blocks(Rule):
         size: Indices in a run; it divides the dimension, or its part ``[start, stop)``.
         start: First gated index.
         stop: One past the last gated index; None is the end.
-        sharers: Number of consecutive gates that share a run (the key and value heads of
-            grouped-query attention). The run stays while one is open. More than 1 only
-            where the gates own.
+        sharers: Number of consecutive gates that share a run, such as the key and value heads of
+            grouped-query attention. The run stays while one of them is open. Only slices that
+            gates own may have more than 1.
     """
 
     dim: int

@@ -1,8 +1,8 @@
 """Labels for parameters that forward uses as values, such as a learned scale: ``x * scale``.
 
 The weight in a matrix product has units along its dimensions. A parameter that is used as a value
-has one unit for every entry at first; pointwise operations tie them to the units beside them. Only
-:class:`l0func.tracing.trace.Trace` uses this file.
+has one unit for every entry at first. A pointwise operation ties these to the units of its other
+operand. Only :class:`l0func.tracing.trace.Trace` uses this file.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def follow(
         ValueError: Forward branches on data: it reads numbers out of a tensor that depends on
             inputs or parameters.
     """
-    # Fresh objects: the tracer finds tensors by identity, and a caller may pass one as two things.
+    # Fresh objects: the tracer finds tensors by identity, and a caller may pass the same tensor
+    # twice, for example as a parameter and as an input.
     params, buffers = _fresh(dict(params)), _fresh(dict(buffers))
     inputs = _fresh(inputs)
     tensors = {**params, **buffers}

@@ -48,8 +48,8 @@ class History:
             The step's number.
         """
         read, made = list(read), list(made)
-        # Also the outputs that nobody reads, such as a norm's means: a later tensor with the same
-        # id would be taken for one of them.
+        # Keep alive also the outputs that nobody reads, such as a norm's means: otherwise a later
+        # tensor could have the same id and be mistaken for one of them.
         self._alive += read + made
         read_ids = [id(tensor) for tensor in read]
         made_ids = [id(tensor) for tensor in made]

@@ -41,11 +41,18 @@ def outputs_are_steady(step: Step, call: Call) -> bool:
     tensors = list(call.tensors())
     if name in _STEADY_PRODUCTS:
         return _is_layer(step, call, name)
-    if name == _NORM_IN_EVAL_MODE or (name in _NORMS and call.args[5] is False):
+    if _is_norm_in_eval_mode(call, name):
         return _all_steady(step, tensors[:1])
     if name in _ARITHMETIC:
         return _is_plain_arithmetic(call, tensors) and _all_steady(step, tensors)
     return (name in _MAPS or call.func.is_view) and _all_steady(step, tensors)
+
+
+def _is_norm_in_eval_mode(call: Call, name: str) -> bool:
+    if name in _NORMS:
+        is_training = call.args[5]
+        return is_training is False
+    return name == _NORM_IN_EVAL_MODE
 
 
 def _is_layer(step: Step, call: Call, name: str) -> bool:

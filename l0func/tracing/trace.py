@@ -73,8 +73,8 @@ class Trace:
         uses: How often each parameter entry is multiplied: a scalar for all entries, or a tensor
             in the parameter's shape.
         products: Multiply-adds between two activations, counted by their two labels.
-        normed: Labels of the inputs of RMSNorms, one tensor each: the norm averages over these
-            units. It stays exact without some of them if these output exact zeros.
+        normed: For each RMSNorm the labels of its input: it averages over these units. Some of
+            them can be removed if they output exact zeros.
         norm_weights: The paths to the scales of these RMSNorms.
         readers: The products in which parameters read units, in order.
         kept_whole: The parameters that must keep all slices, with the reason.
@@ -136,14 +136,18 @@ class Trace:
         for path, roots in self._entries.roots(self.units):
             self._settle_entries(path, roots)
         for path, reason in self.kept_whole.items():
-            for slices in [s for (at, _), s in self.slices.items() if at == path]:
-                self.units.fix(slices.labels, reason, None)
+            for (owner, _), slices in self.slices.items():
+                if owner == path:
+                    self.units.fix(slices.labels, reason, None)
         self.units.settle(used)
 
     def _find_dimension(
         self, weight: Weight, dim: int, labels: Tensor, step: int | None
     ) -> tuple[str, int, Tensor] | None:
-        """The path, the dimension and the positions along it; None, after fixing, if none fits."""
+        """The parameter's path, its dimension, and the positions along it.
+
+        None if no dimension fits; the units are then fixed.
+        """
         if weight.shape[dim] == 1:
             reason = f"they are the only unit along a dimension of {weight.path!r}"
             self.units.fix(labels, reason, step)

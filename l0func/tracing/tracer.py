@@ -26,7 +26,7 @@ from l0func.tracing.values import AbstractValues, whole_weight
 _READ_NUMBERS = frozenset(
     "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique2 unique_dim".split()
 )
-"""Operations that give Python numbers or shapes that depend on data, so that it may branch."""
+"""Operations that turn data into Python numbers or into shapes; forward can branch on these."""
 
 
 class Tracer(TorchDispatchMode):
@@ -48,8 +48,8 @@ class Tracer(TorchDispatchMode):
         shape = tuple(tensor.shape)
         self._values.set(tensor, whole_weight(path, shape) if shape else no_units(shape))
         if tensor.is_floating_point():
-            # A table of positions or a mask, in integers, is no data: forward may read numbers out
-            # of it.
+            # Integers, such as a table of positions or a mask, are not data: training does not
+            # change them, so forward may read numbers out of them.
             self._history.mark_data(tensor)
 
     def begin_input(self, tensor: Tensor) -> None:
@@ -77,7 +77,7 @@ class Tracer(TorchDispatchMode):
         eps: float | None,
     ) -> Tensor:
         """Run an RMSNorm and follow it as one step, before torch splits it into operations."""
-        # Paused until the end: operations on labels are no part of the call.
+        # Paused to the end of the step: operations on labels are not part of the forward pass.
         self._paused = True
         try:
             output: Tensor = func(input, normalized_shape, weight, eps)

@@ -83,7 +83,7 @@ def load_state(
     _check_spec_of_file(path, GateSpec.from_json(metadata["spec"]), spec)
     own_settings = json.loads(json.dumps(dict(settings or {})))
     _check_settings(path, json.loads(metadata["settings"]), own_settings)
-    # A first state has no moments yet: the file says which there are.
+    # A first state has no moments yet, so their names come from the file.
     moments = _moments_of(saved, state.moments)
     tensors = {name: t for name, t in saved.items() if not name.startswith("moments.")}
     start = state._replace(moments={})
@@ -111,8 +111,8 @@ def _moments_of(
 def _check_is_state(state: Any) -> None:
     if not isinstance(state, TrainState):
         raise TypeError(
-            f"save_state writes what training's init or step returned; got "
-            f"{type(state).__name__}. See l0func.save."
+            f"save_state writes a training state, from training's init or step; got "
+            f"{type(state).__name__}. See l0func.save for networks."
         )
 
 

@@ -1,6 +1,7 @@
-"""Constraints: the parameters, or multiply-adds, that a controller holds at a share.
+"""Constraints: some parameters, or the multiply-adds with them, and the share that may stay.
 
-:func:`l0func.lagrangian` builds one constraint for each pattern in its target.
+:func:`l0func.lagrangian` builds one constraint for each pattern in its target, and its controller
+adjusts a multiplier for each.
 """
 
 from __future__ import annotations

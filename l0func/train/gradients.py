@@ -27,11 +27,12 @@ def gradients_of(
         in_dims: For a stack: the member dimension in each input, or None for an input that all
             members share. None for one network.
         chunk_size: Number of members to compute at once; None is all.
-        compile: Whether ``torch.compile`` sees the gradient.
+        compile: Whether to compile the gradient with ``torch.compile``.
 
     Returns:
-        ``gradients(trained, buffers, key, held, *inputs)``: the gradients for params
-        and gates, and beside them the loss and the new buffers.
+        ``gradients(trained, buffers, key, control_state, *inputs)``, with the arguments of
+        :meth:`Objective.total`. It returns the gradients for params and gates, and a pair of the
+        loss and the new buffers.
     """
     if in_dims is None and not compile:
         return partial(_by_autograd, objective)
@@ -42,8 +43,8 @@ def gradients_of(
         gradients = torch.vmap(gradients, dims)
     if compile:
         gradients = untyped.compile(gradients, fullgraph=True)
-    # Chunks are cut outside of the compiled function: torch.vmap's own chunks would be laid out
-    # in the graph, one after another.
+    # Chunks are cut outside of the compiled function: with torch.vmap's own chunks the graph would
+    # hold all of them, one after another.
     return gradients if chunk_size is None else partial(_in_chunks, gradients, dims, chunk_size)
 
 
@@ -54,7 +55,7 @@ def _by_autograd(objective: Objective, trained: tuple[Tree, Tree], *others: Any)
     takes twice as long with it.
     """
     with torch.enable_grad():
-        named = tree.leaves(trained, "what is trained")
+        named = tree.leaves(trained, "params and gates")
         taken = {path: t.detach().requires_grad_() for path, t in named.items()}
         leaves = tree.rebuild(trained, taken)
         total, aux = objective.total(leaves, *others)

@@ -74,8 +74,8 @@ def lagrangian(
         \quad \mu \leftarrow \max(0, \mu + \eta g)
 
     The gates follow the expectation's gradient. The multiplier follows the realised share, so the
-    pruned network meets the target. Excesses are relative to the target, so 2 % is reached as
-    soon as 20 %. With ``equality=True`` both maxima are left out.
+    pruned network meets the target. Excesses are relative to the target, so a target of 2 % is
+    reached as soon as one of 20 %. With ``equality=True`` both maxima are left out.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
@@ -91,12 +91,12 @@ def lagrangian(
         counts: Multiply-adds from :func:`l0func.count_macs`, for ``measure="macs"``.
         estimator: The test-time gates behind the realised share: ``"louizos"``, ``"median"`` or
             ``"count"``.
-        equality: Whether to hold the share at the target from both sides; by default at most
-            there. The share then swings around the target for longer, since gates that are far
-            closed hardly move: give it more damping, and a warm-up.
+        equality: Whether to hold the share at the target from both sides; by default it may fall
+            below. With equality the share swings around the target for longer, since gates that
+            are far closed hardly move: give it more damping, and a warm-up.
         lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative
             excess)`` steps.
-        damping: :math:`\rho`, in the loss's unit: an answer without delay, to keep the
+        damping: :math:`\rho`, in the loss's unit: an immediate answer to an excess. It keeps the
             multiplier from overshooting.
         warmup: Number of updates in which the target falls linearly from 1 to its value.
         restart: Whether a multiplier starts again from 0 when its constraint holds; only
@@ -110,8 +110,8 @@ def lagrangian(
     Raises:
         TypeError: ``spec`` is not a spec.
         ValueError: A target is outside its range, or below the share that has no gates; a pattern
-            matches nothing; counts are missing; the estimator never closes a gate; a rate is
-            negative.
+            matches nothing; counts are missing, or given for another measure than
+            ``"macs"``; the estimator never closes a gate; a rate is negative or not finite.
 
     Example:
         >>> import l0func as l0

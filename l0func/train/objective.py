@@ -21,7 +21,12 @@ class Objective:
     control: Lagrangian | None
 
     def total(
-        self, trained: tuple[Tree, Tree], buffers: Tree, key: Tensor, held: Any, *inputs: Any
+        self,
+        trained: tuple[Tree, Tree],
+        buffers: Tree,
+        key: Tensor,
+        control_state: Any,
+        *inputs: Any,
     ) -> tuple[Tensor, tuple[Tensor, Tree]]:
         """The objective, and beside it the loss and the new buffers.
 
@@ -29,7 +34,7 @@ class Objective:
             trained: Params and gates.
             buffers: The buffers.
             key: The key for this step.
-            held: The controller's state; any value without a controller.
+            control_state: The controller's state; any value without a controller.
             *inputs: The inputs from the step's call.
         """
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
@@ -40,7 +45,7 @@ class Objective:
         _check_new_buffers(updated, buffers)
         if self.control is None:
             return value, (value, updated)
-        penalty = self.control.penalty(held, trained[1])
+        penalty = self.control.penalty(control_state, trained[1])
         return value + penalty, (value, updated)
 
 

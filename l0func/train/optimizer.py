@@ -19,6 +19,7 @@ Moments: TypeAlias = dict[str, dict[str, Tensor]]
 
 Number: TypeAlias = bool | int | float
 
+# The shape of the small matrix on which a new optimizer is tried.
 _PROBE_SHAPE = (2, 3)
 
 
@@ -35,8 +36,9 @@ class Optimizer(NamedTuple):
     """Whether it pulls the leaves to 0, now or by a schedule."""
 
     by_entry: bool
-    """Whether each moment holds one number per entry, or one count for all entries. Only then
-    does the optimizer move a stack like its members.
+    """Whether each moment holds one number per entry, or one count for all entries.
+
+    Only then does the optimizer treat stacked networks like separate ones.
     """
 
 
@@ -196,7 +198,10 @@ def _probed(factory: _Factory, slope: float) -> _Probe:
 
 
 def _works_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
-    """Whether moments are entry-wise, or counts: the same after two different gradients."""
+    """Whether each moment has a number per entry, or is a count.
+
+    A count is a 0-d moment that is the same after two different gradients.
+    """
     for name, t in moments.items():
         same = name in others and torch.equal(t, others[name])
         is_count = same and t.dim() == 0

@@ -55,7 +55,7 @@ def stack(states: Sequence[Tree]) -> Tree:
 def _check_same_structure(members: list[dict[str, Tensor]]) -> None:
     first = members[0]
     for i, member in enumerate(members):
-        names.check_names(member, first, f"The stack, whose member {i} is another,")
+        names.check_names(member, first, f"The stack, compared with its member {i},")
         for path, t in member.items():
             own = first[path]
             _check_same("shapes", path, i, (tuple(own.shape), tuple(t.shape)))

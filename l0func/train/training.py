@@ -48,8 +48,8 @@ def training(
 ) -> Training:
     r"""A training step as a pure function.
 
-    Averages are exponential and start at the first state: after t steps the state of step i weighs
-    :math:`\beta^{t-i}(1-\beta)/(1-\beta^t)`.
+    Averages are exponential, over the states after each step: after t steps the state after step i
+    weighs :math:`\beta^{t-i}(1-\beta)/(1-\beta^t)`.
 
     Args:
         loss: ``loss(params, gates, buffers, key, *inputs)`` returns a scalar, or a scalar and new
@@ -60,12 +60,11 @@ def training(
         control: A controller. The step adds its penalty and updates its state.
         average: :math:`\beta` for averages over params and gates, in [0, 1); 0 keeps none.
         in_dims: For a sweep: the member dimension in each input, None for an input that all
-            members share. The state's leaves, except ``step``, are then stacks, see
-            :func:`stack`.
+            members share. The state is then a stack, see :func:`stack`.
         chunk_size: Number of members to compute at once in a sweep; None is all. Memory falls
             with it. A convolution over mapped weights is a grouped convolution, and a CPU may
             compute it more slowly than one member after another.
-        compile: Whether ``torch.compile`` sees the gradient.
+        compile: Whether to compile the gradient with ``torch.compile``.
         donate: Whether a step may write into its state. The given state is then used up.
 
     Returns:
@@ -131,9 +130,11 @@ class _TrainingFunctions:
             check_members(state, inputs, self.in_dims)
         key = random.fold_in(state.key, state.step)
         trained = (state.params, state.gates)
-        # vmap takes no None for a pytree without leaves.
-        held: Any = () if state.control is None else state.control
-        grads, (value, buffers) = self.gradients(trained, state.buffers, key, held, *inputs)
+        # vmap does not take None as a pytree without leaves; an empty tuple is one.
+        control_state: Any = () if state.control is None else state.control
+        grads, (value, buffers) = self.gradients(
+            trained, state.buffers, key, control_state, *inputs
+        )
         moved = self._moved(state, *grads)
         averages = _averaged(state.averages, moved, self.average, state.step)
         control = self._updated_control(state.control, moved.gates)
@@ -155,19 +156,19 @@ class _TrainingFunctions:
         return state._replace(params=params, gates=gates, moments=moments)
 
     def _updated_control(
-        self, held: LagrangianState | None, gates: Tree
+        self, control_state: LagrangianState | None, gates: Tree
     ) -> LagrangianState | None:
-        if self.control is None or held is None:
+        if self.control is None or control_state is None:
             return None
         if self.in_dims is None:
-            return self.control.update(held, gates)
-        return torch.vmap(self.control.update)(held, gates)
+            return self.control.update(control_state, gates)
+        return torch.vmap(self.control.update)(control_state, gates)
 
 
 def _check_optimizer(name: str, given: Any, in_dims: Any) -> None:
     if not isinstance(given, Optimizer):
         raise TypeError(
-            f"The optimizer of {name} is what l0func.optimizer returns, such as "
+            f"The optimizer of {name} comes from l0func.optimizer, such as "
             f"l0func.optimizer(torch.optim.Adam, lr=1e-3); got {given!r}."
         )
     if in_dims is not None and not given.by_entry:
@@ -189,7 +190,7 @@ def _check_no_decay(gates: Optimizer) -> None:
 
 def _check_control(control: Any) -> None:
     if control is not None and not isinstance(control, Lagrangian):
-        raise TypeError(f"control is what l0func.lagrangian returns; got {control!r}.")
+        raise TypeError(f"control comes from l0func.lagrangian; got {control!r}.")
 
 
 def _check_average(average: float) -> None:
@@ -236,7 +237,7 @@ def _copied(leaves: Tree) -> Any:
 
 
 def _averaged(averages: Tree, moved: TrainState, decay: float, step: Tensor) -> Tree:
-    """The averages after this step's params and gates joined them."""
+    """The averages with this step's params and gates."""
     if not averages:
         return averages
     steps = int(step) + 1

@@ -307,7 +307,7 @@ def test_a_spec_of_the_wrong_kind_is_named():
     groups = l0.unit_groups(module, torch.randn(2, 4))
     fn, params, buffers = l0.make_functional(module)
     with pytest.raises(
-        TypeError, match=r"A spec is what l0func.gate_spec returned; got UnitGroups"
+        TypeError, match=r"A gate spec comes from l0func.gate_spec; got UnitGroups"
     ):
         l0.compact(fn, params, {"0": torch.zeros(6)}, buffers, groups)
     with pytest.raises(TypeError, match="got UnitGroups"):

@@ -111,7 +111,7 @@ def test_counts_of_another_network_are_refused():
     counts = l0.count_macs(fn, params, buffers, torch.ones(1, 3))
     other = l0.make_functional(nn.Linear(4, 2)).params
     spec = l0.gate_spec(other)
-    with pytest.raises(ValueError, match="'weight' has 6 entries; the spec's has 8"):
+    with pytest.raises(ValueError, match="'weight' has 6 entries there, and 8 in the spec"):
         l0.expected_macs(l0.init_gates(l0.random.key(0), spec), spec, counts)
     spec = l0.gate_spec({"w": torch.ones(3)})
     with pytest.raises(ValueError, match="The spec, unlike the counts, lacks 'weight'"):

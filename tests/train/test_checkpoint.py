@@ -135,7 +135,7 @@ def test_only_a_training_state_of_the_spec_is_written(run, tmp_path):
     _, start, spec = run
     with pytest.raises(TypeError, match=r"See l0func\.save"):
         l0.save_state(tmp_path / "s", {"a": torch.zeros(1)}, spec)
-    with pytest.raises(TypeError, match="A spec is what"):
+    with pytest.raises(TypeError, match="A gate spec comes from"):
         l0.save_state(tmp_path / "s", start, None)
     with pytest.raises(ValueError, match=r"The spec of this state"):
         l0.save_state(

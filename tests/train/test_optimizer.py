@@ -75,7 +75,7 @@ def test_an_optimizer_is_named_by_its_class(kind):
         ),
         (
             lambda: l0.stack([{"a": torch.ones(2)}, {"b": torch.ones(2)}]),
-            "whose member 1 is another, has no 'b'",
+            "compared with its member 1, has no 'b'",
         ),
         (lambda: l0.unstack({"a": torch.ones(2), "b": torch.ones(3)}), "'a' has 2 and 'b' has 3"),
         (

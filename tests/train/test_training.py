@@ -472,7 +472,7 @@ def test_a_decay_of_gates_by_another_name_is_refused(net, decaying):
             lambda net: l0.training(None, ADAM, l0.optimizer(ADAM)),
             r"l0func\.optimizer\(torch\.optim\.Adam, lr=1e-3\); got",
         ),
-        (lambda net: of(net, control=0.1), r"what l0func\.lagrangian returns; got 0\.1"),
+        (lambda net: of(net, control=0.1), r"control comes from l0func\.lagrangian; got 0\.1"),
         (
             lambda net: of(net, in_dims=0),
             r"an entry for each input, such as \(0, 0, None\); got 0",

@@ -1,4 +1,7 @@
-"""Transfer functions: how units pass through one torch operation, one family a file."""
+"""Transfer functions: how units pass through one torch operation, one family a file.
+
+After each operation the tracer asks :func:`transfer_for` for its transfer function.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +44,9 @@ for _family in _FAMILIES:
 
 
 def transfer_for(func: Any) -> Transfer:
-    """The transfer function for an ATen operation; an unknown one keeps its units."""
+    """The transfer function for an ATen operation; for an unknown one, it keeps all units."""
     name = operation_name(func)
-    # An operation in place follows the same units as its twin without the underscore.
+    # An operation in place, such as add_, has the transfer function of its twin, add.
     known = TRANSFERS.get(name) or TRANSFERS.get(name.removesuffix("_"))
     if known is not None:
         return known

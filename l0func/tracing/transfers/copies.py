@@ -20,7 +20,7 @@ def overwritten(before: AbstractValue, labels: Tensor) -> Tensor:
     if isinstance(before, Weight):
         return labels
     if 0 in before.stride() or before.shape != labels.shape:
-        # Labels that repeat themselves are never written into, and need not be a copy.
+        # Expanded labels are never written into, so they can be shared; others are copied.
         return labels if 0 in labels.stride() else labels.clone()
     return before.copy_(labels)
 

@@ -108,7 +108,7 @@ def _read_by(step: Step, matrix: _Matrix, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def _keep_shared(step: Step, matrix: _Matrix) -> None:
-    """Keep a matrix that works along another dimension than the units, and so serves them all."""
+    """Keep a matrix that all units share, because it works along another dimension than theirs."""
     path = matrix.weight.path
     for dim in (matrix.summed, matrix.kept):
         size = matrix.weight.shape[dim]

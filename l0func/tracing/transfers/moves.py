@@ -28,16 +28,16 @@ def moved(step: Step, call: Call) -> None:
         for output, labels in zip(call.outputs, _applied(call, value), strict=True):
             step.set(output, labels)
     else:
-        # A split has several outputs, and each of them a part of every coordinate.
+        # A split has several outputs, and each output has a piece of every coordinate.
         coordinates = [_applied(call, c) for c in value.coordinates]
-        for output, *parts in zip(call.outputs, *coordinates, strict=True):
-            step.set(output, Weight(value.path, tuple(parts)))
+        for output, *pieces in zip(call.outputs, *coordinates, strict=True):
+            step.set(output, Weight(value.path, tuple(pieces)))
 
 
 def _applied(call: Call, labels: Tensor) -> list[Tensor]:
     """The operation's results for labels or coordinates in place of its first argument."""
     if call.name in ("view", "_unsafe_view"):
-        # The labels may be laid out in memory otherwise than the tensor.
+        # The labels may have other strides than the tensor, and a view could then fail.
         return [labels.reshape(call.args[1])]
     # Indices may be on another device than the labels.
     rest = tree.map_tensors(_on_cpu, call.args[1:])
