@@ -1,7 +1,4 @@
-"""One row of a reproduction: its seeds are trained as one vmapped run.
-
-A run goes on where it was stopped: its state is on disk after every epoch.
-"""
+"""One row of a reproduction: its seeds are one vmapped run, which can be stopped and resumed."""
 
 from __future__ import annotations
 
