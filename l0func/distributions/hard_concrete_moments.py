@@ -77,8 +77,10 @@ def _write_mirrored(la: Tensor, columns: Tensor, scratch: Tensor, into: Tensor) 
         torch.mul(s, weights, out=weighted)
         return torch.sum(weighted, 0, out=result)
 
+    # s is P(z > t) at every node, and then its square.
     torch.mul(q, c, out=s).add_(1.0).reciprocal_()
     total(w, mean)
+    # `variance` and `variance_slope` hold the second moment and its slope at first.
     total(2.0 * w * t, variance)
     s.mul_(s)
     total(w * c, slope).mul_(q)

@@ -1,4 +1,4 @@
-"""A table in which a text stands for a value.
+"""A table of values under texts that stand for them.
 
 A compiled graph can store a text, but no distribution and no other object from this library.
 Distributions enter the table when they are built, and the contraction enters each of its sweeps.

@@ -123,7 +123,8 @@ class PerExample:
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped((inputs, kwargs, gates), dims, "in_dims")
-        _check_rows(keys, arguments)
+        _check_keys(keys)
+        _check_rows(keys.shape[0], arguments)
         chunked = self.chunk_size is not None
         row = Row(apply, params, buffers, arguments, out_dims, self.gate_dims, chunked)
         in_dims = (0, *arguments.dims)
@@ -190,17 +191,20 @@ def _input_dims(in_dims: Axis, count: int) -> Sequence[Axis]:
     return in_dims
 
 
-def _check_rows(keys: Tensor, arguments: FlatMapped) -> None:
-    """Refuse keys or inputs that do not have the same number of rows."""
+def _check_keys(keys: Tensor) -> None:
+    """Refuse anything but a key for every row, shape ``(B, 2)`` with B > 0."""
     random.check_key(keys)
     if keys.dim() != 2:
         raise ValueError(
             f"per_example needs a key for every row, shape (B, 2); got {tuple(keys.shape)}. "
             "Make them with l0func.random.split(key, B)."
         )
-    rows = keys.shape[0]
-    if rows == 0:
+    if keys.shape[0] == 0:
         raise ValueError("per_example needs at least one row; got no keys.")
+
+
+def _check_rows(rows: int, arguments: FlatMapped) -> None:
+    """Refuse inputs that differ in their number of rows, or have another number than the keys."""
     sizes = {x.shape[dim] for x, dim in arguments.mapped()}
     if len(sizes) > 1:
         shapes = [f"{tuple(x.shape)} along {dim}" for x, dim in arguments.mapped()]

@@ -107,7 +107,7 @@ def _check_devices(layout: Layout, weight: Tensor, log_alphas: Gates) -> None:
 
 
 def _check_sums(path: str, layout: Layout, per_entry: list[str]) -> None:
-    """Refuse gates for which local reparameterisation would be wrong.
+    """Refuse gates that local reparameterisation would draw wrongly.
 
     It would treat a gate as independent in each term of a sum and in each parameter.
 

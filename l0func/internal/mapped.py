@@ -31,7 +31,7 @@ class FlatMapped(NamedTuple):
     """The tensors with rows."""
 
     dims: list[int]
-    """The dimensions along which these tensors have their rows."""
+    """For each of these tensors its row dimension."""
 
     unmapped: list[Tensor]
     """The tensors without rows."""
@@ -107,7 +107,7 @@ def _dims_of_children(value: Any, level: Level, dims: Any, label: str) -> list[A
     if isinstance(dims, Mapping) and isinstance(value, Mapping):
         named = cast("Mapping[Any, Any]", dims)
         by_name = {str(name): dim for name, dim in named.items()}
-        check_names(by_name, level.names, f"A {kind} that {label} is for")
+        check_names(by_name, level.names, f"The {kind} that {label} describes")
         return [by_name[name] for name in level.names]
     inner = level_of(dims)
     if inner is None or len(inner.children) != count:
@@ -116,7 +116,7 @@ def _dims_of_children(value: Any, level: Level, dims: Any, label: str) -> list[A
 
 
 def _place_tensor(tensor: Tensor, dim: Any, label: str, flat: FlatMapped) -> _Place:
-    """The place for a tensor, which is appended to ``flat``."""
+    """A tensor's place; the tensor itself is appended to ``flat``."""
     if dim is None:
         flat.unmapped.append(tensor)
         return _Place(None)

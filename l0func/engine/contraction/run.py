@@ -91,10 +91,9 @@ def _add_examples(
 ) -> None:
     """Add some examples to all results, block by block."""
     kinds: list[Kind] = [output.kind for output in sweep.outputs]
-    targets = [
-        _targets(kind, tiling, examples, result, batch)
-        for kind, result in zip(kinds, results, strict=True)
-    ]
+    targets: list[list[Tensor]] = []
+    for kind, result in zip(kinds, results, strict=True):
+        targets.append(_targets(kind, tiling, examples, result, batch))
     for block, weight in zip(tiling.blocks, weights, strict=True):
         chunk = _chunk(tiling, weight, examples, block)
         call, skip = divmod(tiling.position(block), 4)
