@@ -60,6 +60,12 @@ OPERATIONS = [
         (1, 5),
     ),
     Operation(
+        "the last rows, counted from the end",
+        lambda p, x: F.linear(x, torch.narrow(p["w"], 0, -2, 2)),
+        (6, 5),
+        (1, 5),
+    ),
+    Operation(
         "columns",
         lambda p, x: F.linear(x, p["w"][:, 1:4]) + F.linear(x, p["w"].narrow(1, 3, 3)),
         (4, 6),

@@ -20,15 +20,18 @@ HANDLERS = HandlerTable()
 @HANDLERS.runs_for(torch.narrow, TENSOR.narrow)
 def narrow(input: GatedParameter, dim: int, start: int, length: int) -> Any:
     """``torch.narrow``; entry gates can be cut along dimension 0 only."""
-    dim = dim % input.dim()
     gates = input.entry_gates
-    if gates is not None and (dim > 0 or gates.turned):
+    dim = dim % input.dim()
+    if isinstance(start, Tensor) or (gates is not None and (dim > 0 or gates.turned)):
         return NotImplemented
+    weight = input.weight.narrow(dim, start, length)
+    # A negative start counts from the end; entry gates need the place itself.
+    start = start + input.shape[dim] if start < 0 else start
     scales = list(input.scales)
     scale = scales[dim]
     scales[dim] = None if scale is None else scale.narrow(0, start, length)
     gates = None if gates is None else gates.narrow(start, length)
-    return input.like(input.weight.narrow(dim, start, length), tuple(scales), gates)
+    return input.like(weight, tuple(scales), gates)
 
 
 @HANDLERS.runs_for(torch.chunk, TENSOR.chunk)
