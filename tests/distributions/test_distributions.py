@@ -37,6 +37,13 @@ CASES: list[GateDistribution] = [
 ]
 every = pytest.mark.parametrize("d", CASES, ids=repr)
 continuous = pytest.mark.parametrize("d", CASES[:-1], ids=repr)
+# Their quadratures have many nodes: to derive through all of them takes a minute each.
+COSTLY = (l0.HardConcrete(5.0), l0.HardConcrete(2 / 3, -0.001, 1.001), *CASES[8:10])
+costly_are_slow = pytest.mark.parametrize(
+    "d",
+    [pytest.param(d, marks=pytest.mark.slow) if d in COSTLY else d for d in CASES],
+    ids=repr,
+)
 GRID = [-6.0, -2.5, -1.0, -0.3, 0.0, 0.2, 0.7, 1.5, 3.0, 6.0]
 
 
@@ -178,7 +185,7 @@ def test_derivatives_of_a_draw_equal_finite_differences(d):
     assert torch.autograd.gradgradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
 
 
-@every
+@costly_are_slow
 def test_written_slopes_are_the_recorded_ones_as_often_as_one_derives(d):
     la, u = (
         torch.linspace(-3, 3, 13, dtype=torch.float64),

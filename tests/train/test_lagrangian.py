@@ -203,7 +203,10 @@ def trained(module, data, spec_of, controls_of, steps=1500):
 TARGETS = (0.5, 0.1, 0.02)
 
 
-@pytest.mark.parametrize("estimator", ["louizos", "median", "count"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["louizos", *(pytest.param(e, marks=pytest.mark.slow) for e in ("median", "count"))],
+)
 def test_every_target_of_a_sweep_is_kept_within_a_point_under_its_estimator(digits, estimator):
     spec, members = trained(
         lambda: nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
