@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from test_house import MAY_IMPORT
 
+import l0func
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")]
@@ -49,3 +51,9 @@ def test_new_import_paths_in_the_changelog_are_there():
         if line.startswith("| `l0func."):
             for module in re.findall(r"`(l0func[\w.]+)`", line.split("|")[2]):
                 assert importlib.util.find_spec(module) is not None, module
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {l0func.__version__}\n" in citation
+    assert f"\n## {l0func.__version__}" in (ROOT / "CHANGELOG.md").read_text()
