@@ -81,6 +81,7 @@ def draw(distribution: GateDistribution, u: np.ndarray, la: np.ndarray) -> np.nd
     elif isinstance(distribution, l0.BernoulliGate):
         return np.where(u > 1 / (1 + np.exp(la)), 1.0, 0.0)
     else:
+        assert isinstance(distribution, l0.HardKuma), f"{distribution} has no oracle yet"
         a, b = (
             distribution.concentration * np.exp(la / 2),
             distribution.concentration * np.exp(-la / 2),
@@ -101,6 +102,7 @@ def survival(distribution: GateDistribution, t: np.ndarray, la: float) -> np.nda
         )(t)
     if isinstance(distribution, l0.BernoulliGate):
         return np.full_like(t, 1 / (1 + math.exp(-la)))
+    assert isinstance(distribution, l0.HardKuma), f"{distribution} has no oracle yet"
     a, b = (
         distribution.concentration * math.exp(la / 2),
         distribution.concentration * math.exp(-la / 2),

@@ -36,9 +36,15 @@ CASES: list[GateDistribution] = [
     l0.BernoulliGate(),
 ]
 every = pytest.mark.parametrize("d", CASES, ids=repr)
-continuous = pytest.mark.parametrize("d", CASES[:-1], ids=repr)
+CONTINUOUS = [d for d in CASES if not isinstance(d, l0.BernoulliGate)]
+continuous = pytest.mark.parametrize("d", CONTINUOUS, ids=repr)
 # Their quadratures have many nodes: to derive through all of them takes a minute each.
-COSTLY = (l0.HardConcrete(5.0), l0.HardConcrete(2 / 3, -0.001, 1.001), *CASES[8:10])
+COSTLY = (
+    l0.HardConcrete(5.0),
+    l0.HardConcrete(2 / 3, -0.001, 1.001),
+    l0.HardKuma(),
+    l0.HardKuma(1.0, -0.2, 1.05),
+)
 costly_are_slow = pytest.mark.parametrize(
     "d",
     [pytest.param(d, marks=pytest.mark.slow) if d in COSTLY else d for d in CASES],
