@@ -10,13 +10,13 @@ two read the same words.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from l0func.internal.context import known_values
+from l0func.internal.scalars import integer
 from l0func.kernels import philox
 from l0func.kernels.draws import draw_uniforms, draw_uniforms_at, draw_words, fold_keys
 
@@ -41,7 +41,7 @@ def key(seed: int, /) -> Tensor:
         >>> key(7)
         tensor([7, 0])
     """
-    return torch.tensor([_signed(_word(seed, "A seed is")), 0], dtype=torch.int64)
+    return torch.tensor([_signed(_word(seed, "A seed")), 0], dtype=torch.int64)
 
 
 def split(key: Tensor, num: int = 2, /) -> Tensor:
@@ -63,7 +63,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
         torch.Size([3, 2])
     """
     check_key(key)
-    num = operator.index(num)
+    num = integer(num, "The number of new keys")
     if num < 0:
         raise ValueError(f"split gives a number of keys that is at least 0; got {num}.")
     numbers = torch.arange(num, dtype=torch.int64, device=key.device)
@@ -107,7 +107,7 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
 
 
 def _fold_number(key: Tensor, number: int) -> Tensor:
-    word = _word(number, "fold_in takes")
+    word = _word(number, "The number for fold_in")
     key_words = known_values(key) if key.dim() == 1 else None
     if key_words is None:
         return fold_keys(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
@@ -242,11 +242,11 @@ def _calls(count: int) -> int:
     return -(-count // 4)
 
 
-def _word(number: int, start: str) -> int:
-    number = operator.index(number)
+def _word(number: int, name: str) -> int:
+    number = integer(number, name)
     if not -(1 << 63) <= number < 1 << 64:
         raise ValueError(
-            f"{start} one 64-bit word, in [-2**63, 2**64); got {number}. Fold larger numbers in "
+            f"{name} is one 64-bit word, in [-2**63, 2**64); got {number}. Fold larger numbers in "
             f"parts."
         )
     return number

@@ -155,7 +155,7 @@ def test_empty_draws_have_their_shape():
         (
             lambda: random.fold_in(random.key(0), 2**70),
             ValueError,
-            "fold_in takes one 64-bit word",
+            "number for fold_in is one 64-bit word",
         ),
         (
             lambda: random.uniform(torch.zeros(2), 3),

@@ -110,7 +110,7 @@ def _check_empty(empty: str) -> None:
 
 def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
     """Refuse buffers that the function lacks, or buffers without those that the spec names."""
-    names.check_names(buffers, fn.buffer_names, "The function's buffers")
+    names.check_argument(buffers, fn.buffer_names, "function", "buffers")
     given = f"The buffers ({', '.join(buffers) or 'none'})"
     for p in spec.buffers:
         names.check_names(buffers.keys() & {p.path}, [p.path], given)

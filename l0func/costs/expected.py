@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from l0func.gates.checks import Gates, check_gates, check_params
 from l0func.gates.masks import mean_masks
 from l0func.internal import names
+from l0func.internal.scalars import check_cost
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -165,13 +167,15 @@ def penalty(
         A scalar, in the units of the loss.
 
     Raises:
-        ValueError: Params or gates do not fit the spec, or a pattern of ``lam`` does not fit the
-            parameters.
+        TypeError: ``lam`` or ``weight_decay`` is neither a number nor a tensor.
+        ValueError: Params or gates do not fit the spec; a pattern of ``lam`` does not fit the
+            parameters; or ``lam`` or ``weight_decay`` is negative, infinite or NaN.
     """
     tensors = check_params(params, spec)
     opens = prob_open(check_gates(gates, spec), spec)
     paths = [p.path for p in spec.gated()]
     lams = names.per_path(lam, paths, "lam", "gated parameter")
+    check_costs(lams, weight_decay)
     decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
     terms: list[Tensor] = []
     for p in spec.gated():
@@ -182,6 +186,22 @@ def penalty(
             squares = (weight**2 * opens[p.path]).sum()
             terms.append(0.5 * weight_decay * squares)
     return _total(terms)
+
+
+def check_costs(lams: Mapping[str, Any], weight_decay: Any) -> None:
+    """Refuse costs that are no numbers, negative, infinite or NaN.
+
+    Args:
+        lams: The cost of an open entry, by parameter path or pattern.
+        weight_decay: The cost of half a squared weight.
+
+    Raises:
+        TypeError: A cost is neither a number nor a tensor.
+        ValueError: A number is negative, infinite or NaN.
+    """
+    for path, lam in lams.items():
+        check_cost(lam, f"lam of {path!r}")
+    check_cost(weight_decay, "weight_decay")
 
 
 def prob_open(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:

@@ -97,18 +97,38 @@ class Summary:
         head = _aligned(HEADINGS, widths)
         *body, foot = [_aligned(row, widths) for row in cells]
         rule = "-" * len(head)
-        note = f"(realised under the {self.estimator!r} estimator)"
-        return "\n".join([head, rule, *body, rule, foot, note])
+        lines = [head, rule, *body, rule, foot, f"({self._caption()})"]
+        if self.ungated_weights:
+            lines.append(_ungated_note(self.ungated_weights))
+        return "\n".join(lines)
+
+    @property
+    def ungated_weights(self) -> tuple[str, ...]:
+        """Parameters without gates that look like weights: they have two or more dimensions."""
+        names = [row.name for row in self.rows if row.gates == 0 and len(row.shape) > 1]
+        return tuple(names)
+
+    def _caption(self) -> str:
+        return f"realised under the {self.estimator!r} estimator"
 
     def _repr_html_(self) -> str:
         head = _html_row(HEADINGS, "th")
         body = "".join(_html_row(row.cells(), "td") for row in self.rows)
         foot = _html_row(self.total.cells(), "th")
-        caption = f"<caption>realised under the {escape(repr(self.estimator))} estimator</caption>"
+        notes = [self._caption()]
+        if self.ungated_weights:
+            notes.append(_ungated_note(self.ungated_weights))
+        caption = escape("; ".join(notes))
         return (
-            f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody>"
+            f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody>"
             f"<tfoot>{foot}</tfoot></table>"
         )
+
+
+def _ungated_note(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"no gates on {shown}{more}"
 
 
 def _widths(table: Sequence[Cells]) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from l0func import random
+from l0func.engine.arguments import check_key_argument, check_pure
 from l0func.engine.ops.nested import Nested
 from l0func.engine.parameter import dense
 from l0func.engine.stand_ins import StandIns
@@ -22,7 +23,7 @@ from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.tree import Tree
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
-from l0func.spec.plan import GateSpec
+from l0func.spec.plan import GateSpec, check_spec
 
 Sampling = Literal["exact", "local_reparam"]
 
@@ -126,6 +127,7 @@ class Gated:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call the function on masked parameters; its random functions draw from the key."""
+        check_key_argument(key)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):
@@ -192,9 +194,13 @@ def gated(
         ``apply.with_buffers`` also returns the new buffers.
 
     Raises:
+        TypeError: ``fn`` is a module, has gates already or is no function; or ``spec`` is no spec.
         ValueError: The estimator or the sampling is unknown; or local reparameterisation would be
             wrong for a rule.
     """
+    _check_not_gated(fn)
+    check_pure(fn)
+    check_spec(spec)
     check_estimator(estimator)
     if sampling not in SAMPLINGS:
         raise ValueError(
@@ -202,3 +208,11 @@ def gated(
             f"{sampling!r}{names.closest(sampling, SAMPLINGS)}."
         )
     return Gated(fn, spec, estimator, sampling)
+
+
+def _check_not_gated(fn: Any) -> None:
+    if isinstance(fn, Gated):
+        raise TypeError(
+            "gated takes a pure function without gates; this one has gates already. Put all gates "
+            "in one spec: gate_spec(params, rules, groups=groups)."
+        )

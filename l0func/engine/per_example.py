@@ -6,7 +6,6 @@ the gated function as a batch of one, under its own key.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +13,15 @@ import torch
 from torch import Tensor
 
 from l0func import random
+from l0func.engine.arguments import (
+    check_axes,
+    check_chunk_size,
+    check_gated,
+    check_keys_argument,
+)
 from l0func.engine.row import Axis, Row, RowResult, same_for_all
 from l0func.internal.mapped import FlatMapped, flatten_mapped, join_chunks, split_chunks
+from l0func.internal.scalars import integer
 from l0func.internal.tree import Tree
 
 
@@ -120,6 +126,7 @@ class PerExample:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call ``apply`` on every row, one chunk at a time."""
+        check_keys_argument(keys)
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped((inputs, kwargs, gates), dims, "in_dims")
@@ -169,14 +176,26 @@ def per_example(
         2)``; ``rows.with_buffers`` also returns the new buffers.
 
     Raises:
+        TypeError: ``apply`` is no gated function, or a dimension or ``chunk_size`` has another
+            type.
         ValueError: ``chunk_size`` is not positive.
     """
-    if chunk_size is not None and operator.index(chunk_size) < 1:
-        raise ValueError(
-            f"chunk_size is a number of rows, at least 1; got {chunk_size}. None computes all at "
-            "once."
-        )
+    _check_not_mapped(apply)
+    check_gated(apply)
+    check_axes("in_dims", in_dims)
+    check_axes("out_dims", out_dims)
+    check_chunk_size(chunk_size)
+    if gate_dims is not None:
+        integer(gate_dims, "gate_dims")
     return PerExample(apply, in_dims, out_dims, chunk_size, gate_dims)
+
+
+def _check_not_mapped(apply: Any) -> None:
+    if isinstance(apply, PerExample):
+        raise TypeError(
+            "per_example maps a gated function; this one is mapped already. Several masks for "
+            "each row are torch.vmap(rows) over keys."
+        )
 
 
 def _input_dims(in_dims: Axis, count: int) -> Sequence[Axis]:

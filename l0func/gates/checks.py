@@ -33,7 +33,7 @@ def check_gates(gates: Tree, spec: GateSpec) -> Gates:
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
-    names.check_names(named, [gate.name for gate in spec.gates], "The spec's gates")
+    names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates")
     for gate in spec.gates:
         _check_locations(gate, named[gate.name])
     return named
@@ -124,7 +124,7 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     """
     check_spec(spec)
     tensors = tree.leaves(params)
-    names.check_names(tensors, [p.path for p in spec.parameters], "The spec's params")
+    names.check_argument(tensors, [p.path for p in spec.parameters], "spec", "params")
     for p in spec.parameters:
         shape = tuple(tensors[p.path].shape)
         if shape != p.shape:

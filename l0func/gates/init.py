@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from l0func.gates.checks import Gates, MaskEstimator, check_estimator, check_sin
 from l0func.gates.masks import apply_masks, mean_masks
 from l0func.internal import names
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, GateVector
+from l0func.spec.plan import GateSpec, GateVector, check_spec
 
 Sampler = Callable[[Tensor, tuple[int, ...]], Tensor]
 Droprate = float | Sampler
@@ -52,11 +53,12 @@ def init_gates(
         ``{gate name: log_alpha}``.
 
     Raises:
-        TypeError: ``key`` is not a key.
+        TypeError: ``key`` is not a key, ``spec`` is not a spec, or a droprate is not a number.
         ValueError: A droprate is outside (0, 1); a pattern matches no gate, or a gate no pattern;
             a sampler gives another shape; the noise is negative.
     """
     check_single_key(key)
+    check_spec(spec)
     check_estimator(estimator)
     _check_noise(noise)
     at = _threshold(meaning)
@@ -69,10 +71,20 @@ def init_gates(
         if callable(start):
             gates[gate.name] = _from_sampler(start, own_key, gate)
         else:
-            location = gate.distribution.init(start, at=at)
+            _check_droprate(start, gate.name)
+            location = gate.distribution.init(float(start), at=at)
             _warn_if_closed(gate, location, start, estimator)
             gates[gate.name] = _around(location, noise, own_key, gate)
     return gates
+
+
+def _check_droprate(droprate: Any, name: str) -> None:
+    is_scalar = isinstance(droprate, Tensor) and droprate.dim() == 0
+    if not is_scalar and not isinstance(droprate, Real):
+        raise TypeError(
+            f"The droprate of {name!r} is a number in (0, 1), or a sampler, a callable of (key, "
+            f"shape); got {droprate!r}. For several droprates pass {{pattern: droprate}}."
+        )
 
 
 def _check_noise(noise: float) -> None:

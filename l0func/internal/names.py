@@ -37,6 +37,47 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> N
         raise ValueError(f"{label} lacks {name!r}{closest(name, sorted(got))} among those given.")
 
 
+def check_argument(got: Iterable[str], expected: Iterable[str], /, owner: str, label: str) -> None:
+    """Refuse an argument unless its paths are the expected ones.
+
+    An argument without a single right name was probably swapped with another, and the message
+    says so.
+
+    Args:
+        got: The paths of the argument.
+        expected: The paths that it should have.
+        owner: A word for the thing that expects them, for an error.
+        label: The argument's name, for an error.
+
+    Raises:
+        ValueError: A path is unknown or missing.
+    """
+    got, expected = set(got), set(expected)
+    if got and not got & expected:
+        raise ValueError(_all_other_names(got, expected, owner, label))
+    check_names(got, expected, f"The {owner}'s {label}")
+
+
+def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) -> str:
+    both = f"the {owner} has {_first(expected)}; got {_first(got)}"
+    start = f"The names in {label} do not fit: {both}"
+    if all(name.isdecimal() for name in got):
+        return f"{start}. A list of tensors has no names: pass the dict {{path: tensor}}."
+    near = closest(min(got), sorted(expected))
+    return (
+        f"{start}{near}. Perhaps two arguments were swapped, or {label} belongs to another "
+        "module. Arguments come in the order params, gates, buffers, key, inputs."
+    )
+
+
+def _first(names: set[str]) -> str:
+    """The first name, and the number of others."""
+    if not names:
+        return "none ({})"
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{min(names)!r}{more}"
+
+
 def first_matches(paths: Iterable[str], patterns: Mapping[str, Value], /) -> dict[str, Value]:
     """The value of the first matching pattern, for each path that has one.
 

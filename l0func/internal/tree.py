@@ -18,6 +18,14 @@ LEAVES = (Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype
 """The types that are leaves: tensors and constants."""
 
 
+_ORDER = "Arguments come in the order params, gates, buffers, key, inputs."
+_SOURCES = {
+    "params": f" Take them from fn, params, buffers = l0func.make_functional(module). {_ORDER}",
+    "buffers": f" Take them from l0func.make_functional; a module without any has {{}}. {_ORDER}",
+    "gates": f" Take them from l0func.init_gates(key, spec). {_ORDER}",
+}
+
+
 def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
     """A pytree's tensors under their dotted paths.
 
@@ -30,19 +38,34 @@ def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
         A new dict, in the tree's order.
 
     Raises:
-        TypeError: A leaf is not a tensor.
+        TypeError: ``tree`` is no container, or a leaf is not a tensor.
         ValueError: Two leaves have the same dotted path.
     """
+    _check_container(tree, label)
     named: dict[str, Tensor] = {}
     for path, leaf in walk(tree):
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"The leaves of {label} are tensors; {path!r} is {type(leaf).__name__}."
+                f"{_SOURCES.get(label, '')}"
             )
         if path in named:
             raise ValueError(f"Two leaves of {label} have the same dotted path, {path!r}.")
         named[path] = leaf
     return named
+
+
+def _check_container(tree: Any, label: str) -> None:
+    if tree is None or level_of(tree) is not None:
+        return
+    if isinstance(tree, Tensor):
+        got = f"a tensor of shape {tuple(tree.shape)}"
+    else:
+        got = f"an object of type {type(tree).__name__}"
+    raise TypeError(
+        f"{label}: expected a dict {{path: tensor}}, or another pytree of tensors; got {got}."
+        f"{_SOURCES.get(label, '')}"
+    )
 
 
 def rebuild(tree: Tree, named: Mapping[str, Tensor], /) -> Tree:

@@ -181,8 +181,8 @@ class PureModule:
         """Flat parameters and buffers that fit the module."""
         own_params = tree.leaves(params)
         own_buffers = tree.leaves(buffers, "buffers")
-        names.check_names(own_params, self.shapes, "The module's params")
-        names.check_names(own_buffers, self.buffer_names, "The module's buffers")
+        names.check_argument(own_params, self.shapes, "module", "params")
+        names.check_argument(own_buffers, self.buffer_names, "module", "buffers")
         for path, shape in self.shapes.items():
             got = tuple(own_params[path].shape)
             if got != shape:

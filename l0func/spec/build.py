@@ -128,6 +128,7 @@ def _check_kinds(rules: Any, groups: Any, distribution: Any) -> None:
         TypeError: An argument, or a value in its table, has the wrong type.
     """
     _check_mapping("rules", rules, "{pattern: rule}")
+    _check_patterns(rules or {})
     _check_mapping("groups", groups, "{name: l0func.group(...)}")
     check_instances(groups or {}, Group, "A group is made by l0func.group(...)")
     check_distributions(distribution)
@@ -138,6 +139,41 @@ def _check_mapping(name: str, value: Any, form: str) -> None:
         raise TypeError(f"{name} are {form}; got {type(value).__name__}.")
 
 
+def _check_patterns(rules: Mapping[Any, Any]) -> None:
+    for pattern, rule in rules.items():
+        if isinstance(rule, Group):
+            raise TypeError(
+                f"rules are {{pattern: rule}}, and {pattern!r} has a group. Pass groups by name: "
+                "gate_spec(params, groups=groups)."
+            )
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "The patterns in rules are text over dotted paths, such as 'encoder.*.weight'; "
+                f"got {pattern!r}. Name the parameters that are to have gates by their paths."
+            )
+
+
+def _check_some_gates(rules: Rules, groups: Mapping[str, Group], paths: Iterable[str]) -> None:
+    """Refuse rules that exclude some parameters and gate none.
+
+    Rules that exclude every parameter are meant so: the spec without gates serves a gated function
+    that only draws dropout from its key.
+
+    Raises:
+        ValueError: There is no group, no rule gates a parameter, and some have no rule.
+    """
+    paths = list(paths)
+    found = names.first_matches(paths, rules)
+    gates_some = any(rule is not None for rule in found.values())
+    if groups or gates_some or len(found) == len(paths):
+        return
+    raise ValueError(
+        f"The rules {dict(rules)} gate nothing: they name the parameters that have gates, and the "
+        'others have none. Add a rule for the rest, such as {"*": l0func.element()} at the end; '
+        '{"*": None} alone is a spec without gates.'
+    )
+
+
 def _planned(
     params: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
@@ -146,6 +182,7 @@ def _planned(
     distribution: GateDistribution | Mapping[str, GateDistribution],
 ) -> GateSpec:
     bound = bound_by_rules(rules, params)
+    _check_some_gates(rules, groups, params)
     taken = {entry.binding.gate for entry in bound}
     bound += bound_by_groups(groups, params, buffers, taken)
     tensors = {**params, **buffers}

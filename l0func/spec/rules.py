@@ -110,6 +110,10 @@ def as_rules(path: str, slices: RuleOrRules, /) -> tuple[Rule, ...]:
     several = isinstance(slices, list | tuple)
     listed: tuple[object, ...] = tuple(slices) if several else (slices,)
     for rule in listed:
+        if isinstance(rule, type) and issubclass(rule, Rule):
+            raise TypeError(
+                f"{path!r} has the class {rule.__name__}; call it: element(), axis(0)."
+            )
         if not isinstance(rule, Rule):
             raise TypeError(
                 "A rule is element(), axis(...), axes(...), blocks(...), tiles(...), whole(), a "

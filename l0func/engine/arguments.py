@@ -1,0 +1,137 @@
+"""Checks of the arguments of ``gated``, of ``per_example`` and of the functions that they return.
+
+Forgotten and swapped arguments are named as such, beside the form of the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from l0func.internal.scalars import integer
+from l0func.pure.functional import Functional, PureModule
+
+_APPLY = "apply(params, gates, buffers, key, *inputs)"
+_AXES: tuple[type[Any], ...] = (int, list, tuple, dict)
+_ROWS = "rows(params, gates, buffers, keys, *inputs)"
+
+
+def check_pure(fn: Any) -> None:
+    """Refuse anything that cannot be a pure function.
+
+    Raises:
+        TypeError: ``fn`` is a module, a tuple from ``make_functional``, or no callable.
+    """
+    if isinstance(fn, nn.Module):
+        raise TypeError(
+            f"gated takes a pure function, fn(params, buffers, *inputs); got the module "
+            f"{type(fn).__name__}. Make one with fn, params, buffers = "
+            "l0func.make_functional(module)."
+        )
+    if isinstance(fn, Functional):
+        raise TypeError(
+            "gated takes the function alone; got all that make_functional returns. Unpack it: "
+            "fn, params, buffers = l0func.make_functional(module)."
+        )
+    if isinstance(fn, type):
+        raise TypeError(
+            f"gated takes a pure function, fn(params, buffers, *inputs); got a class, "
+            f"{fn.__name__}. Make a module of it, and the function with "
+            "l0func.make_functional(module)."
+        )
+    if not callable(fn):
+        raise TypeError(
+            "gated(fn, spec) takes a pure function, fn(params, buffers, *inputs); got "
+            f"{type(fn).__name__} as fn."
+        )
+
+
+def check_gated(apply: Any) -> None:
+    """Refuse anything that cannot be a gated function.
+
+    Raises:
+        TypeError: ``apply`` is a module, a pure module without gates, or no callable.
+    """
+    if isinstance(apply, nn.Module | PureModule | type) or not callable(apply):
+        raise TypeError(
+            f"per_example maps a gated function, {_APPLY}; got {type(apply).__name__}. Make one "
+            "with l0func.gated(fn, spec)."
+        )
+
+
+def check_axes(name: str, axes: Any) -> None:
+    """Refuse anything but a dimension, None, or a pytree of these.
+
+    Raises:
+        TypeError: ``axes`` is text, a tensor, or another leaf.
+    """
+    kind = cast("type[Any]", type(axes))
+    is_tree = issubclass(kind, _AXES) and kind is not bool
+    if axes is not None and not is_tree:
+        raise TypeError(
+            f"{name} says where the rows are: a dimension, None for a value that all rows share, "
+            f"or a tuple or dict of these; got {type(axes).__name__}."
+        )
+
+
+def check_chunk_size(chunk_size: Any) -> None:
+    """Refuse anything but None or a positive number of rows.
+
+    Raises:
+        TypeError: ``chunk_size`` is no integer.
+        ValueError: It is below 1.
+    """
+    if chunk_size is None:
+        return
+    if integer(chunk_size, "chunk_size") < 1:
+        raise ValueError(
+            f"chunk_size is a number of rows, at least 1; got {chunk_size}. None computes all at "
+            "once."
+        )
+
+
+def check_key_argument(key: Any) -> None:
+    """Refuse anything but an int64 tensor or None as the key of a gated function.
+
+    Raises:
+        TypeError: The key is missing or stands elsewhere; the message has the form of the call.
+    """
+    if key is not None and not _is_key(key):
+        raise TypeError(
+            f"The fourth argument is a key, an int64 tensor of shape (2,); got {_described(key)}. "
+            f"The call is {_APPLY}. Make a key with l0func.random.key(seed); None stands for "
+            "test-time gates."
+        )
+
+
+def check_keys_argument(keys: Any) -> None:
+    """Refuse anything but an int64 tensor as the keys of rows.
+
+    Raises:
+        TypeError: The keys are missing or stand elsewhere; the message has the form of the call.
+    """
+    if keys is None:
+        raise TypeError(
+            "rows draws masks from keys, and got None. Fixed gates are the same for every row, so "
+            f"they belong to the gated function: {_APPLY}, with None as the key."
+        )
+    if not _is_key(keys):
+        raise TypeError(
+            "The fourth argument has a key for every row, an int64 tensor of shape (B, 2); got "
+            f"{_described(keys)}. The call is {_ROWS}. Make keys with "
+            "l0func.random.split(key, B)."
+        )
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.int64
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} with shape {tuple(value.shape)}"
+    if isinstance(value, int):
+        return f"the number {value}"
+    return type(value).__name__

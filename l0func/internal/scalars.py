@@ -1,0 +1,53 @@
+"""Checks of numbers that users pass: each refusal names the argument and what arrived."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+
+def integer(value: Any, name: str) -> int:
+    """The value as a Python integer.
+
+    Args:
+        value: An integer, or anything that Python takes for an index.
+        name: The argument's name, for an error.
+
+    Raises:
+        TypeError: The value is no integer.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is an integer; got {_shown(value)}.") from None
+
+
+def check_cost(value: Any, name: str) -> None:
+    """Refuse anything but a cost: a finite number of at least 0, or a tensor.
+
+    The values of a tensor are not read: it may be learned, mapped or traced.
+
+    Args:
+        value: The cost.
+        name: The argument's name, for an error.
+
+    Raises:
+        TypeError: The value is neither a real number nor a tensor.
+        ValueError: The number is negative, infinite or NaN.
+    """
+    if isinstance(value, Tensor):
+        return
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is a number or a tensor; got {_shown(value)}.")
+    if not 0.0 <= float(value) < math.inf:
+        raise ValueError(f"{name} is a cost, finite and at least 0; got {value}.")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    return f"{shown} ({type(value).__name__})"
