@@ -6,7 +6,7 @@ the gated function as a batch of one, under its own key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from l0func.engine.arguments import (
     check_gated,
     check_keys_argument,
 )
+from l0func.engine.kept import watch_hooks
 from l0func.engine.row import Axis, Row, RowResult, same_for_all
+from l0func.engine.row_errors import in_words_of_rows
 from l0func.internal.mapped import FlatMapped, flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.tree import Tree
@@ -133,13 +135,17 @@ class PerExample:
         _check_keys(keys)
         _check_rows(keys.shape[0], arguments)
         chunked = self.chunk_size is not None
-        row = Row(apply, params, buffers, arguments, out_dims, self.gate_dims, chunked)
+        kept = watch_hooks(self.apply)
+        note = None if kept is None else kept.note
+        row = Row(apply, params, buffers, arguments, out_dims, self.gate_dims, chunked, note)
         in_dims = (0, *arguments.dims)
         # The form of the output is no tensor; vmap hands it through under an out_dims of None.
         result_dims: Any = (0, 0, None)
         mapped = torch.vmap(row.run, in_dims, result_dims)
         chunks = split_chunks((keys, *arguments.tensors), in_dims, self.chunk_size)
-        results: list[RowResult] = [mapped(*chunk) for chunk in chunks]
+        results = _run_chunks(mapped, chunks)
+        if kept is not None:
+            kept.end()
         rows = join_chunks([tensors for tensors, _, _ in results])
         _, shared, form = results[-1]
         return form.rebuilt(rows, map(same_for_all, shared))
@@ -196,6 +202,16 @@ def _check_not_mapped(apply: Any) -> None:
             "per_example maps a gated function; this one is mapped already. Several masks for "
             "each row are torch.vmap(rows) over keys."
         )
+
+
+def _run_chunks(mapped: Callable[..., Any], chunks: Iterable[Any]) -> list[RowResult]:
+    try:
+        return [mapped(*chunk) for chunk in chunks]
+    except RuntimeError as error:
+        in_words = in_words_of_rows(error)
+        if in_words is None:
+            raise
+        raise in_words from error
 
 
 def _input_dims(in_dims: Axis, count: int) -> Sequence[Axis]:

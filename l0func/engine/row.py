@@ -60,6 +60,7 @@ class Row:
         gate_dims: The dimension where each gate vector has its rows; None if all rows share the
             gates.
         chunked: Whether vmap sees the rows a chunk at a time.
+        note: A function that sees the result of every torch function; None for none.
     """
 
     apply: Callable[..., Any]
@@ -69,6 +70,7 @@ class Row:
     out_dims: Axis
     gate_dims: int | None
     chunked: bool
+    note: Callable[[Any], None] | None = None
 
     def run(self, key: Tensor, *tensors: Tensor) -> RowResult:
         """The row's output; the gated function sees the row as a batch of one."""
@@ -76,7 +78,7 @@ class Row:
         batch_of_one = [x.unsqueeze(dim) for x, dim in placed]
         inputs, kwargs, gates = self.arguments.rebuilt(batch_of_one)
         gates = self._own_gates(gates)
-        with ByRow(key, chunked=self.chunked):
+        with ByRow(key, self.chunked, self.note):
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
         flat = flatten_mapped(output, self.out_dims, "out_dims")
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]

@@ -27,12 +27,28 @@ class ByRow(Interception):
         row: A tensor mapped over the rows, such as the row's key.
         chunked: Whether vmap sees the batch in chunks, so that no statistics of the whole batch
             exist.
+        note: A function that sees the result of every torch function; None for none.
     """
 
-    def __init__(self, row: Tensor, chunked: bool) -> None:
+    def __init__(
+        self, row: Tensor, chunked: bool, note: Callable[[Any], None] | None = None
+    ) -> None:
         super().__init__(ROW_HANDLERS)
         self.row = row
         self.chunked = chunked
+        self.note = note
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if self.note is not None:
+            self.note(result)
+        return result
 
 
 def _norm_over_rows(

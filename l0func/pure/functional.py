@@ -126,8 +126,9 @@ class PureModule:
     ) -> tuple[Any, dict[str, Tensor]]:
         """``with_buffers`` inside a :class:`Keyed` that the caller has entered."""
         own_params, own_buffers = self._checked(params, buffers)
-        # In-place updates of a buffer, such as BatchNorm's, write into a copy.
-        copies = {path: b.clone() for path, b in own_buffers.items()}
+        # In-place updates of a buffer, such as BatchNorm's, write into a copy. A clone would be a
+        # new tensor for each row of per_example, and all rows share a buffer.
+        copies = {path: b.to(b.dtype, copy=True) for path, b in own_buffers.items()}
         modules = self._assemble(own_params | copies)
         output = modules[0](*args, **kwargs)
         updated: dict[str, Tensor] = {}

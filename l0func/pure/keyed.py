@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 from l0func import random
 from l0func.internal.interception import Interception, function_name
+from l0func.pure.fresh import FRESH_HANDLERS
+from l0func.pure.reads import READ_HANDLERS
 from l0func.pure.refused import REFUSED_HANDLERS
+from l0func.pure.writes import WRITE_HANDLERS
 from l0func.pure.written_out import dropout as draws
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
 
@@ -212,6 +215,9 @@ _KEYED_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     if replacement.has_dropout is not None
 }
 KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
+    **WRITE_HANDLERS,
+    **FRESH_HANDLERS,
+    **READ_HANDLERS,
     **REFUSED_HANDLERS,
     **_DROPOUTS,
     **_DRAWS,

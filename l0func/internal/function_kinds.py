@@ -68,8 +68,10 @@ def _names_a_writer(name: str) -> bool:
 DESCRIPTIONS = frozenset(_describing())
 """Functions that describe a tensor (shape, dtype, device) and never read its values."""
 
-_WRITERS = frozenset(_writing())
-_LISTED_WRITERS = tuple(_WRITERS)
+WRITERS = frozenset(_writing())
+"""Functions that write into their first argument."""
+
+_LISTED_WRITERS = tuple(WRITERS)
 
 
 def writes(func: Any) -> bool:
@@ -77,4 +79,4 @@ def writes(func: Any) -> bool:
     if compiling():
         # The compiler cannot hash all of these functions, but it can compare them.
         return any(func is writer for writer in _LISTED_WRITERS)
-    return func in _WRITERS or getattr(func, "__name__", "") == "__set__"
+    return func in WRITERS or getattr(func, "__name__", "") == "__set__"

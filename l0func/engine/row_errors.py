@@ -1,0 +1,99 @@
+"""Errors of vmap in the library's words; :class:`l0func.engine.per_example.PerExample` uses them.
+
+torch speaks of batched tensors, and a user of ``per_example`` of rows: each example is one row,
+with its own mask, and the module runs once for all rows.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from l0func.internal.source_line import source_line
+
+_LOOP = (
+    "run the rows one after another: torch.cat([apply(params, gates, buffers, key, x[i : i + 1]) "
+    "for i, key in enumerate(keys)])"
+)
+_ONE_AT_A_TIME = "run the rows one after another: l0func.per_example(apply, chunk_size=1)"
+
+
+class _Reading(NamedTuple):
+    """A text of vmap, its reason and what a user can write instead."""
+
+    text: str
+    reason: str
+    advice: str
+
+
+_READINGS = (
+    _Reading(
+        r"doesn't work on out=",
+        "torch cannot write the rows of a result into an argument, out=",
+        "Take the result that the function returns, without out=",
+    ),
+    _Reading(
+        r"not possible because there exists a Tensor",
+        "an operation in place writes the values of single rows into a tensor that all rows share",
+        "Write the operation out of place, as in x = x + y, or write into x.clone()",
+    ),
+    _Reading(
+        r"dynamic shape|differently shaped|boolean mask",
+        "the shape of a result depends on values, and each row has its own",
+        f"Write torch.where(mask, a, b) or x * mask, or {_ONE_AT_A_TIME}",
+    ),
+    _Reading(
+        r"\.item\(\)",
+        "a Python number is needed for the whole call, and each row has its own value",
+        f"Keep the tensor and compute with it, or {_ONE_AT_A_TIME}",
+    ),
+    _Reading(
+        r"data-dependent control flow",
+        "Python branches on a value, and each row has its own",
+        f"Compute both and write torch.where(condition, a, b), or {_ONE_AT_A_TIME}",
+    ),
+    _Reading(
+        r"doesn't have storage|numpy",
+        "the values leave torch, and each row has its own",
+        f"Compute with torch alone, or {_ONE_AT_A_TIME}",
+    ),
+    _Reading(
+        r"equal size, but got",
+        "the shape of a result differs from row to row",
+        "Give all rows results of one shape, padded if need be",
+    ),
+    _Reading(
+        r"may have escaped",
+        "a tensor from an earlier call was used; it belonged to a single row of that call, as "
+        "the module saw it, and ended with the call",
+        "Return such a tensor from forward, and per_example joins the rows",
+    ),
+)
+_NO_RULE = re.compile(r"(?:[Bb]atching rule not implemented for|rule for) (\S+?)\.?(?:\s|$|;)")
+_VMAP = re.compile(r"vmap|[Bb]atching rule|functorch|BatchedTensor|equal size, but got|storage")
+
+
+def in_words_of_rows(error: RuntimeError, /) -> ValueError | None:
+    """The error for the user, or None if the error is not one of vmap.
+
+    Args:
+        error: An error out of ``torch.vmap``.
+    """
+    text = " ".join(str(error).split())
+    if not _VMAP.search(text):
+        return None
+    reason, advice = _explained(text)
+    return ValueError(
+        f"per_example runs the module once for all rows, each with its own mask, and {reason}"
+        f"{source_line(error)}. {advice}. (torch: {text[:160]})"
+    )
+
+
+def _explained(text: str) -> tuple[str, str]:
+    """The reason for an error of vmap, and the advice."""
+    for reading in _READINGS:
+        if re.search(reading.text, text):
+            return reading.reason, reading.advice
+    no_rule = _NO_RULE.search(text)
+    name = f"the operation {no_rule[1]}" if no_rule else "an operation"
+    return f"torch cannot run {name} in this way", f"Write it with other operations, or {_LOOP}"

@@ -1,0 +1,179 @@
+"""Handlers for functions that read a tensor's values; :class:`l0func.pure.keyed.Keyed` uses them.
+
+vmap runs a module once for all rows, so Python cannot branch on a row's value. A value that is
+the same for all rows is read; for any other value the refusal says what to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from l0func.internal.context import is_mapped
+from l0func.internal.interception import function_name
+from l0func.internal.shared import shared_value
+from l0func.internal.source_line import calling_line
+from l0func.internal.untyped import TENSOR, untyped
+from l0func.pure.writes import check_target
+
+_BRANCH = "In place of `if`, compute both and write torch.where(condition, a, b)."
+_NUMBER = "Keep the tensor and compute with it, in place of a Python number."
+_MASK = "Write torch.where(mask, a, b) or x * mask, whose shapes do not depend on values."
+
+
+def _differs_by_row(func: Any, advice: str) -> ValueError:
+    """The error for a value that differs from row to row."""
+    return ValueError(
+        f"{function_name(func)} needs one value for the whole call{calling_line()}, and here it "
+        "differs from row to row: each example has its own mask, and the module runs once for "
+        f"all. {advice} Or run the rows one after another: l0func.per_example(apply, "
+        "chunk_size=1)."
+    )
+
+
+def _one_value(mode: Any, func: Any, x: Any, advice: str) -> Any:
+    """The value of an argument for all rows."""
+    if not isinstance(x, Tensor):
+        return x
+    value = shared_value(x, mode.key)
+    if value is None:
+        raise _differs_by_row(func, advice)
+    return value
+
+
+def _in_rows(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler where every row has its own key; elsewhere the function itself."""
+
+    def in_rows(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+        if mode.key is None or not is_mapped(mode.key):
+            return func(*args, **named)
+        return handler(mode, func, *args, **named)
+
+    return in_rows
+
+
+def _reads(advice: str) -> Callable[..., Any]:
+    """A handler for a function that reads all its tensors."""
+
+    def reads(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+        values = [_one_value(mode, func, x, advice) for x in args]
+        return func(*values, **named)
+
+    return _in_rows(reads)
+
+
+def _truth(mode: Any, func: Any, /, x: Tensor) -> bool:
+    return bool(_one_value(mode, func, x != 0, _BRANCH))
+
+
+def _equal(mode: Any, func: Any, /, input: Tensor, other: Tensor) -> bool:
+    if input.shape != other.shape:
+        return False
+    return bool(_one_value(mode, func, (input == other).all(), _BRANCH))
+
+
+def _allclose(
+    mode: Any,
+    func: Any,
+    /,
+    input: Tensor,
+    other: Tensor,
+    rtol: float = 1e-5,
+    atol: float = 1e-8,
+    equal_nan: bool = False,
+) -> bool:
+    near = (input - other).abs() <= atol + rtol * other.abs()
+    close = near | (input == other)
+    if equal_nan:
+        close = close | (input.isnan() & other.isnan())
+    return bool(_one_value(mode, func, close.all(), _BRANCH))
+
+
+def _contains(mode: Any, func: Any, /, x: Tensor, element: Any) -> bool:
+    return bool(_one_value(mode, func, (x == element).any(), _BRANCH))
+
+
+def _places(mode: Any, func: Any, /, input: Tensor, *args: Any, **named: Any) -> Any:
+    """The places of values that are not zero."""
+    return func(_one_value(mode, func, input != 0, _MASK), *args, **named)
+
+
+def _where(mode: Any, func: Any, /, condition: Tensor, *args: Any, **named: Any) -> Any:
+    if args or named:
+        return func(condition, *args, **named)
+    return _places(mode, func, condition)
+
+
+def _masked_select(mode: Any, func: Any, /, input: Tensor, mask: Tensor, **named: Any) -> Tensor:
+    return func(input, _one_value(mode, func, mask, _MASK), **named)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+def _get_item(mode: Any, func: Any, /, x: Tensor, index: Any) -> Any:
+    return func(x, _with_masks_read(mode, func, index))
+
+
+def _with_masks_read(mode: Any, func: Any, index: Any, /) -> Any:
+    """An index with the values of the masks in it."""
+    if type(index) in (tuple, list):
+        kind = cast("Any", type(index))
+        return kind([_with_masks_read(mode, func, i) for i in index])
+    return _one_value(mode, func, index, _MASK) if _is_mask(index) else index
+
+
+def _set_item(mode: Any, func: Any, /, x: Tensor, index: Any, value: Any) -> Any:
+    is_mask = _is_mask(index) and shared_value(index, mode.key) is None
+    if is_mask and not (isinstance(value, Tensor) and value.numel() != 1):
+        # The same number at all places of a mask: its shape does not depend on values.
+        entry = torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(())
+        mask = index.bool().reshape(*index.shape, *(1,) * (x.dim() - index.dim()))
+        x.copy_(torch.where(mask, entry, x))
+        return None
+    check_target(mode, func, x, (index, value))
+    return func(x, _with_masks_read(mode, func, index), value)
+
+
+def _index_put(mode: Any, func: Any, /, x: Tensor, indices: Any, *args: Any, **named: Any) -> Any:
+    if func is not TENSOR.index_put and func is not torch.index_put:
+        check_target(mode, func, x, (indices, *args))
+    return func(x, _with_masks_read(mode, func, indices), *args, **named)
+
+
+def _not_left_aligned(mode: Any, func: Any, /, *args: Any, **named: Any) -> bool:
+    """An answer that keeps nn.TransformerEncoder off its road over nested tensors."""
+    # It takes that road neither in the context of a mode nor under vmap, but asks beforehand.
+    return False
+
+
+_NUMBERS = ("item", "tolist", "numpy", "__int__", "__float__", "__complex__", "__index__")
+_TABLE: dict[Callable[..., Any], list[Any]] = {
+    _in_rows(_truth): [TENSOR.__bool__, TENSOR.is_nonzero, untyped.is_nonzero],
+    _reads(_NUMBER): [getattr(TENSOR, name) for name in (*_NUMBERS, "__format__", "__array__")],
+    _in_rows(_equal): [TENSOR.equal, torch.equal],
+    _in_rows(_allclose): [TENSOR.allclose, torch.allclose],
+    _in_rows(_contains): [TENSOR.__contains__],
+    _in_rows(_places): [TENSOR.nonzero, TENSOR.argwhere, torch.nonzero, torch.argwhere],
+    _in_rows(_where): [torch.where],
+    _in_rows(_masked_select): [TENSOR.masked_select, torch.masked_select],
+    _in_rows(_get_item): [TENSOR.__getitem__],
+    _in_rows(_set_item): [TENSOR.__setitem__],
+    _in_rows(_index_put): [
+        TENSOR.index_put,
+        TENSOR.index_put_,
+        torch.index_put,
+        untyped.index_put_,
+    ],
+    _reads(_MASK): [
+        *[getattr(TENSOR, name) for name in ("unique", "unique_consecutive", "bincount")],
+        *[getattr(untyped, name) for name in ("unique", "unique_consecutive", "bincount")],
+    ],
+}
+READ_HANDLERS: dict[Any, Any] = {untyped._nested_tensor_from_mask_left_aligned: _not_left_aligned}
+for _handler, _functions in _TABLE.items():
+    READ_HANDLERS.update(dict.fromkeys(_functions, _handler))
