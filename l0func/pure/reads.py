@@ -7,7 +7,7 @@ the same for all rows is read; for any other value the refusal says what to writ
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,19 +112,26 @@ def _masked_select(mode: Any, func: Any, /, input: Tensor, mask: Tensor, **named
 
 
 def _is_mask(index: Any) -> bool:
-    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+    is_mask = isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+    return is_mask and index.dim() > 0
 
 
 def _get_item(mode: Any, func: Any, /, x: Tensor, index: Any) -> Any:
-    return func(x, _with_masks_read(mode, func, index))
+    return func(x, _with_places(mode, func, index))
 
 
-def _with_masks_read(mode: Any, func: Any, index: Any, /) -> Any:
-    """An index with the values of the masks in it."""
-    if type(index) in (tuple, list):
-        kind = cast("Any", type(index))
-        return kind([_with_masks_read(mode, func, i) for i in index])
-    return _one_value(mode, func, index, _MASK) if _is_mask(index) else index
+def _with_places(mode: Any, func: Any, index: Any, /) -> Any:
+    """An index with the places of the masks in it, because vmap takes no masks."""
+    entries = index if type(index) in (tuple, list) else (index,)
+    if not any(_is_mask(entry) for entry in entries):
+        return index
+    places: list[Any] = []
+    for entry in entries:
+        if _is_mask(entry):
+            places += _one_value(mode, func, entry, _MASK).nonzero(as_tuple=True)
+        else:
+            places.append(entry)
+    return tuple(places)
 
 
 def _set_item(mode: Any, func: Any, /, x: Tensor, index: Any, value: Any) -> Any:
@@ -136,13 +143,13 @@ def _set_item(mode: Any, func: Any, /, x: Tensor, index: Any, value: Any) -> Any
         x.copy_(torch.where(mask, entry, x))
         return None
     check_target(mode, func, x, (index, value))
-    return func(x, _with_masks_read(mode, func, index), value)
+    return func(x, _with_places(mode, func, index), value)
 
 
 def _index_put(mode: Any, func: Any, /, x: Tensor, indices: Any, *args: Any, **named: Any) -> Any:
     if func is not TENSOR.index_put and func is not torch.index_put:
         check_target(mode, func, x, (indices, *args))
-    return func(x, _with_masks_read(mode, func, indices), *args, **named)
+    return func(x, _with_places(mode, func, indices), *args, **named)
 
 
 def _not_left_aligned(mode: Any, func: Any, /, *args: Any, **named: Any) -> bool:

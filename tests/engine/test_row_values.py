@@ -10,11 +10,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 import l0func as l0
 from l0func import random
 
 KEYS = random.split(random.key(1), 5)
+
+
+class Recorder(TorchFunctionMode):
+    """A mode that records the functions that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def hides_indexing() -> bool:
+    """Whether this torch shows a mode no x[mask], as torch 2.1 does."""
+    x = torch.ones(2)
+    with Recorder() as mode:
+        x[0]
+    return Tensor.__getitem__ not in mode.seen
 
 
 class Net(nn.Module):
@@ -161,6 +182,8 @@ def test_a_value_that_all_rows_share_is_read(step):
 
 @pytest.mark.parametrize("step", [with_mask, with_a_mask_by_rows])
 def test_one_number_is_written_through_a_mask_that_differs_from_row_to_row(step):
+    if step is with_a_mask_by_rows and hides_indexing():
+        pytest.skip("this torch hides indexing from every context")
     rows, loop = both(step)
     torch.testing.assert_close(rows, loop)
 
@@ -206,6 +229,8 @@ def test_a_value_that_differs_from_row_to_row_is_refused_in_words_of_rows(step, 
 
 @pytest.mark.parametrize(("step", "message"), DIFFERENT.values(), ids=DIFFERENT.keys())
 def test_rows_one_after_another_may_read_any_value(step, message):
+    if "__getitem__" in message and hides_indexing():
+        pytest.skip("this torch hides indexing from every context")
     if "Python number" in message:
         pytest.skip("torch.arange asks vmap for the number behind every context")
     rows, loop = both(step, chunk_size=1)
