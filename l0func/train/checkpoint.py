@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from l0func.files.storage import read_tensors, write_tensors
+from l0func.files.places import PathLike, shown_path
+from l0func.files.spec_text import spec_of_file, text_of_spec
+from l0func.files.storage import Format, read_tensors, write_tensors
 from l0func.internal import names, tree
+from l0func.internal.strict_json import parse, shown
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.state import TrainState
 
-_STATE_FORMAT = "l0func training 1"
+_STATE = Format(
+    name="l0func training 1",
+    fields=("spec", "settings"),
+    otherwise="is no training state",
+    hint="A network that l0func.save wrote is read by l0func.load.",
+)
 
 
 def save_state(
-    path: str | os.PathLike[str],
+    path: PathLike,
     state: TrainState,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a training state or a stack to a safetensors file.
 
-    An existing file is replaced whole, or not at all.
+    An existing file is replaced whole, or not at all; see :func:`l0func.files.writer.replacing`.
+    The file has a digest of everything in it, and :func:`load_state` refuses it if anything has
+    changed.
 
     Args:
         path: The file.
@@ -39,25 +47,24 @@ def save_state(
 
     Raises:
         TypeError: A setting is no JSON value; ``state`` is no training state, or ``spec`` no spec.
-        ValueError: The gates are not the spec's.
-        ImportError: safetensors is not installed.
+            ``path`` is no path.
+        ValueError: The gates are not the spec's; a setting is NaN or infinite; a distribution is
+            not registered; a folder or a device stands at the path. Nothing is written then.
+        OSError: The file cannot be written; an earlier one is as it was.
     """
     _check_is_state(state)
     check_spec(spec)
     _check_gates(state.gates, spec)
     metadata = {
-        "format": _STATE_FORMAT,
-        "spec": spec.to_json(),
-        "settings": json.dumps(dict(settings or {}), sort_keys=True),
+        "format": _STATE.name,
+        "spec": text_of_spec(spec),
+        "settings": _text_of_settings(settings),
     }
-    place = Path(path)
-    unfinished = place.with_name(place.name + ".part")
-    write_tensors(unfinished, tree.leaves(state, "the state"), metadata)
-    unfinished.replace(place)
+    write_tensors(path, tree.leaves(state, "the state"), metadata)
 
 
 def load_state(
-    path: str | os.PathLike[str],
+    path: PathLike,
     state: TrainState,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
@@ -74,37 +81,74 @@ def load_state(
         The state, on the CPU.
 
     Raises:
-        ValueError: The file is not whole, or no training state; or it has another spec, other
-            settings, other shapes or other dtypes, and the message names them.
-        ImportError: safetensors is not installed.
+        TypeError: ``path`` is no path, or a setting is no JSON value.
+        ValueError: The file is not whole, no longer what was saved, or no training state; or it
+            has another spec, other settings, other shapes or other dtypes, and the message names
+            them.
+        OSError: The file does not exist, or cannot be read.
     """
-    metadata, saved = read_tensors(path)
-    _check_is_state_file(path, metadata)
-    _check_spec_of_file(path, GateSpec.from_json(metadata["spec"]), spec)
-    own_settings = json.loads(json.dumps(dict(settings or {})))
-    _check_settings(path, json.loads(metadata["settings"]), own_settings)
+    metadata, saved = read_tensors(path, _STATE)
+    name = shown_path(path)
+    _check_spec_of_file(name, spec_of_file(path, metadata), spec)
+    own_settings = json.loads(_text_of_settings(settings))
+    _check_settings(name, _settings_of_file(name, metadata), own_settings)
     # A first state has no moments yet, so their names come from the file.
-    moments = _moments_of(saved, state.moments)
-    tensors = {name: t for name, t in saved.items() if not name.startswith("moments.")}
+    moments = _moments_of(name, saved, state.moments)
+    tensors = {leaf: t for leaf, t in saved.items() if not leaf.startswith("moments.")}
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
-    _check_tensors(path, tensors, expected)
-    _check_moments(path, moments, expected)
+    _check_tensors(name, tensors, expected)
+    _check_moments(name, moments, expected)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
 
+def _text_of_settings(settings: Mapping[str, Any] | None) -> str:
+    """The settings as JSON.
+
+    Raises:
+        TypeError: A setting is no JSON value; the message names it.
+        ValueError: A setting is NaN or infinite, which equals nothing in a later run.
+    """
+    for name, value in (settings or {}).items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except TypeError as error:
+            raise TypeError(
+                f"Settings are JSON values: numbers, texts, lists and dicts; {name!r} is "
+                f"{value!r}. {error}."
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"Settings are JSON values; {name!r} is none: {error}.") from None
+    return json.dumps(dict(settings or {}), sort_keys=True)
+
+
+def _settings_of_file(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        found = parse(metadata["settings"])
+    except ValueError as error:
+        raise ValueError(f"{path} has no valid settings: {error}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} has no valid settings: they are a record; got {shown(found)}.")
+    return cast("dict[str, Any]", found)
+
+
 def _moments_of(
-    saved: Mapping[str, Tensor], expected: Mapping[str, Moments]
+    path: str, saved: Mapping[str, Tensor], expected: Mapping[str, Moments]
 ) -> dict[str, Moments]:
     """The saved moments, under ``"params"`` and ``"gates"``; empty ones where nothing is saved."""
     moments: dict[str, Moments] = {}
     for section, leaves in expected.items():
         moments[section] = {leaf: {} for leaf in leaves}
-    for path, t in saved.items():
-        if path.startswith("moments."):
-            _, section, rest = path.split(".", 2)
-            leaf, _, name = rest.rpartition(".")
-            moments.setdefault(section, {}).setdefault(leaf, {})[name] = t
+    for full, t in saved.items():
+        if not full.startswith("moments."):
+            continue
+        _, section, rest = (*full.split(".", 2), "")[:3]
+        leaf, _, name = rest.rpartition(".")
+        if not (section and name):
+            raise ValueError(
+                f"{path} has a tensor {full!r}; a moment is named moments.SECTION.LEAF.KIND."
+            )
+        moments.setdefault(section, {}).setdefault(leaf, {})[name] = t
     return moments
 
 
@@ -126,15 +170,6 @@ def _check_gates(gates: Tree, spec: GateSpec) -> None:
             raise ValueError(
                 f"The spec has {gate.name!r} of shape {gate.shape}; the state's is {shape}."
             )
-
-
-def _check_is_state_file(path: Any, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != _STATE_FORMAT:
-        raise ValueError(
-            f"{path} is no training state: its metadata says "
-            f"{metadata.get('format', 'nothing')!r}, not {_STATE_FORMAT!r}. "
-            "A network that l0func.save wrote is read by l0func.load."
-        )
 
 
 def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
