@@ -144,12 +144,11 @@ def _read_all(
 ) -> dict[str, Tensor]:
     """The tensors behind a header, each compared with its digest."""
     start = file.tell()
-    piece = Piece.new()
     tensors: dict[str, Tensor] = {}
     for tensor, entry in head.entries.items():
         file.seek(start + entry.begin)
         try:
-            tensors[tensor], found = tensor_bytes.read(file, entry, piece)
+            tensors[tensor], found = tensor_bytes.read(file, entry)
         except EOFError:
             raise ValueError(
                 f"{name} is not a whole safetensors file: it ends within {tensor!r}."

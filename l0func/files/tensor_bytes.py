@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import sys
 from io import FileIO
@@ -13,8 +14,8 @@ from torch import Tensor
 from l0func.files.header import DTYPE_NAMES, Entry
 from l0func.internal.untyped import loose, untyped
 
-# A piece stays in a processor's cache between its copy and its digest.
-_PIECE = 2**19
+# A piece stays in a processor's cache between its arrival and its digest.
+_PIECE = 2**18
 
 
 class Piece(NamedTuple):
@@ -81,7 +82,7 @@ def write(file: BinaryIO, t: Tensor, piece: Piece) -> str:
     return digest.hexdigest()
 
 
-def read(file: FileIO, entry: Entry, piece: Piece) -> tuple[Tensor, str]:
+def read(file: FileIO, entry: Entry) -> tuple[Tensor, str]:
     """Read a tensor from the file's position.
 
     Returns:
@@ -93,12 +94,17 @@ def read(file: FileIO, entry: Entry, piece: Piece) -> tuple[Tensor, str]:
     digest = hashlib.sha256()
     own = torch.empty(entry.end - entry.begin, dtype=torch.uint8, device="cpu")
     for begin in range(0, own.numel(), _PIECE):
-        part = own[begin : begin + _PIECE]
-        fill(file, piece.buffer[: part.numel()])
-        digest.update(piece.buffer[: part.numel()])
-        part.copy_(piece.tensor[: part.numel()])
+        part = _memory(own[begin : begin + _PIECE])
+        fill(file, part)
+        digest.update(part)
     t = _swapped(own, entry.dtype).view(entry.dtype).reshape(entry.shape)
     return t, digest.hexdigest()
+
+
+def _memory(own: Tensor) -> memoryview:
+    """The memory of some bytes on the CPU, which must outlive the view."""
+    room = ctypes.c_char * own.numel()
+    return memoryview(room.from_address(own.data_ptr())).cast("B")
 
 
 def _bytes_of(t: Tensor) -> Tensor:
