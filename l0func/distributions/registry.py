@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from l0func.distributions.base import GateDistribution
+from l0func.distributions.base import GateDistribution, given_fields
 from l0func.distributions.bernoulli import BernoulliGate
 from l0func.distributions.gaussian_gate import GaussianGate
 from l0func.distributions.hard_concrete import HardConcrete
@@ -53,7 +52,7 @@ def register(cls: _Class, /) -> _Class:
             f"Another distribution is registered as {cls.__name__!r}, from "
             f"{earlier.__module__}. Rename one of them."
         )
-    for field in _fields_of(cls):
+    for field in given_fields(cls):
         if field in _TAKEN:
             raise ValueError(
                 f"A spec has its own use for the names {_TAKEN}; rename the field {field!r} of "
@@ -74,12 +73,6 @@ def _check_is_distribution(cls: Any) -> None:
         )
 
 
-def _fields_of(cls: type[GateDistribution]) -> dict[str, Any]:
-    """The fields that the constructor takes, by name."""
-    own = dataclasses.fields(cast("Any", cls))
-    return {field.name: field for field in own if field.init}
-
-
 def from_dict(record: Mapping[str, Any], /) -> GateDistribution:
     """The inverse of :meth:`GateDistribution.to_dict`.
 
@@ -95,7 +88,7 @@ def from_dict(record: Mapping[str, Any], /) -> GateDistribution:
     """
     settings = dict(record)
     cls = _class_of(settings.pop("kind", None))
-    fields = _fields_of(cls)
+    fields = given_fields(cls)
     for name, value in settings.items():
         if name not in fields:
             near = names.closest(name[:80], fields)
