@@ -50,12 +50,14 @@ def _obstacle(t: Tensor) -> str:
         return "is inside torch.func or torch.vmap: return it from the mapped function and save it"
     if hasattr(t, "__tensor_flatten__"):
         return f"is a {type(t).__name__}: give the plain tensor that it stands for"
-    if plain.is_nested or t.layout != torch.strided:
-        return f"has the layout {t.layout}: give its to_dense() or its parts"
+    if plain.is_nested:
+        return "is nested: give its parts, one tensor each"
+    if t.layout != torch.strided:
+        return f"has the layout {t.layout}: give its to_dense()"
     if t.is_quantized:
         return f"is {t.dtype}: give its dequantize(), or its int_repr() and scales"
-    if plain.is_meta:
-        return "is on the meta device and has no values"
+    if plain.is_meta or hasattr(t, "fake_mode"):
+        return f"is on {t.device} without values: give the tensor that it stands for"
     if t.dtype not in DTYPE_NAMES:
         return f"is {t.dtype}, which safetensors cannot hold: give another dtype" + (
             ", or torch.view_as_real of it" if t.is_complex() else ""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from nets import BUFFERS, GATES, KINDS, PARAMS, SPEC, same
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import l0func as l0
 from l0func.files.header import DTYPE_NAMES
@@ -156,16 +157,28 @@ def one_on_meta():
     return torch.ones(3, device="meta")
 
 
+def a_fake_one():
+    with FakeTensorMode():
+        return torch.ones(3)
+
+
+def a_nested_one():
+    return torch.nested.nested_tensor([torch.ones(3), torch.ones(2)])
+
+
 def a_wide_complex_one():
     return torch.ones(3, dtype=torch.complex128)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
     ("build", "words"),
     [
         (a_sparse_one, r"layout torch\.sparse_coo: give its to_dense"),
         (a_compressed_one, r"layout torch\.sparse_csr: give its to_dense"),
-        (one_on_meta, "on the meta device and has no values"),
+        (one_on_meta, "on meta without values"),
+        (a_fake_one, "on cpu without values"),
+        (a_nested_one, "nested: give its parts, one tensor each"),
         (a_wide_complex_one, r"torch\.complex128, which .* torch\.view_as_real"),
     ],
 )
