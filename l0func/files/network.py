@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l0func.files.places import PathLike, shown_path
 from l0func.files.spec_text import spec_of_file, text_of_spec
-from l0func.files.storage import Format, read_tensors, write_tensors
+from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.gates.checks import check_gates, check_params, check_values
 from l0func.internal import tree
 from l0func.internal.tree import Tree
@@ -21,6 +21,7 @@ _NETWORK = Format(
     otherwise="was not written by l0func.save",
     hint="A plain state_dict is read by safetensors.torch.load_file, a training state by "
     "l0func.load_state.",
+    check=spec_of_file,
 )
 _SECTIONS = ("params", "gates", "buffers", "extra")
 
@@ -92,16 +93,18 @@ def load(path: PathLike) -> Saved:
             what was saved; its spec is refused, or its gates are NaN.
         OSError: The file does not exist, or cannot be read.
     """
-    metadata, tensors = read_tensors(path, _NETWORK)
-    spec = spec_of_file(path, metadata)
-    sections = _split_sections(path, tensors)
+    contents = read_tensors(path, _NETWORK)
+    name = shown_path(path)
+    spec = spec_of_file(contents.metadata, f"{name} has no valid gate spec")
+    sections = _split_sections(name, contents.tensors)
     try:
         params = check_params(sections["params"], spec)
         gates = check_gates(sections["gates"], spec)
         check_values(gates)
         _check_buffers(sections["buffers"], spec)
     except ValueError as error:
-        raise ValueError(f"{shown_path(path)}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
+    warn_unless_vouched(name, contents)
     # A spec keeps the network's order, whoever wrote the file.
     params = {p.path: params[p.path] for p in spec.parameters}
     gates = {gate.name: gates[gate.name] for gate in spec.gates}
@@ -127,14 +130,14 @@ def _joined_sections(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, 
     return joined
 
 
-def _split_sections(path: PathLike, joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _split_sections(path: str, joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The sections again: the inverse of :func:`_joined_sections`."""
     sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
     for full, t in joined.items():
         section, slash, name = full.partition("/")
         if section not in sections or not slash:
             raise ValueError(
-                f"{shown_path(path)} {_NETWORK.otherwise}: it has a tensor {full!r}, and a "
+                f"{path} {_NETWORK.otherwise}: it has a tensor {full!r}, and a "
                 f"network's tensors are in {_SECTIONS}."
             )
         sections[section][name] = t

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from l0func.files.places import PathLike, shown_path
 from l0func.spec.plan import GateSpec, spec_from
 
 
@@ -30,10 +29,14 @@ def text_of_spec(spec: GateSpec) -> str:
     return text
 
 
-def spec_of_file(path: PathLike, metadata: Mapping[str, str]) -> GateSpec:
+def spec_of_file(metadata: Mapping[str, str], source: str = "Its gate spec") -> GateSpec:
     """The spec in a file's metadata.
 
+    Args:
+        metadata: The metadata.
+        source: The beginning of an error message.
+
     Raises:
-        ValueError: It is no spec; the message names the file, the place in the spec and the rule.
+        ValueError: It is no spec; the message names the place in the spec and the rule.
     """
-    return spec_from(metadata["spec"], f"{shown_path(path)} has no valid gate spec")
+    return spec_from(metadata["spec"], source)

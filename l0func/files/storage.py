@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from typing import NamedTuple
 
@@ -33,19 +33,22 @@ class Format(NamedTuple):
         fields: Other names that the metadata have.
         otherwise: What a file with another format is not, for a message.
         hint: The next step for such a file.
+        check: A function that raises a ValueError if the metadata are not valid.
     """
 
     name: str
     fields: tuple[str, ...]
     otherwise: str
     hint: str
+    check: Callable[[Mapping[str, str]], object]
 
 
 class Contents(NamedTuple):
-    """A file's metadata and tensors."""
+    """A file's metadata and tensors, and whether digests vouch for them."""
 
     metadata: dict[str, str]
     tensors: dict[str, Tensor]
+    vouched: bool
 
 
 def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -74,8 +77,6 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: dict[
 def read_tensors(path: PathLike, kind: Format) -> Contents:
     """Read the metadata and the tensors of a safetensors file.
 
-    A file without digests gets a warning; an earlier version wrote it.
-
     Args:
         path: The file.
         kind: The format that it must have.
@@ -90,15 +91,19 @@ def read_tensors(path: PathLike, kind: Format) -> Contents:
         name = shown_path(path)
         head = _read_header(file, name)
         _check_format(name, head.metadata, kind)
-        expected = _digests_in(name, head)
+        expected = _digests_in(name, head, kind)
         tensors = _read_all(file, head, expected, name)
-    if expected is None:
+    return Contents(head.metadata, tensors, expected is not None)
+
+
+def warn_unless_vouched(name: str, contents: Contents) -> None:
+    """Warn the caller's caller about a file without digests, once it has been accepted."""
+    if not contents.vouched:
         warnings.warn(
             f"{name} has no digests, since an earlier version or another program wrote it: damage "
             "to it goes unnoticed. Save it again to protect it.",
             stacklevel=3,
         )
-    return Contents(head.metadata, tensors)
 
 
 def _read_header(file: FileIO, name: str) -> Header:
@@ -130,13 +135,21 @@ def _check_format(name: str, metadata: Mapping[str, str], kind: Format) -> None:
             raise ValueError(f"{name} {kind.otherwise}: its metadata lacks {field!r}.")
 
 
-def _digests_in(name: str, head: Header) -> dict[str, str] | None:
+def _digests_in(name: str, head: Header, kind: Format) -> dict[str, str] | None:
     try:
         return digests.digests_in(head)
     except ValueError as error:
-        raise ValueError(
-            f"{name} is damaged: {error}. Take an earlier copy of the file."
-        ) from None
+        rule = _broken_rule(head, kind)
+        raise ValueError(f"{name} is damaged: {error}{rule}. {_ADVICE}") from None
+
+
+def _broken_rule(head: Header, kind: Format) -> str:
+    """What is wrong with the metadata beside their digest; empty if they are valid."""
+    try:
+        kind.check(head.metadata)
+    except ValueError as error:
+        return f". {str(error).rstrip('.')}"
+    return ""
 
 
 def _read_all(

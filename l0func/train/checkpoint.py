@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l0func.files.places import PathLike, shown_path
 from l0func.files.spec_text import spec_of_file, text_of_spec
-from l0func.files.storage import Format, read_tensors, write_tensors
+from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.internal import names, tree
 from l0func.internal.strict_json import parse, shown
 from l0func.internal.tree import Tree
@@ -23,6 +23,7 @@ _STATE = Format(
     fields=("spec", "settings"),
     otherwise="is no training state",
     hint="A network that l0func.save wrote is read by l0func.load.",
+    check=spec_of_file,
 )
 
 
@@ -87,9 +88,11 @@ def load_state(
             them.
         OSError: The file does not exist, or cannot be read.
     """
-    metadata, saved = read_tensors(path, _STATE)
+    contents = read_tensors(path, _STATE)
+    metadata, saved = contents.metadata, contents.tensors
     name = shown_path(path)
-    _check_spec_of_file(name, spec_of_file(path, metadata), spec)
+    found = spec_of_file(metadata, f"{name} has no valid gate spec")
+    _check_spec_of_file(name, found, spec)
     own_settings = json.loads(_text_of_settings(settings))
     _check_settings(name, _settings_of_file(name, metadata), own_settings)
     # A first state has no moments yet, so their names come from the file.
@@ -99,6 +102,7 @@ def load_state(
     expected = tree.leaves(start, "the state")
     _check_tensors(name, tensors, expected)
     _check_moments(name, moments, expected)
+    warn_unless_vouched(name, contents)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
 

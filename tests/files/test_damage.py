@@ -246,6 +246,20 @@ def test_the_damaged_tensor_is_named(tmp_path):
 def test_a_file_of_a_later_format_is_refused_by_name(tmp_path):
     path = tmp_path / "net"
     KINDS["network"].save(path)
-    later = Format("l0func 2", (), "was written by another version", "Update.")
+    later = Format("l0func 2", (), "was written by another version", "Update.", dict)
     with pytest.raises(ValueError, match=r"its metadata says 'l0func 1', not 'l0func 2'\. Update"):
         read_tensors(path, later)
+
+
+def test_a_damaged_header_with_a_broken_spec_names_the_rule_too(tmp_path):
+    def edit(header):
+        metadata = header["__metadata__"]
+        metadata["spec"] = metadata["spec"].replace('"float32"', '"__class__"', 1)
+
+    data, _ = whole(KINDS["network"], tmp_path)
+    (tmp_path / "changed").write_bytes(edited(data, edit))
+    words = (
+        r"changed is damaged: its header is not .*\. Its gate spec: gates\[0\]\.dtype is the name"
+    )
+    with pytest.raises(ValueError, match=words):
+        KINDS["network"].load(tmp_path / "changed")
