@@ -153,27 +153,29 @@ def _table(value: Any, what: str) -> dict[str, Any]:
 
 
 def _entry(name: str, value: Any) -> Entry:
-    record = _table(value, f"the tensor {shown(name)}")
+    label = f"the tensor {shown(name)}"
+    record = _table(value, label)
     if record.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(
-            f"the tensor {shown(name)} has a dtype, a shape and data_offsets, and nothing else"
-        )
-    kind = record["dtype"]
-    if not isinstance(kind, str) or kind not in _DTYPES:
-        near = names.closest(kind[:80], _DTYPES) if isinstance(kind, str) else ""
-        raise ValueError(f"the tensor {shown(name)} has the unknown dtype {shown(kind)}{near}")
+        raise ValueError(f"{label} has a dtype, a shape and data_offsets, and nothing else")
+    dtype = _dtype(label, record["dtype"])
     shape = _sizes(name, "shape", record["shape"])
     offsets = _sizes(name, "data_offsets", record["data_offsets"])
     if len(offsets) != 2:
-        raise ValueError(f"the tensor {shown(name)} has {len(offsets)} data_offsets, not 2")
-    entry = Entry(_DTYPES[kind], shape, offsets[0], offsets[1])
-    size = math.prod(shape) * entry.dtype.itemsize
-    if entry.end - entry.begin != size:
+        raise ValueError(f"{label} has {len(offsets)} data_offsets, not 2")
+    begin, end = offsets
+    size = math.prod(shape) * dtype.itemsize
+    if end - begin != size:
         raise ValueError(
-            f"the tensor {shown(name)} has {size} bytes by its shape and {shown(entry.end)} - "
-            f"{shown(entry.begin)} by its data_offsets"
+            f"{label} has {size} bytes by its shape and {end} - {begin} by its data_offsets"
         )
-    return entry
+    return Entry(dtype, shape, begin, end)
+
+
+def _dtype(label: str, kind: Any) -> torch.dtype:
+    if isinstance(kind, str) and kind in _DTYPES:
+        return _DTYPES[kind]
+    near = names.closest(kind[:80], _DTYPES) if isinstance(kind, str) else ""
+    raise ValueError(f"{label} has the unknown dtype {shown(kind)}{near}")
 
 
 def _sizes(name: str, what: str, value: Any) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def save(
     }
     check_values(sections["gates"])
     sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
-    _check_buffers(sections["buffers"], spec)
+    _check_owned_buffers(sections["buffers"], spec)
     metadata = {"format": _NETWORK.name, "spec": text_of_spec(spec)}
     write_tensors(path, _joined_sections(sections), metadata)
 
@@ -101,7 +101,7 @@ def load(path: PathLike) -> Saved:
         params = check_params(sections["params"], spec)
         gates = check_gates(sections["gates"], spec)
         check_values(gates)
-        _check_buffers(sections["buffers"], spec)
+        _check_owned_buffers(sections["buffers"], spec)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     warn_unless_vouched(name, contents)
@@ -111,7 +111,7 @@ def load(path: PathLike) -> Saved:
     return Saved(params, gates, sections["buffers"], spec, sections["extra"])
 
 
-def _check_buffers(buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
+def _check_owned_buffers(buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
     """Refuse an owned buffer with another shape than the spec's; it may be absent."""
     for plan in spec.buffers:
         shape = tuple(buffers[plan.path].shape) if plan.path in buffers else plan.shape

@@ -31,7 +31,8 @@ def replacing(path: PathLike, /) -> Generator[BinaryIO, None, None]:
 
     Until then the old file stays as it is. After a failure nothing else is left behind; only a
     killed process leaves its unfinished file, ``.l0func-....part`` in the same folder, which may
-    be removed. The new file has the mode of the old one, and its owner if that is allowed.
+    be removed. The new file has the mode of the old one, and its owner if that is allowed. Other
+    hard links to the old file keep the old contents.
 
     Args:
         path: The file. Links stay, and their target is replaced.

@@ -30,7 +30,7 @@ def parse(text: str | bytes, /) -> Any:
             text,
             parse_int=_integer,
             parse_constant=_no_constant,
-            object_pairs_hook=_without_repeats,
+            object_pairs_hook=_with_names_once,
         )
     except RecursionError:
         raise ValueError("the text nests too deeply") from None
@@ -50,7 +50,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number in JSON")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -5,8 +5,8 @@ The text may come from a damaged or a hostile file. Names in it are looked up in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from l0func.spec.json_values import (
 )
 from l0func.spec.parts import Binding, GateVector, ParameterPlan
 from l0func.spec.rules import Rule, rule_from_dict
+
+Item = TypeVar("Item")
 
 _GATE_FIELDS = ("name", "shape", "dtype", "kind")
 _GATE_DTYPES = (torch.float32, torch.float64)
@@ -53,12 +55,11 @@ def spec_parts(text: str | bytes, /) -> SpecParts:
             a gate is unknown; a name is there twice; a binding does not fit.
     """
     record = _document(text)
-    parts = SpecParts(
-        tuple(_gate(*item) for item in _numbered(record["gates"], "gates")),
-        tuple(_plan(*item) for item in _numbered(record["parameters"], "parameters")),
-        tuple(_plan(*item) for item in _numbered(record["buffers"], "buffers")),
-        tuple(_attrs(*item) for item in _numbered(record["attrs"], "attrs")),
-    )
+    gates = _each(_gate, record["gates"], "gates")
+    parameters = _each(_plan, record["parameters"], "parameters")
+    buffers = _each(_plan, record["buffers"], "buffers")
+    attrs = _each(_attrs, record["attrs"], "attrs")
+    parts = SpecParts(gates, parameters, buffers, attrs)
     _check_names(parts)
     _check_bindings(parts)
     return parts
@@ -73,9 +74,10 @@ def _document(text: str | bytes) -> dict[str, Any]:
         ) from None
 
 
-def _numbered(value: Any, where: str) -> list[tuple[Any, str]]:
-    """The items of a list, each with its place."""
-    return [(item, f"{where}[{i}]") for i, item in enumerate(list_of(value, where))]
+def _each(read: Callable[[Any, str], Item], value: Any, where: str) -> tuple[Item, ...]:
+    """The items of a list, each read with its place in the document."""
+    items = enumerate(list_of(value, where))
+    return tuple(read(item, f"{where}[{i}]") for i, item in items)
 
 
 def _gate(value: Any, where: str) -> GateVector:
@@ -98,8 +100,8 @@ def _plan(value: Any, where: str) -> ParameterPlan:
     path = text_of(record["path"], f"{where}.path")
     shape = shape_of(record["shape"], f"{where}.shape")
     dtype = dtype_of(record["dtype"], f"{where}.dtype")
-    items = _numbered(record["bindings"], f"{where}.bindings")
-    return ParameterPlan(path, shape, dtype, tuple(_binding(*item) for item in items))
+    bindings = _each(_binding, record["bindings"], f"{where}.bindings")
+    return ParameterPlan(path, shape, dtype, bindings)
 
 
 def _binding(value: Any, where: str) -> Binding:

@@ -78,7 +78,7 @@ class GateSpec:
         record["parameters"] = [p.to_dict() for p in self.parameters]
         record["buffers"] = [p.to_dict() for p in self.buffers]
         record["attrs"] = self.attrs
-        return json.dumps(record, default=_number)
+        return json.dumps(record, default=_plain_number)
 
     @staticmethod
     def from_json(text: str, /) -> GateSpec:
@@ -142,7 +142,7 @@ def check_distributions(distribution: Any) -> None:
     check_instances(table, GateDistribution, rule)
 
 
-def _number(value: Any) -> int | float:
+def _plain_number(value: Any) -> int | float:
     """A number of another library, such as numpy's, as Python's own."""
     if hasattr(value, "__index__"):
         return operator.index(value)
