@@ -31,6 +31,16 @@ Item = TypeVar("Item")
 _GATE_FIELDS = ("name", "shape", "dtype", "kind")
 _GATE_DTYPES = (torch.float32, torch.float64)
 
+# torch warns about tensors with these dtypes; another takes their place in the checks.
+_IN_CHECKS = {
+    torch.complex32: torch.complex64,
+    torch.qint8: torch.int8,
+    torch.qint32: torch.int32,
+    torch.quint8: torch.uint8,
+    torch.quint4x2: torch.uint8,
+    torch.quint2x4: torch.uint8,
+}
+
 
 class SpecParts(NamedTuple):
     """What a gate spec consists of."""
@@ -143,8 +153,9 @@ def _check_names(parts: SpecParts) -> None:
     _check_once(groups, "attrs", "Two groups have the name")
     if not parts.parameters:
         raise ValueError("parameters is empty; a spec has a plan for each parameter.")
+    known = set(gates)
     for group in groups:
-        if group not in gates:
+        if group not in known:
             near = names.closest(group[:80], gates)
             raise ValueError(f"attrs names the group {shown(group)}, without gates{near}.")
 
@@ -163,7 +174,8 @@ def _check_bindings(parts: SpecParts) -> None:
     tensors: dict[str, Tensor] = {}
     bound: list[Bound] = []
     for plan in (*parts.parameters, *_own_buffers(parts)):
-        tensors[plan.path] = torch.empty(plan.shape, dtype=plan.dtype, device="meta")
+        dtype = _IN_CHECKS.get(plan.dtype, plan.dtype)
+        tensors[plan.path] = torch.empty(plan.shape, dtype=dtype, device="meta")
         bound += [Bound(plan.path, binding) for binding in plan.bindings]
     for entry in bound:
         if entry.binding.gate not in known:

@@ -18,16 +18,12 @@ from l0func.spec.rules import Shape
 # No tensor has more entries. It leaves room for 16 bytes an entry in 64 bits.
 _MOST_ENTRIES = 2**58
 
-# torch has few operations for them, and no file of named tensors holds them.
-_NO_FILE_HOLDS = ("complex32", "qint8", "qint32", "quint8", "quint4x2", "quint2x4")
-
 
 def _dtypes() -> dict[str, torch.dtype]:
     found: dict[str, torch.dtype] = {}
     for value in vars(torch).values():
-        name = str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else ""
-        if name and name not in _NO_FILE_HOLDS:
-            found[name] = value
+        if isinstance(value, torch.dtype):
+            found[str(value).removeprefix("torch.")] = value
     return found
 
 

@@ -12,7 +12,7 @@ from l0func.files.places import PathLike, shown_path
 from l0func.files.spec_text import spec_of_file, text_of_spec
 from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.internal import names, tree
-from l0func.internal.strict_json import parse, shown
+from l0func.internal.strict_json import shown
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
@@ -47,10 +47,10 @@ def save_state(
             data, the member count.
 
     Raises:
-        TypeError: A setting is no JSON value; ``state`` is no training state, or ``spec`` no spec.
-            ``path`` is no path.
-        ValueError: The gates are not the spec's; a setting is NaN or infinite; a distribution is
-            not registered; a folder or a device stands at the path. Nothing is written then.
+        TypeError: A setting is no JSON value; ``path`` is no path, ``state`` no training state, or
+            ``spec`` no spec.
+        ValueError: The gates are not the spec's; a distribution is not registered; a folder or a
+            device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
     """
     _check_is_state(state)
@@ -59,7 +59,7 @@ def save_state(
     metadata = {
         "format": _STATE.name,
         "spec": text_of_spec(spec),
-        "settings": _text_of_settings(settings),
+        "settings": _settings_as_text(settings),
     }
     write_tensors(path, tree.leaves(state, "the state"), metadata)
 
@@ -93,7 +93,7 @@ def load_state(
     name = shown_path(path)
     found = spec_of_file(metadata, f"{name} has no valid gate spec")
     _check_spec_of_file(name, found, spec)
-    own_settings = json.loads(_text_of_settings(settings))
+    own_settings = json.loads(_settings_as_text(settings))
     _check_settings(name, _settings_of_file(name, metadata), own_settings)
     # A first state has no moments yet, so their names come from the file.
     moments = _moments_of(name, saved, state.moments)
@@ -106,30 +106,25 @@ def load_state(
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
 
-def _text_of_settings(settings: Mapping[str, Any] | None) -> str:
-    """The settings as JSON.
-
-    Raises:
-        TypeError: A setting is no JSON value; the message names it.
-        ValueError: A setting is NaN or infinite, which equals nothing in a later run.
-    """
-    for name, value in (settings or {}).items():
+def _settings_as_text(settings: Mapping[str, Any] | None) -> str:
+    texts: list[str] = []
+    for name, value in sorted((settings or {}).items(), key=lambda pair: str(pair[0])):
         try:
-            json.dumps(value, allow_nan=False)
-        except TypeError as error:
+            texts.append(json.dumps({name: value}, sort_keys=True)[1:-1])
+        except (TypeError, ValueError):
             raise TypeError(
                 f"Settings are JSON values: numbers, texts, lists and dicts; {name!r} is "
-                f"{value!r}. {error}."
+                f"{value!r}."
             ) from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"Settings are JSON values; {name!r} is none: {error}.") from None
-    return json.dumps(dict(settings or {}), sort_keys=True)
+    return "{" + ", ".join(texts) + "}"
 
 
 def _settings_of_file(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    # The digest vouches for them, and they are compared with the caller's only. So they may be
+    # all that JSON writes, such as a seed with more than 64 bits.
     try:
-        found = parse(metadata["settings"])
-    except ValueError as error:
+        found = json.loads(metadata["settings"])
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} has no valid settings: {error}.") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} has no valid settings: they are a record; got {shown(found)}.")
@@ -191,14 +186,19 @@ def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
 
 def _check_settings(path: Any, saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name in sorted(saved.keys() | own.keys()):
-        before = saved.get(name)
-        now = own.get(name)
-        if before != now:
+        before = _shown(saved, name)
+        now = _shown(own, name)
+        if before != now and (name not in saved or name not in own or saved[name] != own[name]):
             raise ValueError(
-                f"{path} is of a run with another configuration: {name} was {before!r} and is "
-                f"{now!r} here. "
+                f"{path} is of a run with another configuration: {name} was {before} and is "
+                f"{now} here. "
                 "Go on with the settings of the checkpoint, or start anew with another file."
             )
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    # As text: a NaN does not equal itself, and None is not a missing setting.
+    return repr(settings[name]) if name in settings else "not given"
 
 
 def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

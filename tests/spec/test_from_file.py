@@ -60,7 +60,7 @@ REFUSED = {
         r"gates\[0\]\.dtype is float32 or float64; got torch\.int64",
     ),
     "dtype_no_text": (changed(*PARAMETER, "dtype", to=3), r"parameters\[0\]\.dtype is a text"),
-    "dtype_quantised": (changed(*PARAMETER, "dtype", to="qint8"), "is the name of a dtype"),
+    "dtype_quantised": (changed(*PARAMETER, "dtype", to="qint8"), "A gate scales"),
     "size_a_float": (
         changed(*GATE, "shape", to=[4.0, 3]),
         r"gates\[0\]\.shape\[0\] is an integer; got 4\.0",
@@ -262,6 +262,17 @@ def test_mutated_characters_are_a_spec_or_a_value_error(size):
         except ValueError:
             continue
         assert l0.GateSpec.from_json(spec.to_json()) == spec
+
+
+DTYPES = sorted({str(v) for v in vars(torch).values() if isinstance(v, torch.dtype)})
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_a_parameter_without_gates_has_any_dtype_of_torch(name):
+    document = changed("parameters", 7, "dtype", to=name.removeprefix("torch."))
+    spec = l0.GateSpec.from_json(json.dumps(document))
+    assert str(spec.parameters[7].dtype) == name
+    assert l0.GateSpec.from_json(spec.to_json()) == spec
 
 
 def test_a_spec_of_numpys_numbers_is_the_spec_of_pythons():
