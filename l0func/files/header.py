@@ -90,14 +90,14 @@ def encoded(header: Header) -> bytes:
     """The bytes of a header, with its length in front.
 
     Raises:
-        ValueError: The header is longer than readers accept.
+        ValueError: The header is longer than readers accept, or a name is no Unicode text.
     """
     record: dict[str, Any] = {"__metadata__": header.metadata}
     for name, entry in header.entries.items():
         place = [entry.begin, entry.end]
         dtype = DTYPE_NAMES[entry.dtype]
         record[name] = {"dtype": dtype, "shape": entry.shape, "data_offsets": place}
-    text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
+    text = _utf8(json.dumps(record, separators=(",", ":"), ensure_ascii=False))
     if len(text) > _LONGEST:
         raise ValueError(
             f"The names and the metadata take {len(text)} bytes; a safetensors file has at most "
@@ -106,6 +106,17 @@ def encoded(header: Header) -> bytes:
     # Spaces up to a multiple of 8, so that the tensors begin there.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        start = max(error.start - 20, 0)
+        raise ValueError(
+            f"A file's names are Unicode text; near {text[start : error.end]!r} there is half of "
+            "a character. Rename the tensor."
+        ) from None
 
 
 def check_length(length: int, rest: int) -> None:

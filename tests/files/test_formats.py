@@ -192,3 +192,9 @@ def test_a_tensor_inside_a_transform_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'extra/x' is inside torch\.func or torch\.vmap"):
         torch.vmap(row)(torch.ones(3))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"near .*half\\ud800' there is half of a character"):
+        l0.save(tmp_path / "net", PARAMS, GATES, BUFFERS, SPEC, {"half\ud800": torch.ones(1)})
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,17 @@ def as_nobody(*paths):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+@pytest.fixture
+def entered_by_all():
+    """A folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root makes the files of another user")
-def test_protected_files_and_folders_are_not_written(tmp_path):
-    # Every user may enter the folders above.
-    for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    closed, opened = tmp_path / "closed", tmp_path / "opened"
+def test_protected_files_and_folders_are_not_written(entered_by_all):
+    closed, opened = entered_by_all / "closed", entered_by_all / "opened"
     closed.mkdir(mode=0o755)
     opened.mkdir()
     opened.chmod(0o777)
