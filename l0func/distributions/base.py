@@ -317,7 +317,9 @@ class GateDistribution(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The distribution as JSON values, for :func:`l0func.distributions.from_dict`."""
-        return {"kind": type(self).__name__, **self._fields()}
+        fields = self._fields()
+        given = given_fields(type(self)) or fields
+        return {"kind": type(self).__name__, **{name: fields[name] for name in given}}
 
     # Functions for `smooth`: they return values and then the values' slopes.
 
@@ -351,6 +353,12 @@ class GateDistribution(ABC):
 
     def _find_quadratures(self) -> Quadratures:
         return moments.find_quadratures(str(self), self._location, self._nodes, self._moments)
+
+
+def given_fields(cls: type[GateDistribution]) -> dict[str, Any]:
+    """The dataclass fields that the constructor takes, by name; empty without a dataclass."""
+    fields: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
+    return {name: field for name, field in fields.items() if field.init}
 
 
 _DERIVED = ("quadratures", "identity")

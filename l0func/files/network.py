@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import PathLike
 from typing import NamedTuple
 
 from torch import Tensor
 
-from l0func.files.storage import read_tensors, write_tensors
+from l0func.files.places import PathLike, shown_path
+from l0func.files.spec_text import spec_of_file, text_of_spec
+from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.gates.checks import check_gates, check_params, check_values
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
-_NETWORK_FORMAT = "l0func 1"
+_NETWORK = Format(
+    name="l0func 1",
+    fields=("spec",),
+    otherwise="was not written by l0func.save",
+    hint="A plain state_dict is read by safetensors.torch.load_file, a training state by "
+    "l0func.load_state.",
+    check=spec_of_file,
+)
 _SECTIONS = ("params", "gates", "buffers", "extra")
 
 
@@ -29,7 +37,7 @@ class Saved(NamedTuple):
 
 
 def save(
-    path: str | PathLike[str],
+    path: PathLike,
     params: Tree,
     gates: Tree,
     buffers: Tree,
@@ -37,6 +45,10 @@ def save(
     extra: Tree | None = None,
 ) -> None:
     """Write a network to a safetensors file: params, gates, buffers and the gate spec.
+
+    The file is replaced whole or not at all; see :func:`l0func.files.writer.replacing`. It has a
+    digest of everything in it, and :func:`load` refuses it if anything has changed. Other readers
+    of safetensors files read it too.
 
     Args:
         path: The file.
@@ -48,8 +60,11 @@ def save(
             or nested.
 
     Raises:
-        ValueError: The trees do not fit the spec, or a gate is NaN; nothing is written then.
-        ImportError: safetensors is not installed.
+        TypeError: ``path`` is no path.
+        ValueError: The trees do not fit the spec, or a gate is NaN; a tensor is sparse or has no
+            values; a distribution is not registered; a folder or a device stands at the path.
+            Nothing is written then.
+        OSError: The file cannot be written; an earlier one is as it was.
     """
     sections = {
         "params": check_params(params, spec),
@@ -58,11 +73,12 @@ def save(
     }
     check_values(sections["gates"])
     sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
-    metadata = {"format": _NETWORK_FORMAT, "spec": spec.to_json()}
+    _check_owned_buffers(sections["buffers"], spec)
+    metadata = {"format": _NETWORK.name, "spec": text_of_spec(spec)}
     write_tensors(path, _joined_sections(sections), metadata)
 
 
-def load(path: str | PathLike[str]) -> Saved:
+def load(path: PathLike) -> Saved:
     """Read a network that :func:`save` wrote, to train it further or to compact it.
 
     Args:
@@ -72,20 +88,37 @@ def load(path: str | PathLike[str]) -> Saved:
         ``params, gates, buffers, spec, extra``, on the CPU; all trees flat.
 
     Raises:
-        ValueError: :func:`save` did not write the file, or its gates are NaN.
-        ImportError: safetensors is not installed.
+        TypeError: ``path`` is no path.
+        ValueError: :func:`save` did not write the file, or the file is not whole or no longer
+            what was saved; its spec is refused, or its gates are NaN.
+        OSError: The file does not exist, or cannot be read.
     """
-    metadata, tensors = read_tensors(path)
-    _check_is_network(path, metadata, tensors)
-    spec = GateSpec.from_json(metadata["spec"])
-    sections = _split_sections(tensors)
-    params, gates = sections["params"], sections["gates"]
-    check_params(params, spec)
-    check_values(check_gates(gates, spec))
-    # safetensors sorts by the size of the type and by name; a spec keeps the network's order.
+    contents = read_tensors(path, _NETWORK)
+    name = shown_path(path)
+    spec = spec_of_file(contents.metadata, f"{name} has no valid gate spec")
+    sections = _split_sections(name, contents.tensors)
+    try:
+        params = check_params(sections["params"], spec)
+        gates = check_gates(sections["gates"], spec)
+        check_values(gates)
+        _check_owned_buffers(sections["buffers"], spec)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    warn_unless_vouched(name, contents)
+    # A spec keeps the network's order, whoever wrote the file.
     params = {p.path: params[p.path] for p in spec.parameters}
     gates = {gate.name: gates[gate.name] for gate in spec.gates}
     return Saved(params, gates, sections["buffers"], spec, sections["extra"])
+
+
+def _check_owned_buffers(buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
+    """Refuse an owned buffer with another shape than the spec's; it may be absent."""
+    for plan in spec.buffers:
+        shape = tuple(buffers[plan.path].shape) if plan.path in buffers else plan.shape
+        if shape != plan.shape:
+            raise ValueError(
+                f"The spec has the buffer {plan.path!r} of shape {plan.shape}; got {shape}."
+            )
 
 
 def _joined_sections(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -97,23 +130,15 @@ def _joined_sections(sections: Mapping[str, Mapping[str, Tensor]]) -> dict[str, 
     return joined
 
 
-def _split_sections(joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _split_sections(path: str, joined: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The sections again: the inverse of :func:`_joined_sections`."""
     sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
-    for path, t in joined.items():
-        section, _, name = path.partition("/")
+    for full, t in joined.items():
+        section, slash, name = full.partition("/")
+        if section not in sections or not slash:
+            raise ValueError(
+                f"{path} {_NETWORK.otherwise}: it has a tensor {full!r}, and a "
+                f"network's tensors are in {_SECTIONS}."
+            )
         sections[section][name] = t
     return sections
-
-
-def _check_is_network(
-    path: str | PathLike[str], metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
-) -> None:
-    sections = {name.partition("/")[0] for name in tensors}
-    is_ours = metadata.get("format") == _NETWORK_FORMAT and "spec" in metadata
-    if not is_ours or not sections <= set(_SECTIONS):
-        raise ValueError(
-            f"{path} was not written by l0func.save: its metadata says "
-            f"{metadata.get('format', 'nothing')!r}, not {_NETWORK_FORMAT!r}. "
-            "A plain state_dict is read by safetensors.torch.load_file."
-        )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from l0func.internal import names
-from l0func.spec.plan import Binding, Group, GroupSlices
+from l0func.spec.parts import Binding, Group, GroupSlices
 from l0func.spec.rules import Rule, RuleOrRules, Shape, as_rules, has_sharers
 
 
@@ -35,13 +35,18 @@ def bound_by_rules(
             continue
         on_path = as_rules(path, slices)
         for rule in on_path:
-            _check_multiplier(path, rule)
+            check_multiplier(path, rule)
             gate = path if len(on_path) == 1 else f"{path}:{rule}"
             bound.append(Bound(path, Binding(gate, rule, multiplies=True)))
     return bound
 
 
-def _check_multiplier(path: str, rule: Rule) -> None:
+def check_multiplier(path: str, rule: Rule) -> None:
+    """Refuse a rule that cannot scale a parameter.
+
+    Raises:
+        ValueError: The rule has sharers.
+    """
     if has_sharers(rule):
         raise ValueError(
             f"{rule} lets several gates share a run. Only the owns of a group may have sharers; "

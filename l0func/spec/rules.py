@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from l0func.internal.strict_json import shown
 
 Shape = tuple[int, ...]
 
@@ -258,6 +260,10 @@ class blocks(Rule):
                 f"{self} needs a size that divides the {gated} indices of a tensor of shape "
                 f"{shape}; got {self.size}."
             )
+        if self.sharers < 1:
+            raise ValueError(
+                f"{self} needs at least 1 gate for a run; got sharers={self.sharers}."
+            )
         return (gated // self.size * self.sharers,)
 
     def _spread(self, values: Tensor, shape: Shape) -> Tensor:
@@ -338,12 +344,28 @@ def rule_from_dict(record: Mapping[str, Any], /) -> Rule:
     """The rule that ``to_dict`` wrote.
 
     Raises:
-        ValueError: The rule is unknown.
+        ValueError: The rule is unknown, lacks a setting, or has an unknown or a wrong one.
     """
     settings = dict(record)
     name = settings.pop("rule", None)
-    if name not in KINDS:
-        raise ValueError(f"A rule is one of {sorted(KINDS)}; the record says {name!r}.")
-    if name == "axes":
-        return axes(*settings["dims"])
-    return KINDS[name](**settings)
+    if not isinstance(name, str) or name not in KINDS:
+        raise ValueError(f"A rule is one of {sorted(KINDS)}; the record says {shown(name)}.")
+    kind = KINDS[name]
+    allowed = {field.name: field for field in fields(kind)}
+    for setting, value in settings.items():
+        if setting not in allowed:
+            raise ValueError(f"{name} has no setting {shown(setting)}; it has {list(allowed)}.")
+        if not _is_setting(setting, value):
+            raise ValueError(f"{name}'s {setting} is made of integers; got {shown(value)}.")
+    for setting, field in allowed.items():
+        if field.default is MISSING and setting not in settings:
+            raise ValueError(f"{name} lacks its setting {setting!r}.")
+    return axes(*settings["dims"]) if kind is axes else kind(**settings)
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    """Whether a value from JSON may be this setting: True and 1.0 are no integers."""
+    if name == "dims":
+        several = isinstance(value, list | tuple)
+        return several and all(type(dim) is int for dim in cast("Sequence[Any]", value))
+    return type(value) is int or (name == "stop" and value is None)

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from l0func.files.storage import read_tensors, write_tensors
+from l0func.files.places import PathLike, shown_path
+from l0func.files.spec_text import spec_of_file, text_of_spec
+from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.internal import names, tree
+from l0func.internal.strict_json import shown
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.state import TrainState
 
-_STATE_FORMAT = "l0func training 1"
+_STATE = Format(
+    name="l0func training 1",
+    fields=("spec", "settings"),
+    otherwise="is no training state",
+    hint="A network that l0func.save wrote is read by l0func.load.",
+    check=spec_of_file,
+)
 
 
 def save_state(
-    path: str | os.PathLike[str],
+    path: PathLike,
     state: TrainState,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a training state or a stack to a safetensors file.
 
-    An existing file is replaced whole, or not at all.
+    An existing file is replaced whole, or not at all; see :func:`l0func.files.writer.replacing`.
+    The file has a digest of everything in it, and :func:`load_state` refuses it if anything has
+    changed.
 
     Args:
         path: The file.
@@ -38,26 +47,25 @@ def save_state(
             data, the member count.
 
     Raises:
-        TypeError: A setting is no JSON value; ``state`` is no training state, or ``spec`` no spec.
-        ValueError: The gates are not the spec's.
-        ImportError: safetensors is not installed.
+        TypeError: A setting is no JSON value; ``path`` is no path, ``state`` no training state, or
+            ``spec`` no spec.
+        ValueError: The gates are not the spec's; a distribution is not registered; a folder or a
+            device stands at the path. Nothing is written then.
+        OSError: The file cannot be written; an earlier one is as it was.
     """
     _check_is_state(state)
     check_spec(spec)
     _check_gates(state.gates, spec)
     metadata = {
-        "format": _STATE_FORMAT,
-        "spec": spec.to_json(),
-        "settings": json.dumps(dict(settings or {}), sort_keys=True),
+        "format": _STATE.name,
+        "spec": text_of_spec(spec),
+        "settings": _settings_as_text(settings),
     }
-    place = Path(path)
-    unfinished = place.with_name(place.name + ".part")
-    write_tensors(unfinished, tree.leaves(state, "the state"), metadata)
-    unfinished.replace(place)
+    write_tensors(path, tree.leaves(state, "the state"), metadata)
 
 
 def load_state(
-    path: str | os.PathLike[str],
+    path: PathLike,
     state: TrainState,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
@@ -74,37 +82,72 @@ def load_state(
         The state, on the CPU.
 
     Raises:
-        ValueError: The file is not whole, or no training state; or it has another spec, other
-            settings, other shapes or other dtypes, and the message names them.
-        ImportError: safetensors is not installed.
+        TypeError: ``path`` is no path, or a setting is no JSON value.
+        ValueError: The file is not whole, no longer what was saved, or no training state; or it
+            has another spec, other settings, other shapes or other dtypes, and the message names
+            them.
+        OSError: The file does not exist, or cannot be read.
     """
-    metadata, saved = read_tensors(path)
-    _check_is_state_file(path, metadata)
-    _check_spec_of_file(path, GateSpec.from_json(metadata["spec"]), spec)
-    own_settings = json.loads(json.dumps(dict(settings or {})))
-    _check_settings(path, json.loads(metadata["settings"]), own_settings)
+    contents = read_tensors(path, _STATE)
+    metadata, saved = contents.metadata, contents.tensors
+    name = shown_path(path)
+    found = spec_of_file(metadata, f"{name} has no valid gate spec")
+    _check_spec_of_file(name, found, spec)
+    own_settings = json.loads(_settings_as_text(settings))
+    _check_settings(name, _settings_of_file(name, metadata), own_settings)
     # A first state has no moments yet, so their names come from the file.
-    moments = _moments_of(saved, state.moments)
-    tensors = {name: t for name, t in saved.items() if not name.startswith("moments.")}
+    moments = _moments_of(name, saved, state.moments)
+    tensors = {leaf: t for leaf, t in saved.items() if not leaf.startswith("moments.")}
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
-    _check_tensors(path, tensors, expected)
-    _check_moments(path, moments, expected)
+    _check_tensors(name, tensors, expected)
+    _check_moments(name, moments, expected)
+    warn_unless_vouched(name, contents)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
 
+def _settings_as_text(settings: Mapping[str, Any] | None) -> str:
+    texts: list[str] = []
+    for name, value in sorted((settings or {}).items(), key=lambda pair: str(pair[0])):
+        try:
+            texts.append(json.dumps({name: value}, sort_keys=True)[1:-1])
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"Settings are JSON values: numbers, texts, lists and dicts; {name!r} is "
+                f"{value!r}."
+            ) from None
+    return "{" + ", ".join(texts) + "}"
+
+
+def _settings_of_file(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    # The digest vouches for them, and they are compared with the caller's only. So they may be
+    # all that JSON writes, such as a seed with more than 64 bits.
+    try:
+        found = json.loads(metadata["settings"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has no valid settings: {error}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} has no valid settings: they are a record; got {shown(found)}.")
+    return cast("dict[str, Any]", found)
+
+
 def _moments_of(
-    saved: Mapping[str, Tensor], expected: Mapping[str, Moments]
+    path: str, saved: Mapping[str, Tensor], expected: Mapping[str, Moments]
 ) -> dict[str, Moments]:
     """The saved moments, under ``"params"`` and ``"gates"``; empty ones where nothing is saved."""
     moments: dict[str, Moments] = {}
     for section, leaves in expected.items():
         moments[section] = {leaf: {} for leaf in leaves}
-    for path, t in saved.items():
-        if path.startswith("moments."):
-            _, section, rest = path.split(".", 2)
-            leaf, _, name = rest.rpartition(".")
-            moments.setdefault(section, {}).setdefault(leaf, {})[name] = t
+    for full, t in saved.items():
+        if not full.startswith("moments."):
+            continue
+        _, section, rest = (*full.split(".", 2), "")[:3]
+        leaf, _, name = rest.rpartition(".")
+        if not (section and name):
+            raise ValueError(
+                f"{path} has a tensor {full!r}; a moment is named moments.SECTION.LEAF.KIND."
+            )
+        moments.setdefault(section, {}).setdefault(leaf, {})[name] = t
     return moments
 
 
@@ -128,15 +171,6 @@ def _check_gates(gates: Tree, spec: GateSpec) -> None:
             )
 
 
-def _check_is_state_file(path: Any, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != _STATE_FORMAT:
-        raise ValueError(
-            f"{path} is no training state: its metadata says "
-            f"{metadata.get('format', 'nothing')!r}, not {_STATE_FORMAT!r}. "
-            "A network that l0func.save wrote is read by l0func.load."
-        )
-
-
 def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
     if saved == own:
         return
@@ -152,14 +186,19 @@ def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
 
 def _check_settings(path: Any, saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name in sorted(saved.keys() | own.keys()):
-        before = saved.get(name)
-        now = own.get(name)
-        if before != now:
+        before = _shown(saved, name)
+        now = _shown(own, name)
+        if before != now and (name not in saved or name not in own or saved[name] != own[name]):
             raise ValueError(
-                f"{path} is of a run with another configuration: {name} was {before!r} and is "
-                f"{now!r} here. "
+                f"{path} is of a run with another configuration: {name} was {before} and is "
+                f"{now} here. "
                 "Go on with the settings of the checkpoint, or start anew with another file."
             )
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    # As text: a NaN does not equal itself, and None is not a missing setting.
+    return repr(settings[name]) if name in settings else "not given"
 
 
 def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Files that an earlier version wrote load with the numbers that were saved.
+"""Files that an earlier version wrote load with the numbers that were saved, and a warning.
 
 The files in ``tests/files/data`` stay as they are. A later format still has to read them.
 """
@@ -14,8 +14,15 @@ from torch.testing import assert_close
 import l0func as l0
 from l0func.internal import tree
 
-pytest.importorskip("safetensors")
 DATA = Path(__file__).parent / "data"
+
+
+def loaded_with_a_warning(load, name, *args):
+    """The file's contents, under the warning for files without digests."""
+    with pytest.warns(UserWarning, match=rf"{name} has no digests.*Save it again") as caught:
+        contents = load(DATA / name, *args)
+    assert [warning.filename for warning in caught] == [__file__]
+    return contents
 
 
 def assert_same(found, expected):
@@ -23,7 +30,7 @@ def assert_same(found, expected):
 
 
 def test_a_network_file_of_an_earlier_version_loads():
-    saved = l0.load(DATA / "network.safetensors")
+    saved = loaded_with_a_warning(l0.load, "network.safetensors")
     weight = torch.tensor([[1.0, -2.0, 0.5], [0.25, 3.0, -0.125]])
     assert_same(saved.params, {"layer.weight": weight, "layer.bias": torch.tensor([0.5, -1.5])})
     assert_same(saved.gates, {"layer.weight": torch.tensor([2.0, -1.0])})
@@ -55,7 +62,7 @@ def run():
 
 def test_a_state_file_of_an_earlier_version_loads(run):
     _, start, spec = run
-    state = l0.load_state(DATA / "state.safetensors", start, spec, {"lr": 0.5})
+    state = loaded_with_a_warning(l0.load_state, "state.safetensors", start, spec, {"lr": 0.5})
     assert_same(state.step, torch.tensor(2))
     assert_same(state.key, torch.tensor([3, 0]))
     assert_same(state.buffers, {"seen": torch.tensor(2)})
@@ -81,6 +88,14 @@ def test_a_run_goes_on_from_the_state_file_of_an_earlier_version(run):
     x = torch.tensor([1.0, 2.0, -1.0])
     for _ in range(3):
         state, _ = training.step(state, x)
-    loaded = l0.load_state(DATA / "state.safetensors", run[1], spec, {"lr": 0.5})
+    loaded = loaded_with_a_warning(l0.load_state, "state.safetensors", run[1], spec, {"lr": 0.5})
     resumed, _ = training.step(loaded, x)
     assert_close(tree.leaves(resumed), tree.leaves(state))
+
+
+def test_a_file_saved_again_has_digests_and_no_warning(tmp_path):
+    saved = loaded_with_a_warning(l0.load, "network.safetensors")
+    l0.save(tmp_path / "new.safetensors", *saved)
+    again = l0.load(tmp_path / "new.safetensors")
+    assert again.spec == saved.spec
+    assert_same(tree.leaves(again[:3]), tree.leaves(saved[:3]))

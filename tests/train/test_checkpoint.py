@@ -86,7 +86,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(run, tmp_path):
     l0.save_state(path, after(training, start, 1), spec, SETTINGS)
     with pytest.raises(ValueError, match=r"another configuration: lr was 0\.01 and is 0\.02 here"):
         l0.load_state(path, start, spec, {**SETTINGS, "lr": 0.02})
-    with pytest.raises(ValueError, match=r"targets was \[0\.5, 0\.6\] and is None here"):
+    with pytest.raises(ValueError, match=r"targets was \[0\.5, 0\.6\] and is not given here"):
         l0.load_state(path, start, spec, {"lr": 0.01})
     other = l0.gate_spec(start.params, {"*.weight": l0.axis(0)})
     with pytest.raises(ValueError, match="another gate spec"):
