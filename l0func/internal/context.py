@@ -12,6 +12,8 @@ from torch import Tensor
 from l0func.internal.untyped import loose, untyped
 
 _COMPILES = hasattr(torch.compiler, "is_compiling")
+# torch 2.1 and 2.2 have one question for the compiler and for export.
+_BY_DYNAMO: Any = getattr(torch.compiler, "is_dynamo_compiling", None)
 _DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
 
 
@@ -29,6 +31,11 @@ def compiling() -> bool:
             f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly."
         )
     return False
+
+
+def traced_by_dynamo() -> bool:
+    """Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
+    return compiling() if _BY_DYNAMO is None else _BY_DYNAMO()
 
 
 def compiles() -> bool:

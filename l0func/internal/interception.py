@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
+from l0func.internal.untyped import untyped
+
 
 class Interception(TorchFunctionMode):
     """A context that runs ``handlers[func](self, func, *args, **kwargs)`` in place of ``func``.
@@ -16,7 +18,13 @@ class Interception(TorchFunctionMode):
 
     Args:
         handlers: ``{torch function: handler}``.
+
+    Attributes:
+        watch: A function of ``(func, args, kwargs)`` that looks at every call before it runs, or
+            None.
     """
+
+    watch: Callable[[Any, Any, Any], None] | None = None
 
     def __init__(self, handlers: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
@@ -29,11 +37,22 @@ class Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if self.watch is not None:
+            self.watch(func, args, kwargs)
         handler = self.handlers.get(func)
         kwargs = kwargs or {}
         if handler is None:
             return func(*args, **kwargs)
         return handler(self, func, *args, **kwargs)
+
+
+def innermost(kind: type[Interception], /) -> Interception | None:
+    """The context of this kind that was entered last; None outside of one."""
+    for number in reversed(range(untyped._C._len_torch_function_stack())):
+        mode = untyped._C._get_function_stack_at(number)
+        if isinstance(mode, kind):
+            return mode
+    return None
 
 
 def function_name(func: Any) -> str:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from l0func.internal import names, tree
+from l0func.internal.context import traced_by_dynamo
 from l0func.internal.tree import Tree
-from l0func.internal.untyped import untyped
+from l0func.pure.eager import eager_paths, is_compiled, module_tree
 from l0func.pure.keyed import Keyed
-from l0func.pure.part import Contents, Part, Places, is_bookkeeping
+from l0func.pure.originals import Originals, Watch
+from l0func.pure.part import Part, is_bookkeeping
+from l0func.pure.places import Contents, Places
 
 
 class Functional(NamedTuple):
@@ -55,9 +57,8 @@ def make_functional(module: nn.Module, /) -> Functional:
         (['bias', 'weight'], torch.Size([4, 3]))
     """
     fn = PureModule(module)
-    params = _copies(module.named_parameters())
-    buffers = _copies(module.named_buffers())
-    return Functional(fn, params, buffers)
+    _, params, buffers = module_tree(module)
+    return Functional(fn, _copies(params.items()), _copies(buffers.items()))
 
 
 class PureModule:
@@ -68,11 +69,8 @@ class PureModule:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        _check_module(module)
-        params = dict(module.named_parameters())
-        buffers = dict(module.named_buffers())
-        named: Iterable[tuple[str, nn.Module]] = cast("Any", module).named_modules()
-        modules = dict(named)
+        modules, params, buffers = module_tree(module)
+        self._compiled = any(map(is_compiled, module.modules()))
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
         self.trainable = frozenset(path for path, p in params.items() if p.requires_grad)
         self.buffer_names = frozenset(buffers)
@@ -82,6 +80,10 @@ class PureModule:
             modules={id(m): number for number, m in enumerate(modules.values())},
         )
         self._parts = [Part.of(m, places) for m in modules.values()]
+        # After the parts: a deep copy asks what became of their tensors.
+        self._originals = Originals({} if traced_by_dynamo() else {**params, **buffers})
+        if not traced_by_dynamo():
+            self._originals.search(self.parts())
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
         """The module's output on these parameters and buffers.
@@ -129,12 +131,15 @@ class PureModule:
         # In-place updates of a buffer, such as BatchNorm's, write into a copy.
         copies = {path: b.clone() for path, b in own_buffers.items()}
         modules = self._assemble(own_params | copies)
-        output = modules[0](*args, **kwargs)
+        watch = Watch(self._originals, self.parts, self.shapes, own_params, (args, kwargs))
+        output = watch.call(modules[0], args, kwargs)
         updated: dict[str, Tensor] = {}
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
                 updated[path] = b
-        return output, {path: updated[path] for path in own_buffers}
+        given = tree.leaves(buffers, "buffers") if self._compiled else own_buffers
+        new = [updated[path] for path in own_buffers]
+        return output, dict(zip(given, new, strict=True))
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.
@@ -179,8 +184,9 @@ class PureModule:
 
     def _checked(self, params: Tree, buffers: Tree) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Flat parameters and buffers that fit the module."""
-        own_params = tree.leaves(params)
-        own_buffers = tree.leaves(buffers, "buffers")
+        own_params, own_buffers = tree.leaves(params), tree.leaves(buffers, "buffers")
+        if self._compiled:
+            own_params, own_buffers = eager_paths(own_params), eager_paths(own_buffers)
         names.check_names(own_params, self.shapes, "The module's params")
         names.check_names(own_buffers, self.buffer_names, "The module's buffers")
         for path, shape in self.shapes.items():
@@ -194,7 +200,7 @@ class PureModule:
 
     def _assemble(self, tensors: dict[str, Tensor]) -> list[nn.Module]:
         """New modules around these tensors, the root first."""
-        modules: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
+        modules = [part.new() for part in self._parts]
         contents = Contents(tensors, modules)
         for module, part in zip(modules, self._parts, strict=True):
             part.fill(module, contents)
@@ -228,28 +234,3 @@ def _copy_bookkeeping(module: nn.Module) -> None:
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {path: tensor.detach().clone() for path, tensor in named}
-
-
-def _is_eager(module: Any) -> bool:
-    is_scripted = isinstance(module, torch.jit.ScriptModule)
-    return isinstance(module, nn.Module) and not is_scripted
-
-
-def _check_module(module: Any) -> None:
-    if not _is_eager(module):
-        raise TypeError(
-            f"make_functional takes an eager torch.nn.Module; got {type(module).__name__}."
-        )
-    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if untyped.nn.parameter.is_lazy(tensor):
-            raise ValueError(
-                f"{path!r} is uninitialised; run the lazy module once on an example before "
-                "make_functional."
-            )
-    for path, child in module.named_modules():
-        if getattr(child, "max_norm", None) is not None:
-            raise ValueError(
-                f"{type(child).__name__} {path!r} has max_norm={child.max_norm}, which rewrites "
-                "its weight at every call. Build it with max_norm=None, and renormalise the "
-                "parameters between steps if you need to."
-            )

@@ -1,7 +1,8 @@
 """Two kinds of torch functions: those that ignore a tensor's values, and those that write them.
 
 A gated parameter (:mod:`l0func.engine.parameter`) answers the first kind from its weight and
-refuses the second.
+refuses the second. Functions of the first kind do not count as reading an original
+(:mod:`l0func.pure.originals`).
 """
 
 from __future__ import annotations

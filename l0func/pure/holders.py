@@ -1,0 +1,198 @@
+"""A search from a module's functions and objects to the tensors that they hold.
+
+It looks where parts put no places: into closures, globals, hook tables, and other objects.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from l0func.pure.part import Part, is_bookkeeping
+from l0func.pure.places import Place
+
+# The search ends here: an object may lead to a whole data set.
+_MOST_VALUES = 20_000
+
+
+class Held(NamedTuple):
+    """A tensor or a TorchScript object, and the way to it from a module's attribute.
+
+    Attributes:
+        value: What was found.
+        route: The way there, in words.
+    """
+
+    value: Any
+    route: str
+
+
+class _Step(NamedTuple):
+    value: Any
+    start: str
+    steps: tuple[str, ...]
+
+
+def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
+    """All tensors that a tree's functions and objects lead to, the nearest first.
+
+    Args:
+        parts: The tree's paths and parts.
+    """
+    parts = list(parts)
+    queue = deque(step for path, part in parts for step in _in_part(path, part))
+    for kind in {kind for _, part in parts for kind in part.kind.__mro__}:
+        queue.extend(_in_class(kind))
+    seen: dict[int, Any] = {}
+    while queue and len(seen) < _MOST_VALUES:
+        value, start, steps = queue.popleft()
+        if id(value) in seen or isinstance(value, _PLAIN):
+            continue
+        # The value too: its id is its own as long as it lives.
+        seen[id(value)] = value
+        if isinstance(value, _FOUND):
+            yield Held(value, _in_words(start, steps))
+        for name, item in _items(value):
+            queue.append(_Step(item, start, (*steps, name)))
+
+
+def _in_part(path: str, part: Part) -> Iterator[_Step]:
+    module = f"module {path!r}" if path else "the module"
+    for name, value in part.attributes().items():
+        if type(value) not in _COMMON and not isinstance(value, _PLAIN):
+            is_hook = is_bookkeeping(name)
+            what = f"a hook in {name!r}" if is_hook else f"attribute {name!r}"
+            yield _Step(value, f"{what} of {module}", ())
+
+
+def _in_class(kind: type) -> Iterator[_Step]:
+    if kind.__module__.startswith("torch."):
+        return
+    for name, value in list(vars(kind).items()):
+        function = _behind_descriptor(value)
+        if isinstance(function, types.FunctionType | functools.partial):
+            yield _Step(function, f"{name!r} of class {kind.__name__}", ())
+
+
+def _behind_descriptor(value: Any) -> Any:
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, staticmethod | classmethod):
+        return cast("Any", value).__func__
+    return value
+
+
+def _in_words(start: str, steps: tuple[str, ...]) -> str:
+    through = f", through {', '.join(steps)}" if steps else ""
+    return f"{start}{through}"
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    try:
+        return list(_next(value))
+    except Exception:
+        # The code of a stranger's object may raise anything.
+        return []
+
+
+def _next(value: Any) -> Iterator[tuple[str, Any]]:
+    """The values that a value holds, each with a name for it."""
+    if isinstance(value, Tensor):
+        return
+    if isinstance(value, nn.Module):
+        yield from _in_module(value)
+    elif isinstance(value, types.FunctionType):
+        yield from _in_function(value)
+    elif isinstance(value, types.MethodType | types.BuiltinMethodType | types.MethodWrapperType):
+        yield "the object of a bound method", value.__self__
+        yield "its function", getattr(value, "__func__", None)
+    elif isinstance(value, functools.partial):
+        yield from _in_partial(cast("Any", value))
+    elif isinstance(value, weakref.ref):
+        yield "a weak reference", cast("Any", value)()
+    elif isinstance(value, Mapping):
+        for name, item in list(cast("Any", value).items()):
+            yield f"key {name!r}" if isinstance(name, str) else "a key", item
+            yield "a key", name
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        for number, item in enumerate(list(cast("Any", value))):
+            yield f"item {number}", item
+    if not isinstance(value, types.FunctionType | type | nn.Module):
+        yield from _in_object(value)
+
+
+def _in_module(module: Any) -> Iterator[tuple[str, Any]]:
+    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        yield f"its tensor {path!r}", tensor
+    for name, value in list(vars(module).items()):
+        if isinstance(value, torch.jit.ScriptModule | Tensor):
+            yield f"attribute {name!r}", value
+
+
+def _in_function(function: Any) -> Iterator[tuple[str, Any]]:
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        yield f"its variable {name!r}", _content(cell)
+    for value in function.__defaults__ or ():
+        yield "a default value", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f"the default value of {name!r}", value
+    for name, value in list(vars(function).items()):
+        yield f"its attribute {name!r}", value
+    if not (function.__module__ or "").startswith("torch."):
+        yield from _in_globals(code, function.__globals__)
+
+
+def _in_globals(code: types.CodeType, known: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in code.co_names:
+        value = known.get(name)
+        is_imported = getattr(value, "__module__", None) != known.get("__name__")
+        if isinstance(value, types.FunctionType) and is_imported:
+            # The functions of whole libraries would follow.
+            continue
+        yield f"the global variable {name!r}", value
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _in_globals(constant, known)
+
+
+def _in_partial(value: Any) -> Iterator[tuple[str, Any]]:
+    yield "the function of a partial", value.func
+    for number, item in enumerate(value.args):
+        yield f"argument {number} of a partial", item
+    for name, item in value.keywords.items():
+        yield f"argument {name!r} of a partial", item
+
+
+def _in_object(value: Any) -> Iterator[tuple[str, Any]]:
+    for name, item in list(getattr(value, "__dict__", {}).items()):
+        yield f"attribute {name!r}", item
+    for kind in type(value).__mro__:
+        slots: Any = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            yield f"attribute {name!r}", getattr(value, name, None)
+    call = vars(type(value)).get("__call__")
+    if isinstance(call, types.FunctionType):
+        yield "its method '__call__'", call
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+_COMMON = frozenset((type(None), bool, int, float, str))
+_FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
+_PLAIN: Any = (
+    *(type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.CodeType),
+    *(torch.dtype, torch.device, torch.Generator, type, Place),
+)
