@@ -20,11 +20,11 @@ class Interception(TorchFunctionMode):
         handlers: ``{torch function: handler}``.
 
     Attributes:
-        watch: A function of ``(func, args, kwargs)`` that looks at every call before it runs, or
+        guard: A function of ``(func, args, kwargs)`` that looks at every call before it runs, or
             None.
     """
 
-    watch: Callable[[Any, Any, Any], None] | None = None
+    guard: Callable[[Any, Any, Any], None] | None = None
 
     def __init__(self, handlers: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if self.watch is not None:
-            self.watch(func, args, kwargs)
+        if self.guard is not None:
+            self.guard(func, args, kwargs)
         handler = self.handlers.get(func)
         kwargs = kwargs or {}
         if handler is None:

@@ -109,8 +109,9 @@ def _check_submodule(path: str, child: Any) -> None:
         raise scripted(f"Submodule {path!r}", child)
     if is_compiled(child) and _has_hooks(child):
         raise ValueError(
-            f"The wrapper from torch.compile at {path!r} has hooks of its own, and a pure function "
-            "takes the module inside. Register the hooks on that module, before torch.compile."
+            f"The wrapper from torch.compile at {path!r} has hooks of its own, and a pure "
+            "function takes the module inside. Register them on that module, before "
+            "torch.compile."
         )
     if getattr(child, "max_norm", None) is not None:
         raise ValueError(

@@ -15,8 +15,9 @@ from l0func.internal import names, tree
 from l0func.internal.context import traced_by_dynamo
 from l0func.internal.tree import Tree
 from l0func.pure.eager import eager_paths, is_compiled, module_tree
+from l0func.pure.guard import GuardedCalls, ReadGuard
 from l0func.pure.keyed import Keyed
-from l0func.pure.originals import Originals, Watch
+from l0func.pure.originals import Originals
 from l0func.pure.part import Part, is_bookkeeping
 from l0func.pure.places import Contents, Places
 
@@ -81,9 +82,9 @@ class PureModule:
         )
         self._parts = [Part.of(m, places) for m in modules.values()]
         # After the parts: a deep copy asks what became of their tensors.
-        self._originals = Originals({} if traced_by_dynamo() else {**params, **buffers})
+        self.originals = Originals({} if traced_by_dynamo() else {**params, **buffers})
         if not traced_by_dynamo():
-            self._originals.search(self.parts())
+            self._guard_originals()
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
         """The module's output on these parameters and buffers.
@@ -131,8 +132,7 @@ class PureModule:
         # In-place updates of a buffer, such as BatchNorm's, write into a copy.
         copies = {path: b.clone() for path, b in own_buffers.items()}
         modules = self._assemble(own_params | copies)
-        watch = Watch(self._originals, self.parts, self.shapes, own_params, (args, kwargs))
-        output = watch.call(modules[0], args, kwargs)
+        output = self.forward(modules[0], own_params, args, kwargs)
         updated: dict[str, Tensor] = {}
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
@@ -140,6 +140,38 @@ class PureModule:
         given = tree.leaves(buffers, "buffers") if self._compiled else own_buffers
         new = [updated[path] for path in own_buffers]
         return output, dict(zip(given, new, strict=True))
+
+    def forward(
+        self,
+        module: nn.Module,
+        params: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The output of a call's root module; a read of the original's tensors is refused.
+
+        Args:
+            module: The root of the modules for one call.
+            params: The call's parameters, flat.
+            args: Its inputs.
+            kwargs: Its keyword inputs.
+
+        Raises:
+            ValueError: A function or an object in the module reads a tensor of the original.
+        """
+        if not self.originals.by_id:
+            return module(*args, **kwargs)
+        return self._guard(params, (args, kwargs)).call(module, args, kwargs)
+
+    def _guard(self, params: Mapping[str, Tensor], inputs: Any) -> ReadGuard:
+        return ReadGuard(self.originals, self.parts, self.shapes, params, inputs)
+
+    def _guard_originals(self) -> None:
+        """Find what functions and objects hold, and guard the hooks for the backward pass."""
+        self.originals.search(self.parts())
+        if self.originals.is_held():
+            guard = self._guard({}, ())
+            self._parts = [part.with_backward_hooks(guard.around) for part in self._parts]
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.
@@ -157,6 +189,8 @@ class PureModule:
         modules = self._assemble(tensors | _copies(own_buffers.items()))
         for module in modules:
             _copy_bookkeeping(module)
+        if self.originals.is_held():
+            GuardedCalls(self._guard({}, ())).register(modules[0])
         return modules[0]
 
     def parts(self) -> Iterator[tuple[str, Part]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import types
 import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -66,10 +66,18 @@ def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
 def _in_part(path: str, part: Part) -> Iterator[_Step]:
     module = f"module {path!r}" if path else "the module"
     for name, value in part.attributes().items():
-        if type(value) not in _COMMON and not isinstance(value, _PLAIN):
+        if not _is_common(value):
             is_hook = is_bookkeeping(name)
             what = f"a hook in {name!r}" if is_hook else f"attribute {name!r}"
             yield _Step(value, f"{what} of {module}", ())
+
+
+def _is_common(value: Any) -> bool:
+    """Whether an attribute clearly leads nowhere: a constant, or constants in a container."""
+    kind = cast("Any", type(value))
+    if kind in (tuple, list):
+        return all(type(item) in _COMMON for item in value)
+    return kind in _COMMON or (kind in (dict, OrderedDict, set) and not value)
 
 
 def _in_class(kind: type) -> Iterator[_Step]:
@@ -106,32 +114,38 @@ def _next(value: Any) -> Iterator[tuple[str, Any]]:
     """The values that a value holds, each with a name for it."""
     if isinstance(value, Tensor):
         return
-    if isinstance(value, nn.Module):
-        yield from _in_module(value)
-    elif isinstance(value, types.FunctionType):
-        yield from _in_function(value)
-    elif isinstance(value, types.MethodType | types.BuiltinMethodType | types.MethodWrapperType):
-        yield "the object of a bound method", value.__self__
-        yield "its function", getattr(value, "__func__", None)
-    elif isinstance(value, functools.partial):
-        yield from _in_partial(cast("Any", value))
-    elif isinstance(value, weakref.ref):
-        yield "a weak reference", cast("Any", value)()
-    elif isinstance(value, Mapping):
-        for name, item in list(cast("Any", value).items()):
-            yield f"key {name!r}" if isinstance(name, str) else "a key", item
-            yield "a key", name
-    elif isinstance(value, list | tuple | set | frozenset | deque):
-        for number, item in enumerate(list(cast("Any", value))):
-            yield f"item {number}", item
+    for kind, inside in _INSIDE:
+        if isinstance(value, kind):
+            yield from inside(value)
     if not isinstance(value, types.FunctionType | type | nn.Module):
         yield from _in_object(value)
+
+
+def _in_method(method: Any) -> Iterator[tuple[str, Any]]:
+    yield "the object of a bound method", method.__self__
+    yield "its function", getattr(method, "__func__", None)
+
+
+def _in_reference(reference: Any) -> Iterator[tuple[str, Any]]:
+    yield "a weak reference", reference()
+
+
+def _in_mapping(mapping: Any) -> Iterator[tuple[str, Any]]:
+    for name, item in list(mapping.items()):
+        yield f"key {name!r}" if isinstance(name, str) else "a key", item
+        yield "a key", name
+    yield "its default factory", getattr(mapping, "default_factory", None)
+
+
+def _in_sequence(sequence: Any) -> Iterator[tuple[str, Any]]:
+    for number, item in enumerate(list(sequence)):
+        yield f"item {number}", item
 
 
 def _in_module(module: Any) -> Iterator[tuple[str, Any]]:
     for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
         yield f"its tensor {path!r}", tensor
-    for name, value in list(vars(module).items()):
+    for name, value in list(module.__dict__.items()):
         if isinstance(value, torch.jit.ScriptModule | Tensor):
             yield f"attribute {name!r}", value
 
@@ -142,9 +156,10 @@ def _in_function(function: Any) -> Iterator[tuple[str, Any]]:
         yield f"its variable {name!r}", _content(cell)
     for value in function.__defaults__ or ():
         yield "a default value", value
-    for name, value in (function.__kwdefaults__ or {}).items():
+    named: dict[str, Any] = function.__kwdefaults__ or {}
+    for name, value in named.items():
         yield f"the default value of {name!r}", value
-    for name, value in list(vars(function).items()):
+    for name, value in list(function.__dict__.items()):
         yield f"its attribute {name!r}", value
     if not (function.__module__ or "").startswith("torch."):
         yield from _in_globals(code, function.__globals__)
@@ -172,13 +187,16 @@ def _in_partial(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _in_object(value: Any) -> Iterator[tuple[str, Any]]:
-    for name, item in list(getattr(value, "__dict__", {}).items()):
+    attributes: dict[str, Any] = getattr(value, "__dict__", {})
+    for name, item in list(attributes.items()):
         yield f"attribute {name!r}", item
-    for kind in type(value).__mro__:
-        slots: Any = vars(kind).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
+    own = cast("Any", type(value))
+    for kind in own.__mro__:
+        slots: Any = kind.__dict__.get("__slots__", ())
+        names: list[str] = [slots] if isinstance(slots, str) else list(slots)
+        for name in names:
             yield f"attribute {name!r}", getattr(value, name, None)
-    call = vars(type(value)).get("__call__")
+    call = own.__dict__.get("__call__")
     if isinstance(call, types.FunctionType):
         yield "its method '__call__'", call
 
@@ -190,6 +208,16 @@ def _content(cell: Any) -> Any:
         return None
 
 
+_Inside = Callable[[Any], Iterator[tuple[str, Any]]]
+_INSIDE: list[tuple[Any, _Inside]] = [
+    (nn.Module, _in_module),
+    (types.FunctionType, _in_function),
+    ((types.MethodType, types.BuiltinMethodType, types.MethodWrapperType), _in_method),
+    (functools.partial, _in_partial),
+    (weakref.ref, _in_reference),
+    (Mapping, _in_mapping),
+    ((list, tuple, set, frozenset, deque), _in_sequence),
+]
 _COMMON = frozenset((type(None), bool, int, float, str))
 _FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
 _PLAIN: Any = (

@@ -6,7 +6,8 @@ module; ``compaction`` changes the sizes in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -57,6 +58,9 @@ class Part:
         return part
 
     def _hold(self, name: str, value: Any, places: Places) -> None:
+        if is_bookkeeping(name) and not value:
+            self.plain[name] = value
+            return
         placed = places.put_in(value)
         # Calls share a hook table, unless a hook is bound to one of the tree's modules.
         is_shared = placed is value or (is_bookkeeping(name) and not holds_place(placed))
@@ -84,12 +88,22 @@ class Part:
             return replace(self, mutable=self.mutable | {name: value})
         return replace(self, plain=self.plain | {name: value})
 
+    def with_backward_hooks(self, change: Callable[[Any], Any]) -> Part:
+        """The same part with every hook for the backward pass changed."""
+        part = self
+        for name in ("_backward_pre_hooks", "_backward_hooks"):
+            table: dict[int, Any] = self.plain.get(name) or {}
+            if table:
+                changed = {number: change(hook) for number, hook in table.items()}
+                part = part.with_attribute(name, OrderedDict(changed))
+        return part
+
     def fill(self, module: nn.Module, contents: Contents) -> None:
         """Give an empty module of this kind its attributes.
 
         They go straight into its ``__dict__``, so that the class's ``__setattr__`` does not run.
         """
-        tensors, modules = contents.tensors, contents.modules
+        tensors = contents.tensors
         attributes = module.__dict__
         attributes.update(self.plain)
         attributes["_parameters"] = {
@@ -101,7 +115,7 @@ class Part:
             for name, place in self.buffers.items()
         }
         attributes["_modules"] = {
-            name: None if place is None else modules[place.number]
+            name: None if place is None else place.filled(contents)
             for name, place in self.children.items()
         }
         for name, value in self.mutable.items():
@@ -122,9 +136,9 @@ def _own(module: nn.Module, name: str, value: Any) -> Any:
     """An attribute as the part holds it: without the original's compiled code and its graph."""
     if name == "_compiled_call_impl":
         return None
-    if is_bookkeeping(name) and isinstance(value, dict | set):
+    if is_bookkeeping(name):
         # A hook that the original gets later is not the function's.
-        return copy(cast("Any", value))
+        return copy(value) if value else cast("Any", type(value))()
     if name == "_graph" and is_graph_module(type(module)):
         # A graph refers to its module; its copy does not.
         return deepcopy(value)

@@ -103,7 +103,7 @@ class PartialPlace(Place):
         function = contents.put_in(self.function)
         args, keywords = contents.put_in(self.args), contents.put_in(self.keywords)
         made = self.kind(function, *args, **keywords)
-        vars(made).update(contents.put_in(self.attributes))
+        made.__dict__.update(contents.put_in(self.attributes))
         return made
 
 
@@ -119,7 +119,7 @@ class ObjectPlace(Place):
         known = contents.built.get(id(self))
         if known is None:
             known = contents.built[id(self)] = self.kind.__new__(self.kind)
-            vars(known).update(contents.put_in(self.attributes))
+            known.__dict__.update(contents.put_in(self.attributes))
         return known
 
 
@@ -147,7 +147,7 @@ class Places:
             return value
         if kind in _MUTABLE or _is_plain_object(value):
             return self._template(value)
-        if kind in (tuple, frozenset) or _is_namedtuple(value):
+        if kind in _FIXED or _is_namedtuple(value):
             return self._sequence(value)
         if kind in _WEAK:
             return self._weak(value)
@@ -176,7 +176,7 @@ class Places:
         return value
 
     def _partial(self, value: Any) -> Any:
-        found = (value.func, value.args, value.keywords, vars(value))
+        found: list[Any] = [value.func, value.args, value.keywords, value.__dict__]
         places = [self.put_in(item) for item in found]
         return PartialPlace(type(value), *places) if holds_place(places) else value
 
@@ -187,11 +187,11 @@ class Places:
         return MadePlace(make, template) if holds_place(template) else value
 
     def _sequence(self, value: Any) -> Any:
-        kind = cast("Any", type(value))
-        items = [self.put_in(item) for item in value]
+        kind = type(cast("Any", value))
+        items: list[Any] = [self.put_in(item) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
-        if kind in (tuple, frozenset):
+        if kind in _FIXED:
             return kind(items)
         return MadePlace(kind._make, items) if holds_place(items) else value
 
@@ -210,7 +210,7 @@ class Places:
         attributes: dict[str, Any] = {}
         place = ObjectPlace(type(value), attributes)
         self._templates[id(value)] = (value, place)
-        for name, item in list(vars(value).items()):
+        for name, item in list(value.__dict__.items()):
             attributes[name] = self.put_in(item)
         if holds_place(attributes, {id(place)}):
             return place
@@ -238,7 +238,7 @@ class Contents:
             return value.filled(self)
         if kind in _MUTABLE:
             return self._container(value)
-        if kind in (tuple, frozenset):
+        if kind in _FIXED:
             return kind([self.put_in(item) for item in value])
         return value
 
@@ -262,7 +262,7 @@ def holds_place(value: Any, seen: set[int] | None = None) -> bool:
     if kind in _MAPPINGS:
         pairs = [*value.keys(), *value.values()]
         return any(holds_place(item, seen) for item in pairs)
-    is_container = kind in _MUTABLE or kind in (tuple, frozenset)
+    is_container = kind in (*_MUTABLE, *_FIXED)
     return is_container and any(holds_place(item, seen) for item in value)
 
 
@@ -277,6 +277,7 @@ _PLACES = (
 )
 _CONSTANTS = frozenset((type(None), bool, int, float, complex, str, bytes, type))
 _MAPPINGS: tuple[Any, ...] = (dict, OrderedDict, defaultdict)
+_FIXED: tuple[Any, ...] = (tuple, frozenset)
 _MUTABLE: tuple[Any, ...] = (list, set, deque, *_MAPPINGS)
 _REFERENCES: tuple[Any, ...] = (weakref.ref, weakref.WeakMethod)
 _WEAK: tuple[Any, ...] = (
@@ -293,10 +294,8 @@ _BUILTIN_METHODS: Any = (types.BuiltinMethodType, types.MethodWrapperType)
 def _empty_like(container: Any) -> Any:
     kind = cast("Any", type(container))
     if kind is deque:
-        return deque(maxlen=container.maxlen)
-    if kind is defaultdict:
-        return defaultdict(container.default_factory)
-    return kind()
+        return cast("Any", deque)(maxlen=container.maxlen)
+    return cast("Any", kind)(container.default_factory) if kind is defaultdict else kind()
 
 
 def _fill_container(new: Any, old: Any, change: Callable[[Any], Any]) -> None:
@@ -305,8 +304,6 @@ def _fill_container(new: Any, old: Any, change: Callable[[Any], Any]) -> None:
     if kind in _MAPPINGS:
         for name, item in list(old.items()):
             new[change(name)] = change(item)
-        if kind is defaultdict:
-            new.default_factory = change(old.default_factory)
         return
     add = new.add if kind is set else new.append
     for item in list(old):
@@ -320,8 +317,8 @@ def _strong(value: Any) -> tuple[Callable[[Any], Any], Any]:
         return weakref.proxy, _behind_proxy(value)
     if kind in _REFERENCES:
         return kind, value()
-    items = list(value) if kind is weakref.WeakSet else dict(value)
-    return kind, items
+    items: Any = list if kind is weakref.WeakSet else dict
+    return kind, items(value)
 
 
 def _behind_proxy(proxy: Any) -> Any:
@@ -333,7 +330,7 @@ def _behind_proxy(proxy: Any) -> Any:
 
 
 def _is_namedtuple(value: Any) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "_fields")
+    return isinstance(value, tuple) and hasattr(cast("Any", value), "_fields")
 
 
 def _is_plain_object(value: Any) -> bool:

@@ -1,0 +1,196 @@
+"""The guard of a call: it refuses reads of the original module's tensors.
+
+A call that reads one would ignore its params. :mod:`l0func.pure.originals` holds the originals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import get_ident
+from typing import Any
+
+from torch import Tensor, nn
+
+from l0func.internal import tree
+from l0func.internal.context import traced_by_dynamo
+from l0func.internal.function_kinds import DESCRIPTIONS
+from l0func.internal.interception import Interception, function_name, innermost
+from l0func.pure.holders import held_by
+from l0func.pure.keyed import Keyed
+from l0func.pure.originals import Originals
+from l0func.pure.part import Part
+
+
+class ReadGuard:
+    """Refuses a torch function that gets an original as an argument.
+
+    A tensor that the caller passed in is no original in this call.
+
+    Args:
+        originals: The originals.
+        parts: A function of nothing that gives the tree's paths and parts.
+        shapes: The function's shapes, by path.
+        params: The call's parameters, by path.
+        inputs: The call's other arguments.
+    """
+
+    def __init__(
+        self,
+        originals: Originals,
+        parts: Callable[[], Iterable[tuple[str, Part]]],
+        shapes: Mapping[str, tuple[int, ...]],
+        params: Mapping[str, Tensor],
+        inputs: Any,
+    ) -> None:
+        self.by_id = originals.by_id
+        self.held = originals.held
+        self._originals = originals
+        self._parts = parts
+        self._shapes = shapes
+        self._params = params
+        self._inputs = inputs
+
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module's output, under this guard."""
+        if traced_by_dynamo():
+            if not self.held:
+                return module(*args, **kwargs)
+            with _Guarded(self):
+                return module(*args, **kwargs)
+        mode = innermost(Keyed)
+        if mode is None:
+            with _Guarded(self):
+                return module(*args, **kwargs)
+        before, mode.guard = mode.guard, self.look
+        try:
+            return module(*args, **kwargs)
+        finally:
+            mode.guard = before
+
+    def around(self, hook: Callable[..., Any]) -> GuardedHook:
+        """The hook under this guard."""
+        return GuardedHook(hook, self)
+
+    def with_inputs(self, inputs: Any) -> ReadGuard:
+        """The same guard for other inputs."""
+        return ReadGuard(self._originals, self._parts, self._shapes, self._params, inputs)
+
+    def look(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Look at the arguments of one torch function, before it runs.
+
+        Raises:
+            ValueError: One is an original.
+        """
+        if traced_by_dynamo():
+            if self.held:
+                self._check_traced(func, args, kwargs)
+            return
+        by_id = self.by_id
+        for value in args:
+            if id(value) in by_id:
+                self._check(func, value)
+            elif type(value) in (list, tuple):
+                self.look(func, value, None)
+        if kwargs:
+            self.look(func, tuple(kwargs.values()), None)
+
+    def _check_traced(self, func: Any, args: Any, kwargs: Any) -> None:
+        # An id would make the compiler compile anew for every tensor; an identity does not.
+        values = (*args, *kwargs.values()) if kwargs else args
+        for value in values:
+            if isinstance(value, list | tuple):
+                self._check_traced(func, value, None)
+            for path, reference in self.held:
+                is_original = value is not None and value is reference()
+                if is_original and self._params.get(path) is not value:
+                    raise ValueError(_READS.format(path=path))
+
+    def _check(self, func: Any, value: Any) -> None:
+        path = self._originals.path_of(value)
+        if path is None or self._params.get(path) is value:
+            return
+        if func in DESCRIPTIONS and tuple(value.shape) == self._shapes.get(path, value.shape):
+            return
+        if any(leaf is value for _, leaf in tree.walk(self._inputs)):
+            return
+        routes = [held.route for held in held_by(self._parts()) if held.value is value]
+        holder = f"It is reached by {routes[0]}. " if routes else ""
+        name = function_name(func)
+        raise ValueError(
+            f"{_READS.format(path=path)} {holder}{_ADVICE} It was {name} that got it."
+        )
+
+
+class GuardedHook:
+    """A hook for the backward pass, which runs after the call and so outside of its guard.
+
+    Args:
+        hook: The hook.
+        guard: The guard around it.
+    """
+
+    def __init__(self, hook: Callable[..., Any], guard: ReadGuard) -> None:
+        self.hook = hook
+        self.guard = guard
+
+    def __call__(self, *args: Any) -> Any:
+        """What the hook returns.
+
+        Raises:
+            ValueError: It reads an original.
+        """
+        with _Guarded(self.guard):
+            return self.hook(*args)
+
+
+class GuardedCalls:
+    """Hooks for a plain module whose functions and objects hold tensors of another one.
+
+    Args:
+        guard: The guard for every call.
+    """
+
+    def __init__(self, guard: ReadGuard) -> None:
+        self._guard = guard
+        self._entered: dict[int, list[_Guarded]] = {}
+
+    def register(self, module: nn.Module) -> None:
+        """Let the module's calls run under the guard."""
+        module.register_forward_pre_hook(self.enter, prepend=True, with_kwargs=True)
+        module.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The guard begins."""
+        if not traced_by_dynamo():
+            context = _Guarded(self._guard.with_inputs((args, kwargs)))
+            context.__enter__()
+            self._entered.setdefault(get_ident(), []).append(context)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """The guard ends."""
+        own = self._entered.get(get_ident())
+        if own:
+            own.pop().__exit__(None, None, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_guard": self._guard, "_entered": {}}
+
+
+class _Guarded(Interception):
+    """A context with a guard and nothing else."""
+
+    def __init__(self, guard: ReadGuard) -> None:
+        super().__init__({})
+        self.guard = guard.look
+
+
+_READS = (
+    "The call reads {path!r} of the module that make_functional was given, and would ignore the "
+    "{path!r} in its params or buffers."
+)
+_ADVICE = (
+    "Functions and objects that hold a module or a tensor cannot be pointed at a call's tensors. "
+    "Make the function a method of the module, or bind it with functools.partial; let an object "
+    "take the tensor as an argument of its call; register tensors that are made from parameters "
+    "as buffers, or make them in forward."
+)
