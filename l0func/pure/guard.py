@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -15,13 +15,14 @@ from l0func.internal import tree
 from l0func.internal.context import traced_by_dynamo
 from l0func.internal.function_kinds import DESCRIPTIONS
 from l0func.internal.interception import Interception, function_name, innermost
-from l0func.pure.holders import held_by
+from l0func.internal.untyped import TENSOR
+from l0func.pure.holders import Unsearched, held_by
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
 from l0func.pure.part import Part
 
 
-class ReadGuard:
+class ReadGuard(Unsearched):
     """Refuses a torch function that gets an original as an argument.
 
     A tensor that the caller passed in is no original in this call.
@@ -42,8 +43,6 @@ class ReadGuard:
         params: Mapping[str, Tensor],
         inputs: Any,
     ) -> None:
-        self.by_id = originals.by_id
-        self.held = originals.held
         self._originals = originals
         self._parts = parts
         self._shapes = shapes
@@ -53,7 +52,7 @@ class ReadGuard:
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's output, under this guard."""
         if traced_by_dynamo():
-            if not self.held:
+            if not self._originals.held:
                 return module(*args, **kwargs)
             with _Guarded(self):
                 return module(*args, **kwargs)
@@ -82,10 +81,10 @@ class ReadGuard:
             ValueError: One is an original.
         """
         if traced_by_dynamo():
-            if self.held:
+            if self._originals.held:
                 self._check_traced(func, args, kwargs)
             return
-        by_id = self.by_id
+        by_id = self._originals.by_id
         for value in args:
             if id(value) in by_id:
                 self._check(func, value)
@@ -100,7 +99,7 @@ class ReadGuard:
         for value in values:
             if isinstance(value, list | tuple):
                 self._check_traced(func, value, None)
-            for path, reference in self.held:
+            for path, reference in self._originals.held:
                 is_original = value is not None and value is reference()
                 if is_original and self._params.get(path) is not value:
                     raise ValueError(_READS.format(path=path))
@@ -109,7 +108,7 @@ class ReadGuard:
         path = self._originals.path_of(value)
         if path is None or self._params.get(path) is value:
             return
-        if func in DESCRIPTIONS and tuple(value.shape) == self._shapes.get(path, value.shape):
+        if func in _DESCRIPTIONS and tuple(value.shape) == self._shapes.get(path, value.shape):
             return
         if any(leaf is value for _, leaf in tree.walk(self._inputs)):
             return
@@ -143,7 +142,7 @@ class GuardedHook:
             return self.hook(*args)
 
 
-class GuardedCalls:
+class GuardedCalls(Unsearched):
     """Hooks for a plain module whose functions and objects hold tensors of another one.
 
     Args:
@@ -170,7 +169,7 @@ class GuardedCalls:
         """The guard ends."""
         own = self._entered.get(get_ident())
         if own:
-            own.pop().__exit__(None, None, None)
+            cast("Any", own.pop()).__exit__(None, None, None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_guard": self._guard, "_entered": {}}
@@ -184,6 +183,7 @@ class _Guarded(Interception):
         self.guard = guard.look
 
 
+_DESCRIPTIONS = DESCRIPTIONS | {TENSOR.__len__, TENSOR.is_leaf.__get__}
 _READS = (
     "The call reads {path!r} of the module that make_functional was given, and would ignore the "
     "{path!r} in its params or buffers."

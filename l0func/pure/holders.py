@@ -22,6 +22,10 @@ from l0func.pure.places import Place
 _MOST_VALUES = 20_000
 
 
+class Unsearched:
+    """A base for the library's own objects, which the search leaves out."""
+
+
 class Held(NamedTuple):
     """A tensor or a TorchScript object, and the way to it from a module's attribute.
 
@@ -222,5 +226,5 @@ _COMMON = frozenset((type(None), bool, int, float, str))
 _FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
 _PLAIN: Any = (
     *(type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.CodeType),
-    *(torch.dtype, torch.device, torch.Generator, type, Place),
+    *(torch.dtype, torch.device, torch.Generator, type, Place, Unsearched),
 )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from l0func.internal.untyped import loose
 from l0func.pure.eager import scripted
-from l0func.pure.holders import Held, held_by
+from l0func.pure.holders import Held, Unsearched, held_by
 from l0func.pure.part import Part
 
 
@@ -24,7 +25,7 @@ class Original(NamedTuple):
     reference: weakref.ref[Tensor]
 
 
-class Originals:
+class Originals(Unsearched):
     """Weak references to the tensors of a module, and to views of them that its objects hold.
 
     Args:
@@ -91,12 +92,11 @@ class Originals:
     def __deepcopy__(self, memo: dict[int, Any]) -> Originals:
         # A deep copy has copies of objects, and the same functions: it may read either.
         alive = self._alive(list(self.by_id.values()))
-        copies = [(path, memo[id(tensor)]) for path, tensor in alive if id(tensor) in memo]
-        held = [(path, memo.get(id(tensor))) for path, tensor in self._alive(self.held)]
+        held = self._alive(self.held)
+        copies = [(path, deepcopy(tensor, memo)) for path, tensor in held if tensor.is_leaf]
         twin = Originals({})
         twin._add([*alive, *copies])
-        twin.held = [*self.held]
-        twin.held += [twin.by_id[id(copy)] for _, copy in held if copy is not None]
+        twin.held = [twin.by_id[id(tensor)] for _, tensor in [*held, *copies]]
         return twin
 
 

@@ -187,7 +187,7 @@ class Places:
         return MadePlace(make, template) if holds_place(template) else value
 
     def _sequence(self, value: Any) -> Any:
-        kind = type(cast("Any", value))
+        kind = value.__class__
         items: list[Any] = [self.put_in(item) for item in value]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
