@@ -39,6 +39,7 @@ def module_tree(module: nn.Module, /) -> ModuleTree:
         ValueError: A parameter is uninitialised, an Embedding has ``max_norm``, or a compiled
             wrapper has hooks of its own.
     """
+    module = eager_callable(module)
     _check_kind(module)
     named: Iterable[tuple[str, nn.Module]] = cast("Any", module).named_modules()
     modules = dict(named)

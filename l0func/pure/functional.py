@@ -6,7 +6,7 @@ The module's structure stays in the function, and its tensors come in as argumen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from l0func.internal import names, tree
 from l0func.internal.context import traced_by_dynamo
 from l0func.internal.tree import Tree
-from l0func.pure.eager import eager_paths, is_compiled, module_tree
+from l0func.pure.eager import (
+    eager_callable,
+    eager_paths,
+    is_compiled,
+    is_graph_module,
+    module_tree,
+)
 from l0func.pure.guard import GuardedCalls, ReadGuard
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
@@ -70,6 +76,7 @@ class PureModule:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        module = eager_callable(module)
         modules, params, buffers = module_tree(module)
         self._compiled = any(map(is_compiled, module.modules()))
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
@@ -162,6 +169,19 @@ class PureModule:
         if not self.originals.by_id:
             return module(*args, **kwargs)
         return self._guard(params, (args, kwargs)).call(module, args, kwargs)
+
+    def guarding(self, originals: Originals) -> PureModule:
+        """The same function; it refuses reads of another function's originals too.
+
+        A copy of a module shares its closures and weak references, which hold the first module.
+
+        Args:
+            originals: The originals of the function of the first module.
+        """
+        changed = copy(self)
+        changed.originals = self.originals.joined(originals)
+        changed._guard_originals()
+        return changed
 
     def _guard(self, params: Mapping[str, Tensor], inputs: Any) -> ReadGuard:
         return ReadGuard(self.originals, self.parts, self.shapes, params, inputs)
@@ -264,6 +284,18 @@ def _copy_bookkeeping(module: nn.Module) -> None:
     tables = [name for name in attributes if is_bookkeeping(name)]
     for name in tables:
         attributes[name] = copy(attributes[name])
+    if is_graph_module(type(module)):
+        _give_own_graph(module)
+
+
+def _give_own_graph(module: Any) -> None:
+    # An edit of the graph writes a new forward into the class, so the module needs its own.
+    kind: Any = module.__class__
+    module.__class__ = kind.__new__(kind).__class__
+    attributes: dict[str, Any] = module.__dict__
+    graph = attributes["_graph"] = deepcopy(attributes["_graph"])
+    graph.owning_module = module
+    module.recompile()
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

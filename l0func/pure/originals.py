@@ -51,10 +51,17 @@ class Originals(Unsearched):
                 if path is None:
                     continue
                 if tensor is not found.value:
-                    raise scripted(found.route, found.value)
+                    raise scripted(f"The value of {found.route},", found.value)
                 held[id(tensor)] = (path, tensor)
         self._add(held.values())
         self.held = [self.by_id[ident] for ident in held]
+
+    def joined(self, others: Originals) -> Originals:
+        """These and other originals, before a search."""
+        joined = Originals({})
+        for originals in (self, others):
+            joined._add(self._alive(list(originals.by_id.values())))
+        return joined
 
     def is_held(self) -> bool:
         """Whether functions and objects of the module hold an original that still exists."""

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from comparing import close
-from holding import Kernel, Net, closure_over_the_module, helper_object
+from holding import Net
+from holding_originals import Kernel, closure_over_the_module, helper_object
 from torch import Tensor, nn
 
 import l0func as l0
@@ -213,6 +214,15 @@ def test_a_backward_hook_that_reads_an_original_is_refused():
     inputs = X.clone().requires_grad_()
     with pytest.raises(ValueError, match=f"{READS}.*'_backward_hooks'"):
         fn(params, buffers, inputs).sum().backward()
+
+
+def test_a_copy_of_the_module_refuses_reads_of_the_first_one_where_it_is_told_of_it():
+    net = closed()
+    first, params, buffers = l0.make_functional(net)
+    twin = l0.make_functional(copy.deepcopy(net)).fn
+    assert twin(params, buffers, X).any()
+    with pytest.raises(ValueError, match=f"{READS}.*attribute 'step'"):
+        twin.guarding(first.originals)(params, buffers, X)
 
 
 def test_hooks_that_the_original_gets_later_are_its_own():
