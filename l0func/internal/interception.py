@@ -9,6 +9,9 @@ from torch.overrides import TorchFunctionMode
 
 from l0func.internal.untyped import untyped
 
+_stack_size: Callable[[], int] = untyped._C._len_torch_function_stack
+_in_stack: Callable[[int], Any] = untyped._C._get_function_stack_at
+
 
 class Interception(TorchFunctionMode):
     """A context that runs ``handlers[func](self, func, *args, **kwargs)`` in place of ``func``.
@@ -37,8 +40,9 @@ class Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if self.guard is not None:
-            self.guard(func, args, kwargs)
+        guard = self.guard
+        if guard is not None:
+            guard(func, args, kwargs)
         handler = self.handlers.get(func)
         kwargs = kwargs or {}
         if handler is None:
@@ -48,8 +52,8 @@ class Interception(TorchFunctionMode):
 
 def innermost(kind: type[Interception], /) -> Interception | None:
     """The context of this kind that was entered last; None outside of one."""
-    for number in reversed(range(untyped._C._len_torch_function_stack())):
-        mode = untyped._C._get_function_stack_at(number)
+    for number in range(_stack_size() - 1, -1, -1):
+        mode = _in_stack(number)
         if isinstance(mode, kind):
             return mode
     return None

@@ -39,7 +39,6 @@ def module_tree(module: nn.Module, /) -> ModuleTree:
         ValueError: A parameter is uninitialised, an Embedding has ``max_norm``, or a compiled
             wrapper has hooks of its own.
     """
-    module = eager_callable(module)
     _check_kind(module)
     named: Iterable[tuple[str, nn.Module]] = cast("Any", module).named_modules()
     modules = dict(named)
@@ -85,6 +84,13 @@ def eager_callable(function: Any, /) -> Any:
             break
         function = inner
     return function
+
+
+def eager_root(module: Any, /) -> Any:
+    """The module behind ``torch.compile``, which returns a function for a compiled module."""
+    function = eager_callable(module)
+    owner = getattr(function, "__self__", None)
+    return owner if function is not module and isinstance(owner, nn.Module) else function
 
 
 def is_graph_module(kind: type, /) -> bool:

@@ -6,7 +6,7 @@ The module's structure stays in the function, and its tensors come in as argumen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import copy, deepcopy
+from copy import copy
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from l0func.internal import names, tree
 from l0func.internal.context import traced_by_dynamo
 from l0func.internal.tree import Tree
 from l0func.pure.eager import (
-    eager_callable,
     eager_paths,
+    eager_root,
     is_compiled,
     is_graph_module,
     module_tree,
@@ -24,7 +24,7 @@ from l0func.pure.eager import (
 from l0func.pure.guard import GuardedCalls, ReadGuard
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
-from l0func.pure.part import Part, is_bookkeeping
+from l0func.pure.part import Part, copied_graph, is_bookkeeping
 from l0func.pure.places import Contents, Places
 
 
@@ -63,6 +63,7 @@ def make_functional(module: nn.Module, /) -> Functional:
         >>> sorted(params), fn(params, buffers, torch.ones(4, 2)).shape
         (['bias', 'weight'], torch.Size([4, 3]))
     """
+    module = eager_root(module)
     fn = PureModule(module)
     _, params, buffers = module_tree(module)
     return Functional(fn, _copies(params.items()), _copies(buffers.items()))
@@ -76,7 +77,7 @@ class PureModule:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        module = eager_callable(module)
+        module = eager_root(module)
         modules, params, buffers = module_tree(module)
         self._compiled = any(map(is_compiled, module.modules()))
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
@@ -293,7 +294,7 @@ def _give_own_graph(module: Any) -> None:
     kind: Any = module.__class__
     module.__class__ = kind.__new__(kind).__class__
     attributes: dict[str, Any] = module.__dict__
-    graph = attributes["_graph"] = deepcopy(attributes["_graph"])
+    graph = attributes["_graph"] = copied_graph(attributes["_graph"])
     graph.owning_module = module
     module.recompile()
 

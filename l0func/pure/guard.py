@@ -44,10 +44,21 @@ class ReadGuard(Unsearched):
         inputs: Any,
     ) -> None:
         self._originals = originals
+        self._by_id = originals.by_id
         self._parts = parts
         self._shapes = shapes
         self._params = params
         self._inputs = inputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The originals' dict may not be there yet when the guard is.
+        return {name: value for name, value in vars(self).items() if name != "_by_id"}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_by_id":
+            self._by_id = self._originals.by_id
+            return self._by_id
+        raise AttributeError(name)
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's output, under this guard."""
@@ -84,11 +95,11 @@ class ReadGuard(Unsearched):
             if self._originals.held:
                 self._check_traced(func, args, kwargs)
             return
-        by_id = self._originals.by_id
+        by_id = self._by_id
         for value in args:
             if id(value) in by_id:
                 self._check(func, value)
-            elif type(value) in (list, tuple):
+            elif type(value) in _LISTS:
                 self.look(func, value, None)
         if kwargs:
             self.look(func, tuple(kwargs.values()), None)
@@ -183,6 +194,7 @@ class _Guarded(Interception):
         self.guard = guard.look
 
 
+_LISTS: Any = (list, tuple)
 _DESCRIPTIONS = DESCRIPTIONS | {TENSOR.__len__, TENSOR.is_leaf.__get__}
 _READS = (
     "The call reads {path!r} of the module that make_functional was given, and would ignore the "

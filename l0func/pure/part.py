@@ -6,6 +6,7 @@ module; ``compaction`` changes the sizes in them.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
@@ -140,9 +141,16 @@ def _own(module: nn.Module, name: str, value: Any) -> Any:
         # A hook that the original gets later is not the function's.
         return copy(value) if value else cast("Any", type(value))()
     if name == "_graph" and is_graph_module(type(module)):
-        # A graph refers to its module; its copy does not.
-        return deepcopy(value)
+        return copied_graph(value)
     return value
+
+
+def copied_graph(graph: Any) -> Any:
+    """A copy of a GraphModule's graph, which refers to no module."""
+    with warnings.catch_warnings():
+        # torch's own code, in a copy of a tree's structure.
+        warnings.simplefilter("ignore", FutureWarning)
+        return deepcopy(graph)
 
 
 def is_bookkeeping(name: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from l0func.pure.eager import eager_callable, eager_module
+from l0func.pure.eager import eager_callable, eager_module, is_compiled
 
 
 class Place(ABC):
@@ -163,6 +163,8 @@ class Places:
         if isinstance(value, functools.partial):
             return self._partial(cast("Any", value))
         if isinstance(value, types.MethodType):
+            if isinstance(value.__self__, nn.Module) and is_compiled(value.__self__):
+                return self.put_in(getattr(eager_module(value.__self__), value.__name__))
             owner = self.put_in(value.__self__)
             if isinstance(owner, Place):
                 return MethodPlace(self.put_in(value.__func__), owner)
