@@ -210,11 +210,6 @@ def custom_function(net: Any) -> None:
 
 
 @refused("scale", "attribute 'step' of the module")
-def compiled_closure(net: Any) -> None:
-    net.step = torch.compile(lambda x: x * net.scale, backend="eager")
-
-
-@refused("scale", "attribute 'step' of the module")
 def number_of_a_tensor(net: Any) -> None:
     net.step = lambda x: x * net.scale[0].item()
 

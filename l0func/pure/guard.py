@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from threading import get_ident
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from l0func.internal import tree
@@ -101,6 +102,8 @@ class ReadGuard(Unsearched):
                 self._check(func, value)
             elif type(value) in _LISTS:
                 self.look(func, value, None)
+            elif not _SEES_INDEXING and isinstance(value, Tensor):
+                self._check(func, value._base)
         if kwargs:
             self.look(func, tuple(kwargs.values()), None)
 
@@ -186,6 +189,22 @@ class GuardedCalls(Unsearched):
         return {"_guard": self._guard, "_entered": {}}
 
 
+def _sees_indexing() -> bool:
+    """Whether ``tensor[i]`` reaches a mode; in torch 2.1 only what is done with it next does."""
+    seen: list[Any] = []
+    with _Noting(seen):
+        torch.empty(1, device="meta")[0]
+    return len(seen) > 1
+
+
+class _Noting(Interception):
+    """A context that notes every torch function."""
+
+    def __init__(self, seen: list[Any]) -> None:
+        super().__init__({})
+        self.guard = lambda func, args, kwargs: seen.append(func)
+
+
 class _Guarded(Interception):
     """A context with a guard and nothing else."""
 
@@ -194,6 +213,7 @@ class _Guarded(Interception):
         self.guard = guard.look
 
 
+_SEES_INDEXING = _sees_indexing()
 _LISTS: Any = (list, tuple)
 _DESCRIPTIONS = DESCRIPTIONS | {TENSOR.__len__, TENSOR.is_leaf.__get__}
 _READS = (

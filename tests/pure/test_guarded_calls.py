@@ -301,6 +301,16 @@ def test_a_compiled_call_refuses_too():
 
 
 @pytest.mark.compiles
+def test_a_compiled_closure_in_an_eager_call_is_refused():
+    net = Net(plain)
+    net.step = torch.compile(lambda x: x * net.scale, backend="eager")
+    fn, params, buffers = l0.make_functional(net)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=READS):
+            fn(params, buffers, X)
+
+
+@pytest.mark.compiles
 def test_a_guarded_call_compiles_once():
     torch._dynamo.reset()
     net = Trained()
