@@ -116,7 +116,7 @@ class ReadGuard(Unsearched):
             for path, reference in self._originals.held:
                 is_original = value is not None and value is reference()
                 if is_original and self._params.get(path) is not value:
-                    raise ValueError(_READS.format(path=path))
+                    raise ValueError(f"A call {_READS.format(path=path)} {_ADVICE}")
 
     def _check(self, func: Any, value: Any) -> None:
         path = self._originals.path_of(value)
@@ -127,11 +127,9 @@ class ReadGuard(Unsearched):
         if any(leaf is value for _, leaf in tree.walk(self._inputs)):
             return
         routes = [held.route for held in held_by(self._parts()) if held.value is value]
-        holder = f"It is reached by {routes[0]}. " if routes else ""
-        name = function_name(func)
-        raise ValueError(
-            f"{_READS.format(path=path)} {holder}{_ADVICE} It was {name} that got it."
-        )
+        holder = f"It gets it from {routes[0]}." if routes else _UNKNOWN
+        reads = _READS.format(path=path)
+        raise ValueError(f"The {function_name(func)} {reads} {holder} {_ADVICE}")
 
 
 class GuardedHook:
@@ -181,7 +179,7 @@ class GuardedCalls(Unsearched):
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """The guard ends."""
-        own = self._entered.get(get_ident())
+        own = None if traced_by_dynamo() else self._entered.get(get_ident())
         if own:
             cast("Any", own.pop()).__exit__(None, None, None)
 
@@ -217,9 +215,10 @@ _SEES_INDEXING = _sees_indexing()
 _LISTS: Any = (list, tuple)
 _DESCRIPTIONS = DESCRIPTIONS | {TENSOR.__len__, TENSOR.is_leaf.__get__}
 _READS = (
-    "The call reads {path!r} of the module that make_functional was given, and would ignore the "
-    "{path!r} in its params or buffers."
+    "reads {path!r} of the module that make_functional was given, in place of the {path!r} in the "
+    "call's params or buffers."
 )
+_UNKNOWN = "No attribute leads to it: look for a global variable, an iterator or a closure."
 _ADVICE = (
     "Functions and objects that hold a module or a tensor cannot be pointed at a call's tensors. "
     "Make the function a method of the module, or bind it with functools.partial; let an object "

@@ -70,10 +70,13 @@ def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
 def _in_part(path: str, part: Part) -> Iterator[_Step]:
     module = f"module {path!r}" if path else "the module"
     for name, value in part.attributes().items():
-        if not _is_common(value):
-            is_hook = is_bookkeeping(name)
-            what = f"a hook in {name!r}" if is_hook else f"attribute {name!r}"
-            yield _Step(value, f"{what} of {module}", ())
+        if _is_common(value):
+            continue
+        if is_bookkeeping(name) and isinstance(value, dict):
+            for hook in list(cast("dict[Any, Any]", value).values()):
+                yield _Step(hook, f"a hook in {name!r} of {module}", ())
+        else:
+            yield _Step(value, f"attribute {name!r} of {module}", ())
 
 
 def _is_common(value: Any) -> bool:
@@ -88,9 +91,11 @@ def _in_class(kind: type) -> Iterator[_Step]:
     if kind.__module__.startswith("torch."):
         return
     for name, value in list(vars(kind).items()):
-        function = _behind_descriptor(value)
-        if isinstance(function, types.FunctionType | functools.partial):
-            yield _Step(function, f"{name!r} of class {kind.__name__}", ())
+        held = _behind_descriptor(value)
+        is_function = isinstance(held, types.FunctionType | functools.partial)
+        is_own = is_function or not name.startswith("__")
+        if is_own and not _is_common(held) and not isinstance(held, _PLAIN):
+            yield _Step(held, f"{name!r} of class {kind.__name__}", ())
 
 
 def _behind_descriptor(value: Any) -> Any:
@@ -98,7 +103,8 @@ def _behind_descriptor(value: Any) -> Any:
         return value.fget
     if isinstance(value, staticmethod | classmethod):
         return cast("Any", value).__func__
-    return value
+    # A slot or a getter of the interpreter's own, and torch's annotations, lead nowhere.
+    return None if type(value).__name__ in _DESCRIPTORS else value
 
 
 def _in_words(start: str, steps: tuple[str, ...]) -> str:
@@ -222,6 +228,7 @@ _INSIDE: list[tuple[Any, _Inside]] = [
     (Mapping, _in_mapping),
     ((list, tuple, set, frozenset, deque), _in_sequence),
 ]
+_DESCRIPTORS = frozenset(("getset_descriptor", "member_descriptor", "_abc_data"))
 _COMMON = frozenset((type(None), bool, int, float, str))
 _FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
 _PLAIN: Any = (

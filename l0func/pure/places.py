@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from l0func.internal.context import traced_by_dynamo
 from l0func.pure.eager import eager_callable, eager_module, is_compiled
 
 
@@ -73,7 +74,11 @@ class MethodPlace(Place):
 
     def filled(self, contents: Contents) -> Any:
         """The method, bound to the call's owner."""
-        return types.MethodType(contents.put_in(self.function), contents.put_in(self.owner))
+        function, owner = contents.put_in(self.function), contents.put_in(self.owner)
+        if isinstance(function, types.FunctionType):
+            # A compiler follows this, and not the line below.
+            return cast("Any", function).__get__(owner)
+        return types.MethodType(function, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,9 @@ class PartialPlace(Place):
         function = contents.put_in(self.function)
         args, keywords = contents.put_in(self.args), contents.put_in(self.keywords)
         made = self.kind(function, *args, **keywords)
-        made.__dict__.update(contents.put_in(self.attributes))
+        if self.attributes and not traced_by_dynamo():
+            # A wrapped function's name and documentation, which a compiler does not copy.
+            made.__dict__.update(contents.put_in(self.attributes))
         return made
 
 
@@ -297,7 +304,10 @@ def _empty_like(container: Any) -> Any:
     kind = cast("Any", type(container))
     if kind is deque:
         return cast("Any", deque)(maxlen=container.maxlen)
-    return cast("Any", kind)(container.default_factory) if kind is defaultdict else kind()
+    if kind is defaultdict:
+        return cast("Any", defaultdict)(container.default_factory)
+    # A compiler follows the class by its name only.
+    return cast("Any", OrderedDict)() if kind is OrderedDict else kind()
 
 
 def _fill_container(new: Any, old: Any, change: Callable[[Any], Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import close
-from holding import Net
+from holding import BOUND, Net
 from holding_originals import Kernel, closure_over_the_module, helper_object
 from torch import Tensor, nn
 
@@ -327,3 +327,17 @@ def test_a_guarded_call_compiles_once():
         other = {path: p * i for path, p in params.items()}
         close(run(other, buffers, X + i), fn(other, buffers, X + i))
     assert len(seen) == 1
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    "place",
+    [place for name, place in BOUND.items() if not name.startswith(("weak_", "partials_in_a"))],
+)
+def test_what_a_place_holds_compiles_as_a_whole(place: Any):
+    torch._dynamo.reset()
+    fn, params, buffers = l0.make_functional(Net(place))
+    run = torch.compile(fn, backend="eager", fullgraph=True)
+    zero = {path: torch.zeros_like(p) for path, p in params.items()}
+    for values in (params, zero):
+        close(run(values, buffers, X), fn(values, buffers, X))
