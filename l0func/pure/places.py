@@ -306,8 +306,11 @@ def _empty_like(container: Any) -> Any:
         return cast("Any", deque)(maxlen=container.maxlen)
     if kind is defaultdict:
         return cast("Any", defaultdict)(container.default_factory)
-    # A compiler follows the class by its name only.
-    return cast("Any", OrderedDict)() if kind is OrderedDict else kind()
+    if kind is OrderedDict:
+        # A compiler follows the class by its name only.
+        ordered: OrderedDict[Any, Any] = OrderedDict()
+        return ordered
+    return kind()
 
 
 def _fill_container(new: Any, old: Any, change: Callable[[Any], Any]) -> None:
