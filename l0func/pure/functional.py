@@ -40,11 +40,14 @@ def make_functional(module: nn.Module, /) -> Functional:
     """Take a module apart into a stateless function, its parameters and its buffers.
 
     The function keeps the module's structure, and every submodule's present mode (train or eval).
-    It keeps no tensor, and never reads or writes the module again.
+    It keeps no tensor, and never reads or writes the module again. Tensors and modules in plain
+    attributes, containers, partials, bound methods and weak references are each call's own.
+    Closures and other objects cannot be pointed at a call's tensors: a call that reads the
+    module's tensors through one raises a ValueError that names it.
 
     Args:
-        module: Any module. Tied parameters and shared submodules stay tied: a tensor has one path,
-            its first in the module.
+        module: Any eager module; of a compiled one, the module inside. Tied parameters and shared
+            submodules stay tied: a tensor has one path, its first in the module.
 
     Returns:
         ``fn, params, buffers``. ``fn(params, buffers, *args, **kwargs)`` is the module's output;
@@ -54,9 +57,10 @@ def make_functional(module: nn.Module, /) -> Functional:
         paths of those that are not frozen.
 
     Raises:
-        ValueError: A parameter is uninitialised, or an Embedding renormalises its weight in place
-            (``max_norm``).
-        TypeError: ``module`` is not an eager nn.Module.
+        ValueError: A parameter is uninitialised, an Embedding renormalises its weight in place
+            (``max_norm``), or a compiled wrapper has hooks of its own.
+        TypeError: ``module`` is not an eager nn.Module, or TorchScript below it runs on its
+            parameters.
 
     Example:
         >>> fn, params, buffers = make_functional(nn.Linear(2, 3))
@@ -107,8 +111,9 @@ class PureModule:
             The module's output.
 
         Raises:
-            ValueError: A path is missing or unknown, or a tensor has another shape; or the module
-                is random (dropout in training mode) and needs a key: use :func:`l0func.gated`.
+            ValueError: A path is missing or unknown, or a tensor has another shape; the module
+                is random (dropout in training mode) and needs a key: use :func:`l0func.gated`;
+                or a function or an object in it reads a tensor of the original module.
         """
         return self.with_buffers(params, buffers, *args, **kwargs)[0]
 

@@ -38,7 +38,7 @@ class Held(NamedTuple):
     route: str
 
 
-class _Step(NamedTuple):
+class _Found(NamedTuple):
     value: Any
     start: str
     steps: tuple[str, ...]
@@ -63,20 +63,22 @@ def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
         seen[id(value)] = value
         if isinstance(value, _FOUND):
             yield Held(value, _in_words(start, steps))
-        for name, item in _items(value):
-            queue.append(_Step(item, start, (*steps, name)))
+        for name, item in _held_in(value):
+            queue.append(_Found(item, start, (*steps, name)))
 
 
-def _in_part(path: str, part: Part) -> Iterator[_Step]:
+def _in_part(path: str, part: Part) -> Iterator[_Found]:
     module = f"module {path!r}" if path else "the module"
     for name, value in part.attributes().items():
-        if _is_common(value):
+        # Torch's hooks for norms and pruning compute a weight anew from its original.
+        is_computed = f"{name}_orig" in part.parameters
+        if is_computed or _is_common(value):
             continue
         if is_bookkeeping(name) and isinstance(value, dict):
             for hook in list(cast("dict[Any, Any]", value).values()):
-                yield _Step(hook, f"a hook in {name!r} of {module}", ())
+                yield _Found(hook, f"a hook in {name!r} of {module}", ())
         else:
-            yield _Step(value, f"attribute {name!r} of {module}", ())
+            yield _Found(value, f"attribute {name!r} of {module}", ())
 
 
 def _is_common(value: Any) -> bool:
@@ -87,7 +89,7 @@ def _is_common(value: Any) -> bool:
     return kind in _COMMON or (kind in (dict, OrderedDict, set) and not value)
 
 
-def _in_class(kind: type) -> Iterator[_Step]:
+def _in_class(kind: type) -> Iterator[_Found]:
     if kind.__module__.startswith("torch."):
         return
     for name, value in list(vars(kind).items()):
@@ -95,7 +97,7 @@ def _in_class(kind: type) -> Iterator[_Step]:
         is_function = isinstance(held, types.FunctionType | functools.partial)
         is_own = is_function or not name.startswith("__")
         if is_own and not _is_common(held) and not isinstance(held, _PLAIN):
-            yield _Step(held, f"{name!r} of class {kind.__name__}", ())
+            yield _Found(held, f"{name!r} of class {kind.__name__}", ())
 
 
 def _behind_descriptor(value: Any) -> Any:
@@ -112,7 +114,7 @@ def _in_words(start: str, steps: tuple[str, ...]) -> str:
     return f"{start}{through}"
 
 
-def _items(value: Any) -> list[tuple[str, Any]]:
+def _held_in(value: Any) -> list[tuple[str, Any]]:
     try:
         return list(_next(value))
     except Exception:

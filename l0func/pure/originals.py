@@ -46,7 +46,7 @@ class Originals(Unsearched):
         places = _Memory(self)
         held: dict[int, tuple[str, Tensor]] = {}
         for found in held_by(parts):
-            for tensor in _tensors_of(found):
+            for tensor in _own_tensors(found):
                 path = places.path_of(tensor)
                 if path is None:
                     continue
@@ -140,13 +140,15 @@ def _memory(tensor: Any) -> Any:
     """A tensor's storage as a dict key, None if it has none of its own."""
     try:
         storage = loose(tensor).untyped_storage()
-        return (storage.device, storage.data_ptr()) if storage.nbytes() else None
+        address = storage.data_ptr()
+        # Tensors on the meta device have none.
+        return (storage.device, address) if address else None
     except (AttributeError, RuntimeError, NotImplementedError):
         # Sparse, fake and wrapped tensors have no storage to ask.
         return None
 
 
-def _tensors_of(found: Held) -> Iterable[Tensor]:
+def _own_tensors(found: Held) -> Iterable[Tensor]:
     value = found.value
     if isinstance(value, Tensor):
         return [value]

@@ -154,7 +154,7 @@ class Places:
             return value
         if kind in _MUTABLE or _is_plain_object(value):
             return self._template(value)
-        if kind in _FIXED or _is_namedtuple(value):
+        if kind in _FIXED or _has_fields(value):
             return self._sequence(value)
         if kind in _WEAK:
             return self._weak(value)
@@ -344,7 +344,7 @@ def _behind_proxy(proxy: Any) -> Any:
         return None
 
 
-def _is_namedtuple(value: Any) -> bool:
+def _has_fields(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(cast("Any", value), "_fields")
 
 

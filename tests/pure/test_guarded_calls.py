@@ -179,6 +179,23 @@ def test_what_the_caller_passes_in_is_no_original():
         l0.gated(fn, everywhere)(live, closed_gates, buffers, None, X)
 
 
+def test_a_weight_that_torch_computes_in_a_hook_is_no_read_and_leaves_the_module_plain():
+    net = nn.utils.spectral_norm(nn.Linear(3, 3)).eval()
+    fn, params, buffers = l0.make_functional(net)
+    close(fn(params, buffers, X), net(X))
+    module = fn.module(params, buffers)
+    assert len(module._forward_pre_hooks) == len(net._forward_pre_hooks)
+
+
+def test_tensors_without_memory_are_no_views_of_each_other():
+    with torch.device("meta"):
+        net = Net(plain)
+        net.table = torch.ones(3)
+        net.step = net.table.mul
+    fn, params, buffers = l0.make_functional(net)
+    assert fn(params, buffers, X.to("meta")).shape == (2, 3)
+
+
 def test_an_original_as_an_input_is_read():
     net = Net(plain)
     fn, params, buffers = l0.make_functional(net)
