@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from l0func.internal import tree
 from l0func.internal.context import traced_by_dynamo
-from l0func.internal.function_kinds import DESCRIPTIONS
+from l0func.internal.descriptions import DESCRIPTIONS
 from l0func.internal.interception import Interception, function_name, innermost
 from l0func.internal.untyped import TENSOR
 from l0func.pure.holders import Unsearched, held_by

@@ -10,6 +10,7 @@ import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,6 +21,7 @@ from l0func.pure.places import Place
 
 # The search ends here: an object may lead to a whole data set.
 _MOST_VALUES = 20_000
+_MOST_ITEMS = 1_000
 
 
 class Unsearched:
@@ -143,15 +145,21 @@ def _in_reference(reference: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _in_mapping(mapping: Any) -> Iterator[tuple[str, Any]]:
-    for name, item in list(mapping.items()):
+    for name, item in _first(mapping.items()):
         yield f"key {name!r}" if isinstance(name, str) else "a key", item
         yield "a key", name
     yield "its default factory", getattr(mapping, "default_factory", None)
 
 
 def _in_sequence(sequence: Any) -> Iterator[tuple[str, Any]]:
-    for number, item in enumerate(list(sequence)):
+    for number, item in enumerate(_first(sequence)):
         yield f"item {number}", item
+
+
+def _first(items: Any) -> list[Any]:
+    found: list[Any] = []
+    found.extend(islice(items, _MOST_ITEMS))
+    return found
 
 
 def _in_module(module: Any) -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,7 @@
 """Two kinds of torch functions: those that ignore a tensor's values, and those that write them.
 
 A gated parameter (:mod:`l0func.engine.parameter`) answers the first kind from its weight and
-refuses the second. Functions of the first kind do not count as reading an original
-(:mod:`l0func.pure.originals`).
+refuses the second.
 """
 
 from __future__ import annotations
@@ -14,42 +13,10 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import compiling
-from l0func.internal.untyped import TENSOR
+from l0func.internal.descriptions import DESCRIPTIONS
 
-_PROPERTIES = (
-    "shape",
-    "dtype",
-    "device",
-    "ndim",
-    "layout",
-    "is_sparse",
-    "is_cuda",
-    "is_meta",
-    "is_quantized",
-    "requires_grad",
-)
-_METHODS = (
-    "dim",
-    "size",
-    "numel",
-    "nelement",
-    "ndimension",
-    "is_floating_point",
-    "is_complex",
-    "element_size",
-    "get_device",
-)
 _OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 _IN_PLACE_DUNDERS = ("__setitem__", *(f"__i{name}__" for name in _OPERATORS))
-
-
-def _describing() -> Iterator[Any]:
-    for name in _PROPERTIES:
-        yield getattr(TENSOR, name).__get__
-    for name in _METHODS:
-        yield getattr(TENSOR, name)
-    yield torch.numel
-    yield torch.is_floating_point
 
 
 def _writing() -> Iterator[Any]:
@@ -66,8 +33,7 @@ def _names_a_writer(name: str) -> bool:
     return in_place or name in _IN_PLACE_DUNDERS
 
 
-DESCRIPTIONS = frozenset(_describing())
-"""Functions that describe a tensor (shape, dtype, device) and never read its values."""
+__all__ = ["DESCRIPTIONS", "writes"]
 
 _WRITERS = frozenset(_writing())
 _LISTED_WRITERS = tuple(_WRITERS)
