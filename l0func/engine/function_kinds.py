@@ -1,7 +1,6 @@
-"""Two kinds of torch functions: those that ignore a tensor's values, and those that write them.
+"""Torch functions that write into a tensor; a gated parameter refuses them.
 
-A gated parameter (:mod:`l0func.engine.parameter`) answers the first kind from its weight and
-refuses the second.
+:mod:`l0func.internal.descriptions` has the functions that ignore a tensor's values.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import compiling
-from l0func.internal.descriptions import DESCRIPTIONS
 
 _OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 _IN_PLACE_DUNDERS = ("__setitem__", *(f"__i{name}__" for name in _OPERATORS))
@@ -32,8 +30,6 @@ def _names_a_writer(name: str) -> bool:
     in_place = name.endswith("_") and not name.startswith("_")
     return in_place or name in _IN_PLACE_DUNDERS
 
-
-__all__ = ["DESCRIPTIONS", "writes"]
 
 _WRITERS = frozenset(_writing())
 _LISTED_WRITERS = tuple(_WRITERS)
