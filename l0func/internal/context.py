@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -12,8 +12,6 @@ from torch import Tensor
 from l0func.internal.untyped import loose, untyped
 
 _COMPILES = hasattr(torch.compiler, "is_compiling")
-# torch 2.1 and 2.2 have one question for the compiler and for export.
-_BY_DYNAMO: Any = getattr(torch.compiler, "is_dynamo_compiling", None)
 _DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
 
 
@@ -33,9 +31,9 @@ def compiling() -> bool:
     return False
 
 
-def traced_by_dynamo() -> bool:
-    """Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
-    return compiling() if _BY_DYNAMO is None else _BY_DYNAMO()
+# torch 2.1 and 2.2 have one question for the compiler and for export.
+traced_by_dynamo: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", compiling)
+"""Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
 
 
 def compiles() -> bool:

@@ -233,12 +233,15 @@ def test_a_backward_hook_that_reads_an_original_is_refused():
         fn(params, buffers, inputs).sum().backward()
 
 
-def test_a_copy_of_the_module_refuses_reads_of_the_first_one_where_it_is_told_of_it():
-    net = closed()
+@pytest.mark.parametrize(
+    "place", [closure_over_the_module, BOUND["partial_with_a_weak_reference"]]
+)
+def test_a_copy_of_the_module_refuses_reads_of_the_first_one_where_it_is_told_of_it(place: Any):
+    net = Net(place)
     first, params, buffers = l0.make_functional(net)
     twin = l0.make_functional(copy.deepcopy(net)).fn
     assert twin(params, buffers, X).any()
-    with pytest.raises(ValueError, match=f"{READS}.*attribute 'step'"):
+    with pytest.raises(ValueError, match=r"reads '.*' of the module.*attribute 'step'"):
         twin.guarding(first.originals)(params, buffers, X)
 
 
