@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.internal import tree
-from l0func.internal.function_kinds import DESCRIPTIONS
+from l0func.internal.descriptions import DESCRIPTIONS
 from l0func.pure.functional import PureModule
 
 _REASON = (
@@ -74,5 +74,5 @@ def watch_hooks(apply: Any) -> Kept | None:
     fn = getattr(apply, "fn", None)
     if not isinstance(fn, PureModule):
         return None
-    hooked = [path for path, part in fn.parts() if part.plain.get("_forward_hooks")]
+    hooked = [path for path, part in fn.parts() if part.attribute("_forward_hooks")]
     return Kept(hooked) if hooked else None

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
-from l0func.internal.function_kinds import DESCRIPTIONS, writes
+from l0func.internal.descriptions import DESCRIPTIONS
+from l0func.internal.function_kinds import writes
 from l0func.internal.interception import function_name
 
 Scales = tuple[Tensor | None, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,11 @@ def compiling() -> bool:
             f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly."
         )
     return False
+
+
+# torch 2.1 and 2.2 have one question for the compiler and for export.
+traced_by_dynamo: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", compiling)
+"""Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
 
 
 def compiles() -> bool:

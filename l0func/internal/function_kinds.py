@@ -1,7 +1,6 @@
-"""Two kinds of torch functions: those that ignore a tensor's values, and those that write them.
+"""Torch functions that write into a tensor; a gated parameter refuses them.
 
-A gated parameter (:mod:`l0func.engine.parameter`) answers the first kind from its weight and
-refuses the second.
+:mod:`l0func.internal.descriptions` has the functions that ignore a tensor's values.
 """
 
 from __future__ import annotations
@@ -13,42 +12,9 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import compiling
-from l0func.internal.untyped import TENSOR
 
-_PROPERTIES = (
-    "shape",
-    "dtype",
-    "device",
-    "ndim",
-    "layout",
-    "is_sparse",
-    "is_cuda",
-    "is_meta",
-    "is_quantized",
-    "requires_grad",
-)
-_METHODS = (
-    "dim",
-    "size",
-    "numel",
-    "nelement",
-    "ndimension",
-    "is_floating_point",
-    "is_complex",
-    "element_size",
-    "get_device",
-)
 _OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
 _IN_PLACE_DUNDERS = ("__setitem__", *(f"__i{name}__" for name in _OPERATORS))
-
-
-def _describing() -> Iterator[Any]:
-    for name in _PROPERTIES:
-        yield getattr(TENSOR, name).__get__
-    for name in _METHODS:
-        yield getattr(TENSOR, name)
-    yield torch.numel
-    yield torch.is_floating_point
 
 
 def _writing() -> Iterator[Any]:
@@ -64,9 +30,6 @@ def _names_a_writer(name: str) -> bool:
     in_place = name.endswith("_") and not name.startswith("_")
     return in_place or name in _IN_PLACE_DUNDERS
 
-
-DESCRIPTIONS = frozenset(_describing())
-"""Functions that describe a tensor (shape, dtype, device) and never read its values."""
 
 WRITERS = frozenset(_writing())
 """Functions that write into their first argument."""

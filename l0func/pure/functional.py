@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from l0func.internal import names, tree
+from l0func.internal.context import traced_by_dynamo
 from l0func.internal.tree import Tree
-from l0func.internal.untyped import untyped
+from l0func.pure.eager import (
+    eager_paths,
+    eager_root,
+    is_compiled,
+    is_graph_module,
+    module_tree,
+)
+from l0func.pure.guard import GuardedCalls, ReadGuard
 from l0func.pure.keyed import Keyed
-from l0func.pure.part import Contents, Part, Places, is_bookkeeping
+from l0func.pure.originals import Originals
+from l0func.pure.part import Part, copied_graph, is_bookkeeping
+from l0func.pure.places import Contents, Places
 
 
 class Functional(NamedTuple):
@@ -31,11 +40,14 @@ def make_functional(module: nn.Module, /) -> Functional:
     """Take a module apart into a stateless function, its parameters and its buffers.
 
     The function keeps the module's structure, and every submodule's present mode (train or eval).
-    It keeps no tensor, and never reads or writes the module again.
+    It keeps no tensor, and never reads or writes the module again. Tensors and modules in plain
+    attributes, containers, partials, bound methods and weak references are each call's own.
+    Closures and other objects cannot be pointed at a call's tensors: a call that reads the
+    module's tensors through one raises a ValueError that names it.
 
     Args:
-        module: Any module. Tied parameters and shared submodules stay tied: a tensor has one path,
-            its first in the module.
+        module: Any eager module; of a compiled one, the module inside. Tied parameters and shared
+            submodules stay tied: a tensor has one path, its first in the module.
 
     Returns:
         ``fn, params, buffers``. ``fn(params, buffers, *args, **kwargs)`` is the module's output;
@@ -45,19 +57,20 @@ def make_functional(module: nn.Module, /) -> Functional:
         paths of those that are not frozen.
 
     Raises:
-        ValueError: A parameter is uninitialised, or an Embedding renormalises its weight in place
-            (``max_norm``).
-        TypeError: ``module`` is not an eager nn.Module.
+        ValueError: A parameter is uninitialised, an Embedding renormalises its weight in place
+            (``max_norm``), or a compiled wrapper has hooks of its own.
+        TypeError: ``module`` is not an eager nn.Module, or TorchScript below it runs on its
+            parameters.
 
     Example:
         >>> fn, params, buffers = make_functional(nn.Linear(2, 3))
         >>> sorted(params), fn(params, buffers, torch.ones(4, 2)).shape
         (['bias', 'weight'], torch.Size([4, 3]))
     """
+    module = eager_root(module)
     fn = PureModule(module)
-    params = _copies(module.named_parameters())
-    buffers = _copies(module.named_buffers())
-    return Functional(fn, params, buffers)
+    _, params, buffers = module_tree(module)
+    return Functional(fn, _copies(params.items()), _copies(buffers.items()))
 
 
 class PureModule:
@@ -68,11 +81,9 @@ class PureModule:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        _check_module(module)
-        params = dict(module.named_parameters())
-        buffers = dict(module.named_buffers())
-        named: Iterable[tuple[str, nn.Module]] = cast("Any", module).named_modules()
-        modules = dict(named)
+        module = eager_root(module)
+        modules, params, buffers = module_tree(module)
+        self._compiled = any(map(is_compiled, module.modules()))
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
         self.trainable = frozenset(path for path, p in params.items() if p.requires_grad)
         self.buffer_names = frozenset(buffers)
@@ -82,6 +93,10 @@ class PureModule:
             modules={id(m): number for number, m in enumerate(modules.values())},
         )
         self._parts = [Part.of(m, places) for m in modules.values()]
+        # After the parts: a deep copy asks what became of their tensors.
+        self.originals = Originals({} if traced_by_dynamo() else {**params, **buffers})
+        if not traced_by_dynamo():
+            self._guard_originals()
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
         """The module's output on these parameters and buffers.
@@ -96,8 +111,9 @@ class PureModule:
             The module's output.
 
         Raises:
-            ValueError: A path is missing or unknown, or a tensor has another shape; or the module
-                is random (dropout in training mode) and needs a key: use :func:`l0func.gated`.
+            ValueError: A path is missing or unknown, or a tensor has another shape; the module
+                is random (dropout in training mode) and needs a key: use :func:`l0func.gated`;
+                or a function or an object in it reads a tensor of the original module.
         """
         return self.with_buffers(params, buffers, *args, **kwargs)[0]
 
@@ -130,12 +146,59 @@ class PureModule:
         # new tensor for each row of per_example, and all rows share a buffer.
         copies = {path: b.to(b.dtype, copy=True) for path, b in own_buffers.items()}
         modules = self._assemble(own_params | copies)
-        output = modules[0](*args, **kwargs)
+        output = self.forward(modules[0], own_params, args, kwargs)
         updated: dict[str, Tensor] = {}
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
                 updated[path] = b
-        return output, {path: updated[path] for path in own_buffers}
+        given = tree.leaves(buffers, "buffers") if self._compiled else own_buffers
+        new = [updated[path] for path in own_buffers]
+        return output, dict(zip(given, new, strict=True))
+
+    def forward(
+        self,
+        module: nn.Module,
+        params: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The output of a call's root module; a read of the original's tensors is refused.
+
+        Args:
+            module: The root of the modules for one call.
+            params: The call's parameters, flat.
+            args: Its inputs.
+            kwargs: Its keyword inputs.
+
+        Raises:
+            ValueError: A function or an object in the module reads a tensor of the original.
+        """
+        if not self.originals.by_id:
+            return module(*args, **kwargs)
+        return self._guard(params, (args, kwargs)).call(module, args, kwargs)
+
+    def guarding(self, originals: Originals) -> PureModule:
+        """The same function; it refuses reads of another function's originals too.
+
+        A copy of a module shares its closures and weak references, which hold the first module.
+
+        Args:
+            originals: The originals of the function of the first module.
+        """
+        changed = copy(self)
+        changed.originals = self.originals.joined(originals)
+        changed._guard_originals()
+        return changed
+
+    def _guard(self, params: Mapping[str, Tensor], inputs: Any) -> ReadGuard:
+        return ReadGuard(self.originals, self.parts, self.shapes, params, inputs)
+
+    def _guard_originals(self) -> None:
+        """Find what functions and objects hold, and guard the hooks for the backward pass."""
+        self.originals.search(self.parts())
+        if self.originals.is_held():
+            guard = self._guard({}, ())
+            self._parts = [part.with_backward_hooks(guard.around) for part in self._parts]
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.
@@ -153,6 +216,8 @@ class PureModule:
         modules = self._assemble(tensors | _copies(own_buffers.items()))
         for module in modules:
             _copy_bookkeeping(module)
+        if self.originals.is_held():
+            GuardedCalls(self._guard({}, ())).register(modules[0])
         return modules[0]
 
     def parts(self) -> Iterator[tuple[str, Part]]:
@@ -180,8 +245,9 @@ class PureModule:
 
     def _checked(self, params: Tree, buffers: Tree) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Flat parameters and buffers that fit the module."""
-        own_params = tree.leaves(params)
-        own_buffers = tree.leaves(buffers, "buffers")
+        own_params, own_buffers = tree.leaves(params), tree.leaves(buffers, "buffers")
+        if self._compiled:
+            own_params, own_buffers = eager_paths(own_params), eager_paths(own_buffers)
         names.check_argument(own_params, self.shapes, "module", "params")
         names.check_argument(own_buffers, self.buffer_names, "module", "buffers")
         for path, shape in self.shapes.items():
@@ -195,7 +261,7 @@ class PureModule:
 
     def _assemble(self, tensors: dict[str, Tensor]) -> list[nn.Module]:
         """New modules around these tensors, the root first."""
-        modules: list[nn.Module] = [part.kind.__new__(part.kind) for part in self._parts]
+        modules = [part.new() for part in self._parts]
         contents = Contents(tensors, modules)
         for module, part in zip(modules, self._parts, strict=True):
             part.fill(module, contents)
@@ -225,32 +291,19 @@ def _copy_bookkeeping(module: nn.Module) -> None:
     tables = [name for name in attributes if is_bookkeeping(name)]
     for name in tables:
         attributes[name] = copy(attributes[name])
+    if is_graph_module(type(module)):
+        _give_own_graph(module)
+
+
+def _give_own_graph(module: Any) -> None:
+    # An edit of the graph writes a new forward into the class, so the module needs its own.
+    kind: Any = module.__class__
+    module.__class__ = kind.__new__(kind).__class__
+    attributes: dict[str, Any] = module.__dict__
+    graph = attributes["_graph"] = copied_graph(attributes["_graph"])
+    graph.owning_module = module
+    module.recompile()
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {path: tensor.detach().clone() for path, tensor in named}
-
-
-def _is_eager(module: Any) -> bool:
-    is_scripted = isinstance(module, torch.jit.ScriptModule)
-    return isinstance(module, nn.Module) and not is_scripted
-
-
-def _check_module(module: Any) -> None:
-    if not _is_eager(module):
-        raise TypeError(
-            f"make_functional takes an eager torch.nn.Module; got {type(module).__name__}."
-        )
-    for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if untyped.nn.parameter.is_lazy(tensor):
-            raise ValueError(
-                f"{path!r} is uninitialised; run the lazy module once on an example before "
-                "make_functional."
-            )
-    for path, child in module.named_modules():
-        if getattr(child, "max_norm", None) is not None:
-            raise ValueError(
-                f"{type(child).__name__} {path!r} has max_norm={child.max_norm}, which rewrites "
-                "its weight at every call. Build it with max_norm=None, and renormalise the "
-                "parameters between steps if you need to."
-            )

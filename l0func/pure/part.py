@@ -6,114 +6,17 @@ module; ``compaction`` changes the sizes in them.
 
 from __future__ import annotations
 
-import types
-import weakref
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-
-class _TensorPlace(NamedTuple):
-    """The place for a parameter or buffer."""
-
-    path: str
-
-
-class _ReferencePlace(NamedTuple):
-    """The place for a weak reference to a parameter or buffer.
-
-    Recurrent layers hold such references, to notice that a weight was replaced.
-    """
-
-    path: str
-
-
-class _ChildPlace(NamedTuple):
-    """The place for a submodule; ``number`` counts the tree's modules."""
-
-    number: int
-
-
-class _MethodPlace(NamedTuple):
-    """The place for a method that is bound to one of the tree's modules."""
-
-    function: Any
-    number: int
-
-
-class Places(NamedTuple):
-    """The places for a tree's tensors and modules.
-
-    Args:
-        tensors: Paths of parameters and buffers, by ``id``.
-        modules: Numbers of modules, by ``id``.
-    """
-
-    tensors: Mapping[int, str]
-    modules: Mapping[int, int]
-
-    def put_in(self, value: Any) -> Any:
-        """The value with places for the tensors, modules and methods in it."""
-        if isinstance(value, Tensor):
-            path = self.tensors.get(id(value))
-            return value if path is None else _TensorPlace(path)
-        if isinstance(value, nn.Module):
-            number = self.modules.get(id(value))
-            return value if number is None else _ChildPlace(number)
-        if isinstance(value, types.MethodType):
-            number = self.modules.get(id(value.__self__))
-            return value if number is None else _MethodPlace(value.__func__, number)
-        path = self.tensors.get(id(_referent(value)))
-        if path is not None:
-            return _ReferencePlace(path)
-        return _map_items(value, self.put_in)
-
-
-class Contents(NamedTuple):
-    """The tensors and modules for one call, to put into places.
-
-    Args:
-        tensors: By their paths.
-        modules: By their numbers.
-    """
-
-    tensors: Mapping[str, Tensor]
-    modules: Sequence[nn.Module]
-
-    def put_in(self, value: Any) -> Any:
-        """The value with tensors, modules and methods in their places."""
-        if type(value) is _TensorPlace:
-            return self.tensors[value.path]
-        if type(value) is _ReferencePlace:
-            return weakref.ref(self.tensors[value.path])
-        if type(value) is _ChildPlace:
-            return self.modules[value.number]
-        if type(value) is _MethodPlace:
-            return types.MethodType(value.function, self.modules[value.number])
-        return _map_items(value, self.put_in)
-
-
-def _referent(value: Any) -> Any:
-    return cast("Any", value)() if isinstance(value, weakref.ref) else None
-
-
-_SEQUENCES: tuple[Any, ...] = (list, tuple, set)
-_MAPPINGS: tuple[Any, ...] = (dict, OrderedDict)
-
-
-def _map_items(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A builtin container with every item changed; anything else as it is."""
-    kind = cast("Any", type(value))
-    if kind in _SEQUENCES:
-        return kind(change(item) for item in value)
-    if kind in _MAPPINGS:
-        pairs = [(name, change(item)) for name, item in value.items()]
-        return kind(pairs)
-    return value
-
+from l0func.pure.eager import is_graph_module
+from l0func.pure.places import ChildPlace, Contents, Places, TensorPlace, holds_place
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
@@ -134,9 +37,9 @@ class Part:
 
     kind: type[nn.Module]
     plain: dict[str, Any]
-    parameters: dict[str, _TensorPlace | None]
-    buffers: dict[str, _TensorPlace | None]
-    children: dict[str, _ChildPlace | None]
+    parameters: dict[str, TensorPlace | None]
+    buffers: dict[str, TensorPlace | None]
+    children: dict[str, ChildPlace | None]
     mutable: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
@@ -148,15 +51,28 @@ class Part:
             places: The tree's places.
         """
         attributes = vars(module)
-        tables = [places.put_in(dict(attributes[table])) for table in _REGISTERED]
+        tables = [_placed_items(attributes[table], places) for table in _REGISTERED]
         part = cls(type(module), {}, *tables)
         for name, value in attributes.items():
-            if name in _REGISTERED:
-                continue
-            placed = value if is_bookkeeping(name) else places.put_in(value)
-            home = part.plain if placed is value else part.mutable
-            home[name] = placed
+            if name not in _REGISTERED:
+                part._hold(name, _own(module, name, value), places)
         return part
+
+    def _hold(self, name: str, value: Any, places: Places) -> None:
+        if is_bookkeeping(name) and not value:
+            self.plain[name] = value
+            return
+        placed = places.put_in(value)
+        # Calls share a hook table, unless a hook is bound to one of the tree's modules.
+        is_shared = placed is value or (is_bookkeeping(name) and not holds_place(placed))
+        home = self.plain if is_shared else self.mutable
+        home[name] = placed
+
+    def new(self) -> nn.Module:
+        """An empty module of this kind."""
+        # A GraphModule's own __new__ would generate a class without its forward.
+        home: Any = object if is_graph_module(self.kind) else self.kind
+        return home.__new__(self.kind)
 
     def paths(self) -> dict[str, str]:
         """Paths of its own parameters and buffers, by their names in the module."""
@@ -167,18 +83,32 @@ class Part:
         """Its attributes, without tensors and submodules."""
         return self.plain | self.mutable
 
+    def attribute(self, name: str) -> Any:
+        """One of its attributes; None if it has none of this name."""
+        return self.mutable.get(name, self.plain.get(name))
+
     def with_attribute(self, name: str, value: Any) -> Part:
         """The same part with another value for one attribute."""
         if name in self.mutable:
             return replace(self, mutable=self.mutable | {name: value})
         return replace(self, plain=self.plain | {name: value})
 
+    def with_backward_hooks(self, change: Callable[[Any], Any]) -> Part:
+        """The same part with every hook for the backward pass changed."""
+        part = self
+        for name in ("_backward_pre_hooks", "_backward_hooks"):
+            table: dict[int, Any] = self.plain.get(name) or {}
+            if table:
+                changed = {number: change(hook) for number, hook in table.items()}
+                part = part.with_attribute(name, OrderedDict(changed))
+        return part
+
     def fill(self, module: nn.Module, contents: Contents) -> None:
         """Give an empty module of this kind its attributes.
 
         They go straight into its ``__dict__``, so that the class's ``__setattr__`` does not run.
         """
-        tensors, modules = contents
+        tensors = contents.tensors
         attributes = module.__dict__
         attributes.update(self.plain)
         attributes["_parameters"] = {
@@ -190,7 +120,7 @@ class Part:
             for name, place in self.buffers.items()
         }
         attributes["_modules"] = {
-            name: None if place is None else modules[place.number]
+            name: None if place is None else place.filled(contents)
             for name, place in self.children.items()
         }
         for name, value in self.mutable.items():
@@ -201,6 +131,30 @@ class Part:
         for name, place in self.buffers.items():
             if place is not None:
                 yield place.path, getattr(module, name)
+
+
+def _placed_items(table: dict[str, Any], places: Places) -> dict[str, Any]:
+    return {name: places.put_in(value) for name, value in table.items()}
+
+
+def _own(module: nn.Module, name: str, value: Any) -> Any:
+    """An attribute as the part holds it: without the original's compiled code and its graph."""
+    if name == "_compiled_call_impl":
+        return None
+    if is_bookkeeping(name):
+        # A hook that the original gets later is not the function's.
+        return copy(value) if value else cast("Any", type(value))()
+    if name == "_graph" and is_graph_module(type(module)):
+        return copied_graph(value)
+    return value
+
+
+def copied_graph(graph: Any) -> Any:
+    """A copy of a GraphModule's graph, which refers to no module."""
+    with warnings.catch_warnings():
+        # torch's own code, in a copy of a tree's structure.
+        warnings.simplefilter("ignore", FutureWarning)
+        return deepcopy(graph)
 
 
 def is_bookkeeping(name: str) -> bool:

@@ -65,11 +65,11 @@ def _reads(advice: str) -> Callable[..., Any]:
     return _in_rows(reads)
 
 
-def _truth(mode: Any, func: Any, /, x: Tensor) -> bool:
+def _truth_in_rows(mode: Any, func: Any, /, x: Tensor) -> bool:
     return bool(_one_value(mode, func, x != 0, _BRANCH))
 
 
-def _equal(mode: Any, func: Any, /, input: Tensor, other: Tensor) -> bool:
+def _equal_in_rows(mode: Any, func: Any, /, input: Tensor, other: Tensor) -> bool:
     if input.shape != other.shape:
         return False
     return bool(_one_value(mode, func, (input == other).all(), _BRANCH))
@@ -96,15 +96,15 @@ def _contains(mode: Any, func: Any, /, x: Tensor, element: Any) -> bool:
     return bool(_one_value(mode, func, (x == element).any(), _BRANCH))
 
 
-def _places(mode: Any, func: Any, /, input: Tensor, *args: Any, **named: Any) -> Any:
+def _nonzero_places(mode: Any, func: Any, /, input: Tensor, *args: Any, **named: Any) -> Any:
     """The places of values that are not zero."""
     return func(_one_value(mode, func, input != 0, _MASK), *args, **named)
 
 
-def _where(mode: Any, func: Any, /, condition: Tensor, *args: Any, **named: Any) -> Any:
+def _where_places(mode: Any, func: Any, /, condition: Tensor, *args: Any, **named: Any) -> Any:
     if args or named:
         return func(condition, *args, **named)
-    return _places(mode, func, condition)
+    return _nonzero_places(mode, func, condition)
 
 
 def _masked_select(mode: Any, func: Any, /, input: Tensor, mask: Tensor, **named: Any) -> Tensor:
@@ -160,13 +160,13 @@ def _not_left_aligned(mode: Any, func: Any, /, *args: Any, **named: Any) -> bool
 
 _NUMBERS = ("item", "tolist", "numpy", "__int__", "__float__", "__complex__", "__index__")
 _TABLE: dict[Callable[..., Any], list[Any]] = {
-    _in_rows(_truth): [TENSOR.__bool__, TENSOR.is_nonzero, untyped.is_nonzero],
+    _in_rows(_truth_in_rows): [TENSOR.__bool__, TENSOR.is_nonzero, untyped.is_nonzero],
     _reads(_NUMBER): [getattr(TENSOR, name) for name in (*_NUMBERS, "__format__", "__array__")],
-    _in_rows(_equal): [TENSOR.equal, torch.equal],
+    _in_rows(_equal_in_rows): [TENSOR.equal, torch.equal],
     _in_rows(_allclose): [TENSOR.allclose, torch.allclose],
     _in_rows(_contains): [TENSOR.__contains__],
-    _in_rows(_places): [TENSOR.nonzero, TENSOR.argwhere, torch.nonzero, torch.argwhere],
-    _in_rows(_where): [torch.where],
+    _in_rows(_nonzero_places): [TENSOR.nonzero, TENSOR.argwhere, torch.nonzero, torch.argwhere],
+    _in_rows(_where_places): [torch.where],
     _in_rows(_masked_select): [TENSOR.masked_select, torch.masked_select],
     _in_rows(_get_item): [TENSOR.__getitem__],
     _in_rows(_set_item): [TENSOR.__setitem__],
