@@ -1,36 +1,34 @@
-"""Example inputs as a tuple, and a comparison between outputs on them.
-
-Trials, ``unit_groups`` and ``compact`` use these functions.
-"""
+"""A comparison between the outputs of two networks on examples, for trials and ``compact``."""
 
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from l0func.internal import tree
-
-
-def as_inputs(example_inputs: Any) -> tuple[Any, ...]:
-    """Positional inputs as a tuple, from a tuple or a single input."""
-    if isinstance(example_inputs, tuple):
-        return cast("tuple[Any, ...]", example_inputs)
-    return (example_inputs,)
+from l0func.internal.outputs import visible_tensors
 
 
 def same_output(output: Any, expected: Any, tolerance: float | None = None) -> bool:
     """Whether two outputs have the same shapes and the same numbers, up to rounding.
 
     Args:
-        output: A pytree.
-        expected: The pytree that it should equal.
+        output: Containers and objects with tensors.
+        expected: The output that it should equal.
         tolerance: The largest difference, relative to the largest number in a tensor. None is
             1e-8 for float64 and 1e-3 for other types.
+
+    Raises:
+        ValueError: Neither output holds a tensor.
     """
-    tensors, expected_tensors = _tensors_in(output), _tensors_in(expected)
+    tensors, expected_tensors = visible_tensors(output), visible_tensors(expected)
+    if not tensors and not expected_tensors:
+        raise ValueError(
+            "The outputs on the examples hold no tensor to compare. Return the tensors that "
+            "forward computes."
+        )
     if len(tensors) != len(expected_tensors):
         return False
     pairs = zip(tensors, expected_tensors, strict=True)
@@ -42,13 +40,10 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _tensors_in(value: Any) -> list[Tensor]:
-    return [leaf for _, leaf in tree.walk(value) if isinstance(leaf, Tensor)]
-
-
 def _same_tensor(tensor: Tensor, expected: Tensor, tolerance: float | None) -> bool:
-    if tensor.shape != expected.shape:
+    if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
         return False
+    tensor, expected = _plain(tensor), _plain(expected)
     if not expected.numel():
         return True
     largest = float(expected.double().abs().max())
@@ -57,6 +52,12 @@ def _same_tensor(tensor: Tensor, expected: Tensor, tolerance: float | None) -> b
     relative = tolerance or _default_tolerance(expected.dtype)
     absolute = relative * largest
     return torch.allclose(tensor.double(), expected.double(), rtol=0, atol=absolute)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor as real numbers in memory."""
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
 
 
 def _default_tolerance(dtype: torch.dtype) -> float:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from l0func import random
 from l0func.engine.ops.nested import Nested
-from l0func.engine.parameter import dense
+from l0func.engine.parameter import dense, is_gated
 from l0func.engine.stand_ins import StandIns
 from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
-from l0func.internal import names, tree
+from l0func.internal import names, outputs, tree
 from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.tree import Tree
 from l0func.pure.functional import PureModule
@@ -130,7 +130,7 @@ class Gated:
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):
             output = call(masked, buffers, *inputs, **kwargs)
-            return tree.map_tensors(dense, output)
+            return outputs.map_tensors(dense, output, "output", is_gated)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""

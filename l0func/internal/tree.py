@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple, cast
 import optree
 import torch
 from torch import Tensor
+
+from l0func.internal.untyped import untyped
 
 Tree = Any
 """A flat ``{path: Tensor}``, or any pytree with tensors as leaves; nested paths are dotted."""
@@ -75,11 +78,35 @@ def level_of(value: Any) -> Level | None:
         names = [str(i) for i in range(len(container))]
         return Level(names, list(container), kind)
     if optree.tree_is_leaf(container, none_is_leaf=True):
-        return None
+        return _torch_level(container, kind)
     custom: Any = optree.tree_flatten_one_level(container, none_is_leaf=True)
     names = [str(entry) for entry in custom.entries]
     unflatten = partial(custom.unflatten_func, custom.metadata)
     return Level(names, list(custom.children), unflatten)
+
+
+def _torch_level(container: Any, kind: Any) -> Level | None:
+    """A container's children if its class is in torch's own registry of pytrees, else None."""
+    node = untyped.utils._pytree.SUPPORTED_NODES.get(kind)
+    if node is None:
+        return None
+    flattened, context = node.flatten_fn(container)
+    children = list(flattened)
+    return Level(_names(container, children), children, partial(_to_node, node, context))
+
+
+def _names(container: Any, children: list[Any]) -> list[str]:
+    """A mapping's keys, if the children are its values in order; otherwise numbers."""
+    if isinstance(container, Mapping):
+        mapping = cast("Mapping[Any, Any]", container)
+        values = list(mapping.values())
+        if len(values) == len(children) and all(map(operator.is_, values, children)):
+            return [str(key) for key in mapping]
+    return [str(i) for i in range(len(children))]
+
+
+def _to_node(node: Any, context: Any, children: list[Any]) -> Any:
+    return node.unflatten_fn(children, context)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
