@@ -130,7 +130,10 @@ class Gated:
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):
             output = call(masked, buffers, *inputs, **kwargs)
-            return outputs.map_tensors(dense, output, "output", is_gated)
+            if call is self.fn:
+                return _dense_output(output)
+            own, updated = output
+            return _dense_output(own), _dense_output(updated)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""
@@ -165,6 +168,11 @@ class Gated:
     def __repr__(self) -> str:
         settings = f"sampling={self.sampling!r}, estimator={self.estimator!r}"
         return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, {settings})"
+
+
+def _dense_output(output: Any) -> Any:
+    """The output with the product of weight and mask for each stand-in."""
+    return outputs.map_tensors(dense, output, "output", is_gated)
 
 
 def gated(

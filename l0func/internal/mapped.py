@@ -120,8 +120,9 @@ class _Collected(NamedTuple):
     def _check_constant(self, value: Any, trail: Trail) -> None:
         if compiling() and not isinstance(value, LEAVES):
             raise TypeError(
-                f"Inside torch.compile, a row's inputs and outputs are tensors, constants, "
-                f"dataclasses and registered containers; got {type(value).__name__}."
+                "Inside torch.compile, the inputs and outputs of a row are tensors, constants, "
+                f"dicts, lists and tuples; got {type(value).__name__}. Leave per_example out of "
+                "the compiled function, or return a dict."
             )
         check_leaf(value, self.label, trail, is_tensor)
         if isinstance(value, torch.Size):

@@ -6,7 +6,6 @@ adds them to the containers that :mod:`l0func.internal.tree` knows.
 
 from __future__ import annotations
 
-import dataclasses
 import types
 from collections import OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable
@@ -36,10 +35,9 @@ _WHOLE = (type, types.ModuleType, nn.Module, Enum)
 def level_of(value: Any, /, wanted: Callable[[Any], bool] = is_tensor) -> Level | None:
     """The children of a container, or of an object that holds a wanted tensor; None for a leaf."""
     level = tree.level_of(value)
-    if level is not None or isinstance(value, LEAVES):
+    # A compiler can trace neither the search nor the copy of an object.
+    if level is not None or isinstance(value, LEAVES) or compiling():
         return level
-    if compiling():
-        return _dataclass_level(value)
     level = _object_level(value)
     return None if level is None or find_tensor(value, wanted) is None else level
 
@@ -69,23 +67,6 @@ def _object_level(value: Any) -> Level | None:
     if not plan.children:
         return None
     return _with_inner_names(value, plan)
-
-
-def _dataclass_level(value: Any) -> Level | None:
-    """A dataclass's fields, by steps that a compiler can trace; None for other objects."""
-    kind = cast("Any", type(value))
-    if isinstance(value, dict) or not dataclasses.is_dataclass(value):
-        return None
-    names = [field.name for field in dataclasses.fields(value)]
-    children = [getattr(value, name) for name in names]
-    return Level(names, children, partial(_to_dataclass, kind, names))
-
-
-def _to_dataclass(kind: Any, names: list[str], children: list[Any]) -> Any:
-    made = object.__new__(kind)
-    for name, child in zip(names, children, strict=True):
-        object.__setattr__(made, name, child)
-    return made
 
 
 def _proxy_level(value: Any) -> Level:

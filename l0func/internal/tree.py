@@ -12,12 +12,16 @@ import optree
 import torch
 from torch import Tensor
 
+from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
 
 Tree = Any
 """A flat ``{path: Tensor}``, or any pytree with tensors as leaves; nested paths are dotted."""
 
-LEAVES = (Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+LEAVES = (
+    Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device,
+    torch.Size,
+)  # fmt: skip
 """The types that are leaves: tensors and constants."""
 
 
@@ -77,12 +81,27 @@ def level_of(value: Any) -> Level | None:
     if kind in (list, tuple):
         names = [str(i) for i in range(len(container))]
         return Level(names, list(container), kind)
+    namespace = ""
     if optree.tree_is_leaf(container, none_is_leaf=True):
-        return _torch_level(container, kind)
-    custom: Any = optree.tree_flatten_one_level(container, none_is_leaf=True)
+        if compiling():
+            return _torch_level(container, kind)
+        namespace = _namespace(kind)
+        if not namespace:
+            return _torch_level(container, kind)
+    flatten: Any = optree.tree_flatten_one_level
+    custom = flatten(container, none_is_leaf=True, namespace=namespace)
     names = [str(entry) for entry in custom.entries]
     unflatten = partial(custom.unflatten_func, custom.metadata)
     return Level(names, list(custom.children), unflatten)
+
+
+def _namespace(kind: Any) -> str:
+    """The first namespace in which optree knows a class; empty if it knows it in none."""
+    registry = cast("Any", optree).registry
+    for key in registry._NODETYPE_REGISTRY:
+        if isinstance(key, tuple) and key[1] is kind:
+            return cast("str", key[0])
+    return ""
 
 
 def _torch_level(container: Any, kind: Any) -> Level | None:

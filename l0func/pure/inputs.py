@@ -78,14 +78,14 @@ def read_examples(fn: PureModule, examples: Any) -> Inputs:
     Raises:
         TypeError: Forward does not take these inputs; or it takes a mapping in both ways.
     """
+    only: tuple[Any, ...] = (examples,)
     if isinstance(examples, tuple):
         return fitting(fn, cast("tuple[Any, ...]", examples), {})
     if isinstance(examples, Mapping):
         mapping = cast("Mapping[Any, Any]", examples)
         if _is_keywords(fn, mapping):
             return fitting(fn, (), mapping)
-    inputs = fitting(fn, (examples,), {})
-    return inputs._replace(advice=_advice(fn, examples))
+    return fitting(fn, only, {})._replace(advice=_advice(fn, examples))
 
 
 def _advice(fn: PureModule, only: Any) -> str:
