@@ -93,7 +93,20 @@ def _advice(fn: PureModule, only: Any) -> str:
     if not isinstance(only, Mapping | list):
         return ""
     kind: str = type(cast("Any", only)).__name__
-    return f"It got the {kind} as its only input; it takes {_signature(fn)}. {_FORMS}."
+    signature = _signature(fn)
+    unknown = ""
+    if isinstance(only, Mapping) and signature is not None:
+        unknown = _unknown_name(signature, cast("Mapping[Any, Any]", only))
+    return f"It got the {kind} as its only input: forward takes {signature}{unknown}. {_FORMS}."
+
+
+def _unknown_name(signature: inspect.Signature, mapping: Mapping[Any, Any]) -> str:
+    """The first key that is no argument, if other keys are; else empty."""
+    known = list(signature.parameters)
+    unknown = [name for name in map(str, mapping) if name not in known]
+    if not unknown or len(unknown) == len(mapping):
+        return ""
+    return f", and has no {unknown[0]!r}{names.closest(unknown[0], known)}"
 
 
 def fitting(fn: PureModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
