@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l0func.internal.outputs import visible_tensors
+from l0func.internal.outputs import walk
 
 
 def same_output(output: Any, expected: Any, tolerance: float | None = None) -> bool:
@@ -23,7 +24,7 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
     Raises:
         ValueError: Neither output holds a tensor.
     """
-    tensors, expected_tensors = visible_tensors(output), visible_tensors(expected)
+    tensors, expected_tensors = list(_tensors_in(output)), list(_tensors_in(expected))
     if not tensors and not expected_tensors:
         raise ValueError(
             "The outputs on the examples hold no tensor to compare. Return the tensors that "
@@ -38,6 +39,15 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
 def first_line(error: Exception) -> str:
     """An error as text: its type and its first line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _tensors_in(output: Any) -> Iterator[Tensor]:
+    """The tensors in an output, and numpy's arrays and numbers as tensors."""
+    for _, leaf in walk(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif type(leaf).__module__ == "numpy" and leaf.dtype.kind in "biufc":
+            yield torch.as_tensor(leaf)
 
 
 def _same_tensor(tensor: Tensor, expected: Tensor, tolerance: float | None) -> bool:

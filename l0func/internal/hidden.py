@@ -13,8 +13,8 @@ from torch import Tensor
 
 from l0func.internal.attributes import attributes_of
 
-_LIMIT = 20_000
-"""The most objects that one search looks at, the nearest first."""
+_LIMIT = 50_000
+"""The most objects that one search looks into, the nearest first."""
 
 _EMPTY = (
     type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, types.CodeType,
@@ -55,16 +55,14 @@ def _search(value: Any, wanted: Callable[[Any], bool]) -> Iterator[tuple[str, An
     # Breadth first. What was seen is kept, so that no id is used twice.
     seen: dict[int, Any] = {id(value): value}
     queue: deque[tuple[str, Any]] = deque([("", value)])
-    looks = 0
-    while queue and looks < _LIMIT:
+    while queue:
         way, part = queue.popleft()
         if wanted(part):
             yield way, part
         for step, child in _parts_of(part):
-            looks += 1
-            if looks >= _LIMIT:
-                break
-            if not isinstance(child, _EMPTY) and id(child) not in seen:
+            if isinstance(child, _EMPTY) or id(child) in seen:
+                continue
+            if len(seen) < _LIMIT:
                 seen[id(child)] = child
                 queue.append((way + step, child))
 
@@ -77,6 +75,8 @@ def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
         yield from _captured(value)
         return
     yield from _contents_of(value)
+    if type(value) in (dict, list, tuple):
+        return
     for name, attribute in attributes_of(value):
         yield f".{name}", attribute
     yield from _class_tensors(cast("Any", type(value)))

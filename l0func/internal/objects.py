@@ -34,7 +34,7 @@ _WHOLE = (type, types.ModuleType, nn.Module, Enum)
 
 def level_of(value: Any, /, wanted: Callable[[Any], bool] = is_tensor) -> Level | None:
     """The children of a container, or of an object that holds a wanted tensor; None for a leaf."""
-    level = tree.level_of(value)
+    level = _container_level(value)
     # A compiler can trace neither the search nor the copy of an object.
     if level is not None or isinstance(value, LEAVES) or compiling():
         return level
@@ -44,10 +44,18 @@ def level_of(value: Any, /, wanted: Callable[[Any], bool] = is_tensor) -> Level 
 
 def structure_of(value: Any, /) -> Level | None:
     """The children of a container or of any object with attributes; None for a leaf."""
-    level = tree.level_of(value)
+    level = _container_level(value)
     if level is not None or isinstance(value, LEAVES):
         return level
     return _object_level(value)
+
+
+def _container_level(value: Any) -> Level | None:
+    """The children of a container that a registry of pytrees knows; None for others."""
+    if isinstance(value, tuple) and getattr(cast("Any", value), "__dict__", None):
+        # A named tuple of a subclass may hold attributes beside its fields.
+        return None
+    return tree.level_of(value)
 
 
 def is_object(value: Any, /) -> bool:

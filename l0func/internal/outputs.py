@@ -55,10 +55,11 @@ def hidden_in(value: Any, /, label: str) -> list[tuple[Tensor, TypeError]]:
     """
     found: list[tuple[Tensor, TypeError]] = []
     for trail, leaf in walk(value):
-        if not isinstance(leaf, LEAVES):
-            tensors = hidden_tensors(leaf)
-            error = _unknown_kind(leaf, place_of(label, trail), find_tensor(leaf))
-            found += [(tensor, error) for tensor in tensors]
+        # A tensor may have other tensors as attributes.
+        inside = vars(leaf) if isinstance(leaf, Tensor) else leaf
+        if not isinstance(inside, LEAVES):
+            error = _unknown_kind(leaf, place_of(label, trail), find_tensor(inside))
+            found += [(tensor, error) for tensor in hidden_tensors(inside)]
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from l0func.internal import names
 from l0func.internal.outputs import copied
@@ -115,7 +115,7 @@ def fitting(fn: PureModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     Raises:
         TypeError: Forward does not take them.
     """
-    signature = _signature(fn)
+    signature = _signature(fn, follow_wrapped=False)
     if signature is not None:
         try:
             signature.bind(*args, **kwargs)
@@ -129,18 +129,25 @@ def _root(fn: PureModule) -> Part:
     return part
 
 
-def _signature(fn: PureModule) -> inspect.Signature | None:
-    """The arguments of forward without self; None if they cannot be known."""
+def _signature(fn: PureModule, follow_wrapped: bool = True) -> inspect.Signature | None:
+    """The arguments of forward without self; None if they cannot be known.
+
+    Args:
+        fn: The function.
+        follow_wrapped: Whether a decorated forward has the arguments of the function that it
+            wraps. They are names to go by, and the decorator may still take others.
+    """
     root = _root(fn)
     attributes = root.attributes()
-    if attributes.get("_forward_pre_hooks"):
-        # A hook may change the inputs.
+    changes_inputs = attributes.get("_forward_pre_hooks")
+    if changes_inputs or root.kind.__call__ is not nn.Module.__call__:
         return None
     forward = attributes.get("forward")
     if forward is None:
-        return _without_self(inspect.signature(root.kind.forward))
+        own = inspect.signature(root.kind.forward, follow_wrapped=follow_wrapped)
+        return _without_self(own)
     if inspect.isfunction(forward):
-        return inspect.signature(forward)
+        return inspect.signature(forward, follow_wrapped=follow_wrapped)
     return None
 
 

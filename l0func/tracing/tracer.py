@@ -20,7 +20,7 @@ from l0func.tracing.trace import Trace
 from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
-from l0func.tracing.units import INPUT, no_units
+from l0func.tracing.units import INPUT, has_units, no_units
 from l0func.tracing.values import AbstractValues, whole_weight
 
 _READ_NUMBERS = frozenset(
@@ -78,7 +78,7 @@ class Tracer(TorchDispatchMode):
         if not outputs:
             self.trace.output_error = ValueError(_NO_TENSOR)
         for tensor, error in hidden:
-            if outside.value_of(tensor) is not None:
+            if has_units(outside.labels(tensor)):
                 outputs.append(tensor)
                 self.trace.output_error = error
         for tensor in outputs:

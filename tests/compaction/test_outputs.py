@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from output_kinds import KINDS, Kind, Returns
+from output_kinds import KINDS, Attributes, Kind, Returns
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -52,11 +53,30 @@ def generate(y: Tensor, h: Tensor) -> Any:
 class Closes:
     """An object that owns a resource, so that it has no copy."""
 
-    def __init__(self, h: Tensor) -> None:
+    def __init__(self, h: Any) -> None:
         self.h = h
 
     def __del__(self) -> None:
         pass
+
+
+class Pair(NamedTuple):
+    y: Tensor
+
+
+class PairAndMore(Pair):
+    pass
+
+
+def with_attribute(y: Tensor, h: Tensor) -> PairAndMore:
+    pair = PairAndMore(y)
+    vars(pair)["h"] = h
+    return pair
+
+
+def tensor_with_attribute(y: Tensor, h: Tensor) -> Tensor:
+    vars(y)["h"] = h
+    return y
 
 
 OPAQUE = {
@@ -69,6 +89,7 @@ OPAQUE = {
     "a method": (lambda y, h: (y, h.sum), r"output\[1\] is a builtin"),
     "an object with a finalizer": (lambda y, h: [y, {"c": Closes(h)}], r"\[1\]\['c'\].* in \.h,"),
     "a module": (lambda y, h: (y, with_tensor(nn.ReLU(), h)), r"is a ReLU, .* in \.h,"),
+    "an attribute of a tensor": (tensor_with_attribute, r"output is a Tensor, .* in \['h'\]"),
     "an error": (lambda y, h: (y, ValueError(h)), r"output\[1\] is a ValueError"),
 }
 
@@ -84,6 +105,35 @@ def test_an_object_that_hides_units_is_refused_by_its_place_and_kind(name: str):
     net = returning(build)
     with pytest.raises(TypeError, match=match):
         l0.unit_groups(net, example())
+
+
+def test_units_that_leave_as_numpy_s_array_stay():
+    groups = l0.unit_groups(returning(lambda y, h: {"y": y, "h": h.numpy()}), example())
+    assert groups.sizes == {"a": 6}
+    assert "the outputs differ" in groups.refused["b.weight"]
+
+
+def test_units_in_an_attribute_beside_named_fields_stay():
+    assert l0.unit_groups(returning(with_attribute), example()).sizes == {"a": 6}
+
+
+def test_constants_in_an_object_of_unknown_kind_are_no_units():
+    def build(y: Tensor, h: Tensor) -> Any:
+        positions = torch.arange(3)
+        return y, lambda: positions
+
+    assert l0.unit_groups(returning(build), example()).sizes == {"a": 6, "b": 5}
+
+
+def test_a_graph_of_objects_that_lead_to_each_other_takes_no_long_search():
+    nodes = [Attributes(torch.ones(1), torch.ones(1)) for _ in range(200)]
+    for node in nodes:
+        vars(node)["others"] = nodes
+
+    net = returning(lambda y, h: {"y": y, "nodes": nodes, "h": [Closes(nodes), h]})
+    start = time.perf_counter()
+    assert l0.unit_groups(net, example()).sizes == {"a": 6}
+    assert time.perf_counter() - start < 30
 
 
 def test_compact_refuses_hidden_units_that_groups_by_hand_would_remove():

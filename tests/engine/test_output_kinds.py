@@ -178,6 +178,11 @@ def test_a_cache_that_a_row_writes_into_stays_as_the_caller_made_it():
     assert torch.equal(ours.layers[0].h, X)
 
 
+def normal(y: Tensor, h: Tensor) -> torch.distributions.Normal:
+    scale = h.sum(1, keepdim=True).exp()
+    return torch.distributions.Normal(y, scale, validate_args=False)
+
+
 def cyclic(y: Tensor, h: Tensor) -> Attributes:
     made = Attributes(y, h)
     vars(made)["parent"] = [made]
@@ -192,7 +197,7 @@ def cyclic(y: Tensor, h: Tensor) -> Attributes:
         (cyclic, r"output\.parent\[0\] is a Attributes that leads back to itself"),
         (lambda y, h: (y, y.shape), r"output\[1\] is a torch.Size, \(1, 3\): the size of one row"),
         (
-            lambda y, h: torch.distributions.Normal(y, h.sum(1, keepdim=True).exp()),
+            normal,
             r"output\._batch_shape is a torch.Size.* return its parameters",
         ),
     ],
@@ -223,9 +228,7 @@ def test_a_hidden_stand_in_is_refused_by_its_place():
 
 
 def test_distributions_keep_their_class_under_one_mask():
-    _, (apply, params, gates, buffers) = network(
-        lambda y, h: torch.distributions.Normal(y, h.sum(1, keepdim=True).exp())
-    )
+    _, (apply, params, gates, buffers) = network(normal)
     ours = apply(params, gates, buffers, KEYS[0], X)
     assert ours.sample().shape == (5, 3)
 
