@@ -216,6 +216,17 @@ _register(InTorch, _flat, lambda pair, _: InTorch(*pair))
 _register(RegisteredOutput, lambda o: (list(o.values()), list(o.keys())), _output_from)
 
 
+class LeavesOut(InOptree):
+    """A class that is registered with one of its tensors only."""
+
+
+def _first(value: LeavesOut) -> tuple[list[Tensor], Tensor]:
+    return [value.y], value.h
+
+
+_register(LeavesOut, _first, lambda children, h: LeavesOut(*children, h))
+
+
 def _not_init(y: Tensor, h: Tensor) -> NotInit:
     made = NotInit(y)
     made.h = h

@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 
+def own_dict(value: Any, /) -> Any:
+    """An object's ``__dict__``; None if it has none, whatever its ``__getattr__`` says."""
+    has_one = cast("Any", type(value)).__dictoffset__ != 0
+    return object.__getattribute__(value, "__dict__") if has_one else None
+
+
 def attributes_of(value: Any, /) -> Iterator[tuple[str, Any]]:
     """Names and values of an object's attributes, without those of its class."""
-    own: Any = getattr(value, "__dict__", None)
+    own = own_dict(value)
     # An object may be its own __dict__; its attributes are then its items.
     if isinstance(own, dict) and own is not value:
         yield from cast("dict[str, Any]", own).items()

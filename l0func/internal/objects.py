@@ -16,14 +16,14 @@ from typing import Any, NamedTuple, cast
 from torch import nn
 
 from l0func.internal import tree
-from l0func.internal.attributes import attributes_of, slots_of
+from l0func.internal.attributes import attributes_of, own_dict, slots_of
 from l0func.internal.context import compiling
 from l0func.internal.hidden import find_tensor, is_tensor
 from l0func.internal.tree import LEAVES, Level
 
-_MAPPINGS: tuple[Any, ...] = (dict, OrderedDict, defaultdict)
+_MAPPINGS: tuple[Any, ...] = (OrderedDict, defaultdict, dict)
 _SEQUENCES: tuple[Any, ...] = (list, deque, tuple)
-_BASES: tuple[Any, ...] = (object, types.SimpleNamespace, *_MAPPINGS, *_SEQUENCES)
+_BASES: tuple[Any, ...] = (*_MAPPINGS, *_SEQUENCES, types.SimpleNamespace, object)
 """Classes that a Python class may extend: its objects then consist of items and attributes."""
 
 _TUPLE: Any = tuple
@@ -52,7 +52,7 @@ def structure_of(value: Any, /) -> Level | None:
 
 def _container_level(value: Any) -> Level | None:
     """The children of a container that a registry of pytrees knows; None for others."""
-    if isinstance(value, tuple) and getattr(cast("Any", value), "__dict__", None):
+    if isinstance(value, tuple) and own_dict(cast("Any", value)):
         # A named tuple of a subclass may hold attributes beside its fields.
         return None
     return tree.level_of(value)
@@ -94,7 +94,8 @@ def _base_of(kind: Any) -> Any:
     for parent in kind.__mro__:
         # A class in C has a __new__ in C; one in Python has none or a Python function.
         if isinstance(parent.__dict__.get("__new__"), types.BuiltinFunctionType):
-            return parent if parent in _BASES else None
+            known = parent in _BASES
+            return next(base for base in _BASES if issubclass(kind, base)) if known else None
     return None
 
 
@@ -107,7 +108,7 @@ class _Plan(NamedTuple):
         keys: The items' keys.
         places: For each attribute the number of the child that it holds.
         children: The items, and then the attributes that are no items.
-        own_dict: Whether the object is its own ``__dict__``.
+        is_own_dict: Whether the object is its own ``__dict__``.
         factory: A defaultdict's factory.
     """
 
@@ -116,7 +117,7 @@ class _Plan(NamedTuple):
     keys: list[Any]
     places: dict[str, int]
     children: list[Any]
-    own_dict: bool
+    is_own_dict: bool
     factory: Any
 
     def names(self) -> list[str]:
@@ -130,7 +131,7 @@ class _Plan(NamedTuple):
         """An object with other children; no ``__init__`` runs."""
         items = children[: len(self.keys)]
         made = self._with_items(items)
-        if self.own_dict:
+        if self.is_own_dict:
             object.__setattr__(made, "__dict__", made)
         slots = dict(slots_of(self.kind))
         for name, number in self.places.items():
@@ -168,9 +169,9 @@ def _plan_of(value: Any, kind: Any, base: Any) -> _Plan:
             children.append(attribute)
         places[name] = number
     keys = [key for key, _ in items]
-    own_dict = getattr(value, "__dict__", None) is value
+    is_own_dict = own_dict(value) is value
     factory = value.default_factory if base is defaultdict else None
-    return _Plan(kind, base, keys, places, children, own_dict, factory)
+    return _Plan(kind, base, keys, places, children, is_own_dict, factory)
 
 
 def _items_of(value: Any, base: Any) -> list[tuple[Any, Any]]:

@@ -60,7 +60,21 @@ def hidden_in(value: Any, /, label: str) -> list[tuple[Tensor, TypeError]]:
         if not isinstance(inside, LEAVES):
             error = _unknown_kind(leaf, place_of(label, trail), find_tensor(inside))
             found += [(tensor, error) for tensor in hidden_tensors(inside)]
-    return found
+    return found or _left_out(value, label)
+
+
+def _left_out(value: Any, label: str) -> list[tuple[Tensor, TypeError]]:
+    """The tensors that the registration of a class leaves out of its children."""
+    visible = {id(tensor) for tensor in visible_tensors(value)}
+    left = [tensor for tensor in hidden_tensors(value) if id(tensor) not in visible]
+    if not left:
+        return []
+    way = find_tensor(value, lambda part: part is left[0])
+    error = TypeError(
+        f"{label} holds tensors that its pytree registration leaves out, such as {label}{way}. "
+        "Register the class with all its tensors as children."
+    )
+    return [(tensor, error) for tensor in left]
 
 
 def place_of(label: str, trail: Trail, /) -> str:

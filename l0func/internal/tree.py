@@ -138,7 +138,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
 
 
 def _is_namedtuple(value: Any) -> bool:
-    return hasattr(value, "_fields") and isinstance(value, tuple)
+    return isinstance(value, tuple) and hasattr(cast("Any", value), "_fields")
 
 
 def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:

@@ -18,6 +18,7 @@ from l0func.pure.functional import PureModule
 from l0func.pure.part import Part
 
 _FORMS = "Give a tensor for one input, a tuple for several, or a dict of keyword inputs"
+_CALL_FORMS = "Give several inputs as *inputs, and keyword inputs as **inputs"
 
 
 class Inputs(NamedTuple):
@@ -85,19 +86,19 @@ def read_examples(fn: PureModule, examples: Any) -> Inputs:
         mapping = cast("Mapping[Any, Any]", examples)
         if _is_keywords(fn, mapping):
             return fitting(fn, (), mapping)
-    return fitting(fn, only, {})._replace(advice=_advice(fn, examples))
+    return fitting(fn, only, {})._replace(advice=_advice(fn, examples, _FORMS))
 
 
-def _advice(fn: PureModule, only: Any) -> str:
-    """What to write instead if forward fails on its only input."""
-    if not isinstance(only, Mapping | list):
+def _advice(fn: PureModule, only: Any, forms: str) -> str:
+    """What to write instead if forward fails on its only positional input."""
+    if not isinstance(only, Mapping | list | tuple):
         return ""
     kind: str = type(cast("Any", only)).__name__
     signature = _signature(fn)
     unknown = ""
     if isinstance(only, Mapping) and signature is not None:
         unknown = _unknown_name(signature, cast("Mapping[Any, Any]", only))
-    return f"It got the {kind} as its only input: forward takes {signature}{unknown}. {_FORMS}."
+    return f"It got the {kind} as one input: forward takes {signature}{unknown}. {forms}."
 
 
 def _unknown_name(signature: inspect.Signature, mapping: Mapping[Any, Any]) -> str:
@@ -121,7 +122,8 @@ def fitting(fn: PureModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise _misfit(fn, signature, Inputs(args, dict(kwargs)), error) from None
-    return Inputs(args, dict(kwargs))
+    advice = _advice(fn, args[0], _CALL_FORMS) if len(args) == 1 else ""
+    return Inputs(args, dict(kwargs), advice)
 
 
 def _root(fn: PureModule) -> Part:
@@ -172,7 +174,8 @@ def _is_keywords(fn: PureModule, mapping: Mapping[Any, Any]) -> bool:
     raise TypeError(
         f"The forward of {_root(fn).kind.__name__} takes {signature}: the mapping with the keys "
         f"{list(mapping)} may be its only input, or hold its keyword inputs. For one input write "
-        "a tuple, ({...},). For keyword inputs give forward arguments of these names."
+        "a tuple, ({...},). For keyword inputs give forward arguments of these names; a call such "
+        "as unit_groups(net, **inputs) takes them as they are."
     )
 
 

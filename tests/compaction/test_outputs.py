@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from output_kinds import KINDS, Attributes, Kind, Returns
+from output_kinds import KINDS, Attributes, Kind, LeavesOut, Returns
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -90,6 +90,7 @@ OPAQUE = {
     "an object with a finalizer": (lambda y, h: [y, {"c": Closes(h)}], r"\[1\]\['c'\].* in \.h,"),
     "a module": (lambda y, h: (y, with_tensor(nn.ReLU(), h)), r"is a ReLU, .* in \.h,"),
     "an attribute of a tensor": (tensor_with_attribute, r"output is a Tensor, .* in \['h'\]"),
+    "a registered class": (LeavesOut, r"registration leaves out, such as output\.h\. Register"),
     "an error": (lambda y, h: (y, ValueError(h)), r"output\[1\] is a ValueError"),
 }
 

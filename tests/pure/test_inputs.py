@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import UserDict
 from typing import Any
 
@@ -126,12 +127,12 @@ REFUSED = {
     "unknown name": (
         ByName,
         {"input_ids": IDS, "attention_maks": MASK},
-        r"It got the dict as its only input: forward takes \(input_ids=None, attention_mask=None"
+        r"It got the dict as one input: forward takes \(input_ids=None, attention_mask=None"
         r"\), and has no 'attention_maks'; the closest is 'attention_mask'",
     ),
     "missing name": (KeywordOnly, {"input_ids": IDS}, r"KeywordOnly takes \(\*, input_ids, att"),
     "too many": (ByName, (IDS, MASK, MASK), r"inputs \(Tensor, Tensor, Tensor\) do not fit: too"),
-    "a list": (ByName, [IDS, MASK], "It got the list as its only input.* a tuple for several"),
+    "a list": (ByName, [IDS, MASK], "It got the list as one input.* a tuple for several"),
     "either": (Anything, BATCH, r"may be its only input, or .* write a tuple, \(\{\.\.\.\},\)"),
 }
 
@@ -147,6 +148,30 @@ def test_examples_that_forward_does_not_take_are_refused_with_its_arguments(
     gates = l0.init_gates(l0.random.key(0), spec)
     with pytest.raises(TypeError, match=match):
         l0.compact(fn, params, gates, buffers, spec, example_inputs=examples)
+
+
+def test_a_container_in_a_call_with_other_inputs_is_one_input():
+    function = l0.make_functional(ByName())
+    with pytest.raises(TypeError, match=r"the dict as one input.*keyword inputs as \*\*inputs"):
+        l0.count_macs(*function, BATCH)
+    with pytest.raises(TypeError, match=r"the tuple as one input.*several inputs as \*inputs"):
+        l0.unit_groups(ByName(), (IDS,), attention_mask=MASK)
+
+
+def test_a_decorated_forward_may_take_other_arguments_than_the_one_it_wraps():
+    def adds_mask(forward: Any) -> Any:
+        @functools.wraps(forward)
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+            return forward(self, *args, **kwargs, attention_mask=MASK)
+
+        return wrapper
+
+    class Decorated(Model):
+        @adds_mask
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.run(input_ids, attention_mask)
+
+    assert l0.unit_groups(Decorated(), IDS).sizes == {"embed": 6, "mid": 8}
 
 
 def test_a_misspelled_keyword_is_refused_with_the_nearest_name():
