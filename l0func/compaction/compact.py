@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from l0func.compaction.examples import first_line, same_output
+from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
@@ -99,6 +99,7 @@ def compact(
         if example_inputs is None:
             return small
         inputs = read_examples(fn, example_inputs)
+        check_rows(inputs)
         expected = inputs.call(fn, pruned, named_buffers)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)

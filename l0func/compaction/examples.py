@@ -1,4 +1,4 @@
-"""A comparison between the outputs of two networks on examples, for trials and ``compact``."""
+"""Checks of examples, and a comparison between the outputs of two networks on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.outputs import walk
+from l0func.internal.outputs import visible_tensors, walk
+from l0func.pure.inputs import Inputs
 
 
 def same_output(output: Any, expected: Any, tolerance: float | None = None) -> bool:
@@ -24,6 +25,8 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
     Raises:
         ValueError: Neither output holds a tensor.
     """
+    if _count_floats(output) != _count_floats(expected):
+        return False
     tensors, expected_tensors = list(_tensors_in(output)), list(_tensors_in(expected))
     if not tensors and not expected_tensors:
         raise ValueError(
@@ -36,6 +39,20 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
     return all(_same_tensor(a, b, tolerance) for a, b in pairs)
 
 
+def check_rows(inputs: Inputs) -> None:
+    """Refuse examples without any numbers: every network is equal on them.
+
+    Raises:
+        ValueError: All tensors among them are empty.
+    """
+    tensors = visible_tensors((inputs.args, inputs.kwargs))
+    if tensors and all(not tensor.numel() for tensor in tensors):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise ValueError(
+            f"The examples hold no numbers: their shapes are {shapes}. Give two rows or more."
+        )
+
+
 def first_line(error: Exception) -> str:
     """An error as text: its type and its first line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -46,8 +63,14 @@ def _tensors_in(output: Any) -> Iterator[Tensor]:
     for _, leaf in walk(output):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif type(leaf).__module__ == "numpy" and leaf.dtype.kind in "biufc":
+        elif hasattr(leaf, "__array_interface__") and leaf.dtype.kind in "biufc":
             yield torch.as_tensor(leaf)
+
+
+def _count_floats(output: Any) -> int:
+    # Not compared, because a time of day is no difference; a list of a layer's numbers that became
+    # shorter is one.
+    return sum(isinstance(leaf, float) for _, leaf in walk(output))
 
 
 def _same_tensor(tensor: Tensor, expected: Tensor, tolerance: float | None) -> bool:

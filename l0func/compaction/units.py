@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from l0func.compaction.attribute_choices import attribute_choices
+from l0func.compaction.examples import check_rows
 from l0func.compaction.grouping import Refusal, UnitVector, unit_vectors
 from l0func.compaction.trial import Trial, prepare_trial
 from l0func.pure.functional import Functional, PureModule, make_functional
@@ -93,6 +94,7 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
     """
     fn, params, buffers = make_functional(module)
     inputs = _inputs_of(fn, example_inputs, kwargs)
+    check_rows(inputs)
     function = Functional(fn.eval(), params, buffers)
     trace = follow(*function, inputs)
     groups = groups_in(function, inputs, trace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -93,6 +94,11 @@ def _contents_of(value: Any) -> Iterator[tuple[str, Any]]:
             yield f"[{number}]", item
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
+    elif isinstance(value, weakref.ref):
+        yield "()", cast("Any", value)()
+    elif type(value).__name__ == "ndarray" and value.dtype.hasobject:
+        # Its items are invisible to the garbage collector.
+        yield "", value.tolist()
 
 
 def _captured(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -124,7 +124,9 @@ class _Collected(NamedTuple):
                 f"dicts, lists and tuples; got {type(value).__name__}. Leave per_example out of "
                 "the compiled function, or return a dict."
             )
-        check_leaf(value, self.label, trail, is_tensor)
+        shared = " Or give it None in in_dims, if all rows share it."
+        advice = shared if self.dims_label == "in_dims" else ""
+        check_leaf(value, self.label, trail, is_tensor, advice)
         if isinstance(value, torch.Size):
             raise TypeError(
                 f"{place_of(self.label, trail)} is a torch.Size, {tuple(value)}: the size of one "

@@ -91,7 +91,9 @@ def _step(container: Any, name: str) -> str:
     return f".{name}"
 
 
-def check_leaf(leaf: Any, label: str, trail: Trail, wanted: Callable[[Any], bool]) -> None:
+def check_leaf(
+    leaf: Any, label: str, trail: Trail, wanted: Callable[[Any], bool], advice: str = ""
+) -> None:
     """Refuse an object that cannot be taken apart, if it holds a wanted tensor.
 
     Args:
@@ -99,6 +101,7 @@ def check_leaf(leaf: Any, label: str, trail: Trail, wanted: Callable[[Any], bool
         label: A name for the whole value in an error.
         trail: The way to the leaf.
         wanted: Whether a value is a tensor that matters.
+        advice: A last sentence for the error.
 
     Raises:
         TypeError: It holds one.
@@ -108,7 +111,7 @@ def check_leaf(leaf: Any, label: str, trail: Trail, wanted: Callable[[Any], bool
         return
     way = find_tensor(leaf, wanted)
     if way is not None:
-        raise _unknown_kind(leaf, place_of(label, trail), way)
+        raise _unknown_kind(leaf, place_of(label, trail), way, advice)
 
 
 def check_no_cycle(value: Any, label: str, trail: Trail) -> None:
@@ -128,13 +131,13 @@ def check_no_cycle(value: Any, label: str, trail: Trail) -> None:
         )
 
 
-def _unknown_kind(leaf: Any, place: str, way: str | None) -> TypeError:
+def _unknown_kind(leaf: Any, place: str, way: str | None, advice: str = "") -> TypeError:
     where = f"in {way}" if way else "inside"
     return TypeError(
         f"{place} is a {type(leaf).__name__}, which holds tensors {where}, and l0func cannot "
         "replace them there. Use tensors, or dicts, tuples, dataclasses and plain objects with "
         "tensors; or register the class with optree.register_pytree_node or "
-        "torch.utils._pytree.register_pytree_node."
+        f"torch.utils._pytree.register_pytree_node.{advice}"
     )
 
 

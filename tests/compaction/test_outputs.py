@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
+import weakref
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from output_kinds import KINDS, Attributes, Kind, LeavesOut, Returns
@@ -60,6 +62,9 @@ class Closes:
         pass
 
 
+h_alive: list[Tensor] = []
+
+
 class Pair(NamedTuple):
     y: Tensor
 
@@ -91,6 +96,11 @@ OPAQUE = {
     "a module": (lambda y, h: (y, with_tensor(nn.ReLU(), h)), r"is a ReLU, .* in \.h,"),
     "an attribute of a tensor": (tensor_with_attribute, r"output is a Tensor, .* in \['h'\]"),
     "a registered class": (LeavesOut, r"registration leaves out, such as output\.h\. Register"),
+    "a weak reference": (
+        lambda y, h: (y, weakref.ref(h), h_alive.append(h)),
+        r"output\[1\] is a (ReferenceType|weakref)",
+    ),
+    "numpy's objects": (lambda y, h: (y, np.array([h, None], dtype=object)), "is a ndarray"),
     "an error": (lambda y, h: (y, ValueError(h)), r"output\[1\] is a ValueError"),
 }
 
@@ -108,14 +118,20 @@ def test_an_object_that_hides_units_is_refused_by_its_place_and_kind(name: str):
         l0.unit_groups(net, example())
 
 
-def test_units_that_leave_as_numpy_s_array_stay():
-    groups = l0.unit_groups(returning(lambda y, h: {"y": y, "h": h.numpy()}), example())
+@pytest.mark.parametrize("leave", [Tensor.numpy, Tensor.tolist], ids=["array", "list"])
+def test_units_that_leave_as_an_array_or_a_list_of_numbers_stay(leave: Any):
+    groups = l0.unit_groups(returning(lambda y, h: {"y": y, "h": leave(h)}), example())
     assert groups.sizes == {"a": 6}
     assert "the outputs differ" in groups.refused["b.weight"]
 
 
 def test_units_in_an_attribute_beside_named_fields_stay():
     assert l0.unit_groups(returning(with_attribute), example()).sizes == {"a": 6}
+
+
+def test_examples_without_rows_are_refused():
+    with pytest.raises(ValueError, match=r"no numbers: their shapes are \(0, 4\). Give two rows"):
+        l0.unit_groups(returning(lambda y, h: y), example()[:0])
 
 
 def test_constants_in_an_object_of_unknown_kind_are_no_units():
