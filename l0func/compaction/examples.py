@@ -63,8 +63,12 @@ def _tensors_in(output: Any) -> Iterator[Tensor]:
     for _, leaf in walk(output):
         if isinstance(leaf, Tensor):
             yield leaf
-        elif hasattr(leaf, "__array_interface__") and leaf.dtype.kind in "biufc":
+        elif _is_array(leaf) and leaf.dtype.kind in "biufc":
             yield torch.as_tensor(leaf)
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array_interface__") and not isinstance(value, type)
 
 
 def _count_floats(output: Any) -> int:
