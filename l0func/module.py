@@ -20,7 +20,7 @@ from l0func.engine.gated import Gated
 from l0func.engine.per_example import PerExample
 from l0func.gates.checks import MaskEstimator, check_estimator, check_values
 from l0func.gates.init import init_gates
-from l0func.internal import tree
+from l0func.internal import outputs
 from l0func.pure import init_params as initialisation
 from l0func.pure.functional import PureModule, make_functional
 from l0func.pure.init_params import Initialiser
@@ -173,8 +173,8 @@ class L0Module(nn.Module):
         This module's estimator decides about closed units; see :func:`l0func.compact`.
 
         Args:
-            example_inputs: A tensor, or a tuple of inputs. With examples, units that single gates
-                left idle go too.
+            example_inputs: A tensor, a tuple of inputs, or a dict of keyword inputs. With
+                examples, units that single gates left idle go too.
             empty: The treatment of a group without open units, as for :func:`l0func.compact`.
 
         Returns:
@@ -271,7 +271,7 @@ def _check_same_spec(saved: GateSpec, spec: GateSpec) -> None:
 
 
 def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    for _, leaf in tree.walk((inputs, kwargs)):
+    for _, leaf in outputs.walk((inputs, kwargs)):
         if isinstance(leaf, Tensor) and leaf.dim() > 0:
             return leaf.shape[0]
     raise ValueError(

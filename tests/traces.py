@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import l0func as l0
+from l0func.pure.inputs import Inputs
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
 
@@ -38,7 +39,7 @@ class Scaled(nn.Module):
 
 def traced(module: nn.Module, *inputs: Any) -> Trace:
     fn, params, buffers = l0.make_functional(module.eval())
-    return follow(fn, params, buffers, inputs)
+    return follow(fn, params, buffers, Inputs(inputs, {}))
 
 
 def units(trace: Trace, path: str, dim: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from l0func.compaction.examples import as_inputs, first_line, same_output
+from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
@@ -17,6 +17,7 @@ from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.pure.functional import Functional, PureModule, check_function
+from l0func.pure.inputs import Inputs, read_examples
 from l0func.spec.plan import GateSpec, check_spec
 
 Empty = Literal["raise", "constant"]
@@ -54,7 +55,9 @@ def compact(
         buffers: Its buffers.
         spec: The gate spec.
         estimator: The test-time gates.
-        example_inputs: A tensor, or a tuple of the inputs of forward, two rows or more.
+        example_inputs: The inputs of forward, two rows or more: a tensor, a tuple of inputs, or a
+            dict of keyword inputs. A dict with other keys than forward's arguments is its only
+            input.
         empty: For a group with no open unit: ``"raise"`` an error, or keep one unit as a
             ``"constant"``, with weights of 0.
 
@@ -63,7 +66,8 @@ def compact(
         spec, estimator), buffers)``, up to rounding.
 
     Raises:
-        TypeError: ``fn`` is not from ``make_functional``.
+        TypeError: ``fn`` is not from ``make_functional``, or its forward does not take the
+            examples, or returns tensors in an object that cannot be taken apart.
         ValueError: The trees do not fit the spec or each other; a group has no open unit;
             groups contradict each other, or name slices that a module cannot lose, such as a
             LayerNorm's; or the smaller network fails or differs on the examples.
@@ -94,8 +98,9 @@ def compact(
         small = remove(fn, pruned, named_buffers, spec, opens)
         if example_inputs is None:
             return small
-        inputs = as_inputs(example_inputs)
-        expected = fn(pruned, named_buffers, *inputs)
+        inputs = read_examples(fn, example_inputs)
+        check_rows(inputs)
+        expected = inputs.call(fn, pruned, named_buffers)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
 
@@ -117,7 +122,7 @@ def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec
 
 
 def _without_idle_units(
-    small: Functional, inputs: tuple[Any, ...], expected: Any, empty: Empty
+    small: Functional, inputs: Inputs, expected: Any, empty: Empty
 ) -> Functional:
     folded = fold_constants(small, inputs)
     if folded is None:
@@ -161,15 +166,14 @@ def _empty_group_error(group: str, count: int, spec: GateSpec) -> ValueError:
     )
 
 
-def _check_equal(small: Functional, inputs: tuple[Any, ...], expected: Any) -> None:
+def _check_equal(small: Functional, inputs: Inputs, expected: Any) -> None:
     """Refuse a smaller network if its output on the examples is not the expected one.
 
     Raises:
         ValueError: It fails, or its output differs.
     """
-    fn, params, buffers = small
     try:
-        output = fn(params, buffers, *inputs)
+        output = inputs.call(*small)
     except Exception as error:
         # A forward of unknown code may raise anything when its sizes change.
         raise ValueError(

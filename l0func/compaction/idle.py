@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from l0func.compaction.fold import RuledSlices, folded_slice, unit_numbers
 from l0func.compaction.units import UnitGroups, groups_in
-from l0func.internal import tree
+from l0func.internal.outputs import copied
 from l0func.pure.functional import Functional
+from l0func.pure.inputs import Inputs
 from l0func.spec.build import gate_spec
 from l0func.spec.plan import GateSpec
 from l0func.tracing.follow import follow
@@ -35,7 +36,7 @@ class FoldedNetwork(NamedTuple):
     read: dict[str, Tensor]
 
 
-def fold_constants(function: Functional, inputs: tuple[Any, ...]) -> FoldedNetwork | None:
+def fold_constants(function: Functional, inputs: Inputs) -> FoldedNetwork | None:
     """Move the output of every constant unit into its readers' biases.
 
     Afterwards nothing reads these units any more. A unit is constant under three conditions: every
@@ -69,7 +70,7 @@ def fold_constants(function: Functional, inputs: tuple[Any, ...]) -> FoldedNetwo
     return FoldedNetwork(Functional(fn, params, buffers), spec, read)
 
 
-def _noisy(inputs: tuple[Any, ...]) -> Any:
+def _noisy(inputs: Inputs) -> Inputs:
     """Inputs with every number changed; integers stay."""
 
     def changed(tensor: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ def _noisy(inputs: tuple[Any, ...]) -> Any:
         noise = ramp.reshape(tensor.shape).to(tensor.dtype)
         return tensor + (1 + tensor.abs()) * noise
 
-    return tree.map_tensors(changed, inputs)
+    return copied(changed, inputs)
 
 
 def _folded_once(

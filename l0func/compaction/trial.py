@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,9 @@ from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import pruned_by
 from l0func.internal import tree
 from l0func.internal.names import stream
+from l0func.internal.outputs import copied
 from l0func.pure.functional import Functional, PureModule
+from l0func.pure.inputs import Inputs
 from l0func.spec.build import gate_spec
 from l0func.spec.plan import GateSpec, GateVector, Group
 
@@ -42,7 +43,7 @@ class Trial:
     fn: PureModule
     params: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    inputs: tuple[Any, ...]
+    inputs: Inputs
     tolerance: float
 
     def verification_error(self, groups: Mapping[str, Group]) -> str | None:
@@ -67,10 +68,10 @@ class Trial:
         gates = self._gates(spec, closed)
         z = deterministic_gates(gates, spec, "louizos")
         pruned = pruned_by(self.params, z, spec)
-        expected = self.fn(pruned, self.buffers, *self.inputs)
+        expected = self.inputs.call(self.fn, pruned, self.buffers)
         opens = {name: value != 0 for name, value in z.items()}
         small = remove(self.fn, pruned, self.buffers, spec, opens)
-        output = small.fn(small.params, small.buffers, *self.inputs)
+        output = self.inputs.call(*small)
         return same_output(output, expected, self.tolerance)
 
     def _gates(self, spec: GateSpec, closed: Sequence[int]) -> Gates:
@@ -81,13 +82,14 @@ class Trial:
         return gates
 
 
-def prepare_trial(function: Functional, inputs: tuple[Any, ...]) -> Trial:
+def prepare_trial(function: Functional, inputs: Inputs) -> Trial:
     """A trial on these inputs, in float64 if the function's forward accepts that."""
     fn = function.fn
     params, buffers = _randomised(function.params), _randomised(function.buffers, noise=0.0)
-    wide_params, wide_buffers, wide_inputs = tree.map_tensors(_wide, (params, buffers, inputs))
+    wide_params, wide_buffers = tree.map_tensors(_wide, (params, buffers))
+    wide_inputs = copied(_wide, inputs)
     try:
-        fn(wide_params, wide_buffers, *wide_inputs)
+        wide_inputs.call(fn, wide_params, wide_buffers)
     except RuntimeError:
         # Forward makes tensors of a fixed type.
         return Trial(fn, params, buffers, inputs, tolerance=1e-3)

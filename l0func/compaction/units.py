@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from l0func.compaction.attribute_choices import attribute_choices
-from l0func.compaction.examples import as_inputs
+from l0func.compaction.examples import check_rows
 from l0func.compaction.grouping import Refusal, UnitVector, unit_vectors
 from l0func.compaction.trial import Trial, prepare_trial
-from l0func.pure.functional import Functional, make_functional
+from l0func.pure.functional import Functional, PureModule, make_functional
+from l0func.pure.inputs import Inputs, fitting, read_examples
 from l0func.spec.plan import Group
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
@@ -51,7 +52,7 @@ class UnitGroups(dict[str, Group]):
         return "\n".join(lines)
 
 
-def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
+def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitGroups:
     """Groups of hidden units, channels and attention heads, found by tracing the module.
 
     Each unit's gate multiplies the slices that read the unit and owns those that make it,
@@ -68,14 +69,20 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
 
     Args:
         module: Any module. It is not changed.
-        example_inputs: A tensor, or a tuple of the inputs of its ``forward``; two rows or more.
+        *example_inputs: The inputs of its ``forward``, two rows or more: as in a call,
+            ``unit_groups(net, x, mask=mask)``; or in one value, a tensor, a tuple of inputs, or a
+            dict of keyword inputs. A dict with other keys than forward's arguments is its only
+            input; ``({...},)`` is one in any case.
+        **kwargs: Its keyword inputs.
 
     Returns:
         A dict of groups, with ``sizes`` and ``refused``; ``print`` it.
 
     Raises:
-        TypeError: ``module`` is not an eager nn.Module.
-        ValueError: Forward branches on data; or no unit at all can be removed, with the reasons.
+        TypeError: ``module`` is not an eager nn.Module; forward does not take these inputs; or it
+            returns tensors in an object that cannot be taken apart.
+        ValueError: Forward branches on data or returns no tensor; or no unit at all can be
+            removed, with the reasons.
 
     Example:
         >>> import torch
@@ -85,8 +92,9 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
           0: 3 units
           stays 2.weight: they are an output of the module
     """
-    inputs = as_inputs(example_inputs)
     fn, params, buffers = make_functional(module)
+    inputs = _inputs_of(fn, example_inputs, kwargs)
+    check_rows(inputs)
     function = Functional(fn.eval(), params, buffers)
     trace = follow(*function, inputs)
     groups = groups_in(function, inputs, trace)
@@ -97,8 +105,24 @@ def unit_groups(module: nn.Module, example_inputs: Any) -> UnitGroups:
     return groups
 
 
-def groups_in(function: Functional, inputs: tuple[Any, ...], trace: Trace) -> UnitGroups:
-    """The groups of a function that was traced on these inputs; there may be none."""
+def _inputs_of(fn: PureModule, examples: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    """The inputs of ``unit_groups``: one value for all of them, or as in a call of forward."""
+    if "example_inputs" in kwargs:
+        examples = (*examples, kwargs.pop("example_inputs"))
+    if len(examples) == 1 and not kwargs:
+        return read_examples(fn, examples[0])
+    return fitting(fn, examples, kwargs)
+
+
+def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
+    """The groups of a function that was traced on these inputs; there may be none.
+
+    Raises:
+        TypeError: The output holds tensors in an object of unknown kind.
+        ValueError: The output holds no tensor.
+    """
+    if trace.output_error is not None:
+        raise trace.output_error
     found, refused = unit_vectors(trace)
     groups, failed = _verified(prepare_trial(function, inputs), found)
     return UnitGroups(groups, found, refused | failed)

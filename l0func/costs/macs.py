@@ -16,6 +16,7 @@ from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.pure.functional import PureModule, check_function
+from l0func.pure.inputs import fitting
 from l0func.spec.plan import GateSpec, ParameterPlan
 from l0func.spec.rules import Rule, Shape
 from l0func.tracing.follow import follow
@@ -76,7 +77,9 @@ class MacCounts:
         return MacCounts(uses, (), sizes)
 
 
-def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> MacCounts:
+def count_macs(
+    fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any
+) -> MacCounts:
     """Count the multiply-adds in one call, by tracing how often it uses each parameter entry.
 
     Matrix products and convolutions count; attention and recurrent layers count as the products
@@ -87,13 +90,15 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
         params: Its parameters, flat or nested.
         buffers: Its buffers.
         *inputs: The inputs of its ``forward``; the counts are for all their rows.
+        **kwargs: Its keyword inputs.
 
     Returns:
         The counts, for :func:`expected_macs` and :func:`realised_macs`; ``.total`` is the dense
         number.
 
     Raises:
-        TypeError: ``fn`` is not a pure function from ``make_functional``.
+        TypeError: ``fn`` is not a pure function from ``make_functional``, or its forward does not
+            take these inputs.
         ValueError: The trees do not fit ``fn``, or forward branches on data.
 
     Example:
@@ -102,7 +107,8 @@ def count_macs(fn: PureModule, params: Tree, buffers: Tree, /, *inputs: Any) -> 
         60
     """
     check_function(fn)
-    trace = follow(fn, tree.leaves(params), tree.leaves(buffers, "buffers"), inputs)
+    tensors, named_buffers = tree.leaves(params), tree.leaves(buffers, "buffers")
+    trace = follow(fn, tensors, named_buffers, fitting(fn, inputs, kwargs))
     sizes = {path: torch.Size(trace.shapes[path]).numel() for path in trace.uses}
     return MacCounts(dict(trace.uses), _products(trace), sizes)
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from l0func import random
 from l0func.engine.arguments import check_key_argument, check_pure
 from l0func.engine.ops.nested import Nested
-from l0func.engine.parameter import dense
+from l0func.engine.parameter import dense, is_gated
 from l0func.engine.stand_ins import StandIns
 from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
-from l0func.internal import names, tree
+from l0func.internal import names, outputs, tree
 from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.tree import Tree
 from l0func.pure.functional import PureModule
@@ -132,7 +132,10 @@ class Gated:
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):
             output = call(masked, buffers, *inputs, **kwargs)
-            return tree.map_tensors(dense, output)
+            if call is self.fn:
+                return _dense_output(output)
+            own, updated = output
+            return _dense_output(own), _dense_output(updated)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""
@@ -167,6 +170,11 @@ class Gated:
     def __repr__(self) -> str:
         settings = f"sampling={self.sampling!r}, estimator={self.estimator!r}"
         return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, {settings})"
+
+
+def _dense_output(output: Any) -> Any:
+    """The output with the product of weight and mask for each stand-in."""
+    return outputs.map_tensors(dense, output, "output", is_gated)
 
 
 def gated(

@@ -123,6 +123,11 @@ def broadcast_along(scale: Tensor, dim: int, rank: int) -> Tensor:
     return scale.reshape(-1, *(1,) * (rank - dim - 1))
 
 
+def is_gated(value: Any) -> bool:
+    """Whether a value is a gated parameter."""
+    return isinstance(value, GatedParameter)
+
+
 def dense(value: Any) -> Any:
     """A gated parameter's product; any other value unchanged."""
     return value.dense() if isinstance(value, GatedParameter) else value

@@ -7,7 +7,7 @@ the gated function as a batch of one, under its own key.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ from l0func.engine.row_errors import in_words_of_rows
 from l0func.internal.mapped import FlatMapped, flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.tree import Tree
+
+
+class _Arguments(NamedTuple):
+    inputs: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    gates: Tree
 
 
 class PerExample:
@@ -68,10 +74,12 @@ class PerExample:
             **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
 
         Returns:
-            The function's output, with rows along the dimension that ``out_dims`` gives.
+            The function's output, with rows along the dimension that ``out_dims`` gives. Objects
+            keep their classes; values other than tensors are as one row gave them.
 
         Raises:
-            TypeError: ``keys`` are not keys.
+            TypeError: ``keys`` are not keys; or an input or output holds tensors in an object that
+                cannot be taken apart.
             ValueError: The number of keys is not the number of rows; or as for a plain call.
         """
         return self._map(self.apply, self.out_dims, params, gates, buffers, keys, inputs, kwargs)
@@ -131,7 +139,7 @@ class PerExample:
         check_keys_argument(keys)
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
-        arguments = flatten_mapped((inputs, kwargs, gates), dims, "in_dims")
+        arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
         _check_keys(keys)
         _check_rows(keys.shape[0], arguments)
         chunked = self.chunk_size is not None
@@ -171,7 +179,8 @@ def per_example(
         in_dims: Where the rows are in the inputs: one dimension for all, or a tuple with an entry
             (a dimension or a pytree) for each input; None for an input that all rows share.
         out_dims: Where the rows are in the outputs: one dimension for all, or a pytree in the
-            output's structure; None for an output that is the same for all rows.
+            output's structure, a dict of names for an object; None for an output that is the same
+            for all rows.
         chunk_size: Rows to compute at once; None is all. Smaller chunks take less memory, and the
             draws stay the same.
         gate_dims: Where the rows are in every gate vector, if each example has its own gates,

@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from l0func.internal import tree
+from l0func.internal.context import compiling
 from l0func.internal.mapped import FlatMapped, flatten_mapped
+from l0func.internal.outputs import copied
 from l0func.internal.tree import Tree
 from l0func.pure.by_row import ByRow
 
@@ -77,10 +79,13 @@ class Row:
         placed = zip(tensors, self.arguments.dims, strict=True)
         batch_of_one = [x.unsqueeze(dim) for x, dim in placed]
         inputs, kwargs, gates = self.arguments.rebuilt(batch_of_one)
+        if not compiling():
+            # A module may write a row's tensors into an object, such as a cache.
+            inputs, kwargs = copied(_itself, (inputs, kwargs))
         gates = self._own_gates(gates)
         with ByRow(key, self.chunked, self.note):
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
-        flat = flatten_mapped(output, self.out_dims, "out_dims")
+        flat = flatten_mapped(output, self.out_dims, "out_dims", "output")
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]
         return rows, flat.unmapped, Form(flat.template, flat.dims)
 
@@ -90,6 +95,10 @@ class Row:
         if dim is None:
             return gates
         return tree.map_tensors(lambda log_alpha: log_alpha.squeeze(dim), gates)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _only_row(x: Tensor, dim: int) -> Tensor:

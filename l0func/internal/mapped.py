@@ -5,14 +5,18 @@ Rows are a batch's examples for PerExample, and a sweep's members for training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from l0func.internal.context import compiling
+from l0func.internal.hidden import is_tensor
 from l0func.internal.names import check_names
-from l0func.internal.tree import LEAVES, Level, leaves, level_of, rebuild
+from l0func.internal.objects import is_object, level_of, structure_of
+from l0func.internal.outputs import Trail, check_leaf, check_no_cycle, place_of
+from l0func.internal.tree import LEAVES, Level, leaves, rebuild
 
 
 class _Place(NamedTuple):
@@ -21,11 +25,21 @@ class _Place(NamedTuple):
     dim: int | None
 
 
+class _Branch(NamedTuple):
+    """A container in a template: the templates of its children, and its :class:`Level`'s rebuild.
+
+    The container is built only once, from real tensors: its class may check them.
+    """
+
+    children: list[Any]
+    unflatten: Callable[[list[Any]], Any]
+
+
 class FlatMapped(NamedTuple):
     """A pytree taken apart into tensors with rows and tensors without."""
 
     template: Any
-    """The pytree with a place for each tensor."""
+    """The pytree with a place for each tensor, and a branch for each container."""
 
     tensors: list[Tensor]
     """The tensors with rows."""
@@ -54,81 +68,124 @@ class FlatMapped(NamedTuple):
 def _filled(template: Any, rows: Iterator[Tensor], shared: Iterator[Tensor]) -> Any:
     if isinstance(template, _Place):
         return next(shared if template.dim is None else rows)
-    level = level_of(template)
-    if level is None:
-        return template
-    return level.unflatten([_filled(child, rows, shared) for child in level.children])
+    if isinstance(template, _Branch):
+        return template.unflatten([_filled(child, rows, shared) for child in template.children])
+    return template
 
 
-def flatten_mapped(value: Any, dims: Any, label: str, /) -> FlatMapped:
+def flatten_mapped(value: Any, dims: Any, dims_label: str, /, label: str = "value") -> FlatMapped:
     """Take a pytree apart by its row dimensions.
 
     Args:
-        value: Any pytree with tensors and constants.
+        value: Containers and objects with tensors; every other leaf is the same for all rows.
         dims: The dimension where every tensor has its rows, or None for tensors without rows. Or
             a pytree of these: a prefix of ``value`` with one entry for each subtree.
-        label: A name for ``dims`` in an error.
+        dims_label: A name for ``dims`` in an error.
+        label: A name for ``value`` in an error.
 
     Raises:
         ValueError: ``dims`` does not fit ``value``, or a dimension does not fit its tensor.
-        TypeError: A leaf is neither a tensor nor a constant.
+        TypeError: An object that cannot be taken apart holds tensors.
     """
-    flat = FlatMapped(None, [], [], [])
-    return flat._replace(template=_place(value, dims, label, flat))
+    places = _Collected(dims_label, label, [], [], [])
+    template = places.put_in(value, dims, ())
+    return FlatMapped(template, places.tensors, places.dims, places.unmapped)
 
 
-def _place(value: Any, dims: Any, label: str, flat: FlatMapped) -> Any:
-    """The template of a pytree; its tensors and their dimensions are appended to ``flat``."""
-    if isinstance(value, Tensor):
-        return _place_tensor(value, dims, label, flat)
-    level = level_of(value)
-    if level is None:
-        _check_constant(value)
-        return value
-    own = _dims_of_children(value, level, dims, label)
-    pairs = zip(level.children, own, strict=True)
-    return level.unflatten([_place(child, dim, label, flat) for child, dim in pairs])
+class _Collected(NamedTuple):
+    """The tensors of a value, collected while its template is made; see :class:`FlatMapped`."""
+
+    dims_label: str
+    label: str
+    tensors: list[Tensor]
+    dims: list[int]
+    unmapped: list[Tensor]
+
+    def put_in(self, value: Any, dims: Any, trail: Trail) -> Any:
+        """The template of a value; its tensors and their dimensions are collected."""
+        if isinstance(value, Tensor):
+            return self._place(value, dims, trail)
+        level = level_of(value)
+        if level is None:
+            if dims is not None:
+                self._check_constant(value, trail)
+            return value
+        check_no_cycle(value, self.label, trail)
+        own = _dims_of_children(value, level, dims, self.dims_label)
+        children: list[Any] = []
+        for name, child, dim in zip(level.names, level.children, own, strict=True):
+            children.append(self.put_in(child, dim, (*trail, (value, name))))
+        return _Branch(children, level.unflatten)
+
+    def _check_constant(self, value: Any, trail: Trail) -> None:
+        if compiling() and not isinstance(value, LEAVES):
+            raise TypeError(
+                "Inside torch.compile, the inputs and outputs of a row are tensors, constants, "
+                f"dicts, lists and tuples; got {type(value).__name__}. Leave per_example out of "
+                "the compiled function, or return a dict."
+            )
+        shared = " Or give it None in in_dims, if all rows share it."
+        advice = shared if self.dims_label == "in_dims" else ""
+        check_leaf(value, self.label, trail, is_tensor, advice)
+        if isinstance(value, torch.Size):
+            raise TypeError(
+                f"{place_of(self.label, trail)} is a torch.Size, {tuple(value)}: the size of one "
+                "row, and not of the batch. Return the tensors that it describes, without it; "
+                "for a torch.distributions object return its parameters."
+            )
+
+    def _place(self, tensor: Tensor, dim: Any, trail: Trail) -> _Place:
+        """A tensor's place; the tensor itself is collected."""
+        if dim is None:
+            self.unmapped.append(tensor)
+            return _Place(None)
+        if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
+            place = f", {place_of(self.label, trail)}," if trail else ""
+            raise ValueError(
+                f"{self.dims_label} names dimension {dim!r} of a tensor of shape "
+                f"{tuple(tensor.shape)}{place} and there is no such dimension."
+                f"{_advice(tensor, dim, self.dims_label)}"
+            )
+        positive = dim % tensor.dim()
+        self.tensors.append(tensor)
+        self.dims.append(positive)
+        return _Place(positive)
 
 
-def _check_constant(value: Any) -> None:
-    if not isinstance(value, LEAVES):
-        raise TypeError(
-            f"Inputs and outputs of a row are pytrees of tensors and constants; got "
-            f"{type(value).__name__}."
-        )
+def _advice(tensor: Tensor, dim: Any, dims_label: str) -> str:
+    if dims_label == "out_dims" and isinstance(dim, int) and not tensor.dim():
+        return " A row's own number needs a dimension of rows: return it as x[None]."
+    return ""
 
 
 def _dims_of_children(value: Any, level: Level, dims: Any, label: str) -> list[Any]:
     """The entry in ``dims`` for each child of a container."""
-    count = len(level.children)
     if dims is None or isinstance(dims, int):
-        return [dims] * count
+        return [dims] * len(level.children)
     kind: str = type(value).__name__
-    if isinstance(dims, Mapping) and isinstance(value, Mapping):
-        named = cast("Mapping[Any, Any]", dims)
-        by_name = {str(name): dim for name, dim in named.items()}
-        check_names(by_name, level.names, f"The {kind} that {label} describes")
-        return [by_name[name] for name in level.names]
-    inner = level_of(dims)
+    named = _named_dims(value, dims)
+    if named is not None:
+        if type(dims) is type(value) and type(value) is not dict:
+            # A ModelOutput leaves out the fields that are None.
+            named = dict.fromkeys(level.names) | named
+        check_names(named, level.names, f"The {kind} that {label} describes")
+        return [named[name] for name in level.names]
+    inner = structure_of(dims)
+    count = len(level.children)
     if inner is None or len(inner.children) != count:
         raise ValueError(f"{label} {dims!r} does not fit the {count} parts of a {kind}.")
     return inner.children
 
 
-def _place_tensor(tensor: Tensor, dim: Any, label: str, flat: FlatMapped) -> _Place:
-    """A tensor's place; the tensor itself is appended to ``flat``."""
-    if dim is None:
-        flat.unmapped.append(tensor)
-        return _Place(None)
-    if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
-        raise ValueError(
-            f"{label} names dimension {dim!r} of a tensor of shape {tuple(tensor.shape)}, "
-            "and there is no such dimension."
-        )
-    positive = dim % tensor.dim()
-    flat.tensors.append(tensor)
-    flat.dims.append(positive)
-    return _Place(positive)
+def _named_dims(value: Any, dims: Any) -> dict[str, Any] | None:
+    """Dimensions by name, from a mapping or from an object of the value's class."""
+    if isinstance(dims, Mapping):
+        mapping = cast("Mapping[Any, Any]", dims)
+        return {str(name): dim for name, dim in mapping.items()}
+    if type(dims) is type(value) and is_object(value):
+        inner = structure_of(dims)
+        return None if inner is None else dict(zip(inner.names, inner.children, strict=True))
+    return None
 
 
 def split_chunks(

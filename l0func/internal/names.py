@@ -59,7 +59,7 @@ def check_argument(got: Iterable[str], expected: Iterable[str], /, owner: str, l
 
 
 def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) -> str:
-    both = f"the {owner} has {_first(expected)}; got {_first(got)}"
+    both = f"the {owner} has {_first_of(expected)}; got {_first_of(got)}"
     start = f"The names in {label} do not fit: {both}"
     if all(name.isdecimal() for name in got):
         return f"{start}. A list of tensors has no names: pass the dict {{path: tensor}}."
@@ -70,7 +70,7 @@ def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) 
     )
 
 
-def _first(names: set[str]) -> str:
+def _first_of(names: set[str]) -> str:
     """The first name, and the number of others."""
     if not names:
         return "none ({})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -11,10 +12,16 @@ import optree
 import torch
 from torch import Tensor
 
+from l0func.internal.context import compiling
+from l0func.internal.untyped import untyped
+
 Tree = Any
 """A flat ``{path: Tensor}``, or any pytree with tensors as leaves; nested paths are dotted."""
 
-LEAVES = (Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+LEAVES = (
+    Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device,
+    torch.Size,
+)  # fmt: skip
 """The types that are leaves: tensors and constants."""
 
 
@@ -97,12 +104,51 @@ def level_of(value: Any) -> Level | None:
     if kind in (list, tuple):
         names = [str(i) for i in range(len(container))]
         return Level(names, list(container), kind)
+    namespace = ""
     if optree.tree_is_leaf(container, none_is_leaf=True):
-        return None
-    custom: Any = optree.tree_flatten_one_level(container, none_is_leaf=True)
+        if compiling():
+            return _torch_level(container, kind)
+        namespace = _namespace(kind)
+        if not namespace:
+            return _torch_level(container, kind)
+    flatten: Any = optree.tree_flatten_one_level
+    custom = flatten(container, none_is_leaf=True, namespace=namespace)
     names = [str(entry) for entry in custom.entries]
     unflatten = partial(custom.unflatten_func, custom.metadata)
     return Level(names, list(custom.children), unflatten)
+
+
+def _namespace(kind: Any) -> str:
+    """The first namespace in which optree knows a class; empty if it knows it in none."""
+    registry = cast("Any", optree).registry
+    for key in registry._NODETYPE_REGISTRY:
+        if isinstance(key, tuple) and key[1] is kind:
+            return cast("str", key[0])
+    return ""
+
+
+def _torch_level(container: Any, kind: Any) -> Level | None:
+    """A container's children if its class is in torch's own registry of pytrees, else None."""
+    node = untyped.utils._pytree.SUPPORTED_NODES.get(kind)
+    if node is None:
+        return None
+    flattened, context = node.flatten_fn(container)
+    children = list(flattened)
+    return Level(_names(container, children), children, partial(_to_node, node, context))
+
+
+def _names(container: Any, children: list[Any]) -> list[str]:
+    """A mapping's keys, if the children are its values in order; otherwise numbers."""
+    if isinstance(container, Mapping):
+        mapping = cast("Mapping[Any, Any]", container)
+        values = list(mapping.values())
+        if len(values) == len(children) and all(map(operator.is_, values, children)):
+            return [str(key) for key in mapping]
+    return [str(i) for i in range(len(children))]
+
+
+def _to_node(node: Any, context: Any, children: list[Any]) -> Any:
+    return node.unflatten_fn(children, context)
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
@@ -115,7 +161,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
 
 
 def _is_namedtuple(value: Any) -> bool:
-    return hasattr(value, "_fields") and isinstance(value, tuple)
+    return isinstance(value, tuple) and hasattr(cast("Any", value), "_fields")
 
 
 def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:

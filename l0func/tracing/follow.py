@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from torch.nn import functional as F
 from l0func import random
 from l0func.internal import tree
 from l0func.internal.interception import Interception
+from l0func.internal.outputs import hidden_in, visible_tensors
 from l0func.pure.functional import PureModule
+from l0func.pure.inputs import Inputs
 from l0func.pure.keyed import Keyed
 from l0func.pure.written_out.mode import WrittenOut
 from l0func.tracing.trace import Trace
@@ -26,15 +29,15 @@ def follow(
     fn: PureModule,
     params: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
-    inputs: tuple[Any, ...],
+    inputs: Inputs,
 ) -> Trace:
-    """Trace one call ``fn(params, buffers, *inputs)``, in fn's own train or eval modes.
+    """Trace one call on these inputs, in fn's own train or eval modes.
 
     Args:
         fn: A pure function.
         params: Its parameters, flat.
         buffers: Its buffers, flat.
-        inputs: Its inputs, on the device of the parameters.
+        inputs: Its inputs, on the device of the parameters. The call works on copies.
 
     Returns:
         The trace: the units, and where each parameter makes and reads them.
@@ -46,17 +49,20 @@ def follow(
     # Fresh objects: the tracer finds tensors by identity, and a caller may pass the same tensor
     # twice, for example as a parameter and as an input.
     params, buffers = _fresh(dict(params)), _fresh(dict(buffers))
-    inputs = _fresh(inputs)
+    args, kwargs, _ = inputs.copied()
     tensors = {**params, **buffers}
     shapes = {path: tuple(t.shape) for path, t in tensors.items()}
     tracer = Tracer(shapes)
     for path, tensor in tensors.items():
         tracer.begin_parameter(path, tensor)
-    for tensor in _tensors_of(inputs):
+    for tensor in _all_tensors((args, kwargs)):
         tracer.begin_input(tensor)
-    with torch.no_grad(), WrittenOut(), _RMSNorms(tracer), Keyed(random.key(0)), tracer:
-        output, _ = fn.run(params, buffers, *inputs)
-    return tracer.finish(_tensors_of(output))
+    modes = (WrittenOut(), _RMSNorms(tracer), Keyed(random.key(0)), tracer)
+    with torch.no_grad(), inputs.explained(), ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        output, _ = fn.run(params, buffers, *args, **kwargs)
+    return tracer.finish(visible_tensors(output), hidden_in(output, "output"))
 
 
 def _fresh(value: Any) -> Any:
@@ -64,10 +70,9 @@ def _fresh(value: Any) -> Any:
     return tree.map_tensors(Tensor.detach, value)
 
 
-def _tensors_of(value: Any) -> Iterator[Tensor]:
-    for _, leaf in tree.walk(value):
-        if isinstance(leaf, Tensor):
-            yield leaf
+def _all_tensors(inputs: Any) -> list[Tensor]:
+    hidden = [tensor for tensor, _ in hidden_in(inputs, "inputs")]
+    return visible_tensors(inputs) + hidden
 
 
 class _RMSNorms(Interception):

@@ -78,6 +78,8 @@ class Trace:
         norm_weights: The paths to the scales of these RMSNorms.
         readers: The products in which parameters read units, in order.
         kept_whole: The parameters that must keep all slices, with the reason.
+        output_error: Why the output is no evidence for which units can be removed: it holds no
+            tensor, or tensors in an object of unknown kind. None if it is evidence.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -89,6 +91,7 @@ class Trace:
     norm_weights: set[str] = field(default_factory=set[str])
     readers: list[Reader] = field(default_factory=list[Reader])
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
+    output_error: TypeError | ValueError | None = None
     _entries: EntryLabels = field(default_factory=EntryLabels)
 
     def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:

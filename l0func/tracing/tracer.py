@@ -20,13 +20,19 @@ from l0func.tracing.trace import Trace
 from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
-from l0func.tracing.units import INPUT, no_units
+from l0func.tracing.units import INPUT, has_units, no_units
 from l0func.tracing.values import AbstractValues, whole_weight
 
 _READ_NUMBERS = frozenset(
     "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique2 unique_dim".split()
 )
 """Operations that turn data into Python numbers or into shapes; forward can branch on these."""
+
+
+_NO_TENSOR = (
+    "The output on the examples holds no tensor, so nothing tells which units it depends on. "
+    "Return the tensors that forward computes."
+)
 
 
 class Tracer(TorchDispatchMode):
@@ -58,10 +64,23 @@ class Tracer(TorchDispatchMode):
         self._values.set(tensor, label.expand(tensor.shape))
         self._history.mark_data(tensor)
 
-    def finish(self, outputs: Iterable[Tensor]) -> Trace:
-        """End the trace: the module returned these tensors, so their units are kept."""
-        outputs = list(outputs)
+    def finish(
+        self, visible: Iterable[Tensor], hidden: Iterable[tuple[Tensor, TypeError]]
+    ) -> Trace:
+        """End the trace: the module returned these tensors, so their units are kept.
+
+        Args:
+            visible: The tensors in the output.
+            hidden: The tensors in objects that cannot be taken apart, each with an error.
+        """
+        outputs = list(visible)
         outside = self._step(None)
+        if not outputs:
+            self.trace.output_error = ValueError(_NO_TENSOR)
+        for tensor, error in hidden:
+            if has_units(outside.labels(tensor)):
+                outputs.append(tensor)
+                self.trace.output_error = error
         for tensor in outputs:
             if outside.value_of(tensor) is not None:
                 outside.fix(outside.labels(tensor), "they are an output of the module")
