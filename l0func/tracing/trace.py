@@ -78,6 +78,7 @@ class Trace:
         norm_weights: The paths to the scales of these RMSNorms.
         readers: The products in which parameters read units, in order.
         kept_whole: The parameters that must keep all slices, with the reason.
+        pieces: The numbers of equal pieces that forward cuts units into, such as 2 for halves.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -89,6 +90,7 @@ class Trace:
     norm_weights: set[str] = field(default_factory=set[str])
     readers: list[Reader] = field(default_factory=list[Reader])
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
+    pieces: set[int] = field(default_factory=set[int])
     _entries: EntryLabels = field(default_factory=EntryLabels)
 
     def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
