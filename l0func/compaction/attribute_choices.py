@@ -6,7 +6,7 @@ choices in turn.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -17,15 +17,30 @@ from l0func.compaction.module_numbers import ModuleNumber
 _MOST_AT_ONCE = 3
 _MOST_LEFT_OUT = 2
 
-Key = tuple[int, str]
-"""A kind of attributes: their modules' distance from the units, and their name."""
+
+class Key(NamedTuple):
+    """A kind of attributes; like attributes in like blocks have equal keys.
+
+    Attributes:
+        distance: How far their modules are from the units.
+        name: Their name.
+        each: Their amount for one unit.
+        makes: Whether their modules hold tensors that make the units.
+        reads: Whether their modules hold tensors that read the units.
+    """
+
+    distance: int
+    name: str
+    each: int
+    makes: bool
+    reads: bool
 
 
 class AttributeKind(NamedTuple):
-    """Attributes with one name, in modules at one distance from the units; all change together.
+    """Attributes of one kind: they all lose units together.
 
     Attributes:
-        key: The distance and the name.
+        key: The kind.
         attrs: ``{attribute path: amount for one unit}``.
         counts_slices: Whether they count units or single slices, rather than runs of slices.
     """
@@ -55,21 +70,22 @@ def attribute_kinds(numbers: Sequence[ModuleNumber], vector: UnitVector) -> list
         vector: The units.
     """
     distances = _distances(vector.paths(), {number.module for number in numbers})
+    makers, readers = _modules_of(vector.owns), _modules_of(vector.multiplies)
     sizes = {1, *vector.sizes}
-    found: dict[tuple[Key, bool], dict[str, int]] = {}
+    found: dict[Key, dict[str, int]] = {}
     for number in numbers:
+        module = number.module
         each, rest = divmod(number.value, vector.count)
-        distance = distances.get(number.module)
-        if distance is None or rest or not _divides_any(each, sizes):
+        if module not in distances or rest or not _divides_any(each, sizes):
             continue
-        key = ((distance, number.name), each in sizes)
+        key = Key(distances[module], number.name, each, module in makers, module in readers)
         found.setdefault(key, {})[number.path] = each
-    kinds = [AttributeKind(key, attrs, counts) for (key, counts), attrs in found.items()]
+    kinds = [AttributeKind(key, attrs, key.each in sizes) for key, attrs in found.items()]
     return sorted(kinds, key=_rank)
 
 
 def _rank(kind: AttributeKind) -> tuple[bool, int]:
-    return not kind.counts_slices, kind.key[0]
+    return not kind.counts_slices, kind.key.distance
 
 
 def attribute_choices(
@@ -98,9 +114,9 @@ def _all_choices(
     yield ()
     for keys in earlier:
         yield tuple(kind for kind in kinds if kind.key in keys)
-    distances = sorted({kind.key[0] for kind in kinds})
+    distances = sorted({kind.key.distance for kind in kinds})
     for distance in distances:
-        near = [kind for kind in kinds if kind.key[0] <= distance]
+        near = [kind for kind in kinds if kind.key.distance <= distance]
         yield tuple(kind for kind in near if kind.counts_slices)
         yield tuple(near)
     for number in range(1, min(len(kinds), _MOST_AT_ONCE) + 1):
@@ -122,7 +138,7 @@ def _distances(paths: Collection[str], modules: Collection[str]) -> dict[str, in
         0 for the modules that hold the tensors, and their parents; 1 for the children of those; 2
         for all other modules above the tensors, up to the root; 3 for the children of these.
     """
-    makers = {_parent(path) for path in paths}
+    makers = _modules_of(paths)
     near = makers | {_parent(module) for module in makers}
     above = {module for maker in makers for module in _modules_above(maker)}
     found: dict[str, int] = {}
@@ -133,6 +149,10 @@ def _distances(paths: Collection[str], modules: Collection[str]) -> dict[str, in
         elif _parent(module) in above:
             found[module] = len(steps)
     return found
+
+
+def _modules_of(paths: Iterable[str]) -> set[str]:
+    return {_parent(path) for path in paths}
 
 
 def _modules_above(module: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l0func.tracing.checks import Check
 from l0func.tracing.entries import EntryLabels
 from l0func.tracing.units import NONE, Units, no_units
 from l0func.tracing.values import Weight, dimension_of, flat_index
@@ -92,6 +93,7 @@ class Trace:
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
     pieces: set[int] = field(default_factory=set[int])
     _entries: EntryLabels = field(default_factory=EntryLabels)
+    _checks: list[Check] = field(default_factory=list[Check])
 
     def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
         """Record that a weight's slices along one dimension make these units."""
@@ -115,6 +117,10 @@ class Trace:
         """Labels for a weight that is used as a value; every entry is a unit at first."""
         return self._entries.of(weight, self.shapes[weight.path], self.units)
 
+    def check_at_end(self, check: Check) -> None:
+        """Run a check when all ties are known."""
+        self._checks.append(check)
+
     def count(self, weight: Weight, uses: int) -> None:
         """Record that each element in this weight is multiplied so many times."""
         shape = self.shapes[weight.path]
@@ -135,6 +141,8 @@ class Trace:
         Args:
             used: The step numbers that the outputs depend on.
         """
+        for check in self._checks:
+            check.settle(self.units)
         for path, roots in self._entries.roots(self.units):
             self._settle_entries(path, roots)
         for path, reason in self.kept_whole.items():
