@@ -43,7 +43,10 @@ class RunsInsideUnits(NamedTuple):
 
     def settle(self, units: Units) -> None:
         """See :class:`Check`."""
-        if runs_over_units(units, self.labels, self.dims):
+        roots = units.roots(_without_repeats(self.labels))
+        is_single = not any(varies(roots, d) for d in range(roots.dim()))
+        # A single unit could not go in any case: the operation is the better reason.
+        if is_single or runs_over_units(units, self.labels, self.dims):
             units.fix(self.labels, self.reason, self.step)
 
 
