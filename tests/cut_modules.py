@@ -94,7 +94,7 @@ CUTS: dict[str, tuple[Callable[[Cut, Tensor], Any], tuple[int, ...], list[int]]]
 def wrong_removals(module: nn.Module, inputs: tuple[Any, ...], groups: Any, draws: int) -> list:
     """The numbers of closed units, in random draws, that give another output than pruning."""
     module = module.to(torch.float64)
-    inputs = tuple(x.double() for x in inputs)
+    inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     fn, params, buffers = l0.make_functional(module)
     spec = l0.gate_spec(params, groups=groups, buffers=buffers)
     wrong = []

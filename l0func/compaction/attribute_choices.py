@@ -16,6 +16,8 @@ from l0func.compaction.module_numbers import ModuleNumber
 # The most kinds of attributes in one choice, and the most that are left out of all kinds.
 _MOST_AT_ONCE = 3
 _MOST_LEFT_OUT = 2
+# The distance up to which modules are tried by themselves first.
+_NEAREST = 1
 
 
 class Key(NamedTuple):
@@ -93,8 +95,8 @@ def attribute_choices(
 ) -> Iterator[Choice]:
     """Choices of attributes, likely ones first.
 
-    Nothing; the choices that fitted other units; all attributes up to some distance; single kinds,
-    pairs and triples; all but one or two kinds.
+    Nothing; the choices that fitted other units; all attributes up to some distance; then single
+    kinds, pairs and triples, and all but one or two kinds, near the units first.
 
     Args:
         kinds: The kinds to choose from.
@@ -119,10 +121,12 @@ def _all_choices(
         near = [kind for kind in kinds if kind.key.distance <= distance]
         yield tuple(kind for kind in near if kind.counts_slices)
         yield tuple(near)
-    for number in range(1, min(len(kinds), _MOST_AT_ONCE) + 1):
-        yield from combinations(kinds, number)
-    for number in range(1, min(len(kinds), _MOST_LEFT_OUT) + 1):
-        yield from combinations(kinds, len(kinds) - number)
+    nearest = [kind for kind in kinds if kind.key.distance <= _NEAREST]
+    for some in (nearest, kinds):
+        for number in range(1, min(len(some), _MOST_AT_ONCE) + 1):
+            yield from combinations(some, number)
+        for number in range(1, min(len(some), _MOST_LEFT_OUT) + 1):
+            yield from combinations(some, len(some) - number)
 
 
 def without_each(choice: Choice) -> Iterator[Choice]:

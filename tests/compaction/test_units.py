@@ -72,7 +72,7 @@ NOTHING = {
     "tied": "joined with an input",
     "two_inputs": "output of the module",
     "norms": "output of the module",
-    "bilinear": "'weight' is reshaped",
+    "bilinear": "output of the module",
     "weight_norm": "'linalg_vector_norm', which cannot be followed",
 }
 
