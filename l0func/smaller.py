@@ -192,6 +192,18 @@ class UnequalRecurrent(nn.Module):
         h = x.new_zeros(1, batch, self.proj_sizes[number] or width)
         return (h, x.new_zeros(1, batch, width)) if self._is_lstm() else h
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which asks for a module to compile in place of this one.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"torch.jit.script cannot compile an {self.mode} with layers or directions of unequal "
+            f"widths; these keep {self.hidden_sizes} units. Use torch.export or torch.jit.trace, "
+            "or name the units of all layers in one group, so that torch's own module remains."
+        )
+
     def extra_repr(self) -> str:
         """The mode and the widths."""
         return f"{self.mode}, hidden_sizes={self.hidden_sizes}, bidirectional={self.bidirectional}"

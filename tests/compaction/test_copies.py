@@ -79,6 +79,9 @@ def test_a_parametrised_module_is_copied_though_torch_does_not_pickle_it(case):
             pickle.dumps(module)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_compiling"), reason="torch 2.1 scripts no 'Tensor | None'"
+)
 @pytest.mark.parametrize("case", [c for c in ALL if c.name in SCRIPTED], ids=repr)
 @pytest.mark.filterwarnings("ignore")
 def test_what_torch_scripts_is_scripted_after_compaction_too(case):
@@ -86,6 +89,20 @@ def test_what_torch_scripts_is_scripted_after_compaction_too(case):
         torch.testing.assert_close(
             tensors(torch.jit.script(module)(*case.batch())), tensors(module(*case.batch()))
         )
+
+
+def test_a_recurrent_layer_with_unequal_widths_says_what_to_do_instead_of_scripting():
+    case = next(case for case in ALL if case.name == "gru")
+    with pytest.raises(ValueError, match=r"GRU .* unequal widths; .*torch\.export or torch\.jit"):
+        torch.jit.script(made(case)[1])
+
+
+def test_a_gated_module_says_to_script_what_is_compacted():
+    net = l0.L0Module(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), lam=0.1, seed=0).eval()
+    with pytest.raises(ValueError, match=r"cannot compile an L0Module.*Script net.compacted\(\)"):
+        torch.jit.script(net)
+    x = torch.randn(3, 3)
+    torch.testing.assert_close(torch.jit.script(net.compacted())(x), net(x))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
