@@ -27,6 +27,9 @@ from l0func.pure.functional import Functional, PureModule
 from l0func.spec.build import gate_spec
 from l0func.spec.plan import GateSpec, GateVector, Group
 
+# How many times to draw weights until the output depends on them.
+_WEIGHT_DRAWS = 5
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -97,9 +100,22 @@ def prepare_trial(function: Functional, inputs: tuple[Any, ...]) -> Trial:
     """A trial on these inputs, in float64 if the function's forward accepts that.
 
     An input with equal numbers everywhere, such as zeros, becomes random if forward accepts that:
-    it could not tell right from wrong.
+    it could not tell right from wrong. Weights are drawn again while the output does not depend on
+    them.
     """
-    params, buffers = _randomised(function.params), _randomised(function.buffers, noise=0.0)
+    trials: list[Trial] = []
+    for draw in range(_WEIGHT_DRAWS):
+        trial = _prepared(function, inputs, draw)
+        if _is_informative(trial):
+            return trial
+        trials.append(trial)
+    return trials[0]
+
+
+def _prepared(function: Functional, inputs: tuple[Any, ...], draw: int) -> Trial:
+    # Weights near the function's own first; then others, which may wake what is dead.
+    params = _randomised(function.params, draw, noise=0.03 + 0.3 * draw)
+    buffers = _randomised(function.buffers, draw, noise=0.0)
     trees = (params, buffers, inputs)
     varied = (params, buffers, tree.map_tensors(_varied, inputs))
     for given in (varied, trees):
@@ -109,6 +125,16 @@ def prepare_trial(function: Functional, inputs: tuple[Any, ...]) -> Trial:
     # Forward makes tensors of a fixed type.
     narrow = Trial(function.fn, *varied, tolerance=1e-3)
     return narrow if _runs(narrow) else Trial(function.fn, *trees, tolerance=1e-3)
+
+
+def _is_informative(trial: Trial) -> bool:
+    """Whether the output changes with the weights: behind a dead ReLU every network is right."""
+    if not _runs(trial):
+        return False
+    other = {path: 0.8 * p for path, p in trial.params.items() if p.is_floating_point()}
+    output = trial.fn(trial.params, trial.buffers, *trial.inputs)
+    changed = trial.fn({**trial.params, **other}, trial.buffers, *trial.inputs)
+    return not same_output(changed, output, trial.tolerance)
 
 
 def _runs(trial: Trial) -> bool:
@@ -138,7 +164,7 @@ def _varied(tensor: Tensor) -> Tensor:
     return random.normal(random.key(3), shape).to(tensor)
 
 
-def _randomised(tensors: Mapping[str, Tensor], noise: float = 0.03) -> dict[str, Tensor]:
+def _randomised(tensors: Mapping[str, Tensor], draw: int, noise: float) -> dict[str, Tensor]:
     """Tensors in which no two channels are alike; integers stay.
 
     In a fresh BatchNorm all channels are alike, so that a trial could not tell them apart.
@@ -148,7 +174,7 @@ def _randomised(tensors: Mapping[str, Tensor], noise: float = 0.03) -> dict[str,
         if not tensor.is_floating_point():
             continue
         shape = tuple(tensor.shape)
-        key = random.fold_in(random.key(0), stream(path))
+        key = random.fold_in(random.key(draw), stream(path))
         scale_key, noise_key = random.split(key, 2)
         scale = 0.5 + random.uniform(scale_key, shape).to(tensor)
         offset = random.normal(noise_key, shape).to(tensor)

@@ -116,6 +116,24 @@ def test_example_inputs_of_zeros_prove_as_much_as_random_ones(example):
     assert l0.unit_groups(module, example).sizes == {"enter": 5}
 
 
+def test_a_dead_output_is_no_proof():
+    class Dead(nn.Module):
+        """The output of most random networks is zero."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            return torch.relu(self.b(h / h.shape[1]))
+
+    for seed in range(8):
+        torch.manual_seed(seed)
+        with pytest.raises(ValueError, match="the outputs differ"):
+            l0.unit_groups(Dead(), torch.randn(2, 3))
+
+
 def test_states_that_are_read_as_one_tensor_keep_their_layers_alike():
     class Final(nn.Module):
         def __init__(self) -> None:
