@@ -101,6 +101,8 @@ def _place(error: Exception) -> str | None:
 def _modules_in_forward(error: Exception) -> Iterator[nn.Module]:
     frames: Iterator[tuple[FrameType, int]] = walk_tb(error.__traceback__)
     for frame, _ in frames:
-        module = frame.f_locals.get("self")
-        if isinstance(module, nn.Module) and frame.f_code.co_name not in _CALLERS:
-            yield module
+        code = frame.f_code
+        if code.co_argcount and code.co_name not in _CALLERS:
+            first_argument = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(first_argument, nn.Module):
+                yield first_argument

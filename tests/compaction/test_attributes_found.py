@@ -114,8 +114,9 @@ class Fixed(nn.Module):
         super().__init__()
         self.heads, self.a = 4, nn.Linear(5, 12)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.a(x).view(len(x), self.heads, 3)
+    # Not every author calls it self.
+    def forward(this, x: Tensor) -> Tensor:
+        y = this.a(x).view(len(x), this.heads, 3)
         return torch.einsum("bhw,bhw->bh", y, y).reshape(-1, 4)
 
 
