@@ -196,6 +196,14 @@ class L0Module(nn.Module):
         """Continue the draws of a checkpoint."""
         self.draws = state["draws"]
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which asks for a module to compile in place of this one."""
+        raise ValueError(
+            "torch.jit.script cannot compile an L0Module: its gates are drawn by Python code. "
+            "Script net.compacted(), which is a plain module, or use torch.export or "
+            "torch.jit.trace on net.eval()."
+        )
+
     def extra_repr(self) -> str:
         """The settings, on one line."""
         return f"lam={self.lam}, per_example={self.per_example}, estimator={self.estimator!r}"

@@ -1,12 +1,10 @@
 """Smaller modules that torch lacks: attention with few heads, recurrent layers of unequal width.
 
 Compaction puts them in place of torch's modules. They keep the parameter names and need torch
-only.
+only. Annotations are types and not text here: torch.jit.script reads them.
 """
 
-from __future__ import annotations
-
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +23,14 @@ class FewerHeads(nn.Module):
     batch_first: bool
     dropout: float
     in_proj_weight: Tensor
-    in_proj_bias: Tensor | None
-    out_proj: nn.Linear
+    if TYPE_CHECKING:
+        # torch.jit.script finds these types by itself: its encoder layer wants a bias that is
+        # there not to be optional, and it takes no annotation of a submodule.
+        in_proj_bias: Tensor | None
+        out_proj: nn.Linear
+
+    # torch's scripted encoder layer names it, on a road that it does not take here.
+    merge_masks = nn.MultiheadAttention.merge_masks
 
     def forward(
         self,
@@ -50,10 +54,10 @@ class FewerHeads(nn.Module):
         if key_padding_mask is not None:
             padding = key_padding_mask.reshape(-1, 1, 1, scores.shape[-1])
             scores = scores + _as_scores(padding, scores)
-        weights = scores.softmax(dim=-1)
-        weights = F.dropout(weights, self.dropout, self.training)
+        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         heads = (weights @ v).transpose(1, 2).flatten(2)
-        y = self._as_given(cast("Tensor", self.out_proj(heads)), batched)
+        projected: Tensor = self.out_proj(heads)
+        y = self._as_given(projected, batched)
         if not need_weights:
             return y, None
         shown = weights.mean(dim=1) if average_attn_weights else weights
@@ -72,10 +76,12 @@ class FewerHeads(nn.Module):
     def _heads(self, x: Tensor, projection: int) -> Tensor:
         """Queries, keys or values by head, for projection 0, 1 or 2."""
         width = self.num_heads * self.head_dim
-        outputs = slice(projection * width, (projection + 1) * width)
-        bias = None if self.in_proj_bias is None else self.in_proj_bias[outputs]
-        y = F.linear(x, self.in_proj_weight[outputs], bias)
-        by_head = y.reshape(*y.shape[:-1], self.num_heads, self.head_dim)
+        weight = self.in_proj_weight.narrow(0, projection * width, width)
+        bias = self.in_proj_bias
+        if bias is not None:
+            bias = bias.narrow(0, projection * width, width)
+        y = F.linear(x, weight, bias)
+        by_head = y.reshape(y.shape[0], y.shape[1], self.num_heads, self.head_dim)
         return by_head.transpose(1, 2)
 
     def _mask_by_head(self, mask: Tensor, scores: Tensor) -> Tensor:
@@ -84,7 +90,7 @@ class FewerHeads(nn.Module):
             return mask
         if mask.dim() == 3 and mask.shape[0] != n * self.num_heads:
             raise ValueError(
-                f"attn_mask of shape {tuple(mask.shape)} has a mask for every head, and "
+                f"attn_mask with {mask.shape[0]} masks has a mask for every head, and "
                 f"{self.num_heads} heads are left; give one of shape (L, S), or masks for the "
                 "heads that are left."
             )
@@ -185,6 +191,18 @@ class UnequalRecurrent(nn.Module):
         width = self.hidden_sizes[number]
         h = x.new_zeros(1, batch, self.proj_sizes[number] or width)
         return (h, x.new_zeros(1, batch, width)) if self._is_lstm() else h
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which asks for a module to compile in place of this one.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"torch.jit.script cannot compile an {self.mode} with layers or directions of unequal "
+            f"widths; these keep {self.hidden_sizes} units. Use torch.export or torch.jit.trace, "
+            "or name the units of all layers in one group, so that torch's own module remains."
+        )
 
     def extra_repr(self) -> str:
         """The mode and the widths."""

@@ -6,130 +6,169 @@ choices in turn.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple, cast
-
-from torch import Tensor
+from typing import NamedTuple
 
 from l0func.compaction.grouping import UnitVector
-from l0func.compaction.resize import RESIZERS
-from l0func.pure.functional import PureModule
-from l0func.pure.part import Part
+from l0func.compaction.module_numbers import ModuleNumber
 
-# The most attributes in one choice; the last choice, with all candidates, may have more.
+# The most kinds of attributes in one choice, and the most that are left out of all kinds.
 _MOST_AT_ONCE = 3
-# How many levels to search below an attribute: the items of lists, the attributes of objects.
-_DEEPEST = 2
+_MOST_LEFT_OUT = 2
+# The distance up to which modules are tried by themselves first.
+_NEAREST = 1
 
 
-class _Candidate(NamedTuple):
-    """An attribute that may count units.
+class Key(NamedTuple):
+    """A kind of attributes; like attributes in like blocks have equal keys.
 
     Attributes:
-        path: Its dotted path.
-        each: Its amount for one unit.
-        counts_slices: Whether it counts units or single slices, rather than runs of slices.
+        distance: How far their modules are from the units.
+        name: Their name.
+        each: Their amount for one unit.
+        makes: Whether their modules hold tensors that make the units.
+        reads: Whether their modules hold tensors that read the units.
     """
 
-    path: str
+    distance: int
+    name: str
     each: int
+    makes: bool
+    reads: bool
+
+
+class AttributeKind(NamedTuple):
+    """Attributes of one kind: they all lose units together.
+
+    Attributes:
+        key: The kind.
+        attrs: ``{attribute path: amount for one unit}``.
+        counts_slices: Whether they count units or single slices, rather than runs of slices.
+    """
+
+    key: Key
+    attrs: dict[str, int]
     counts_slices: bool
 
-    def rank(self) -> tuple[bool, int]:
-        """A sort key: attributes that count units or slices first, then the nearest modules."""
-        return not self.counts_slices, -self.path.count(".")
+
+Choice = tuple[AttributeKind, ...]
+"""Kinds of attributes that may count the units together."""
 
 
-def attribute_choices(fn: PureModule, vector: UnitVector) -> Iterator[dict[str, int]]:
-    """Attributes that may count the units together, smallest choices first.
+def as_attrs(choice: Choice) -> dict[str, int]:
+    """A choice as in ``l0func.group``: ``{attribute path: amount for one unit}``."""
+    attrs: dict[str, int] = {}
+    for kind in choice:
+        attrs |= kind.attrs
+    return attrs
+
+
+def attribute_kinds(numbers: Sequence[ModuleNumber], vector: UnitVector) -> list[AttributeKind]:
+    """The kinds of attributes that may count a vector's units, likely ones first.
+
+    Args:
+        numbers: The integers that forward reads.
+        vector: The units.
+    """
+    distances = _distances(vector.paths(), {number.module for number in numbers})
+    makers, readers = _modules_of(vector.owns), _modules_of(vector.multiplies)
+    sizes = {1, *vector.sizes}
+    found: dict[Key, dict[str, int]] = {}
+    for number in numbers:
+        module = number.module
+        each, rest = divmod(number.value, vector.count)
+        if module not in distances or rest or not _divides_any(each, sizes):
+            continue
+        key = Key(distances[module], number.name, each, module in makers, module in readers)
+        found.setdefault(key, {})[number.path] = each
+    kinds = [AttributeKind(key, attrs, key.each in sizes) for key, attrs in found.items()]
+    return sorted(kinds, key=_rank)
+
+
+def _rank(kind: AttributeKind) -> tuple[bool, int]:
+    return not kind.counts_slices, kind.key.distance
+
+
+def attribute_choices(
+    kinds: Sequence[AttributeKind], earlier: Sequence[Collection[Key]]
+) -> Iterator[Choice]:
+    """Choices of attributes, likely ones first.
+
+    Nothing; the choices that fitted other units; all attributes up to some distance; then single
+    kinds, pairs and triples, and all but one or two kinds, near the units first.
+
+    Args:
+        kinds: The kinds to choose from.
+        earlier: The choices that fitted other units, by their keys.
+    """
+    seen: set[frozenset[str]] = set()
+    for choice in _all_choices(kinds, earlier):
+        paths = frozenset(as_attrs(choice))
+        if paths not in seen:
+            seen.add(paths)
+            yield choice
+
+
+def _all_choices(
+    kinds: Sequence[AttributeKind], earlier: Sequence[Collection[Key]]
+) -> Iterator[Choice]:
+    yield ()
+    for keys in earlier:
+        yield tuple(kind for kind in kinds if kind.key in keys)
+    distances = sorted({kind.key.distance for kind in kinds})
+    for distance in distances:
+        near = [kind for kind in kinds if kind.key.distance <= distance]
+        yield tuple(kind for kind in near if kind.counts_slices)
+        yield tuple(near)
+    nearest = [kind for kind in kinds if kind.key.distance <= _NEAREST]
+    for some in (nearest, kinds):
+        for number in range(1, min(len(some), _MOST_AT_ONCE) + 1):
+            yield from combinations(some, number)
+        for number in range(1, min(len(some), _MOST_LEFT_OUT) + 1):
+            yield from combinations(some, len(some) - number)
+
+
+def without_each(choice: Choice) -> Iterator[Choice]:
+    """The choice without one of its kinds, for each kind."""
+    for number in range(len(choice)):
+        yield choice[:number] + choice[number + 1 :]
+
+
+def _distances(paths: Collection[str], modules: Collection[str]) -> dict[str, int]:
+    """How far modules are from the tensors at these paths; far modules are left out.
 
     Returns:
-        For each choice ``{attribute path: amount for one unit}``, as in ``l0func.group``.
+        0 for the modules that hold the tensors, and their parents; 1 for the children of those; 2
+        for all other modules above the tensors, up to the root; 3 for the children of these.
     """
-    candidates = _candidates(fn, vector)
-    for number in range(min(len(candidates), _MOST_AT_ONCE) + 1):
-        for subset in combinations(candidates, number):
-            yield _attribute_choice(subset)
-    if len(candidates) > _MOST_AT_ONCE:
-        yield _attribute_choice(candidates)
-
-
-def _attribute_choice(candidates: Sequence[_Candidate]) -> dict[str, int]:
-    return {candidate.path: candidate.each for candidate in candidates}
-
-
-def _candidates(fn: PureModule, vector: UnitVector) -> list[_Candidate]:
-    owners = _modules_above(vector.paths())
-    sizes = {1, *vector.sizes}
-    found: list[_Candidate] = []
-    for path, part in fn.parts():
-        if not _is_near(path, owners):
-            continue
-        for name, value in _integers(part):
-            if not _is_shared_equally(value, vector.count):
-                continue
-            each = value // vector.count
-            if _divides_any(each, sizes):
-                attribute = f"{path}.{name}".strip(".")
-                found.append(_Candidate(attribute, each, each in sizes))
-    found.sort(key=_Candidate.rank)
+    makers = _modules_of(paths)
+    near = makers | {_parent(module) for module in makers}
+    above = {module for maker in makers for module in _modules_above(maker)}
+    found: dict[str, int] = {}
+    for module in modules:
+        steps = (module in near, _parent(module) in near, module in above)
+        if any(steps):
+            found[module] = steps.index(True)
+        elif _parent(module) in above:
+            found[module] = len(steps)
     return found
 
 
-def _is_near(module: str, owners: Collection[str]) -> bool:
-    """Whether a module, or its parent, holds a tensor with these units at any depth."""
-    return module in owners or _parent(module) in owners
+def _modules_of(paths: Iterable[str]) -> set[str]:
+    return {_parent(path) for path in paths}
 
 
-def _is_shared_equally(value: int, count: int) -> bool:
-    """Whether ``count`` units can share an attribute with this value in equal amounts."""
-    return value != 0 and value % count == 0
+def _modules_above(module: str) -> list[str]:
+    """A module and all modules above it; the root, with an empty path, is the first."""
+    names = module.split(".")
+    return [".".join(names[:length]) for length in range(len(names) + 1)]
 
 
 def _divides_any(each: int, sizes: Collection[int]) -> bool:
     """Whether the amount for one unit can count its slices in some tensor, or equal runs."""
-    return any(size % each == 0 for size in sizes)
-
-
-def _modules_above(paths: Collection[str]) -> set[str]:
-    """The modules that hold these tensors, and all modules above them, as paths.
-
-    The root, with an empty path, is always among them.
-    """
-    found: set[str] = set()
-    for path in paths:
-        names = _parent(path).split(".")
-        for length in range(len(names) + 1):
-            found.add(".".join(names[:length]))
-    return found
+    return each > 0 and any(size % each == 0 for size in sizes)
 
 
 def _parent(path: str) -> str:
     return path.rpartition(".")[0]
-
-
-def _integers(part: Part) -> Iterator[tuple[str, int]]:
-    """A module's integer attributes: dotted names and values."""
-    if issubclass(part.kind, tuple(RESIZERS)) and part.paths():
-        # A resizer sets this module's attributes.
-        return
-    for name, value in part.attributes().items():
-        yield from _integers_in(name, value, depth=_DEEPEST)
-
-
-def _integers_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, int]]:
-    if type(value) is int:
-        yield name, value
-    elif depth:
-        for key, item in _items(value):
-            yield from _integers_in(f"{name}.{key}", item, depth - 1)
-
-
-def _items(value: Any) -> list[tuple[Any, Any]]:
-    """The items in a tuple or list, or an object's attributes; tensors and types have none."""
-    if isinstance(value, tuple | list):
-        return list(enumerate(cast("Sequence[Any]", value)))
-    if isinstance(value, Tensor | type) or not hasattr(value, "__dict__"):
-        return []
-    return list(cast("dict[str, Any]", vars(value)).items())

@@ -52,7 +52,7 @@ def with_group_attributes(
         before = original[place.module].attributes()[place.attribute]
         by_tensors = changed[place.module].attributes()[place.attribute]
         # Another group may have lowered another item already.
-        value = _lowered(by_tensors if place.keys else before, place.keys, amount, path)
+        value = lowered(by_tensors if place.keys else before, place.keys, amount, path)
         if not place.keys and by_tensors not in (value, before):
             raise ValueError(
                 f"A group's attrs make {path!r} {value}, and the slices that its tensors keep "
@@ -104,21 +104,36 @@ def _integer_attributes(parts: Mapping[str, Part]) -> list[str]:
     return found
 
 
-def _lowered(value: Any, keys: Sequence[str], amount: int, path: str) -> Any:
-    """A copy in which the number at these keys is lower by ``amount``."""
+def lowered(value: Any, keys: Sequence[str], amount: int, path: str) -> Any:
+    """A copy of an attribute in which the integer at these keys is lower.
+
+    Args:
+        value: The attribute's value: the integer, or a container or an object around it.
+        keys: The keys, indices or attribute names that lead to the integer.
+        amount: The amount to take from it.
+        path: The attribute's path, for the error.
+
+    Raises:
+        ValueError: There is no integer at these keys, or it is too small.
+    """
     if not keys:
         if _kind(value) is not int or value <= amount:
             raise ValueError(f"A group's attrs take {amount} from {path!r}, which is {value!r}.")
         return value - amount
     key, *deeper = keys
+    if hasattr(value, "_replace"):
+        return value._replace(**{key: lowered(getattr(value, key), deeper, amount, path)})
     if _kind(value) is tuple:
-        return tuple(_lowered(list(value), keys, amount, path))
+        return tuple(lowered(list(value), keys, amount, path))
     changed = copy(value)
-    if _kind(value) in (list, dict):
-        at: Any = int(key) if _kind(value) is list else key
-        changed[at] = _lowered(value[at], deeper, amount, path)
+    if isinstance(value, list | dict):
+        items: Any = changed
+        at: Any = int(key) if isinstance(value, list) else key
+        items[at] = lowered(items[at], deeper, amount, path)
     else:
-        setattr(changed, key, _lowered(getattr(value, key), deeper, amount, path))
+        # Past the object's own __setattr__: a frozen dataclass would refuse.
+        attribute = lowered(getattr(value, key), deeper, amount, path)
+        object.__setattr__(changed, key, attribute)
     return changed
 
 

@@ -16,6 +16,7 @@ from l0func.compaction.unit_slices import (
     UnitSlices,
     first_maker,
     is_read,
+    side_by_side,
     slices_by_unit,
 )
 from l0func.spec.build import group
@@ -39,6 +40,7 @@ class UnitVector:
         owns: Rules for the other slices.
         normed: Whether an RMSNorm runs over the units; it reads them without a slice.
         maker: The first parameter that makes them.
+        units: The slices of each unit.
     """
 
     name: str
@@ -48,6 +50,7 @@ class UnitVector:
     owns: dict[str, list[Rule]]
     normed: bool
     maker: str
+    units: list[UnitSlices]
 
     def group(self, attrs: dict[str, int]) -> Group:
         """The units as a group for a gate spec.
@@ -82,15 +85,19 @@ def unit_vectors(trace: Trace) -> tuple[list[UnitVector], dict[str, str]]:
     """
     alike, refusals = _alike_units(trace)
     found: list[UnitVector] = []
+    unordered: list[_Unordered] = []
     for units in alike:
         for run in _runs_of_equal_steps(units):
-            vector = _vector(run, trace)
-            if isinstance(vector, Refusal):
-                refusals.append(vector)
-            else:
+            vector = vector_of(run, trace)
+            if isinstance(vector, UnitVector):
                 found.append(vector)
+            else:
+                unordered.append(_Unordered(run, vector))
+    interleaved, left = _interleaved(unordered, trace)
+    found += interleaved
+    refusals += left
     refusals += [Refusal(path, reason) for path, reason in trace.kept_whole.items()]
-    return _named(found), _first_reasons(refusals)
+    return named(found), _first_reasons(refusals)
 
 
 def _alike_units(trace: Trace) -> tuple[list[list[UnitSlices]], list[Refusal]]:
@@ -105,6 +112,31 @@ def _alike_units(trace: Trace) -> tuple[list[list[UnitSlices]], list[Refusal]]:
         elif maker is not None:
             refusals.append(Refusal(maker, reason))
     return list(alike.values()), refusals
+
+
+class _Unordered(NamedTuple):
+    """A run of units without rules, and the reason."""
+
+    units: list[UnitSlices]
+    refusal: Refusal
+
+
+def _interleaved(
+    runs: Sequence[_Unordered], trace: Trace
+) -> tuple[list[UnitVector], list[Refusal]]:
+    """Vectors of runs that have rules only together, such as odd and even rows; and the rest."""
+    by_maker: dict[tuple[str, int], list[_Unordered]] = {}
+    for run in runs:
+        by_maker.setdefault((run.refusal.maker, len(run.units)), []).append(run)
+    found: list[UnitVector] = []
+    refusals: list[Refusal] = []
+    for alike in by_maker.values():
+        vector = vector_of(side_by_side([run.units for run in alike]), trace)
+        if isinstance(vector, UnitVector):
+            found.append(vector)
+        else:
+            refusals += [run.refusal for run in alike]
+    return found, refusals
 
 
 def _first_reasons(refusals: Sequence[Refusal]) -> dict[str, str]:
@@ -150,7 +182,7 @@ def _positions(unit: UnitSlices) -> Tensor:
     return torch.tensor(positions)
 
 
-def _vector(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
+def vector_of(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
     """One vector for a run of units, or the reason to keep them."""
     first = run[0]
     maker = first_maker(first)
@@ -172,7 +204,8 @@ def _vector(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
         sizes.add(len(first[place]))
         sizes.update(rule.size for rule in rules if isinstance(rule, blocks))
     normed = any(place.path in trace.norm_weights for place in first)
-    return UnitVector(maker, len(run), frozenset(sizes), multiplies, owns, normed, maker)
+    name, count = maker, len(run)
+    return UnitVector(name, count, frozenset(sizes), multiplies, owns, normed, maker, list(run))
 
 
 def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> list[Rule] | None:
@@ -181,7 +214,7 @@ def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> lis
     return rules_for(positions, place.dim, size)
 
 
-def _named(found: Sequence[UnitVector]) -> list[UnitVector]:
+def named(found: Sequence[UnitVector]) -> list[UnitVector]:
     """Name each vector by the module that makes its units, if that module makes one vector only.
 
     Otherwise the parameter is the name, with a number from the second vector on.

@@ -12,6 +12,11 @@ from l0func.compaction.cut import SubmoduleCut
 from l0func.pure.part import Part
 from l0func.smaller import UnequalRecurrent, recurrent_names
 
+_FLAT_WEIGHTS = frozenset(
+    {"_flat_weights", "_flat_weights_names", "_flat_weight_refs", "_all_weights"}
+)
+"""Attributes of torch's recurrent layers that only their own methods read."""
+
 
 class _Width(NamedTuple):
     """One layer and direction: the number of kept hidden units and of kept projected units."""
@@ -40,7 +45,15 @@ def resize_recurrent(cut: SubmoduleCut) -> Part:
         changed |= {"hidden_size": hidden[0], "proj_size": projected[0]}
         return replace(cut.part, plain=plain | changed)
     changed |= {"hidden_sizes": hidden, "proj_sizes": projected}
-    return replace(cut.part, kind=UnequalRecurrent, plain=plain | changed)
+    part = _without_flat_weights(cut.part)
+    return replace(part, kind=UnequalRecurrent, plain=part.plain | changed)
+
+
+def _without_flat_weights(part: Part) -> Part:
+    """The part without torch's lists of weights: weak references in them cannot be pickled."""
+    plain = {name: value for name, value in part.plain.items() if name not in _FLAT_WEIGHTS}
+    mutable = {name: value for name, value in part.mutable.items() if name not in _FLAT_WEIGHTS}
+    return replace(part, plain=plain, mutable=mutable)
 
 
 def _kept_width(cut: SubmoduleCut, number: int) -> _Width:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from l0func.internal.untyped import listed, loose
@@ -60,6 +61,21 @@ def _normed_units(trace: Trace) -> set[int]:
         roots = loose(trace.units.roots(labels)).unique()
         found.update(listed(roots))
     return found
+
+
+def union(units: Iterable[UnitSlices]) -> UnitSlices:
+    """The slices of several units, as one unit."""
+    together: UnitSlices = {}
+    for slices in units:
+        for place, positions in slices.items():
+            known = together.get(place, [])
+            together[place] = sorted({*known, *positions})
+    return together
+
+
+def side_by_side(rows: Sequence[Sequence[UnitSlices]]) -> list[UnitSlices]:
+    """Rows of units as one row: unit i has the slices of unit i in every row."""
+    return [union(units) for units in zip(*rows, strict=True)]
 
 
 def first_maker(slices: UnitSlices) -> str | None:

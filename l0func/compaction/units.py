@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from l0func.compaction.attribute_choices import attribute_choices
 from l0func.compaction.examples import check_rows
-from l0func.compaction.grouping import Refusal, UnitVector, unit_vectors
-from l0func.compaction.trial import Trial, prepare_trial
+from l0func.compaction.grouping import UnitVector, unit_vectors
+from l0func.compaction.trial import prepare_trial
+from l0func.compaction.verification import verified
 from l0func.pure.functional import Functional, PureModule, make_functional
 from l0func.pure.inputs import Inputs, fitting, read_examples
 from l0func.spec.plan import Group
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
-
-# The most choices of attributes to try for one group.
-_TRIES = 40
 
 
 class UnitGroups(dict[str, Group]):
@@ -124,55 +120,7 @@ def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
     if trace.output_error is not None:
         raise trace.output_error
     found, refused = unit_vectors(trace)
-    groups, failed = _verified(prepare_trial(function, inputs), found)
-    return UnitGroups(groups, found, refused | failed)
-
-
-def _verified(
-    trial: Trial, found: Sequence[UnitVector]
-) -> tuple[dict[str, Group], dict[str, str]]:
-    """The groups that can be removed exactly, alone and together.
-
-    Returns:
-        These groups; and for the other units, by the parameter that makes them, the reason.
-    """
-    groups = {vector.name: vector.group({}) for vector in found}
-    if not groups or trial.verification_error(groups) is None:
-        return groups, {}
-    verified: dict[str, Group] = {}
-    failed: dict[str, str] = {}
-    for vector in found:
-        group = _next_verified(trial, vector, verified)
-        if isinstance(group, Refusal):
-            failed[group.maker] = group.reason
-        else:
-            verified[vector.name] = group
-    return verified, failed
-
-
-def _next_verified(
-    trial: Trial, vector: UnitVector, verified: Mapping[str, Group]
-) -> Group | Refusal:
-    """The group of a vector, if it passes alone and together with the groups before it."""
-    group = _with_fitting_attributes(trial, vector)
-    if isinstance(group, Refusal):
-        return group
-    error = trial.verification_error({**verified, vector.name: group})
-    return group if error is None else _failed(vector, error)
-
-
-def _with_fitting_attributes(trial: Trial, vector: UnitVector) -> Group | Refusal:
-    """The group with the fewest attributes that make its removal exact."""
-    first_error: str | None = None
-    for attrs in islice(attribute_choices(trial.fn, vector), _TRIES):
-        group = vector.group(attrs)
-        error = trial.verification_error({vector.name: group})
-        if error is None:
-            return group
-        first_error = first_error or error
-    assert first_error is not None
-    return _failed(vector, first_error)
-
-
-def _failed(vector: UnitVector, error: str) -> Refusal:
-    return Refusal(vector.maker, f"a trial without some of them failed: {error}")
+    vectors, groups, refusals = verified(prepare_trial(function, inputs), found, trace)
+    for maker, reason in refusals:
+        refused.setdefault(maker, reason)
+    return UnitGroups(groups, vectors, refused)

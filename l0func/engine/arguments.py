@@ -100,7 +100,7 @@ def check_key_argument(key: Any) -> None:
     """
     if key is not None and not _is_key(key):
         raise TypeError(
-            f"The fourth argument is a key, an int64 tensor of shape (2,); got {_argument_kind(key)}. "
+            f"The fourth argument is a key, an int64 tensor of shape (2,); got {_kind_of(key)}. "
             f"The call is {_APPLY}. Make a key with l0func.random.key(seed); None stands for "
             "test-time gates."
         )
@@ -120,7 +120,7 @@ def check_keys_argument(keys: Any) -> None:
     if not _is_key(keys):
         raise TypeError(
             "The fourth argument has a key for every row, an int64 tensor of shape (B, 2); got "
-            f"{_argument_kind(keys)}. The call is {_ROWS}. Make keys with "
+            f"{_kind_of(keys)}. The call is {_ROWS}. Make keys with "
             "l0func.random.split(key, B)."
         )
 
@@ -129,7 +129,7 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.int64
 
 
-def _argument_kind(value: Any) -> str:
+def _kind_of(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} with shape {tuple(value.shape)}"
     if isinstance(value, int):

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from l0func.tracing.call import Call
+from l0func.tracing.checks import RunsInsideUnits
 from l0func.tracing.trace import Reader, Trace
-from l0func.tracing.units import NONE, Units
+from l0func.tracing.units import NONE, Units, varies
 from l0func.tracing.values import AbstractValue, AbstractValues, Weight, dimension_of
 
 
@@ -70,6 +71,12 @@ class Step:
     def fix(self, labels: Tensor, reason: str) -> None:
         """Ask to keep these units, if an output depends on this step."""
         self.units.fix(labels, reason, self.number)
+
+    def check_runs_inside_units(self, labels: Tensor, dims: Sequence[int], reason: str) -> None:
+        """Ask to keep these units if several of them lie along dimensions that are run over."""
+        if any(varies(labels, d) for d in dims):
+            check = RunsInsideUnits(labels, dims, reason, self.number)
+            self.trace.check_at_end(check)
 
     def fixed(self, reason: str, shape: Sequence[int]) -> Tensor:
         """Labels in the given shape, all for one new unit that cannot be removed."""

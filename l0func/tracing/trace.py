@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l0func.tracing.checks import Check
 from l0func.tracing.entries import EntryLabels
-from l0func.tracing.units import NONE, Units, no_units
+from l0func.tracing.joined_dims import JoinedSlices, constant_elsewhere, joined_slices
+from l0func.tracing.units import Units, no_units
 from l0func.tracing.values import Weight, dimension_of, flat_index
 
 
@@ -80,6 +82,7 @@ class Trace:
         kept_whole: The parameters that must keep all slices, with the reason.
         output_error: Why the output is no evidence for which units can be removed: it holds no
             tensor, or tensors in an object of unknown kind. None if it is evidence.
+        pieces: The numbers of equal pieces that forward cuts units into, such as 2 for halves.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -91,22 +94,23 @@ class Trace:
     norm_weights: set[str] = field(default_factory=set[str])
     readers: list[Reader] = field(default_factory=list[Reader])
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
+    pieces: set[int] = field(default_factory=set[int])
     output_error: TypeError | ValueError | None = None
     _entries: EntryLabels = field(default_factory=EntryLabels)
+    _checks: list[Check] = field(default_factory=list[Check])
+    _joined: list[JoinedSlices] = field(default_factory=list[JoinedSlices])
 
     def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
         """Record that a weight's slices along one dimension make these units."""
-        found = self._find_dimension(weight, dim, labels, step)
+        found = self._find_dimension(weight, dim, labels, False, step)
         if found is not None:
-            slices = self._tie(*found, labels)
-            slices.owns[found[2]] |= labels >= 0
+            self._set(*found, labels, reads=False)
 
     def read(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
         """Record that a weight's slices along one dimension multiply these units' outputs."""
-        found = self._find_dimension(weight, dim, labels, step)
+        found = self._find_dimension(weight, dim, labels, True, step)
         if found is not None:
-            slices = self._tie(*found, labels)
-            slices.reads[found[2]] |= labels >= 0
+            self._set(*found, labels, reads=True)
 
     def keep_whole(self, path: str, reason: str) -> None:
         """Record that this parameter must keep all its slices."""
@@ -115,6 +119,10 @@ class Trace:
     def elements(self, weight: Weight) -> Tensor:
         """Labels for a weight that is used as a value; every entry is a unit at first."""
         return self._entries.of(weight, self.shapes[weight.path], self.units)
+
+    def check_at_end(self, check: Check) -> None:
+        """Run a check when all ties are known."""
+        self._checks.append(check)
 
     def count(self, weight: Weight, uses: int) -> None:
         """Record that each element in this weight is multiplied so many times."""
@@ -136,6 +144,10 @@ class Trace:
         Args:
             used: The step numbers that the outputs depend on.
         """
+        for joined in self._joined:
+            self._settle_joined(joined)
+        for check in self._checks:
+            check.settle(self.units)
         for path, roots in self._entries.roots(self.units):
             self._settle_entries(path, roots)
         for path, reason in self.kept_whole.items():
@@ -145,23 +157,46 @@ class Trace:
         self.units.settle(used)
 
     def _find_dimension(
-        self, weight: Weight, dim: int, labels: Tensor, step: int | None
+        self, weight: Weight, dim: int, labels: Tensor, reads: bool, step: int | None
     ) -> tuple[str, int, Tensor] | None:
         """The parameter's path, its dimension, and the positions along it.
 
-        None if no dimension fits; the units are then fixed.
+        None if no dimension fits; the units are then fixed, now or at the end.
         """
         if weight.shape[dim] == 1:
             reason = f"they are the only unit along a dimension of {weight.path!r}"
             self.units.fix(labels, reason, step)
             return None
         found = dimension_of(weight, dim)
+        if found is not None:
+            return (weight.path, *found)
+        joined = joined_slices(weight, dim, labels, reads, step)
+        if joined is None:
+            self._keep_reshaped(weight.path, labels, step)
+        else:
+            self._joined.append(joined)
+        return None
+
+    def _keep_reshaped(self, path: str, labels: Tensor, step: int | None) -> None:
+        reason = f"{path!r} is reshaped before it is used"
+        self.units.fix(labels, reason, step)
+        self.keep_whole(path, reason)
+
+    def _settle_joined(self, joined: JoinedSlices) -> None:
+        """Give the units to the one dimension that they lie along, if there is one."""
+        found = joined.along_one(self.units, self.shapes[joined.path])
         if found is None:
-            reason = f"{weight.path!r} is reshaped before it is used"
-            self.units.fix(labels, reason, step)
-            self.keep_whole(weight.path, reason)
-            return None
-        return (weight.path, *found)
+            self._keep_reshaped(joined.path, joined.labels, joined.step)
+            return
+        dim, along = found
+        positions = torch.arange(len(along))
+        self._set(joined.path, dim, positions, along, joined.reads)
+
+    def _set(self, path: str, dim: int, positions: Tensor, labels: Tensor, reads: bool) -> None:
+        """Give labels to slices that read or make these units."""
+        slices = self._tie(path, dim, positions, labels)
+        kind = slices.reads if reads else slices.owns
+        kind[positions] |= labels >= 0
 
     def _tie(self, path: str, dim: int, positions: Tensor, labels: Tensor) -> UnitsAlongDim:
         """Give labels to slices, and merge them with the units that the slices had."""
@@ -182,7 +217,7 @@ class Trace:
     def _settle_entries(self, path: str, roots: Tensor) -> None:
         """Find the dimension along which entries used as values belong to units."""
         for dim, size in enumerate(roots.shape):
-            along = _constant_elsewhere(roots, dim)
+            along = constant_elsewhere(roots, dim)
             if along is not None and (size > 1 or roots.dim() == 1):
                 positions = (along >= 0).nonzero().flatten()
                 slices = self._tie(path, dim, positions, along[positions])
@@ -190,11 +225,3 @@ class Trace:
                 return
         self.units.fix(roots, f"they lie along no single dimension of {path!r}", None)
         self.keep_whole(path, f"the units of {path!r} lie along no single dimension")
-
-
-def _constant_elsewhere(roots: Tensor, dim: int) -> Tensor | None:
-    """The roots along one dimension, if they vary along no other; entries with NONE fit any."""
-    others = [d for d in range(roots.dim()) if d != dim]
-    along = roots.amax(others, keepdim=True) if others else roots
-    fits = (roots == along) | (roots == NONE)
-    return along.flatten() if bool(fits.all()) else None

@@ -25,6 +25,8 @@ def moved(step: Step, call: Call) -> None:
     if value is None or call.outputs[0].is_complex() or source.is_complex():
         refuse(step, call)
     elif isinstance(value, Tensor):
+        if call.name in _CUTS:
+            _note_pieces(step, call, value)
         for output, labels in zip(call.outputs, _applied(call, value), strict=True):
             step.set(output, labels)
     else:
@@ -32,6 +34,17 @@ def moved(step: Step, call: Call) -> None:
         coordinates = [_applied(call, c) for c in value.coordinates]
         for output, *pieces in zip(call.outputs, *coordinates, strict=True):
             step.set(output, Weight(value.path, tuple(pieces)))
+
+
+def _note_pieces(step: Step, call: Call, labels: Tensor) -> None:
+    """Note the number of equal pieces that units are cut into."""
+    dim = int(call.argument("dim", 0))
+    if not varies(labels, dim):
+        return
+    size, output = labels.shape[dim], call.outputs[0]
+    length = output.shape[dim] if output.dim() == labels.dim() else 1
+    if length and size % length == 0:
+        step.trace.pieces.add(size // length)
 
 
 def _applied(call: Call, labels: Tensor) -> list[Tensor]:
@@ -77,6 +90,7 @@ def _pad(step: Step, call: Call, labels: Tensor) -> None:
     step.set(output, labels.expand(output.shape))
 
 
+_CUTS = frozenset({"split", "split_with_sizes", "unbind", "slice", "select"})
 _MOVES = (
     "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim tril "
     "triu pixel_shuffle pixel_unshuffle"

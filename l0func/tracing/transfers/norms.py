@@ -1,17 +1,22 @@
 """Normalisation layers: BatchNorm, GroupNorm, LayerNorm and RMSNorm keep their input's units.
 
-A LayerNorm over the units is not exact any more when some are removed, so it keeps them all.
+A LayerNorm over the units is not exact any more when some are removed, so it keeps them all. A
+norm over the dimensions inside each attention head keeps its scale, and heads can go.
 BatchNorm stays exact, GroupNorm does for whole groups, and RMSNorm does if the removed units are
 exactly zero where they are made.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from l0func.tracing.call import Call
+from l0func.tracing.checks import runs_over_units
 from l0func.tracing.step import Step, Transfer
-from l0func.tracing.units import varies
+from l0func.tracing.units import Units
+from l0func.tracing.values import Weight
 
 
 def channel_labels(step: Step, labels: Tensor) -> Tensor:
@@ -48,11 +53,9 @@ def _group_norm(step: Step, call: Call) -> None:
 def _layer_norm(step: Step, call: Call) -> None:
     x, normalized_shape = call.args[:2]
     labels = step.labels(x)
-    if _varies_over_last(labels, len(normalized_shape)):
-        step.fix(labels, f"a normalisation, {call.name!r}, runs over them")
-    for tensor in call.args[2:4]:
-        if isinstance(tensor, Tensor):
-            step.units.tie(step.labels(tensor), labels)
+    scales = [tensor for tensor in call.args[2:4] if isinstance(tensor, Tensor)]
+    reason = f"a normalisation, {call.name!r}, runs over them"
+    _check_norm(step, labels, len(normalized_shape), scales, reason, may_lose=False)
     step.set(call.outputs[0], labels)
 
 
@@ -70,20 +73,59 @@ def rms_norm(step: Step, x: Tensor, dims: int, weight: Tensor | None, output: Te
         output: The result.
     """
     labels = step.labels(x)
-    of_weight = step.weight(weight)
-    if dims == 1 and varies(labels, -1) and of_weight is not None:
-        step.trace.normed.append(labels)
-        step.trace.norm_weights.add(of_weight.path)
-    elif _varies_over_last(labels, dims):
-        reason = "a normalisation, 'rms_norm' without a weight of one dimension, runs over them"
-        step.fix(labels, reason)
-    if weight is not None:
-        step.units.tie(step.labels(weight), labels)
+    scales = [] if weight is None else [weight]
+    may_lose = dims == 1 and step.weight(weight) is not None
+    reason = "a normalisation, 'rms_norm' without a weight of one dimension, runs over them"
+    _check_norm(step, labels, dims, scales, reason, may_lose)
     step.set(output, labels)
 
 
-def _varies_over_last(labels: Tensor, dims: int) -> bool:
-    return any(varies(labels, -1 - i) for i in range(dims))
+def _check_norm(
+    step: Step, labels: Tensor, dims: int, scales: list[Tensor], reason: str, may_lose: bool
+) -> None:
+    """Check at the end whether a norm over the last dimensions runs over units or inside them."""
+    found = [step.value_of(scale) for scale in scales]
+    weights = [value for value in found if isinstance(value, Weight)]
+    if len(weights) < len(scales):
+        # A computed scale: its units are those of the input.
+        for scale in scales:
+            step.units.tie(step.labels(scale), labels)
+    step.trace.check_at_end(_Norm(step, labels, dims, weights, reason, may_lose))
+
+
+class _Norm(NamedTuple):
+    """A norm over the last dimensions.
+
+    Attributes:
+        step: The step.
+        labels: The labels of its input.
+        dims: How many dimensions it runs over.
+        weights: The parameters that scale and shift its output.
+        reason: Why units that it runs over cannot be removed.
+        may_lose: Whether it stays exact without units that are zero: an RMSNorm.
+    """
+
+    step: Step
+    labels: Tensor
+    dims: int
+    weights: list[Weight]
+    reason: str
+    may_lose: bool
+
+    def settle(self, units: Units) -> None:
+        """Units that it runs over stay, or are normed; a norm inside units keeps its scale."""
+        last = [self.labels.dim() - 1 - i for i in range(self.dims)]
+        trace = self.step.trace
+        over_units = runs_over_units(units, self.labels, last)
+        if over_units and self.may_lose:
+            trace.normed.append(self.labels)
+            trace.norm_weights.update(weight.path for weight in self.weights)
+        elif over_units:
+            self.step.fix(self.labels, self.reason)
+        first = range(self.labels.dim() - self.dims)
+        if over_units or not runs_over_units(units, self.labels, first):
+            for weight in self.weights:
+                units.tie(trace.elements(weight), self.labels)
 
 
 _BATCH_NORMS = (

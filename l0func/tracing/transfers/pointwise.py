@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from l0func.tracing.call import Call
+from l0func.tracing.checks import SpreadsInsideUnits
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.copies import overwritten
 from l0func.tracing.transfers.refusal import of_values, refuse
-from l0func.tracing.units import INPUT, has_units, no_units, varies
+from l0func.tracing.units import has_units, no_units, varies
 from l0func.tracing.values import Weight
 
 
@@ -69,15 +70,19 @@ def _merged(step: Step, call: Call, operands: Sequence[Tensor]) -> Tensor:
     labelled = [labels for labels in every if has_units(labels)]
     along = [d for d in range(len(shape)) if _any_varies(labelled, d)]
     merged: Tensor | None = None
+    spread: list[Tensor] = []
     for labels in labelled:
         if any(labels.shape[d] != shape[d] for d in along):
-            _fix_spread(step, call, labels)
+            spread.append(labels)
         else:
             full = labels.expand(shape)
             merged = full if merged is None else _tied(step, merged, full)
+    nothing = no_units((1,) * len(shape))
+    for labels in spread:
+        _check_spread(step, call, labels, nothing if merged is None else merged)
     if merged is not None:
         return merged
-    rest = labelled[0] if labelled else no_units((1,) * len(shape))
+    rest = labelled[0] if labelled else nothing
     return rest.expand(shape)
 
 
@@ -90,10 +95,10 @@ def _tied(step: Step, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a >= 0, a, b)
 
 
-def _fix_spread(step: Step, call: Call, labels: Tensor) -> None:
+def _check_spread(step: Step, call: Call, labels: Tensor, over: Tensor) -> None:
     """Keep a unit that is broadcast over others: all those that stay need it."""
-    if not bool((step.units.roots(labels) == INPUT).all()):
-        step.fix(labels, f"they are spread over other units by {call.name!r}")
+    reason = f"they are spread over other units by {call.name!r}"
+    step.trace.check_at_end(SpreadsInsideUnits(labels, over, reason, step.number))
 
 
 def _lifted(labels: Tensor, rank: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Operations along dimensions: sums, means and maxima, softmax, sort and running sums.
 
-They stay exact without some units only if the units lie along other dimensions.
+They stay exact without some units only if the units lie along other dimensions, or if all elements
+that they run over belong to one unit, such as an attention head.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from torch import Tensor
 from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.refusal import of_values
-from l0func.tracing.units import varies
 
 
 @of_values
@@ -18,8 +18,7 @@ def _reduced(step: Step, call: Call, labels: Tensor) -> None:
     """A sum, mean, maximum or the like over dimensions."""
     dims = _dimensions(call, labels.dim())
     keep = bool(call.argument("keepdim", False))
-    if any(varies(labels, d) for d in dims):
-        step.fix(labels, f"the operation {call.name!r} runs over them")
+    step.check_runs_inside_units(labels, dims, f"the operation {call.name!r} runs over them")
     left = labels.amax(dims, keepdim=keep) if dims else labels
     step.set_all(call.outputs, left)
 
@@ -28,8 +27,7 @@ def _reduced(step: Step, call: Call, labels: Tensor) -> None:
 def _mixed(step: Step, call: Call, labels: Tensor) -> None:
     """A softmax, a sort, a running sum: each element depends on all others along a dimension."""
     dims = _dimensions(call, labels.dim())
-    if any(varies(labels, d) for d in dims):
-        step.fix(labels, f"the operation {call.name!r} runs over them")
+    step.check_runs_inside_units(labels, dims, f"the operation {call.name!r} runs over them")
     for output in call.outputs:
         # topk and kthvalue return fewer elements along the dimension.
         fits = output.shape == labels.shape

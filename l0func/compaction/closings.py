@@ -1,0 +1,70 @@
+"""The numbers of units that a trial closes in each group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from torch import Tensor
+
+from l0func import random
+from l0func.internal.untyped import listed
+
+# How many random numbers of closed units, and how many sizes for all groups, a trial takes.
+_DRAWS = 4
+_LEVELS = 6
+
+
+def closings(sizes: Sequence[int], other_sizes: Collection[int] = ()) -> Iterator[list[int]]:
+    """The numbers of units to close in each group, one list for each run of a trial.
+
+    First half the units in every group, and all but one: a single unit is broadcast where several
+    units would not fit. Then one unit, or all but one, in some groups and none in the others, so
+    that of any two groups each is smaller than the other at least once: halves of one tensor often
+    accept equal losses only. Then equal numbers are left in all groups: forward may compare sizes.
+    Then random numbers. The runs grow with the logarithm of the number of groups.
+
+    Args:
+        sizes: The number of units in each group.
+        other_sizes: Sizes of other tensors, to leave as many units; the first few are used.
+    """
+    seen: set[tuple[int, ...]] = set()
+    for closed in _all_closings(sizes, other_sizes):
+        if any(closed) and tuple(closed) not in seen:
+            seen.add(tuple(closed))
+            yield closed
+
+
+def _all_closings(sizes: Sequence[int], other_sizes: Collection[int]) -> Iterator[list[int]]:
+    yield [size // 2 for size in sizes]
+    yield [size - 1 for size in sizes]
+    for chosen in _codes(len(sizes)):
+        yield [int(is_chosen) for is_chosen in chosen]
+        yield [(size - 1) * is_chosen for size, is_chosen in zip(sizes, chosen, strict=True)]
+    for level in _levels(sizes, other_sizes):
+        yield [max(size - level, 0) for size in sizes]
+    key = random.key(2)
+    for draw in range(_DRAWS):
+        u = random.uniform(random.fold_in(key, draw), (len(sizes),))
+        yield _random_numbers(sizes, u)
+
+
+def _codes(count: int) -> Iterator[list[bool]]:
+    """Choices among groups: for each ordered pair one holds the first and not the second."""
+    numbers = range(1, count + 1)
+    for bit in range(count.bit_length()):
+        chosen = [bool(number >> bit & 1) for number in numbers]
+        yield chosen
+        yield [not is_chosen for is_chosen in chosen]
+
+
+def _levels(sizes: Sequence[int], other_sizes: Collection[int]) -> list[int]:
+    """Numbers of units that all groups can be left with, the groups' own sizes first."""
+    own = sorted(set(sizes))
+    others = [size for size in other_sizes if size not in own]
+    smaller = [level for level in [*own, *others] if 1 < level < max(sizes)]
+    return smaller[:_LEVELS]
+
+
+def _random_numbers(sizes: Sequence[int], u: Tensor) -> list[int]:
+    drawn = listed(u)
+    return [int(part * size) for part, size in zip(drawn, sizes, strict=True)]

@@ -1,0 +1,87 @@
+"""Checks that wait for the end of a trace, when it is known which labels mean one unit.
+
+A norm over the dimensions of every attention head runs inside units, but only the product of
+queries and keys, later on, shows that these dimensions are one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from l0func.tracing.units import INPUT, Units, varies
+
+
+class Check(Protocol):
+    """A check of labels, and a request to keep their units if it fails."""
+
+    def settle(self, units: Units) -> None:
+        """Ask to keep the units if the check fails.
+
+        Args:
+            units: The units after all ties of the forward pass.
+        """
+        ...
+
+
+class RunsInsideUnits(NamedTuple):
+    """An operation runs over dimensions: a softmax, a sum, a norm. All of them are in one unit.
+
+    Attributes:
+        labels: The labels of its input.
+        dims: The dimensions, as numbers from 0.
+        reason: Why the units cannot be removed if the check fails.
+        step: The step that asks.
+    """
+
+    labels: Tensor
+    dims: Sequence[int]
+    reason: str
+    step: int | None
+
+    def settle(self, units: Units) -> None:
+        """See :class:`Check`."""
+        roots = units.roots(_without_repeats(self.labels))
+        is_single = not any(varies(roots, d) for d in range(roots.dim()))
+        # A single unit could not go in any case: the operation is the better reason.
+        if is_single or runs_over_units(units, self.labels, self.dims):
+            units.fix(self.labels, self.reason, self.step)
+
+
+class SpreadsInsideUnits(NamedTuple):
+    """A unit is broadcast over elements: they are its own, or those of inputs.
+
+    Attributes:
+        labels: The labels that are broadcast.
+        over: The labels of the elements, as many dimensions.
+        reason: Why the unit cannot be removed if the check fails.
+        step: The step that asks.
+    """
+
+    labels: Tensor
+    over: Tensor
+    reason: str
+    step: int | None
+
+    def settle(self, units: Units) -> None:
+        """See :class:`Check`."""
+        roots = units.roots(_without_repeats(self.labels))
+        over = units.roots(_without_repeats(self.over))
+        if bool((roots != INPUT).any()) and bool((roots != over).any()):
+            units.fix(self.labels, self.reason, self.step)
+
+
+def runs_over_units(units: Units, labels: Tensor, dims: Sequence[int]) -> bool:
+    """Whether an operation over these dimensions runs over several units."""
+    roots = units.roots(_without_repeats(labels))
+    return any(varies(roots, d) for d in dims)
+
+
+def _without_repeats(labels: Tensor) -> Tensor:
+    """The labels, cut to one index along dimensions that only repeat them."""
+    for dim in range(labels.dim()):
+        if labels.shape[dim] and labels.stride(dim) == 0:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
