@@ -95,7 +95,7 @@ def compact(
         if example_inputs is None:
             return small
         inputs = as_inputs(example_inputs)
-        expected = fn(pruned, named_buffers, *inputs)
+        expected = fn.with_buffers(pruned, named_buffers, *inputs)[0]
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
 
@@ -169,7 +169,7 @@ def _check_equal(small: Functional, inputs: tuple[Any, ...], expected: Any) -> N
     """
     fn, params, buffers = small
     try:
-        output = fn(params, buffers, *inputs)
+        output = fn.with_buffers(params, buffers, *inputs)[0]
     except Exception as error:
         # A forward of unknown code may raise anything when its sizes change.
         raise ValueError(

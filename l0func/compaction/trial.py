@@ -67,10 +67,10 @@ class Trial:
         gates = self._gates(spec, closed)
         z = deterministic_gates(gates, spec, "louizos")
         pruned = pruned_by(self.params, z, spec)
-        expected = self.fn(pruned, self.buffers, *self.inputs)
+        expected = self.fn.with_buffers(pruned, self.buffers, *self.inputs)[0]
         opens = {name: value != 0 for name, value in z.items()}
         small = remove(self.fn, pruned, self.buffers, spec, opens)
-        output = small.fn(small.params, small.buffers, *self.inputs)
+        output = small.fn.with_buffers(small.params, small.buffers, *self.inputs)[0]
         return same_output(output, expected, self.tolerance)
 
     def _gates(self, spec: GateSpec, closed: Sequence[int]) -> Gates:
@@ -87,7 +87,7 @@ def prepare_trial(function: Functional, inputs: tuple[Any, ...]) -> Trial:
     params, buffers = _randomised(function.params), _randomised(function.buffers, noise=0.0)
     wide_params, wide_buffers, wide_inputs = tree.map_tensors(_wide, (params, buffers, inputs))
     try:
-        fn(wide_params, wide_buffers, *wide_inputs)
+        fn.with_buffers(wide_params, wide_buffers, *wide_inputs)
     except RuntimeError:
         # Forward makes tensors of a fixed type.
         return Trial(fn, params, buffers, inputs, tolerance=1e-3)

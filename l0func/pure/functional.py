@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from l0func.internal import names, tree
+from l0func.internal.context import compiling
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
+from l0func.internal.watch import current_watch, watching
+from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
 from l0func.pure.keyed import Keyed
 from l0func.pure.part import Contents, Part, Places, is_bookkeeping
 
@@ -82,9 +85,14 @@ class PureModule:
             modules={id(m): number for number, m in enumerate(modules.values())},
         )
         self._parts = [Part.of(m, places) for m in modules.values()]
+        self.dropped = DroppedBuffers()
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
-        """The module's output on these parameters and buffers.
+        """The module's output on these parameters and buffers, without new buffers.
+
+        A module in training mode may update buffers, such as BatchNorm's running statistics. This
+        call drops the updates, and warns the first time: train with :meth:`with_buffers`, and
+        evaluate with :meth:`eval`.
 
         Args:
             params: The module's parameters, flat or nested.
@@ -99,7 +107,8 @@ class PureModule:
             ValueError: A path is missing or unknown, or a tensor has another shape; or the module
                 is random (dropout in training mode) and needs a key: use :func:`l0func.gated`.
         """
-        return self.with_buffers(params, buffers, *args, **kwargs)[0]
+        with Keyed(None):
+            return self.output(params, buffers, *args, **kwargs)
 
     def with_buffers(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
@@ -134,7 +143,20 @@ class PureModule:
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
                 updated[path] = b
+        watch = None if compiling() else current_watch()
+        if watch is not None:
+            report_frozen(own_params, self.trainable)
+            report_changes(watch, zip(self._parts, modules, strict=True), copies)
         return output, {path: updated[path] for path in own_buffers}
+
+    def output(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
+        """The output of :meth:`run`; a warning follows where it drops changed buffers."""
+        if compiling() or (self.dropped.told and current_watch() is None):
+            return self.run(params, buffers, *args, **kwargs)[0]
+        with watching() as watch:
+            output, _ = self.run(params, buffers, *args, **kwargs)
+        self.dropped.tell(watch.changed)
+        return output
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import optree
@@ -66,11 +67,10 @@ def test_calls_change_no_argument_and_no_global_state(case: Case):
 @every
 def test_the_same_key_gives_the_same_output_on_any_thread(case: Case):
     s = setting(case)
-    expected = [s.apply(s.params, s.gates, s.buffers, key, *s.inputs) for key in KEYS]
+    call = partial(s.apply.with_buffers, s.params, s.gates, s.buffers)
+    expected = [call(key, *s.inputs) for key in KEYS]
     with ThreadPoolExecutor(4) as pool:
-        results = list(
-            pool.map(lambda key: s.apply(s.params, s.gates, s.buffers, key, *s.inputs), KEYS)
-        )
+        results = list(pool.map(lambda key: call(key, *s.inputs), KEYS))
     for ours, theirs in zip(results, expected, strict=True):
         close(ours, theirs)
 
@@ -161,6 +161,10 @@ def _by_hand(s: Setting, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(outputs), 0.1 * mean, 0.9 + 0.1 * variance * count / (count - 1)
 
 
+def _by_rows(s: Setting, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    return s.rows.with_buffers(s.params, s.gates, s.buffers, KEYS, x)
+
+
 def test_batchnorm_in_training_mode_sees_the_whole_batch():
     s = setting(BY_NAME["cnn_train"])
     (x,) = s.inputs
@@ -171,13 +175,11 @@ def test_batchnorm_in_training_mode_sees_the_whole_batch():
     close(buffers["1.running_var"], variance)
     assert buffers["1.num_batches_tracked"].item() == 1
 
-    def loss(params: Any, gates: Any, by_hand: bool) -> Tensor:
-        local = s._replace(params=params, gates=gates)
-        output = _by_hand(local, x)[0] if by_hand else s.rows(params, gates, s.buffers, KEYS, x)
-        return (output**2).sum()
+    def loss(params: Any, gates: Any, road: Any) -> Tensor:
+        return (road(s._replace(params=params, gates=gates), x)[0] ** 2).sum()
 
-    ours = torch.func.grad(loss, (0, 1))(s.params, s.gates, False)
-    theirs = torch.func.grad(loss, (0, 1))(s.params, s.gates, True)
+    ours = torch.func.grad(loss, (0, 1))(s.params, s.gates, _by_rows)
+    theirs = torch.func.grad(loss, (0, 1))(s.params, s.gates, _by_hand)
     optree.tree_map(
         lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4), ours, theirs
     )
