@@ -131,7 +131,7 @@ class Gated:
     ) -> Any:
         """Call the function on masked parameters; its random functions draw from the key."""
         if isinstance(self.fn, PureModule) and not compiling():
-            report_frozen(params, self.fn.trainable)
+            report_frozen(params, self.fn.frozen)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):

@@ -56,13 +56,13 @@ def report_changes(
                 watch.changed[path] = None
 
 
-def report_frozen(params: Tree, trainable: frozenset[str]) -> None:
+def report_frozen(params: Tree, frozen: frozenset[str]) -> None:
     """Report the parameters that a call uses and that its module had frozen, if watched."""
     watch = current_watch()
-    if watch is None:
+    if watch is None or not frozen:
         return
     for path, t in tree.leaves(params).items():
-        if path not in trainable:
+        if path in frozen:
             watch.add_frozen(t)
 
 

@@ -78,6 +78,7 @@ class PureModule:
         modules = dict(named)
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
         self.trainable = frozenset(path for path, p in params.items() if p.requires_grad)
+        self.frozen = frozenset(params) - self.trainable
         self.buffer_names = frozenset(buffers)
         self.module_paths = list(modules)
         places = Places(
@@ -145,7 +146,7 @@ class PureModule:
                 updated[path] = b
         watch = None if compiling() else current_watch()
         if watch is not None:
-            report_frozen(own_params, self.trainable)
+            report_frozen(own_params, self.frozen)
             report_changes(watch, zip(self._parts, modules, strict=True), copies)
         return output, {path: updated[path] for path in own_buffers}
 

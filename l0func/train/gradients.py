@@ -30,15 +30,15 @@ def gradients_of(
         compile: Whether to compile the gradient with ``torch.compile``.
 
     Returns:
-        ``gradients(trained, buffers, key, control_state, *inputs)``, with the arguments of
-        :meth:`Objective.total`. It returns the gradients for params and gates, and a pair of the
-        loss and the new buffers.
+        ``gradients(trained, whole, buffers, key, control_state, *inputs)``, with the arguments of
+        :meth:`Objective.total`. It returns the gradients for params and gates; and the loss, the
+        new buffers and the metrics.
     """
     if in_dims is None and not compile:
         return partial(_by_autograd, objective)
     gradients: Any = torch.func.grad(objective.total, has_aux=True)
-    # Trained leaves, buffers, key and controller state come before the inputs.
-    dims = (0, 0, 0, 0, *(in_dims or ()))
+    # Trained leaves, all params, buffers, key and controller state come before the inputs.
+    dims = (0, 0, 0, 0, 0, *(in_dims or ()))
     if in_dims is not None:
         gradients = torch.vmap(gradients, dims)
     if compile:
