@@ -18,7 +18,7 @@ from torch import Tensor
 from l0func.internal.untyped import untyped
 
 
-class Watch:
+class CallWatch:
     """The reports of the pure calls inside a context.
 
     Attributes:
@@ -26,7 +26,7 @@ class Watch:
         frozen: Parameters that a call used and its module had frozen, by ``id``.
     """
 
-    def __init__(self, outer: Watch | None) -> None:
+    def __init__(self, outer: CallWatch | None) -> None:
         self.outer = outer
         self.changed: dict[str, None] = {}
         self.frozen: dict[int, Tensor] = {}
@@ -43,7 +43,7 @@ class Watch:
 
     def add_frozen(self, tensor: Tensor) -> None:
         """Remember a frozen parameter, here and in the outer watches."""
-        watch: Watch | None = self
+        watch: CallWatch | None = self
         while watch is not None:
             watch.frozen[id(tensor)] = tensor
             watch = watch.outer
@@ -60,18 +60,18 @@ class Watch:
         return any(_writes(view) > 0 for view in views)
 
 
-_WATCH: ContextVar[Watch | None] = ContextVar("l0func_watch", default=None)
+_WATCH: ContextVar[CallWatch | None] = ContextVar("l0func_watch", default=None)
 
 
-def current_watch() -> Watch | None:
+def current_watch() -> CallWatch | None:
     """The innermost watch in this thread, or None."""
     return _WATCH.get()
 
 
 @contextmanager
-def watching() -> Generator[Watch]:
+def watching() -> Generator[CallWatch]:
     """A context in which pure calls report to a new watch."""
-    watch = Watch(current_watch())
+    watch = CallWatch(current_watch())
     token = _WATCH.set(watch)
     try:
         yield watch

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import TENSOR, untyped
-from l0func.internal.watch import Watch, current_watch, listed_names, warn_user
+from l0func.internal.watch import CallWatch, current_watch, listed_names, warn_user
 from l0func.pure.part import Part
 
 
@@ -39,7 +39,7 @@ class DroppedBuffers:
 
 
 def report_changes(
-    watch: Watch, modules: Iterable[tuple[Part, nn.Module]], copies: Mapping[str, Tensor]
+    watch: CallWatch, modules: Iterable[tuple[Part, nn.Module]], copies: Mapping[str, Tensor]
 ) -> None:
     """Report the buffers that modules in training mode changed in a call.
 

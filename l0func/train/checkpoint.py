@@ -48,7 +48,7 @@ def save_state(
     metadata = {
         "format": _STATE_FORMAT,
         "spec": spec.to_json(),
-        "settings": json.dumps(dict(settings or {}), sort_keys=True),
+        "settings": _settings_as_text(settings),
     }
     place = Path(path)
     unfinished = place.with_name(place.name + ".part")
@@ -81,7 +81,7 @@ def load_state(
     metadata, saved = read_tensors(path)
     _check_is_state_file(path, metadata)
     _check_spec_of_file(path, GateSpec.from_json(metadata["spec"]), spec)
-    own_settings = json.loads(json.dumps(dict(settings or {})))
+    own_settings = json.loads(_settings_as_text(settings))
     _check_settings(path, json.loads(metadata["settings"]), own_settings)
     # A first state has no moments yet, so their names come from the file.
     moments = _moments_of(saved, state.moments)
@@ -89,8 +89,21 @@ def load_state(
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
     _check_tensors(path, tensors, expected)
-    _check_moments(path, moments, expected)
+    _check_moments(path, moments, state.moments, expected)
     return tree.rebuild(start, tensors)._replace(moments=moments)
+
+
+def _settings_as_text(settings: Mapping[str, Any] | None) -> str:
+    texts: list[str] = []
+    for name, value in sorted((settings or {}).items(), key=lambda pair: str(pair[0])):
+        try:
+            texts.append(json.dumps({name: value}, sort_keys=True)[1:-1])
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"Settings are JSON values: numbers, texts, lists and dicts; {name!r} is "
+                f"{value!r}."
+            ) from None
+    return "{" + ", ".join(texts) + "}"
 
 
 def _moments_of(
@@ -152,14 +165,19 @@ def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
 
 def _check_settings(path: Any, saved: dict[str, Any], own: dict[str, Any]) -> None:
     for name in sorted(saved.keys() | own.keys()):
-        before = saved.get(name)
-        now = own.get(name)
-        if before != now:
+        before = _shown(saved, name)
+        now = _shown(own, name)
+        if before != now and (name not in saved or name not in own or saved[name] != own[name]):
             raise ValueError(
-                f"{path} is of a run with another configuration: {name} was {before!r} and is "
-                f"{now!r} here. "
+                f"{path} is of a run with another configuration: {name} was {before} and is "
+                f"{now} here. "
                 "Go on with the settings of the checkpoint, or start anew with another file."
             )
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    # As text: a NaN does not equal itself, and None is not a missing setting.
+    return repr(settings[name]) if name in settings else "not given"
 
 
 def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -175,7 +193,10 @@ def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str
 
 
 def _check_moments(
-    path: Any, moments: Mapping[str, Moments], expected: Mapping[str, Tensor]
+    path: Any,
+    moments: Mapping[str, Moments],
+    own: Mapping[str, Moments],
+    expected: Mapping[str, Tensor],
 ) -> None:
     for section, of_section in moments.items():
         _check_whole(path, section, of_section)
@@ -183,6 +204,13 @@ def _check_moments(
             name = f"{section}.{leaf}"
             if name not in expected:
                 raise ValueError(f"{path} remembers {name}, which this run does not have.")
+            own_names = sorted(own.get(section, {}).get(leaf, of_leaf) or of_leaf)
+            if of_leaf and sorted(of_leaf) != own_names:
+                raise ValueError(
+                    f"{path} remembers {sorted(of_leaf)} of {name}, and this run's state has "
+                    f"{own_names}: the file is of another optimizer. Build the training with the "
+                    "optimizers that wrote it."
+                )
             _check_moments_of_leaf(path, name, of_leaf, expected[name])
 
 

@@ -65,13 +65,13 @@ def _wide(g: Tensor) -> Tensor:
     return g.to(torch.promote_types(g.dtype, torch.float32))
 
 
-def clipped(clip: Clip, grads: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+def clipped(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
     """The gradients that a clipping function returns, checked.
 
     Raises:
         TypeError: It does not return the gradients of weights and gates.
     """
-    result: Any = clip(*grads)
+    result: Any = clip(weights, gates)
     if not is_pair(result):
         raise TypeError(
             "clip takes the gradients of weights and gates, and returns both; got "

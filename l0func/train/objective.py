@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from l0func.internal import names, tree
 from l0func.internal.context import compiling
 from l0func.internal.tree import Tree
-from l0func.internal.watch import Watch, listed_names, warn_user, watching
+from l0func.internal.watch import CallWatch, listed_names, warn_user, watching
 from l0func.train.lagrangian import Lagrangian
 from l0func.train.trainable import check_not_frozen
 
@@ -89,7 +89,7 @@ class Objective:
             self._tell_lost_buffers(watch)
         return result
 
-    def _tell_lost_buffers(self, watch: Watch) -> None:
+    def _tell_lost_buffers(self, watch: CallWatch) -> None:
         if self.told or not watch.changed:
             return
         self.told.extend(watch.changed)
@@ -107,8 +107,9 @@ def _merged(whole: Tree, moving: Tree) -> Tree:
 
 
 def _result(returned: Any, buffers: Tree, has_aux: bool) -> Result:
-    given: Any = returned if isinstance(returned, tuple) else (returned,)
-    parts = cast("Sequence[Any]", given)
+    parts: tuple[Any, ...] = (returned,)
+    if isinstance(returned, tuple):
+        parts = cast("tuple[Any, ...]", returned)
     count = len(parts) - has_aux
     if count not in (1, 2) or not isinstance(parts[0], Tensor):
         metrics = ", metrics" if has_aux else ""
