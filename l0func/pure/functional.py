@@ -152,7 +152,8 @@ class PureModule:
 
     def output(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
         """The output of :meth:`run`; a warning follows where it drops changed buffers."""
-        if compiling() or (self.dropped.told and current_watch() is None):
+        has_news = self.buffer_names and not self.dropped.told
+        if compiling() or (not has_news and current_watch() is None):
             return self.run(params, buffers, *args, **kwargs)[0]
         with watching() as watch:
             output, _ = self.run(params, buffers, *args, **kwargs)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from l0func.internal import tree
+from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.train.objective import is_pair
@@ -70,6 +70,7 @@ def clipped(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
 
     Raises:
         TypeError: It does not return the gradients of weights and gates.
+        ValueError: It returns others, or changes a shape.
     """
     result: Any = clip(weights, gates)
     if not is_pair(result):
@@ -77,4 +78,15 @@ def clipped(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
             "clip takes the gradients of weights and gates, and returns both; got "
             f"{type(result).__name__}. An example is l0func.clip_norm(1.0)."
         )
+    _check_shapes(tree.leaves(result, "gradients"), tree.leaves((weights, gates), "gradients"))
     return result
+
+
+def _check_shapes(got: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+    names.check_names(got, given, "The tree of gradients, compared with those that clip returned,")
+    for path, g in got.items():
+        if g.shape != given[path].shape:
+            raise ValueError(
+                f"clip keeps the shapes of gradients; it returned {path!r} of shape "
+                f"{tuple(g.shape)} for {tuple(given[path].shape)}."
+            )

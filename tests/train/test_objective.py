@@ -166,6 +166,16 @@ def test_a_function_over_the_gradients_may_do_anything(net):
     wrong = l0.training(loss_of(net[0], net[3]), sgd, sgd, clip=lambda weights, gates: weights)
     with pytest.raises(TypeError, match=r"returns both; got dict.*clip_norm"):
         wrong.step(start(wrong, net), X, Y, LAM)
+    wrong = l0.training(loss_of(net[0], net[3]), sgd, sgd, clip=lambda weights, gates: ({}, gates))
+    with pytest.raises(ValueError, match="clip returned, lacks"):
+        wrong.step(start(wrong, net), X, Y, LAM)
+
+    def summed(weights, gates):
+        return {path: g.sum() for path, g in weights.items()}, gates
+
+    wrong = l0.training(loss_of(net[0], net[3]), sgd, sgd, clip=summed)
+    with pytest.raises(ValueError, match=r"keeps the shapes.*of shape \(\) for"):
+        wrong.step(start(wrong, net), X, Y, LAM)
 
 
 @pytest.mark.parametrize("numbers", [(0.0,), (-1.0,), (math.inf,), (math.nan,), (1.0, 0.5)])

@@ -53,10 +53,12 @@ GATES = l0.optimizer(ADAM, lr=0.1)
 
 @pytest.mark.parametrize("road", ROADS)
 @pytest.mark.parametrize("sweep", [False, True])
-def test_a_step_refuses_to_move_what_the_module_had_frozen(road, sweep):
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.compiles)])
+def test_a_step_refuses_to_move_what_the_module_had_frozen(road, sweep, compile):
     fn, params, buffers, spec, gates = parts(frozen_network())
     in_dims = (None, None) if sweep else None
-    training = l0.training(loss_by(road(l0.gated(fn, spec))), DECAYING, GATES, in_dims=in_dims)
+    loss = loss_by(road(l0.gated(fn, spec)))
+    training = l0.training(loss, DECAYING, GATES, in_dims=in_dims, compile=compile)
     state = training.init(l0.random.key(0), params, gates, buffers)
     with pytest.raises(ValueError, match=r"'0\.(weight|bias)'.*trainable=fn\.trainable"):
         training.step(l0.stack([state] * 2) if sweep else state, X, Y)
