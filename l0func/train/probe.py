@@ -62,7 +62,8 @@ def probed(build: Build, leaf: Tensor, slope: float, steps: int = _STEPS) -> Pro
         if first is None:
             state = torch_optimizer.state[leaf]
             first = {name: _kept(value) for name, value in state.items()}
-    later = frozenset(torch_optimizer.state[leaf])
+    state = torch_optimizer.state[leaf]
+    later = frozenset(name for name, value in state.items() if value is not None)
     return Probe(first or {}, torch_optimizer.defaults, later, first is not None)
 
 
