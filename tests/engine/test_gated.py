@@ -161,10 +161,6 @@ def _by_hand(s: Setting, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(outputs), 0.1 * mean, 0.9 + 0.1 * variance * count / (count - 1)
 
 
-def _by_rows(s: Setting, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    return s.rows.with_buffers(s.params, s.gates, s.buffers, KEYS, x)
-
-
 def test_batchnorm_in_training_mode_sees_the_whole_batch():
     s = setting(BY_NAME["cnn_train"])
     (x,) = s.inputs
@@ -175,10 +171,13 @@ def test_batchnorm_in_training_mode_sees_the_whole_batch():
     close(buffers["1.running_var"], variance)
     assert buffers["1.num_batches_tracked"].item() == 1
 
+    def by_rows(s: Setting, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return s.rows.with_buffers(s.params, s.gates, s.buffers, KEYS, x)
+
     def loss(params: Any, gates: Any, road: Any) -> Tensor:
         return (road(s._replace(params=params, gates=gates), x)[0] ** 2).sum()
 
-    ours = torch.func.grad(loss, (0, 1))(s.params, s.gates, _by_rows)
+    ours = torch.func.grad(loss, (0, 1))(s.params, s.gates, by_rows)
     theirs = torch.func.grad(loss, (0, 1))(s.params, s.gates, _by_hand)
     optree.tree_map(
         lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4), ours, theirs
