@@ -41,6 +41,7 @@ from l0func.spec.build import gate_spec, group
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
 from l0func.train.checkpoint import load_state, save_state
+from l0func.train.clipping import clip_norm
 from l0func.train.lagrangian import Lagrangian, LagrangianState, lagrangian
 from l0func.train.optimizer import Optimizer, optimizer
 from l0func.train.stacks import diverged, stack, unstack
@@ -68,6 +69,7 @@ __all__ = [
     "axes",
     "axis",
     "blocks",
+    "clip_norm",
     "compact",
     "compensate",
     "count_macs",

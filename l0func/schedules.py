@@ -4,13 +4,25 @@ A learning rate takes its schedule as a setting in :func:`l0func.optimizer`. λ 
 step: ``lam(state.step)``. A temperature is fixed in the spec, and so in each compiled step. Give
 it a schedule in :func:`pieces`, build one step for each value with
 ``spec.with_distribution(HardConcrete(temperature))``, and pass the state from one to the next.
+
+A scheduler in torch.optim writes into its optimizer, and a pure step has none to write into. Its
+counterpart is a function of the step, as in ``l0func.optimizer(torch.optim.Adam, lr=schedule)``:
+
+- ``StepLR``, ``MultiStepLR``, ``ConstantLR``: :func:`pieces`
+- ``LinearLR``, warm-up: :func:`linear`; ``CosineAnnealingLR``: :func:`cosine`
+- ``CosineAnnealingWarmRestarts``: ``repeated(cosine(0.1, 0.0, 50), 50, growth=2)``
+- ``ExponentialLR``, ``LambdaLR``: a function of your own, ``lambda step: 0.1 * 0.95**step``
+- any other but ``ReduceLROnPlateau``: :func:`from_torch`
+
+``ReduceLROnPlateau`` follows a metric and no step: build a training with the next learning rate
+when the metric stalls, and pass the state to its step. Moments go on.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -91,6 +103,90 @@ def pieces(values: Mapping[int, float]) -> Schedule:
         begun = (at >= bounds.to(at.device)).sum(-1)
         piece = (begun - 1).clamp(min=0)
         return levels.to(at.device)[piece]
+
+    return schedule
+
+
+def repeated(schedule: Schedule, steps: int, growth: int = 1) -> Schedule:
+    """A schedule that starts again and again: warm restarts.
+
+    Source: Loshchilov & Hutter (2017), arXiv:1608.03983, Sec. 3.
+
+    Args:
+        schedule: The schedule for the first ``steps`` steps.
+        steps: Number of steps in the first round, at least 1.
+        growth: How many times as long as the last each round is, an integer, at least 1; the
+            schedule is stretched.
+
+    Returns:
+        A function of the step.
+
+    Raises:
+        ValueError: ``steps`` or ``growth`` is not positive.
+
+    Example:
+        >>> repeated(linear(1.0, 0.0, 4), 4)(torch.arange(6))
+        tensor([1.0000, 0.7500, 0.5000, 0.2500, 1.0000, 0.7500])
+    """
+    _check_steps(steps)
+    if growth < 1 or growth != int(growth):
+        raise ValueError(f"A round is a whole number of times as long as the last; got {growth}.")
+
+    def repeating(step: Tensor | int) -> Tensor:
+        at = torch.as_tensor(step)
+        if growth == 1:
+            return schedule(at % steps)
+        # Round n begins at steps (growth^n - 1) / (growth - 1).
+        rounds = (at.double() * (growth - 1) / steps + 1).log() / math.log(growth)
+        stretch = growth ** (rounds + 1e-9).floor()
+        begin = steps * (stretch - 1) / (growth - 1)
+        return schedule((at - begin) / stretch)
+
+    return repeating
+
+
+def from_torch(scheduler: Callable[..., Any], lr: float, steps: int, **settings: Any) -> Schedule:
+    """The learning rates of a torch scheduler, as a function of the step.
+
+    Args:
+        scheduler: A class in ``torch.optim.lr_scheduler``, or a function from an optimizer to a
+            scheduler.
+        lr: The learning rate that the scheduler starts from.
+        steps: Number of steps to tabulate, at least 1; the last rate stays.
+        **settings: The scheduler's keyword arguments.
+
+    Returns:
+        A function of the step.
+
+    Raises:
+        TypeError: The scheduler follows a metric, as ``ReduceLROnPlateau`` does.
+        ValueError: ``steps`` is not positive.
+
+    Example:
+        >>> kind = torch.optim.lr_scheduler.StepLR
+        >>> schedule = from_torch(kind, 0.1, 100, step_size=2, gamma=0.5)
+        >>> [schedule(step).item() for step in (0, 1, 2, 4)]
+        [0.1, 0.1, 0.05, 0.025]
+    """
+    _check_steps(steps)
+    # Cyclic schedulers want a momentum, which does not change the rates.
+    optimizer: Any = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr, momentum=0.9)
+    running = scheduler(optimizer, **settings)
+    if isinstance(running, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise TypeError(
+            "ReduceLROnPlateau follows a metric, so its rates are no function of the step. Build "
+            "a training with the next learning rate when the metric stalls, and pass it the state."
+        )
+    rates: list[float] = []
+    for _ in range(steps):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        running.step()
+    levels = torch.tensor(rates, dtype=torch.float64)
+
+    def schedule(step: Tensor | int) -> Tensor:
+        at = torch.as_tensor(step).clamp(0, steps - 1)
+        return levels.to(at.device)[at]
 
     return schedule
 

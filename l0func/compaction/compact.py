@@ -12,7 +12,8 @@ from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
-from l0func.gates.masks import deterministic_gates
+from l0func.gates.closed import warn_if_closed
+from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
@@ -33,6 +34,7 @@ def compact(
     *,
     example_inputs: Any = None,
     empty: Empty = "raise",
+    density: Density | None = None,
 ) -> Functional:
     """The network without its closed units, as a smaller pure function.
 
@@ -60,6 +62,7 @@ def compact(
             input.
         empty: For a group with no open unit: ``"raise"`` an error, or keep one unit as a
             ``"constant"``, with weights of 0.
+        density: In place of an estimator, the share that stays, as for :func:`l0func.prune`.
 
     Returns:
         ``fn, params, buffers``; on every input the output equals that of ``fn(prune(params, gates,
@@ -90,10 +93,11 @@ def compact(
     with torch.no_grad():
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
-        z = deterministic_gates(named_gates, spec, estimator)
+        z = fixed_gates(named_gates, spec, estimator, density)
         pruned = pruned_by(tensors, z, spec)
         opens = {name: value != 0 for name, value in z.items()}
         opens = _with_open_units(opens, spec, empty)
+        warn_if_closed(opens, spec, decision(spec, estimator, density))
         _check_buffers(fn, named_buffers, spec)
         small = remove(fn, pruned, named_buffers, spec, opens)
         if example_inputs is None:

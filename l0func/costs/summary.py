@@ -10,7 +10,8 @@ import torch
 
 from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
-from l0func.gates.masks import deterministic_gates
+from l0func.gates.closed import warn_if_closed
+from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.prune import open_entries
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
@@ -78,12 +79,12 @@ class Summary:
     Attributes:
         rows: One for each parameter in the spec, in its order.
         total: Their sum.
-        estimator: The test-time gates behind the realised columns.
+        estimator: The test-time gates behind the realised columns, or the density in its place.
     """
 
     rows: tuple[Row, ...]
     total: Row
-    estimator: MaskEstimator
+    estimator: str
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -151,7 +152,12 @@ def _html_row(cells: Cells, tag: str) -> str:
 
 
 def summary(
-    params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = "louizos"
+    params: Tree,
+    gates: Tree,
+    spec: GateSpec,
+    estimator: MaskEstimator = "louizos",
+    *,
+    density: Density | None = None,
 ) -> Summary:
     """A table by parameter: open entries in expectation beside open entries under an estimator.
 
@@ -160,6 +166,7 @@ def summary(
         gates: ``{gate name: log_alpha}``.
         spec: The gate spec.
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
+        density: In place of an estimator, the share that stays, as for :func:`l0func.prune`.
 
     Returns:
         The table, as an object.
@@ -171,7 +178,8 @@ def summary(
     check_values(named)
     with torch.no_grad():
         expected = _expected_open(named, spec)
-        realised = _realised_open(named, spec, estimator)
+        z = fixed_gates(named, spec, estimator, density)
+        realised = _realised_open(z, spec)
         squares = squares_by_parameter(tensors, named, spec)
     gate_counts = {gate.name: gate.size for gate in spec.gates}
     rows: list[Row] = []
@@ -187,7 +195,9 @@ def summary(
             expected_l2=float(squares[p.path]),
         )
         rows.append(row)
-    return Summary(tuple(rows), _total_row(rows, sum(gate_counts.values())), estimator)
+    choice = decision(spec, estimator, density)
+    warn_if_closed(z, spec, choice)
+    return Summary(tuple(rows), _total_row(rows, sum(gate_counts.values())), choice.name)
 
 
 def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
@@ -196,9 +206,9 @@ def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
     return {p.path: float(entry_sum(opens[p.path], p)) for p in spec.gated()}
 
 
-def _realised_open(gates: Gates, spec: GateSpec, estimator: MaskEstimator) -> dict[str, int]:
+def _realised_open(z: Gates, spec: GateSpec) -> dict[str, int]:
     """For every gated parameter, its number of open entries under test-time gates."""
-    kept = open_entries(deterministic_gates(gates, spec, estimator), spec)
+    kept = open_entries(z, spec)
     return {path: int(entries.sum()) for path, entries in kept.items()}
 
 

@@ -21,6 +21,7 @@ from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import names, outputs, tree
 from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.tree import Tree
+from l0func.pure.dropped_buffers import report_frozen
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
 from l0func.spec.plan import GateSpec, check_spec
@@ -61,6 +62,9 @@ class Gated:
     ) -> Any:
         """The output under masks drawn from ``key``.
 
+        Updates of buffers, such as BatchNorm's running statistics in training mode, are dropped,
+        with one warning: train with :meth:`with_buffers`, and evaluate behind ``fn.eval()``.
+
         Args:
             params: Parameters, flat or nested.
             gates: ``{gate name: log_alpha}``.
@@ -79,7 +83,7 @@ class Gated:
                 random.
         """
         if isinstance(self.fn, PureModule):
-            return self.with_buffers(params, gates, buffers, key, *inputs, **kwargs)[0]
+            return self._run(self.fn.output, params, gates, buffers, key, inputs, kwargs)
         return self._run(self.fn, params, gates, buffers, key, inputs, kwargs)
 
     def with_buffers(
@@ -128,6 +132,8 @@ class Gated:
     ) -> Any:
         """Call the function on masked parameters; its random functions draw from the key."""
         check_key_argument(key)
+        if isinstance(self.fn, PureModule) and not compiling():
+            report_frozen(params, self.fn.frozen)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
         with Nested() if compiling() else nullcontext(), Keyed(key):

@@ -65,6 +65,9 @@ class PerExample:
     ) -> Any:
         """The outputs, row ``i`` under the masks of ``keys[i]``.
 
+        Updates of buffers, such as BatchNorm's running statistics in training mode, are dropped,
+        with one warning: train with :meth:`with_buffers`, and evaluate behind ``fn.eval()``.
+
         Args:
             params: Parameters, flat or nested.
             gates: ``{gate name: log_alpha}``.

@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
-from l0func.gates.masks import deterministic_gates
+from l0func.gates.closed import warn_if_closed
+from l0func.gates.density import Density, decision, fixed_gates
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
 
-def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = "louizos") -> Tree:
+def prune(
+    params: Tree,
+    gates: Tree,
+    spec: GateSpec,
+    estimator: MaskEstimator = "louizos",
+    *,
+    density: Density | None = None,
+) -> Tree:
     """Parameters under test-time gates, with exact zeros behind the closed ones.
 
     Args:
@@ -22,17 +30,31 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = 
         gates: ``{gate name: log_alpha}``.
         spec: The gate spec.
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
+        density: In place of an estimator: the share of entries of gated parameters that stays, in
+            [0, 1], or ``{pattern: share}`` over parameter paths. The gates with the largest P(z ≠
+            0) stay, and have their means. The share is exact with a gate for each entry, else the
+            nearest that is not above. Gates on parameters of several patterns stay if all of these
+            keep them.
 
     Returns:
         A new pytree with the structure of ``params``. Entries behind a closed gate, multiplied or
         owned, are 0; the others are multiplied by their gates.
 
     Raises:
-        ValueError: Params or gates do not fit the spec, or a gate location is NaN.
+        ValueError: Params or gates do not fit the spec, or a gate location is NaN; a density is
+            outside [0, 1], cannot be reached, or comes with an estimator.
+
+    Example:
+        >>> from l0func import gate_spec
+        >>> params = {"w": torch.ones(4)}
+        >>> gates = {"w": torch.tensor([0.0, 9.0, 1.0, 9.0])}
+        >>> prune(params, gates, gate_spec(params), density=0.5)["w"] != 0
+        tensor([False,  True, False,  True])
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
-    z = deterministic_gates(named, spec, estimator)
+    z = fixed_gates(named, spec, estimator, density)
+    warn_if_closed(z, spec, decision(spec, estimator, density))
     return tree.rebuild(params, pruned_by(tensors, z, spec))
 
 

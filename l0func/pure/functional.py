@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from l0func.internal import names, tree
-from l0func.internal.context import traced_by_dynamo
+from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.internal.tree import Tree
+from l0func.internal.watch import current_watch, watching
+from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
 from l0func.pure.eager import (
     eager_paths,
     eager_root,
@@ -86,6 +88,7 @@ class PureModule:
         self._compiled = any(map(is_compiled, module.modules()))
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
         self.trainable = frozenset(path for path, p in params.items() if p.requires_grad)
+        self.frozen = frozenset(params) - self.trainable
         self.buffer_names = frozenset(buffers)
         self.module_paths = list(modules)
         places = Places(
@@ -93,13 +96,18 @@ class PureModule:
             modules={id(m): number for number, m in enumerate(modules.values())},
         )
         self._parts = [Part.of(m, places) for m in modules.values()]
+        self.dropped = DroppedBuffers()
         # After the parts: a deep copy asks what became of their tensors.
         self.originals = Originals({} if traced_by_dynamo() else {**params, **buffers})
         if not traced_by_dynamo():
             self._guard_originals()
 
     def __call__(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
-        """The module's output on these parameters and buffers.
+        """The module's output on these parameters and buffers, without new buffers.
+
+        A module in training mode may update buffers, such as BatchNorm's running statistics. This
+        call drops the updates, and warns the first time: train with :meth:`with_buffers`, and
+        evaluate with :meth:`eval`.
 
         Args:
             params: The module's parameters, flat or nested.
@@ -115,7 +123,8 @@ class PureModule:
                 is random (dropout in training mode) and needs a key: use :func:`l0func.gated`;
                 or a function or an object in it reads a tensor of the original module.
         """
-        return self.with_buffers(params, buffers, *args, **kwargs)[0]
+        with Keyed(None):
+            return self.output(params, buffers, *args, **kwargs)
 
     def with_buffers(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
@@ -151,6 +160,10 @@ class PureModule:
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
                 updated[path] = b
+        watch = None if compiling() else current_watch()
+        if watch is not None:
+            report_frozen(own_params, self.frozen)
+            report_changes(watch, zip(self._parts, modules, strict=True), copies)
         given = tree.leaves(buffers, "buffers") if self._compiled else own_buffers
         new = [updated[path] for path in own_buffers]
         return output, dict(zip(given, new, strict=True))
@@ -199,6 +212,16 @@ class PureModule:
         if self.originals.is_held():
             guard = self._guard({}, ())
             self._parts = [part.with_backward_hooks(guard.around) for part in self._parts]
+
+    def output(self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any) -> Any:
+        """The output of :meth:`run`; a warning follows where it drops changed buffers."""
+        has_news = self.buffer_names and not self.dropped.told
+        if compiling() or (not has_news and current_watch() is None):
+            return self.run(params, buffers, *args, **kwargs)[0]
+        with watching() as watch:
+            output, _ = self.run(params, buffers, *args, **kwargs)
+        self.dropped.tell(watch.changed)
+        return output
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.

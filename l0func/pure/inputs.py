@@ -6,7 +6,7 @@ Tracing, compaction and costs run a module on examples. They take the inputs tha
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -34,15 +34,15 @@ class Inputs(NamedTuple):
     kwargs: dict[str, Any]
     advice: str = ""
 
-    def call(self, fn: Callable[..., Any], params: Any, buffers: Any) -> Any:
-        """``fn(params, buffers, *args, **kwargs)`` on copies of the inputs.
+    def call(self, fn: PureModule, params: Any, buffers: Any) -> Any:
+        """The output of ``fn(params, buffers, *args, **kwargs)`` on copies of the inputs.
 
         A module may write into its inputs: a tensor in place, or a cache that grows. The next call
         then still sees the same inputs.
         """
         args, kwargs, _ = self.copied()
         with self.explained():
-            return fn(params, buffers, *args, **kwargs)
+            return fn.with_buffers(params, buffers, *args, **kwargs)[0]
 
     def copied(self) -> Inputs:
         """The same inputs in new tensors, containers and objects."""

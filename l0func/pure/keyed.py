@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func import random
+from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
+from l0func.pure.dropped_buffers import WATCH_HANDLERS
 from l0func.pure.fresh import FRESH_HANDLERS
 from l0func.pure.reads import READ_HANDLERS
 from l0func.pure.refused import REFUSED_HANDLERS
@@ -34,7 +36,7 @@ class Keyed(Interception):
     """
 
     def __init__(self, key: Tensor | None) -> None:
-        super().__init__(KEYED_HANDLERS)
+        super().__init__(KEYED_HANDLERS if compiling() else _EAGER_HANDLERS)
         self.key = key
         self.calls = 0
         self.base: Tensor | None = None
@@ -223,3 +225,4 @@ KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_DRAWS,
     **_KEYED_REPLACEMENTS,
 }
+_EAGER_HANDLERS: dict[Any, Callable[..., Any]] = {**KEYED_HANDLERS, **WATCH_HANDLERS}

@@ -101,7 +101,7 @@ def load_state(
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
     _check_tensors(name, tensors, expected)
-    _check_moments(name, moments, expected)
+    _check_moments(name, moments, state.moments, expected)
     warn_unless_vouched(name, contents)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
@@ -214,7 +214,10 @@ def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str
 
 
 def _check_moments(
-    path: Any, moments: Mapping[str, Moments], expected: Mapping[str, Tensor]
+    path: Any,
+    moments: Mapping[str, Moments],
+    own: Mapping[str, Moments],
+    expected: Mapping[str, Tensor],
 ) -> None:
     for section, of_section in moments.items():
         _check_whole(path, section, of_section)
@@ -222,6 +225,13 @@ def _check_moments(
             name = f"{section}.{leaf}"
             if name not in expected:
                 raise ValueError(f"{path} remembers {name}, which this run does not have.")
+            own_names = sorted(own.get(section, {}).get(leaf, of_leaf) or of_leaf)
+            if of_leaf and sorted(of_leaf) != own_names:
+                raise ValueError(
+                    f"{path} remembers {sorted(of_leaf)} of {name}, and this run's state has "
+                    f"{own_names}: the file is of another optimizer. Build the training with the "
+                    "optimizers that wrote it."
+                )
             _check_moments_of_leaf(path, name, of_leaf, expected[name])
 
 

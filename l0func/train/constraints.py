@@ -18,6 +18,7 @@ from l0func.costs.macs import MacCounts, macs_of
 from l0func.gates.checks import Gates
 from l0func.internal import names
 from l0func.spec.plan import GateSpec, ParameterPlan
+from l0func.train.numbers import check_number
 
 Measure = Literal["density", "l0", "macs"]
 Target: TypeAlias = float | Mapping[str, float]
@@ -73,6 +74,7 @@ def constraints_of(
     names.check_patterns(by_pattern, [p.path for p in spec.parameters], "parameter")
     found: list[Constraint] = []
     for pattern, value in by_pattern.items():
+        check_number(f"The target of {pattern!r}", value)
         found.append(_constraint(pattern, float(value), spec, measure, counts))
     return tuple(found)
 

@@ -30,22 +30,45 @@ def gradients_of(
         compile: Whether to compile the gradient with ``torch.compile``.
 
     Returns:
-        ``gradients(trained, buffers, key, control_state, *inputs)``, with the arguments of
-        :meth:`Objective.total`. It returns the gradients for params and gates, and a pair of the
-        loss and the new buffers.
+        ``gradients(trained, whole, buffers, key, control_state, *inputs)``, with the arguments of
+        :meth:`Objective.total`. It returns the gradients for params and gates; and the loss, the
+        new buffers and the metrics.
     """
     if in_dims is None and not compile:
         return partial(_by_autograd, objective)
     gradients: Any = torch.func.grad(objective.total, has_aux=True)
-    # Trained leaves, buffers, key and controller state come before the inputs.
-    dims = (0, 0, 0, 0, *(in_dims or ()))
-    if in_dims is not None:
-        gradients = torch.vmap(gradients, dims)
+    # Trained leaves, all params, buffers, key and controller state come before the inputs.
+    dims = (0, 0, 0, 0, 0, *(in_dims or ()))
+    mapped = None if in_dims is None else dims
+    if mapped is not None:
+        gradients = torch.vmap(gradients, mapped)
     if compile:
-        gradients = untyped.compile(gradients, fullgraph=True)
+        compiled = untyped.compile(gradients, fullgraph=True)
+        gradients = compiled if objective.frozen_may_move else _Tried(compiled, objective, mapped)
     # Chunks are cut outside of the compiled function: with torch.vmap's own chunks the graph would
     # hold all of them, one after another.
     return gradients if chunk_size is None else partial(_in_chunks, gradients, dims, chunk_size)
+
+
+class _Tried:
+    """A compiled gradient after one eager trial, because compiled code notices no frozen leaf."""
+
+    def __init__(
+        self, compiled: Callable[..., Any], objective: Objective, dims: tuple[Any, ...] | None
+    ) -> None:
+        self.compiled = compiled
+        self.objective = objective
+        self.dims = dims
+        self.tried = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self.tried:
+            total: Any = self.objective.total
+            mapped = total if self.dims is None else torch.vmap(total, self.dims)
+            with torch.no_grad():
+                mapped(*arguments)
+            self.tried = True
+        return self.compiled(*arguments)
 
 
 def _by_autograd(objective: Objective, trained: tuple[Tree, Tree], *others: Any) -> Any:

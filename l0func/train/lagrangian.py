@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from l0func.internal import names
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.constraints import MEASURES, Constraint, Measure, Target, constraints_of
+from l0func.train.numbers import check_number
 
 
 class LagrangianState(NamedTuple):
@@ -108,7 +109,8 @@ def lagrangian(
         belong to this controller.
 
     Raises:
-        TypeError: ``spec`` is not a spec.
+        TypeError: ``spec`` is not a spec; a number is none; or counts are not from
+            :func:`l0func.count_macs`.
         ValueError: A target is outside its range, or below the share that has no gates; a pattern
             matches nothing; counts are missing, or given for another measure than
             ``"macs"``; the estimator never closes a gate; a rate is negative or not finite.
@@ -223,6 +225,9 @@ def _check_measure(measure: str, counts: MacCounts | None) -> None:
         raise ValueError(
             f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
         )
+    given: Any = counts
+    if given is not None and not isinstance(given, MacCounts):
+        raise TypeError(f"counts come from l0func.count_macs; got {type(given).__name__}.")
     if (counts is None) == (measure == "macs"):
         raise ValueError(
             "counts, from l0func.count_macs, go with measure='macs', and with nothing else."
@@ -240,5 +245,6 @@ def _check_estimator(estimator: str) -> None:
 
 def _check_rates(**rates: float) -> None:
     for name, value in rates.items():
+        check_number(name, value)
         if not 0.0 <= value < torch.inf:
             raise ValueError(f"{name} is a finite number, at least 0; got {value}.")

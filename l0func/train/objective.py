@@ -1,16 +1,31 @@
-"""The scalar that training minimises: the user's loss, checked, plus the controller's penalty."""
+"""The scalar that training minimises: loss, penalty and the controller's penalty, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
+from l0func.internal.context import compiling
 from l0func.internal.tree import Tree
+from l0func.internal.watch import CallWatch, listed_names, warn_user, watching
 from l0func.train.lagrangian import Lagrangian
+from l0func.train.trainable import check_not_frozen
+
+
+class Result(NamedTuple):
+    """What a loss returned."""
+
+    value: Tensor
+    buffers: Tree
+    metrics: Tree
+    """Tensors that are no part of the objective; an empty tuple without ``has_aux``."""
+
+    returned_buffers: bool
 
 
 @dataclass(frozen=True)
@@ -19,54 +34,128 @@ class Objective:
 
     loss: Callable[..., Any]
     control: Lagrangian | None
+    penalty: Callable[[Tree, Tree], Any] | None = None
+    has_aux: bool = False
+    frozen_may_move: bool = True
+    """Whether the user chose the parameters that move, so that a frozen one may be among them."""
+
+    told: list[str] = field(default_factory=list[str])
+    """Buffers that a warning has named; it comes once."""
 
     def total(
         self,
         trained: tuple[Tree, Tree],
+        whole: Tree,
         buffers: Tree,
         key: Tensor,
         control_state: Any,
         *inputs: Any,
-    ) -> tuple[Tensor, tuple[Tensor, Tree]]:
-        """The objective, and beside it the loss and the new buffers.
+    ) -> tuple[Tensor, tuple[Tensor, Tree, Tree]]:
+        """The objective, and beside it the loss, the new buffers and the metrics.
 
         Args:
-            trained: Params and gates.
+            trained: Params that move, and gates.
+            whole: All params, for those that do not move; an empty tuple if all move.
             buffers: The buffers.
             key: The key for this step.
             control_state: The controller's state; any value without a controller.
             *inputs: The inputs from the step's call.
         """
+        moving, gates = trained
+        params = _merged(whole, moving) if whole else moving
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
         own_buffers = tree.map_tensors(lambda t: t, buffers)
-        result: Any = self.loss(*trained, own_buffers, key, *inputs)
-        value, updated = _value_and_buffers(result, buffers)
-        _check_value(value)
-        _check_new_buffers(updated, buffers)
-        if self.control is None:
-            return value, (value, updated)
-        penalty = self.control.penalty(control_state, trained[1])
-        return value + penalty, (value, updated)
+        result = self._called(buffers, params, gates, own_buffers, key, *inputs)
+        check_scalar("A loss", result.value)
+        _check_new_buffers(result.buffers, buffers)
+        total = result.value
+        if self.penalty is not None:
+            price: Any = self.penalty(params, gates)
+            check_scalar("A penalty", price)
+            total = total + price
+        if self.control is not None:
+            total = total + self.control.penalty(control_state, gates)
+        return total, (result.value, result.buffers, result.metrics)
 
+    def _called(self, buffers: Tree, params: Tree, *others: Any) -> Result:
+        """What the loss returns; frozen parameters and lost buffers are noticed."""
+        if compiling():
+            return _result(self.loss(params, *others), buffers, self.has_aux)
+        with watching() as watch:
+            result = _result(self.loss(params, *others), buffers, self.has_aux)
+        if not self.frozen_may_move:
+            check_not_frozen(tree.leaves(params), watch.frozen)
+        if not result.returned_buffers:
+            self._tell_lost_buffers(watch)
+        return result
 
-def _value_and_buffers(result: Any, buffers: Tree) -> tuple[Tensor, Tree]:
-    pair: Any = (result, buffers) if isinstance(result, Tensor) else result
-    if not (_is_pair(pair) and isinstance(pair[0], Tensor)):
-        raise TypeError(
-            f"A loss returns a scalar tensor, or (scalar, new buffers); got "
-            f"{type(result).__name__}."
+    def _tell_lost_buffers(self, watch: CallWatch) -> None:
+        if self.told or not watch.changed:
+            return
+        self.told.extend(watch.changed)
+        warn_user(
+            f"The loss changed the buffers {listed_names(self.told)} by with_buffers and returned "
+            "no buffers, so the state keeps the old ones. Return (loss, new buffers); or (loss, "
+            "buffers), with those that it was given, to keep the old ones on purpose."
         )
-    return pair
 
 
-def _is_pair(value: Any) -> bool:
+def _merged(whole: Tree, moving: Tree) -> Tree:
+    """All params, with those that move replaced."""
+    named = tree.leaves(whole)
+    return tree.rebuild(whole, named | tree.leaves(moving))
+
+
+def _result(returned: Any, buffers: Tree, has_aux: bool) -> Result:
+    parts: tuple[Any, ...] = (returned,)
+    if isinstance(returned, tuple):
+        parts = cast("tuple[Any, ...]", returned)
+    count = len(parts) - has_aux
+    if count not in (1, 2) or not isinstance(parts[0], Tensor):
+        metrics = ", metrics" if has_aux else ""
+        raise TypeError(
+            f"A loss returns (scalar{metrics}) or (scalar, new buffers{metrics}), the scalar a "
+            f"tensor; got {_kind(returned)}. Metrics go with has_aux=True."
+        )
+    new = parts[1] if count == 2 else buffers
+    metrics = _as_metrics(parts[-1]) if has_aux else ()
+    return Result(parts[0], new, metrics, returned_buffers=count == 2)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        kinds = [type(part).__name__ for part in cast("tuple[Any, ...]", value)]
+        return f"tuple ({', '.join(kinds)})"
+    return type(value).__name__
+
+
+def _as_metrics(value: Any) -> Tree:
+    """Metrics as tensors, so that a sweep can stack them."""
+    metrics: dict[str, Tensor] = {}
+    for path, leaf in tree.walk(value):
+        if not isinstance(leaf, Tensor | bool | int | float):
+            raise TypeError(f"Metrics are tensors and numbers; {path!r} is {type(leaf).__name__}.")
+        metrics[path] = torch.as_tensor(leaf)
+    return tree.rebuild(value, metrics)
+
+
+def is_pair(value: Any) -> bool:
+    """Whether a value is a tuple of two."""
     return isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2
 
 
-def _check_value(value: Tensor) -> None:
+def check_scalar(name: str, value: Any) -> None:
+    """Refuse anything but one real number.
+
+    Raises:
+        TypeError: The value is no tensor.
+        ValueError: It has dimensions, or another dtype.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a scalar tensor; got {type(value).__name__}.")
     if value.dim() or not value.is_floating_point():
         raise ValueError(
-            f"A loss is one real number; got {value.dtype} of shape {tuple(value.shape)}. Average "
+            f"{name} is one real number; got {value.dtype} of shape {tuple(value.shape)}. Average "
             "over the batch."
         )
 

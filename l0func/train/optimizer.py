@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -13,13 +13,12 @@ from torch import Tensor
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
+from l0func.train.probe import Number, check_moments, probed
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
 """``{leaf path: {name: tensor}}``: the optimizer's state for each leaf, empty at first."""
 
-Number: TypeAlias = bool | int | float
-
-# The shape of the small matrix on which a new optimizer is tried.
+# The shape of a small matrix to try a new optimizer on.
 _PROBE_SHAPE = (2, 3)
 
 
@@ -63,7 +62,9 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
 
     Raises:
         TypeError: ``kind`` is no optimizer class, does not take a setting, or needs a closure or
-            sparse gradients.
+            sparse gradients; or it keeps something that a pure step would lose: a value in its
+            groups or attributes that its step changes, state outside of the leaves, or state that
+            is neither a tensor nor a number.
         ValueError: A setting is outside its range.
 
     Example:
@@ -78,9 +79,9 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
             f"kind is a class of torch.optim, such as torch.optim.Adam; got {given!r}."
         )
     factory = _Factory(given, settings)
-    probe = _probed(factory, 1.0)
-    other = _probed(factory, -3.0)
-    functions = _OptimizerFunctions(factory, _number_types(probe.state))
+    probe = probed(factory.build, torch.zeros(_PROBE_SHAPE), 1.0)
+    other = probed(factory.build, torch.zeros(_PROBE_SHAPE), -3.0, steps=1)
+    functions = _OptimizerFunctions(factory, _number_types(probe.state), probe.later)
     by_entry = _works_by_entry(_as_moments(probe.state), _as_moments(other.state))
     decays = _decays(settings, probe.defaults)
     return Optimizer(functions.init, functions.update, decays, by_entry)
@@ -109,6 +110,14 @@ class _OptimizerFunctions:
     numbers: Mapping[str, type[Number]]
     """``{name: Python type}`` for the moments that the torch optimizer holds as numbers."""
 
+    later: frozenset[str]
+    """Names of moments that it may add after its first step."""
+
+    names: dict[tuple[int, torch.dtype, torch.device], frozenset[str] | None] = field(
+        default_factory=dict[Any, Any]
+    )
+    """A memo: names of the moments after a first step, for each kind of leaf."""
+
     def init(self, leaves: Tree, /) -> Moments:
         return {path: {} for path in tree.leaves(leaves, "leaves")}
 
@@ -125,8 +134,11 @@ class _OptimizerFunctions:
         slopes = tree.leaves(grads, "grads")
         named = tree.leaves(leaves, "leaves")
         names.check_names(slopes, named, "The tree of leaves")
+        names.check_names(moments, named, "The state, compared with the leaves that move,")
         if not named:
             return leaves, {}
+        for path, of_leaf in moments.items():
+            self._check_own(path, of_leaf, named[path])
         taken = {path: _taken(t, donate) for path, t in named.items()}
         torch_optimizer = self.factory.build(list(taken.values()), step)
         for path, leaf in taken.items():
@@ -137,6 +149,30 @@ class _OptimizerFunctions:
         kept = {path: _as_moments(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
         moved = {path: leaf.detach() for path, leaf in taken.items()}
         return tree.rebuild(leaves, moved), kept
+
+    def _check_own(self, path: str, moments: Mapping[str, Tensor], leaf: Tensor) -> None:
+        """Refuse the moments of another optimizer: it would miss some, or carry others along."""
+        own = self._names_of(leaf)
+        got = moments.keys()
+        if not got or own is None or (own <= got and got <= own | self.later):
+            return
+        kind = getattr(self.factory.kind, "__name__", "This optimizer")
+        raise ValueError(
+            f"{kind} keeps {sorted(own) or 'no moments'} for {path!r}; the state has "
+            f"{sorted(got)}, the moments of another optimizer or of other settings. Go on with "
+            "that optimizer, or begin with empty moments: "
+            "state._replace(moments=init(key, params, gates, buffers).moments)."
+        )
+
+    def _names_of(self, leaf: Tensor) -> frozenset[str] | None:
+        """The moments' names after a first step on such a leaf; None if they are unknown."""
+        likeness = (leaf.dim(), leaf.dtype, leaf.device)
+        if likeness not in self.names:
+            small = torch.zeros((2,) * leaf.dim(), dtype=leaf.dtype, device=leaf.device)
+            probe = probed(self.factory.build, small, 1.0, steps=1)
+            kept = frozenset(_as_moments(probe.state))
+            self.names[likeness] = kept if probe.works else None
+        return self.names[likeness]
 
     def _as_state(self, moments: Mapping[str, Tensor], donate: bool) -> dict[str, Any]:
         """The torch optimizer's state for one leaf; numbers are Python numbers again."""
@@ -152,6 +188,7 @@ class _OptimizerFunctions:
 
 def _as_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors and numbers that a torch optimizer holds for one leaf, all as tensors."""
+    check_moments("The optimizer", state)
     moments: dict[str, Tensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
@@ -165,36 +202,6 @@ def _as_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _number_types(state: Mapping[str, Any]) -> dict[str, type[Number]]:
     return {name: type(value) for name, value in state.items() if isinstance(value, Number)}
-
-
-class _Probe(NamedTuple):
-    """A torch optimizer after one step with a small matrix: its state, and its settings."""
-
-    state: dict[str, Any]
-    defaults: dict[str, Any]
-
-
-def _probed(factory: _Factory, slope: float) -> _Probe:
-    """Take one step from zero with the same gradient in all entries.
-
-    Raises:
-        TypeError: The optimizer needs a closure or sparse gradients.
-    """
-    leaf = torch.zeros(_PROBE_SHAPE)
-    leaf.grad = torch.full(_PROBE_SHAPE, slope)
-    step = torch.zeros((), dtype=torch.int64)
-    torch_optimizer = factory.build([leaf], step)
-    try:
-        torch_optimizer.step()
-    except (TypeError, RuntimeError) as error:
-        if "closure" in str(error) or "dense gradients" in str(error):
-            raise TypeError(
-                f"A pure step has dense gradients and no closure; "
-                f"{type(torch_optimizer).__name__} says: {error}. Use an "
-                "optimizer that works from gradients, such as torch.optim.Adam."
-            ) from None
-        # Other errors pass: an optimizer that needs a GPU fails here and works there.
-    return _Probe(torch_optimizer.state[leaf], torch_optimizer.defaults)
 
 
 def _works_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:

@@ -5,9 +5,9 @@ One function serves a single network and a sweep over stacked networks.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +16,23 @@ from torch import Tensor
 from l0func import random
 from l0func.internal import tree
 from l0func.internal.tree import Tree
+from l0func.train.arguments import (
+    check_average,
+    check_control,
+    check_functions,
+    check_optimizers,
+    check_state,
+    check_sweep,
+    renamed,
+)
+from l0func.train.clipping import Clip, clipped
 from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
 from l0func.train.objective import Objective
 from l0func.train.optimizer import Moments, Optimizer
 from l0func.train.stacks import check_members
 from l0func.train.state import TrainState
+from l0func.train.trainable import Patterns, Trainable, moving, patterns_of
 
 
 class Training(NamedTuple):
@@ -30,23 +41,40 @@ class Training(NamedTuple):
     init: Callable[[Tensor, Tree, Tree, Tree], TrainState]
     """``init(key, params, gates, buffers)``: the state to start from."""
 
-    step: Callable[..., tuple[TrainState, Tensor]]
-    """``step(state, *inputs)``: the next state, and the loss before the step."""
+    step: Callable[..., Any]
+    """``step(state, *inputs)``: the next state and the loss before the step; with ``has_aux`` the
+    loss's metrics too.
+    """
 
 
 def training(
     loss: Callable[..., Any],
-    params: Optimizer,
-    gates: Optimizer,
+    weights_optimizer: Optimizer | None = None,
+    gates_optimizer: Optimizer | None = None,
     *,
+    penalty: Callable[[Tree, Tree], Any] | None = None,
+    has_aux: bool = False,
+    trainable: Trainable = ...,
+    clip: Clip | None = None,
     control: Lagrangian | None = None,
     average: float = 0.0,
     in_dims: Sequence[int | None] | None = None,
     chunk_size: int | None = None,
     compile: bool = False,
     donate: bool = False,
+    params: Optimizer | None = None,
+    gates: Optimizer | None = None,
 ) -> Training:
     r"""A training step as a pure function.
+
+    For a module with frozen parameters pass ``trainable=fn.trainable``; for one with BatchNorm let
+    the loss call ``with_buffers`` and return the new buffers::
+
+        def loss(params, gates, buffers, key, x, y):
+            outputs, new = apply.with_buffers(params, gates, buffers, key, x)
+            return cross_entropy(outputs, y), new
+
+        init, step = l0func.training(loss, adam, fast_adam, trainable=fn.trainable)
 
     Averages are exponential, over the states after each step: after t steps the state after step i
     weighs :math:`\beta^{t-i}(1-\beta)/(1-\beta^t)`.
@@ -55,8 +83,21 @@ def training(
         loss: ``loss(params, gates, buffers, key, *inputs)`` returns a scalar, or a scalar and new
             buffers. Values that change from step to step (a batch, λ) are inputs; pass numbers as
             tensors.
-        params: The optimizer for the parameters.
-        gates: The optimizer for the gates, without weight decay, and with a larger learning rate.
+        weights_optimizer: The optimizer for the parameters.
+        gates_optimizer: The optimizer for the gates, without weight decay, and with a larger
+            learning rate.
+        penalty: ``penalty(params, gates)`` returns a scalar that is added to the loss: the loss
+            that a step returns is then without it. A price that changes from step to step is an
+            input, and goes into the loss.
+        has_aux: Whether the loss returns metrics too, a pytree with tensors or numbers:
+            ``(scalar, metrics)`` or ``(scalar, new buffers, metrics)``. A step then returns
+            ``(state, loss, metrics)``.
+        trainable: The parameters that move: patterns or paths, such as ``fn.trainable``; None
+            moves all. The others stay as they are: they get no gradient, no moments and no decay.
+            If left out all move, and a step refuses to move a parameter that its module had
+            frozen.
+        clip: ``clip(weights' gradients, gates' gradients)`` returns both, changed; see
+            :func:`l0func.clip_norm`. In a sweep it is mapped over the members.
         control: A controller. The step adds its penalty and updates its state.
         average: :math:`\beta` for averages over params and gates, in [0, 1); 0 keeps none.
         in_dims: For a sweep: the member dimension in each input, None for an input that all
@@ -66,27 +107,35 @@ def training(
             compute it more slowly than one member after another.
         compile: Whether to compile the gradient with ``torch.compile``.
         donate: Whether a step may write into its state. The given state is then used up.
+        params: The former name of ``weights_optimizer``.
+        gates: The former name of ``gates_optimizer``.
 
     Returns:
         ``init(key, params, gates, buffers)`` and ``step(state, *inputs)``.
 
     Raises:
         TypeError: An optimizer is not from :func:`l0func.optimizer`, or ``control`` not a
-            controller; ``in_dims`` is no sequence; in a step, the loss returned neither a scalar
+            controller; an argument has another type; in a step, the loss returned neither a scalar
             nor a scalar and buffers.
         ValueError: The gates' optimizer has weight decay; an optimizer in a sweep couples
             entries; ``average`` is outside [0, 1); ``chunk_size`` is not positive, or there is no
-            sweep; in a step, the state is another training's, or the loss returned other buffers
-            than it was given.
+            sweep; a pattern of ``trainable`` matches no parameter; in a step, the state is another
+            training's, or the loss returned other buffers than it was given, or a frozen
+            parameter would move.
     """
-    _check_optimizer("params", params, in_dims)
-    _check_optimizer("gates", gates, in_dims)
-    _check_no_decay(gates)
-    _check_control(control)
-    _check_average(average)
-    _check_sweep(in_dims, chunk_size)
-    gradients = gradients_of(Objective(loss, control), in_dims, chunk_size, compile)
-    functions = _TrainingFunctions(params, gates, gradients, control, average, in_dims, donate)
+    weights = renamed("weights_optimizer", weights_optimizer, "params", params)
+    locations = renamed("gates_optimizer", gates_optimizer, "gates", gates)
+    check_optimizers(weights, locations, in_dims)
+    check_functions(loss, penalty, clip)
+    check_control(control)
+    check_average(average)
+    check_sweep(in_dims, chunk_size)
+    patterns = patterns_of(trainable)
+    objective = Objective(loss, control, penalty, has_aux, frozen_may_move=trainable is not ...)
+    gradients = gradients_of(objective, in_dims, chunk_size, compile)
+    functions = _TrainingFunctions(
+        weights, locations, gradients, patterns, clip, has_aux, control, average, in_dims, donate
+    )
     return Training(functions.init, functions.step)
 
 
@@ -94,9 +143,12 @@ def training(
 class _TrainingFunctions:
     """The functions in a :class:`Training` and their settings."""
 
-    params_optimizer: Optimizer
+    weights_optimizer: Optimizer
     gates_optimizer: Optimizer
     gradients: Callable[..., Any]
+    patterns: Patterns
+    clip: Clip | None
+    has_aux: bool
     control: Lagrangian | None
     average: float
     in_dims: Sequence[int | None] | None
@@ -107,7 +159,7 @@ class _TrainingFunctions:
         control = None if self.control is None else self.control.init(gates)
         step = torch.zeros((), dtype=torch.int64, device=key.device)
         moments: dict[str, Moments] = {}
-        moments["params"] = self.params_optimizer.init(params)
+        moments["params"] = self.weights_optimizer.init(moving(params, self.patterns))
         moments["gates"] = self.gates_optimizer.init(gates)
         return TrainState(
             step=step,
@@ -124,32 +176,47 @@ class _TrainingFunctions:
         named = {"params": tree.leaves(params), "gates": tree.leaves(gates, "gates")}
         return {} if self.average == 0.0 else _copied(named)
 
-    def step(self, state: TrainState, /, *inputs: Any) -> tuple[TrainState, Tensor]:
-        _check_state(state, self.control, self.average)
+    def step(self, state: TrainState, /, *inputs: Any) -> Any:
+        check_state(state, self.control, self.average)
         if self.in_dims is not None:
             check_members(state, inputs, self.in_dims)
         key = random.fold_in(state.key, state.step)
-        trained = (state.params, state.gates)
+        trained = (moving(state.params, self.patterns), state.gates)
         # vmap does not take None as a pytree without leaves; an empty tuple is one.
+        whole: Any = () if self.patterns is None else state.params
         control_state: Any = () if state.control is None else state.control
-        grads, (value, buffers) = self.gradients(
-            trained, state.buffers, key, control_state, *inputs
+        grads, (value, buffers, metrics) = self.gradients(
+            trained, whole, state.buffers, key, control_state, *inputs
         )
-        moved = self._moved(state, *grads)
+        moved = self._moved(state, trained[0], *self._clipped(*grads))
         averages = _averaged(state.averages, moved, self.average, state.step)
         control = self._updated_control(state.control, moved.gates)
         following = moved._replace(
             step=state.step + 1, buffers=buffers, averages=averages, control=control
         )
+        if self.has_aux:
+            return following, value.detach(), tree.map_tensors(lambda t: t.detach(), metrics)
         return following, value.detach()
 
-    def _moved(self, state: TrainState, params_grads: Tree, gates_grads: Tree) -> TrainState:
+    @torch.no_grad()
+    def _clipped(self, params_grads: Tree, gates_grads: Tree) -> tuple[Tree, Tree]:
+        if self.clip is None:
+            return params_grads, gates_grads
+        clip = partial(clipped, self.clip)
+        mapped: Any = clip if self.in_dims is None else torch.vmap(clip)
+        return mapped(params_grads, gates_grads)
+
+    def _moved(
+        self, state: TrainState, trained: Tree, params_grads: Tree, gates_grads: Tree
+    ) -> TrainState:
         """The state after both optimizers: new params, gates and moments."""
         before, step = state.moments, state.step
         moments: dict[str, Moments] = {}
-        params, moments["params"] = self.params_optimizer.update(
-            params_grads, before["params"], state.params, step, donate=self.donate
+        params, moments["params"] = self.weights_optimizer.update(
+            params_grads, before["params"], trained, step, donate=self.donate
         )
+        if self.patterns is not None:
+            params = tree.rebuild(state.params, tree.leaves(state.params) | params)
         gates, moments["gates"] = self.gates_optimizer.update(
             gates_grads, before["gates"], state.gates, step, donate=self.donate
         )
@@ -163,73 +230,6 @@ class _TrainingFunctions:
         if self.in_dims is None:
             return self.control.update(control_state, gates)
         return torch.vmap(self.control.update)(control_state, gates)
-
-
-def _check_optimizer(name: str, given: Any, in_dims: Any) -> None:
-    if not isinstance(given, Optimizer):
-        raise TypeError(
-            f"The optimizer of {name} comes from l0func.optimizer, such as "
-            f"l0func.optimizer(torch.optim.Adam, lr=1e-3); got {given!r}."
-        )
-    if in_dims is not None and not given.by_entry:
-        raise ValueError(
-            f"The optimizer of {name} remembers sums over several entries, so members of a stack "
-            "would move each other. Use one that works entry by entry, such as torch.optim.Adam, "
-            "or train the members apart."
-        )
-
-
-def _check_no_decay(gates: Optimizer) -> None:
-    if gates.decays:
-        raise ValueError(
-            "Weight decay pulls gates to log_alpha = 0, half open. Give gates an optimizer with "
-            "weight_decay=0, and let l0func.penalty(weight_decay=...) decay the weights behind "
-            "them."
-        )
-
-
-def _check_control(control: Any) -> None:
-    if control is not None and not isinstance(control, Lagrangian):
-        raise TypeError(f"control comes from l0func.lagrangian; got {control!r}.")
-
-
-def _check_average(average: float) -> None:
-    if not 0.0 <= average < 1.0:
-        raise ValueError(
-            f"The average's decay is in [0, 1), and 0 keeps no average; got {average}."
-        )
-
-
-def _check_sweep(in_dims: Any, chunk_size: int | None) -> None:
-    if in_dims is not None and not isinstance(in_dims, Sequence):
-        raise TypeError(
-            f"in_dims has an entry for each input, such as (0, 0, None); got {in_dims!r}."
-        )
-    if chunk_size is not None and (in_dims is None or operator.index(chunk_size) < 1):
-        raise ValueError(
-            f"chunk_size is a number of members of a sweep, at least 1, and goes with in_dims; "
-            f"got {chunk_size} and in_dims {in_dims}. None computes all members at once."
-        )
-
-
-def _check_state(state: Any, control: Lagrangian | None, average: float) -> None:
-    if not isinstance(state, TrainState):
-        raise TypeError(
-            f"A step takes the state that init or a step returned; got {type(state).__name__}."
-        )
-    _check_both("averages", bool(state.averages), average > 0.0)
-    _check_both("controller state", state.control is not None, control is not None)
-
-
-def _check_both(name: str, has: bool, wants: bool) -> None:
-    if has == wants:
-        return
-    there = name if has else f"no {name}"
-    wanted = "keeps some" if wants else "has none"
-    raise ValueError(
-        f"The state has {there}, and this training {wanted}: it is another training's. Begin with "
-        "this one's init, or build it with the same control and average."
-    )
 
 
 def _copied(leaves: Tree) -> Any:

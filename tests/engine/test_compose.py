@@ -53,7 +53,7 @@ def total(output: Any) -> Tensor:
 def objective(s: Setting) -> Any:
     def loss(params: Any, gates: Any, key: Tensor, lam: Tensor) -> Tensor:
         keys = random.split(key, 5)
-        output = s.rows(params, gates, s.buffers, keys, *s.inputs)
+        output, _ = s.rows.with_buffers(params, gates, s.buffers, keys, *s.inputs)
         return total(output) + l0.penalty(params, gates, s.spec, lam, weight_decay=0.1)
 
     return loss

@@ -30,10 +30,10 @@ quiet = pytest.mark.parametrize(
 def test_the_function_computes_what_the_module_does(case: Case):
     module, inputs = case.build(), case.batch()
     fn, params, buffers = l0.make_functional(module)
-    close(fn(params, buffers, *inputs), copy.deepcopy(module)(*inputs))
+    close(fn.with_buffers(params, buffers, *inputs)[0], copy.deepcopy(module)(*inputs))
     other = {name: torch.randn_like(p) for name, p in params.items()}
     close(
-        fn(other, buffers, *inputs),
+        fn.with_buffers(other, buffers, *inputs)[0],
         functional_call(copy.deepcopy(module), {**other, **dict(module.named_buffers())}, inputs),
     )
 
@@ -57,7 +57,10 @@ def test_gradients_are_those_of_the_module(case: Case):
     def total(output: Any) -> Tensor:
         return sum((x.double() ** 2).sum() for x in optree.tree_leaves(output))
 
-    ours = torch.func.grad(lambda p: total(fn(p, buffers, *inputs)))(params)
+    def loss(params: Any) -> Tensor:
+        return total(fn.with_buffers(params, buffers, *inputs)[0])
+
+    ours = torch.func.grad(loss)(params)
     total(module(*inputs)).backward()
     for name, p in module.named_parameters():
         if p.requires_grad:

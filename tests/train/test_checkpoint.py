@@ -151,3 +151,44 @@ def test_only_a_training_state_of_the_spec_is_written(run, tmp_path):
             ),
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "message"),
+    [
+        ({"clip": None}, {}, "clip was None and is not given here"),
+        ({}, {"clip": None}, "clip was not given and is None here"),
+        ({"lr": float("nan")}, {"lr": 0.1}, r"lr was nan and is 0\.1 here"),
+    ],
+)
+def test_none_is_a_setting_and_nan_is_another_number(run, tmp_path, saved, now, message):
+    _, start, spec = run
+    l0.save_state(tmp_path / "s", start, spec, saved)
+    l0.load_state(tmp_path / "s", start, spec, saved)
+    with pytest.raises(ValueError, match=message):
+        l0.load_state(tmp_path / "s", start, spec, now)
+
+
+def test_a_setting_without_a_form_in_json_is_named(run, tmp_path):
+    _, start, spec = run
+    with pytest.raises(TypeError, match=r"'target' is tensor\(0\.5000\)"):
+        l0.save_state(tmp_path / "s", start, spec, {"lr": 1, "target": torch.tensor(0.5)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adamax])
+def test_moments_of_another_optimizer_are_refused(run, tmp_path, kind):
+    training, start, spec = run
+    l0.save_state(tmp_path / "s", after(training, start, 2), spec)
+    loaded = l0.load_state(tmp_path / "s", start, spec)
+    other = l0.optimizer(kind, lr=0.01)
+    moved = {**start.params}
+    with pytest.raises(ValueError, match=r"\['exp_avg', 'exp_avg_sq', 'step'\], the moments of"):
+        other.update(moved, loaded.moments["params"], moved, loaded.step)
+    empty = other.init(moved)
+    own = other.update(moved, empty, moved, loaded.step)[1]
+    assert other.update(moved, own, moved, loaded.step)[1].keys() == own.keys()
+    if kind is not torch.optim.SGD:
+        state = start._replace(moments={**start.moments, "params": own})
+        with pytest.raises(ValueError, match="the file is of another optimizer"):
+            l0.load_state(tmp_path / "s", state, spec)
