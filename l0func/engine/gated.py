@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal
 
 from torch import Tensor
@@ -22,6 +21,7 @@ from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.tree import Tree
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
+from l0func.pure.watched import Watched
 from l0func.spec.plan import GateSpec
 
 Sampling = Literal["exact", "local_reparam"]
@@ -128,8 +128,12 @@ class Gated:
         """Call the function on masked parameters; its random functions draw from the key."""
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
-        with Nested() if compiling() else nullcontext(), Keyed(key):
+        watch = None if compiling() else Watched(Gated._run.__code__)
+        keyed = Keyed(key, watch)
+        with Nested() if watch is None else watch, keyed:
             output = call(masked, buffers, *inputs, **kwargs)
+            if watch is not None:
+                watch.settle(output, keyed)
             return tree.map_tensors(dense, output)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:

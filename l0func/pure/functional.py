@@ -6,6 +6,7 @@ The module's structure stays in the function, and its tensors come in as argumen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from copy import copy
 from typing import Any, NamedTuple, cast
 
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from l0func.internal import names, tree
+from l0func.internal.context import compiling
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.pure.keyed import Keyed
 from l0func.pure.part import Contents, Part, Places, is_bookkeeping
+from l0func.pure.watched import Watched
 
 
 class Functional(NamedTuple):
@@ -118,8 +121,13 @@ class PureModule:
         Raises:
             ValueError: As for a plain call.
         """
-        with Keyed(None):
-            return self.run(params, buffers, *args, **kwargs)
+        watch = None if compiling() else Watched(PureModule.with_buffers.__code__)
+        keyed = Keyed(None, watch)
+        with nullcontext() if watch is None else watch, keyed:
+            result = self.run(params, buffers, *args, **kwargs)
+            if watch is not None:
+                watch.settle(result, keyed)
+            return result
 
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
@@ -134,7 +142,14 @@ class PureModule:
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
                 updated[path] = b
-        return output, {path: updated[path] for path in own_buffers}
+        return output, {path: self._returned(updated[path]) for path in own_buffers}
+
+    def _returned(self, buffer: Tensor) -> Tensor:
+        """A new buffer for the caller."""
+        if compiling() or not torch.is_grad_enabled() or buffer._version == 0:
+            return buffer
+        # A block in activation checkpointing updates its buffers again in the backward pass.
+        return buffer.clone()
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.

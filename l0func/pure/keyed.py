@@ -6,6 +6,7 @@ Every call of a pure module runs inside it; random functions without a keyed for
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 from l0func import random
 from l0func.internal.interception import Interception, function_name
+from l0func.internal.untyped import TENSOR
+from l0func.pure.recompute import Counted, Numbers, Watch
 from l0func.pure.refused import REFUSED_HANDLERS
 from l0func.pure.written_out import dropout as draws
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
@@ -28,13 +31,42 @@ class Keyed(Interception):
 
     Args:
         key: A key, shape ``(2,)``. None: every active random function raises a ValueError.
+        watch: Notes what the backward pass may run again; None inside a compiler, which does
+            that by itself.
+        numbers: The numbers of the draws in the key's stream; by default from 0.
     """
 
-    def __init__(self, key: Tensor | None) -> None:
+    def __init__(
+        self, key: Tensor | None, watch: Watch | None = None, numbers: Numbers | None = None
+    ) -> None:
         super().__init__(KEYED_HANDLERS)
         self.key = key
-        self.calls = 0
+        self.watch = watch
+        self.numbers = Counted() if numbers is None else numbers
         self.base: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        watch = self.watch
+        if watch is not None and watch.looks and (watch.mapped or not torch.is_grad_enabled()):
+            watch.saw(self)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def again(self, numbers: Numbers, code: CodeType) -> Keyed:
+        """A context for the backward pass that draws these numbers from the same key.
+
+        Args:
+            numbers: The numbers.
+            code: The code that enters the context.
+        """
+        context = Keyed(self.key, Watch(code, looks=True, keeps_graphs=True), numbers)
+        context.base = self.base
+        return context
 
     def key_for(self, func: Any) -> Tensor:
         """The next key in the sequence, for one call of ``func``.
@@ -50,8 +82,10 @@ class Keyed(Interception):
             )
         if self.base is None:
             self.base = random.fold_in(self.key, _MODULE_STREAM)
-        self.calls += 1
-        return random.fold_in(self.base, self.calls - 1)
+        number = self.numbers.next(func)
+        if self.watch is not None:
+            self.watch.drew(self, func, number)
+        return random.fold_in(self.base, number)
 
     def uniform(self, func: Any) -> draws.Uniform:
         """A source of uniforms for a call of ``func``; each use of it draws anew."""
@@ -182,6 +216,19 @@ def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
     return handler
 
 
+def _backward_inside(mode: Keyed, func: Any, output: Any, *args: Any, **named: Any) -> Any:
+    """A backward pass inside the call.
+
+    Inside another backward pass it keeps its graph, because masked weights share theirs: the next
+    block in reentrant checkpointing needs the same masks.
+    """
+    if mode.watch is not None:
+        mode.watch.settle(output, mode)
+        if mode.watch.keeps_graphs and len(args) <= _RETAINS[func]:
+            named["retain_graph"] = True
+    return func(output, *args, **named)
+
+
 _DROPOUTS: dict[Any, Callable[..., Any]] = {
     F.dropout: _dropout(draws.dropout, None),
     F.dropout1d: _dropout(draws.dropout, -1),
@@ -211,7 +258,15 @@ _KEYED_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     for func, replacement in REPLACEMENTS.items()
     if replacement.has_dropout is not None
 }
+# For each function the position of retain_graph after the output.
+_RETAINS: dict[Any, int] = {
+    torch.autograd.backward: 1,
+    torch.autograd.grad: 2,
+    TENSOR.backward: 1,
+}
+_BACKWARDS: dict[Any, Callable[..., Any]] = dict.fromkeys(_RETAINS, _backward_inside)
 KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
+    **_BACKWARDS,
     **REFUSED_HANDLERS,
     **_DROPOUTS,
     **_DRAWS,
