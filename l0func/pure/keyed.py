@@ -55,7 +55,7 @@ class Keyed(Interception):
         watch = self.watch
         if watch is not None and watch.looks and (watch.mapped or not torch.is_grad_enabled()):
             watch.saw(self)
-        return super().__torch_function__(func, types, args, kwargs)
+        return self.run(func, args, kwargs)
 
     def again(self, numbers: Numbers, code: CodeType) -> Keyed:
         """A context for the backward pass that draws these numbers from the same key.

@@ -108,14 +108,16 @@ class Backward:
         # The node holds this object, and a cycle would keep the graph's tensors alive.
         self.ctx = weakref.ref(ctx)
         self.forward = forward
+        # The call's inputs are in the graph, too.
+        forward.call = None
+        self.node_kind: Any = type(ctx)
         self.name = _method_of(forward.kind)
 
     def __call__(self, *grads: Any) -> Any:
         """The gradients of the Function's inputs."""
         numbers = _Matched(self.forward)
         ctx = self.ctx()
-        kind: Any = type(ctx)
-        run = getattr(kind, self.name)
+        run = getattr(self.node_kind, self.name)
         with self.draws.again(numbers, Backward.__call__.__code__):
             return run(ctx, *grads)
 
@@ -156,7 +158,7 @@ class _Matched:
         Equally similar draws take turns.
         """
         kind = self.forward.kind
-        path = path_to(list(frames(Backward.__call__.__code__)), kind)
+        path = path_to(frames(Backward.__call__.__code__), kind)
         same = [draw for draw in self.forward.draws if draw.func is func]
         likeness = [_common(draw.path, path) for draw in same]
         most = max(likeness, default=0)
@@ -228,6 +230,10 @@ class Watch:
             older = [node for node in own if node._sequence_nr() < forward.sequence]
             if older:
                 _prepare(max(older, key=sequence_of), forward, draws)
+
+    def close(self) -> None:
+        """Forget the forwards; they hold their inputs."""
+        self.forwards.clear()
 
     def _forward(self, region: Custom, draws: Draws) -> Forward | None:
         """The record for a Function's forward; None if its draws belong to others."""

@@ -50,27 +50,37 @@ class Custom(NamedTuple):
     path: Path
 
 
-def frames(stop: CodeType) -> Iterator[FrameType]:
-    """The Python frames from here up to the first one that runs ``stop``, exclusive."""
-    frame: FrameType | None = inspect.currentframe()
+def frames(stop: CodeType) -> list[FrameType]:
+    """The Python frames from the caller up to the first one that runs ``stop``, exclusive.
+
+    A caller that keeps the list in a variable must clear it: the list holds the caller's frame,
+    and a cycle would keep the locals of all frames alive.
+    """
+    found: list[FrameType] = []
+    frame = inspect.currentframe()
+    frame = None if frame is None else frame.f_back
     while frame is not None and frame.f_code is not stop:
-        yield frame
+        found.append(frame)
         frame = frame.f_back
+    return found
 
 
-def regions_around(stop: CodeType) -> Iterator[Block | Custom]:
+def regions_around(stop: CodeType) -> list[Block | Custom]:
     """The regions around the caller, the innermost first.
 
     Args:
         stop: The code that entered the context; regions around it belong to others.
     """
-    inner: list[FrameType] = []
-    for frame in frames(stop):
-        if _is_checkpoint(frame):
-            yield from _block(frame)
-        if frame.f_code is _APPLY and inner:
-            yield _custom(frame, inner)
-        inner.append(frame)
+    found: list[Block | Custom] = []
+    around = frames(stop)
+    for i, frame in enumerate(around):
+        code = frame.f_code
+        if code is _APPLY:
+            found.append(_custom(frame, around[:i]))
+        elif code.co_name == "checkpoint":
+            found += _block(frame)
+    around.clear()
+    return found
 
 
 def path_to(inner: list[FrameType], kind: type[Function]) -> Path:
@@ -113,15 +123,11 @@ def _code(function: Any) -> CodeType | None:
     return getattr(inspect.unwrap(function), "__code__", None)
 
 
-def _is_checkpoint(frame: FrameType) -> bool:
-    is_named = frame.f_code.co_name == "checkpoint"
-    return is_named and frame.f_globals.get("__name__") == "torch.utils.checkpoint"
-
-
 def _block(frame: FrameType) -> Iterator[Block]:
-    """The block that this frame of ``torch.utils.checkpoint.checkpoint`` runs, if there is one."""
+    """The block of a frame in ``torch.utils.checkpoint.checkpoint``, if it has begun."""
     values = frame.f_locals
-    if values.get("use_reentrant"):
+    is_torch = frame.f_globals.get("__name__") == "torch.utils.checkpoint"
+    if not is_torch or values.get("use_reentrant"):
         return
     generator = values.get("gen")
     if getattr(generator, "gi_running", False):

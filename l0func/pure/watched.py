@@ -62,9 +62,12 @@ class Watched(Watch):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
         if error is not None:
             _explain(error)
-        elif any(_is_recomputed(block) for block in self.blocks):
+        blocks = list(self.blocks)
+        self.blocks.clear()
+        if any(_is_recomputed(block) for block in blocks):
             raise ValueError(
                 "A block in torch.utils.checkpoint ran inside a map over rows, and the backward "
                 f"pass would run it again when the map has ended. {_AROUND}"
