@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from l0func import random
 from l0func.internal.interception import Interception, function_name
 from l0func.internal.untyped import TENSOR
+from l0func.pure.keyed_draws import PLAIN_DRAWS
 from l0func.pure.recompute import Counted, Numbers, Watch
 from l0func.pure.refused import REFUSED_HANDLERS
 from l0func.pure.written_out import dropout as draws
@@ -128,11 +129,11 @@ def _dropout(
     return handler
 
 
-def _with_train(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _with_train(handler: Callable[..., Any], inplace: bool = False) -> Callable[..., Any]:
     """The same handler for a function in the torch namespace; its flag is named ``train``."""
 
     def with_train(mode: Keyed, func: Any, input: Tensor, p: float, train: bool) -> Tensor:
-        return handler(mode, func, input, p, train)
+        return handler(mode, func, input, p, train, inplace)
 
     return with_train
 
@@ -147,9 +148,26 @@ def _rrelu(
     inplace: bool = False,
 ) -> Tensor:
     if not training:
-        return func(input, lower, upper, training, inplace)
+        return F.rrelu(input, lower, upper, training, inplace)
     y = draws.rrelu(input, lower, upper, mode.uniform(func))
     return input.copy_(y) if inplace else y
+
+
+def _torch_rrelu(inplace: bool) -> Callable[..., Tensor]:
+    """A handler for torch.rrelu or torch.rrelu_, which take a generator."""
+
+    def handler(
+        mode: Keyed,
+        func: Any,
+        input: Tensor,
+        lower: float = 1 / 8,
+        upper: float = 1 / 3,
+        training: bool = False,
+        generator: Any = None,
+    ) -> Tensor:
+        return _rrelu(mode, func, input, lower, upper, training, inplace)
+
+    return handler
 
 
 def _gumbel_softmax(
@@ -162,42 +180,6 @@ def _gumbel_softmax(
     dim: int = -1,
 ) -> Tensor:
     return draws.gumbel_softmax(logits, tau, hard, dim, mode.uniform(func))
-
-
-def _bernoulli(
-    mode: Keyed, func: Any, input: Tensor, p: float | None = None, **named: Any
-) -> Tensor:
-    uniform = mode.uniform(func)
-    u = uniform(tuple(input.shape)).to(input.device)
-    probability = input if p is None else p
-    return (u < probability).to(input.dtype)
-
-
-def _draw_like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A handler for torch.rand_like or torch.randn_like."""
-
-    def handler(
-        mode: Keyed, func: Any, input: Tensor, dtype: Any = None, device: Any = None, **named: Any
-    ) -> Tensor:
-        values = draw(mode.key_for(func), tuple(input.shape))
-        return values.to(dtype=dtype or input.dtype, device=device or input.device)
-
-    return handler
-
-
-def _draw_new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A handler for torch.rand or torch.randn."""
-
-    def handler(
-        mode: Keyed, func: Any, *size: Any, dtype: Any = None, device: Any = None, **named: Any
-    ) -> Tensor:
-        if len(size) == 1 and not isinstance(size[0], int):
-            # The sizes may come as one sequence.
-            size = tuple(size[0])
-        values = draw(mode.key_for(func), size)
-        return values.to(dtype=dtype or torch.get_default_dtype(), device=device)
-
-    return handler
 
 
 def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
@@ -236,22 +218,21 @@ _DROPOUTS: dict[Any, Callable[..., Any]] = {
     F.dropout3d: _dropout(draws.dropout, -3),
     F.alpha_dropout: _dropout(draws.alpha_dropout, None, by_default=False),
     F.feature_alpha_dropout: _dropout(draws.alpha_dropout, 2, by_default=False),
-    torch.dropout: _with_train(_dropout(draws.dropout, None)),
-    torch.feature_dropout: _with_train(_dropout(draws.dropout, 2)),
-    torch.alpha_dropout: _with_train(_dropout(draws.alpha_dropout, None)),
-    torch.feature_alpha_dropout: _with_train(_dropout(draws.alpha_dropout, 2)),
 }
+for _name, _handler in {
+    "dropout": _dropout(draws.dropout, None),
+    "feature_dropout": _dropout(draws.dropout, 2),
+    "alpha_dropout": _dropout(draws.alpha_dropout, None),
+    "feature_alpha_dropout": _dropout(draws.alpha_dropout, 2),
+}.items():
+    _DROPOUTS[getattr(torch, _name)] = _with_train(_handler)
+    _DROPOUTS[getattr(torch, f"{_name}_")] = _with_train(_handler, inplace=True)
 _DRAWS: dict[Any, Callable[..., Any]] = {
     F.rrelu: _rrelu,
+    torch.rrelu: _torch_rrelu(inplace=False),
+    torch.rrelu_: _torch_rrelu(inplace=True),
     F.gumbel_softmax: _gumbel_softmax,
-    torch.bernoulli: _bernoulli,
-    Tensor.bernoulli: _bernoulli,
-    # torch 2.13's compiler calls these two without any mode: compiled modules should write
-    # torch.rand(x.shape).
-    torch.rand_like: _draw_like(random.uniform),
-    torch.randn_like: _draw_like(random.normal),
-    torch.rand: _draw_new(random.uniform),
-    torch.randn: _draw_new(random.normal),
+    **PLAIN_DRAWS,
 }
 _KEYED_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     func: _keyed_dropout(replacement)

@@ -74,6 +74,9 @@ class Draws(Protocol):
         ...
 
 
+_SECOND_TIME = "backward through the graph a second time"
+
+
 class Again:
     """A function of the backward pass, run where its draws are those of the forward pass.
 
@@ -118,8 +121,19 @@ class Backward:
         numbers = _Matched(self.forward)
         ctx = self.ctx()
         run = getattr(self.node_kind, self.name)
-        with self.draws.again(numbers, Backward.__call__.__code__):
-            return run(ctx, *grads)
+        try:
+            with self.draws.again(numbers, Backward.__call__.__code__):
+                return run(ctx, *grads)
+        except RuntimeError as error:
+            if _SECOND_TIME not in str(error):
+                raise
+            raise ValueError(
+                f"{self.forward.kind.__name__} ran a block again in the backward pass, and its "
+                "graph was free already. Masked weights have a graph of their own, and two "
+                "blocks that share a masked weight share it; so do two backward passes. Write "
+                "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), and retain_graph="
+                "True for all backward passes but the last."
+            ) from error
 
 
 class Forward:
