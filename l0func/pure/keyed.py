@@ -10,12 +10,13 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l0func import random
 from l0func.internal.interception import Interception, function_name
 from l0func.internal.untyped import TENSOR
+from l0func.pure.custom_call import custom_function_call, run_custom
 from l0func.pure.keyed_draws import PLAIN_DRAWS
 from l0func.pure.recompute import Counted, Numbers, Watch
 from l0func.pure.refused import REFUSED_HANDLERS
@@ -25,6 +26,7 @@ from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
 # Keeps the draws of a module's own random functions apart from those of the gates, which are
 # folded by name.
 _MODULE_STREAM = 0x6D6F64756C65
+_PLAIN = frozenset((Tensor, nn.Parameter))
 
 
 class Keyed(Interception):
@@ -56,6 +58,10 @@ class Keyed(Interception):
         watch = self.watch
         if watch is not None and watch.looks and (watch.mapped or not torch.is_grad_enabled()):
             watch.saw(self)
+        if watch is not None and func is custom_function_call and _PLAIN.issuperset(types):
+            # torch runs a Function under a transform outside of all modes.
+            with self:
+                return run_custom(*args, **(kwargs or {}))
         return self.run(func, args, kwargs)
 
     def again(self, numbers: Numbers, code: CodeType) -> Keyed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
 from l0func.internal.tree import level_of
@@ -29,6 +30,13 @@ def custom_nodes(output: Any) -> list[Any]:
             found.append(node)
         waiting += [following for following, _ in node.next_functions]
     return found
+
+
+def runs(node: Any, kind: type[Function]) -> bool:
+    """Whether a node runs the backward of a Function."""
+    own: Any = node._forward_cls
+    # torch.func.grad puts a generated class in the Function's place.
+    return own is kind or own.__name__ == f"{kind.__name__}Generated"
 
 
 def sequence_of(node: Any) -> int:

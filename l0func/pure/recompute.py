@@ -16,7 +16,7 @@ import torch
 from torch.autograd import Function
 
 from l0func.internal.interception import function_name
-from l0func.pure.nodes import custom_nodes, next_sequence, sequence_of
+from l0func.pure.nodes import custom_nodes, next_sequence, runs, sequence_of
 from l0func.pure.regions import (
     Block,
     Custom,
@@ -239,8 +239,7 @@ class Watch:
             return
         nodes = custom_nodes(output)
         for forward in self.forwards:
-            kind: Any = forward.kind
-            own = [node for node in nodes if type(node) is kind._backward_cls]
+            own = [node for node in nodes if runs(node, forward.kind)]
             older = [node for node in own if node._sequence_nr() < forward.sequence]
             if older:
                 _prepare(max(older, key=sequence_of), forward, draws)
