@@ -142,14 +142,11 @@ class PureModule:
         for part, module in zip(self._parts, modules, strict=True):
             for path, b in part.buffers_of(module):
                 updated[path] = b
-        return output, {path: self._returned(updated[path]) for path in own_buffers}
-
-    def _returned(self, buffer: Tensor) -> Tensor:
-        """A new buffer for the caller."""
-        if compiling() or not torch.is_grad_enabled() or buffer._version == 0:
-            return buffer
-        # A block in activation checkpointing updates its buffers again in the backward pass.
-        return buffer.clone()
+        if torch.is_grad_enabled() and not compiling():
+            # A block in activation checkpointing updates the copies again in the backward pass.
+            for path, b in copies.items():
+                updated[path] = b.clone() if updated[path] is b else updated[path]
+        return output, {path: updated[path] for path in own_buffers}
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.
