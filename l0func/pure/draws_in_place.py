@@ -14,7 +14,7 @@ from l0func import random
 from l0func.pure.integers import integers_below, largest_of
 
 
-def bernoulli(key: Tensor, like: Tensor, p: float | Tensor = 0.5) -> Tensor:
+def bernoulli_values(key: Tensor, like: Tensor, p: float | Tensor = 0.5) -> Tensor:
     """Ones with probability ``p``; 0 and 1 are exact.
 
     Args:
@@ -27,7 +27,7 @@ def bernoulli(key: Tensor, like: Tensor, p: float | Tensor = 0.5) -> Tensor:
     return random.uniform(key, tuple(like.shape)).to(like.device) < p
 
 
-def uniform(key: Tensor, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+def uniform_values(key: Tensor, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform draws between two limits.
 
     Args:
@@ -37,10 +37,10 @@ def uniform(key: Tensor, like: Tensor, low: float = 0.0, high: float = 1.0) -> T
         high: The upper limit.
     """
     _check(low <= high, "uniform_", f"from <= to; got from={low} and to={high}")
-    return low + (high - low) * unit(random.uniform(key, tuple(like.shape)), like.dtype)
+    return low + (high - low) * unit_in_type(random.uniform(key, tuple(like.shape)), like.dtype)
 
 
-def unit(draw: Tensor, dtype: torch.dtype) -> Tensor:
+def unit_in_type(draw: Tensor, dtype: torch.dtype) -> Tensor:
     """Uniforms on (0, 1) for a tensor of a shorter type, on [0, 1).
 
     Rounded to the nearest, one draw in some thousands would be 1.
@@ -51,7 +51,7 @@ def unit(draw: Tensor, dtype: torch.dtype) -> Tensor:
     return (draw * steps).floor() / steps
 
 
-def normal(key: Tensor, like: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def normal_values(key: Tensor, like: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal draws; a complex draw has a variance of ``std**2`` in all.
 
     Args:
@@ -72,7 +72,7 @@ def standard_normal(key: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
     return torch.view_as_complex(pairs)
 
 
-def log_normal(key: Tensor, like: Tensor, mean: float = 1.0, std: float = 2.0) -> Tensor:
+def log_normal_values(key: Tensor, like: Tensor, mean: float = 1.0, std: float = 2.0) -> Tensor:
     """Draws whose logarithm is normal.
 
     Args:
@@ -85,27 +85,27 @@ def log_normal(key: Tensor, like: Tensor, mean: float = 1.0, std: float = 2.0) -
     return (mean + std * random.normal(key, tuple(like.shape)).double()).exp()
 
 
-def exponential(key: Tensor, like: Tensor, lambd: float = 1.0) -> Tensor:
+def exponential_values(key: Tensor, like: Tensor, lambd: float = 1.0) -> Tensor:
     """Exponential draws with rate ``lambd``, by inversion."""
     _check(lambd > 0.0, "exponential_", f"lambd > 0; got {lambd}")
     return -random.uniform(key, tuple(like.shape)).double().log() / lambd
 
 
-def cauchy(key: Tensor, like: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
+def cauchy_values(key: Tensor, like: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
     """Cauchy draws, by inversion."""
     _check(sigma > 0.0, "cauchy_", f"sigma > 0; got {sigma}")
     u = random.uniform(key, tuple(like.shape)).double()
     return median + sigma * (math.pi * (u - 0.5)).tan()
 
 
-def geometric(key: Tensor, like: Tensor, p: float) -> Tensor:
+def geometric_values(key: Tensor, like: Tensor, p: float) -> Tensor:
     """The number of trials up to the first success, by inversion; at least 1."""
     _check(0.0 < p < 1.0, "geometric_", f"a probability between 0 and 1, exclusive; got {p}")
     u = random.uniform(key, tuple(like.shape)).double()
     return (u.log() / math.log1p(-p)).ceil()
 
 
-def integers(key: Tensor, like: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+def integers_values(key: Tensor, like: Tensor, low: int = 0, high: int | None = None) -> Tensor:
     """Integers between two limits.
 
     Args:

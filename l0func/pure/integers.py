@@ -28,17 +28,17 @@ def integers_below(count: int, key: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     if count > _LARGEST + 1:
         raise ValueError(f"A range of random integers has up to 2**63 numbers; got {count}.")
-    word = words(key, math.prod(shape)).reshape(shape)
+    word = random_words(key, math.prod(shape)).reshape(shape)
     positive = word & _LARGEST
     return positive if count > _LARGEST else positive % count
 
 
 def permutation(count: int, key: Tensor) -> Tensor:
     """A permutation of the integers from 0 to ``count - 1``, each equally likely."""
-    return words(key, count).argsort()
+    return random_words(key, count).argsort()
 
 
-def words(key: Tensor, count: int) -> Tensor:
+def random_words(key: Tensor, count: int) -> Tensor:
     """``count`` random 64-bit words, int64."""
     numbers = torch.arange(count, dtype=torch.int64, device=key.device)
     return random.fold_in(key, numbers)[..., 0]

@@ -51,7 +51,7 @@ def _random_(mode: KeySource, func: Any, /, input: Tensor, *args: Any, **named: 
     if len(args) == 1 and "to" not in named:
         # The only argument is the end.
         limits = (0, *args)
-    return _in_place(draws.integers, floating=False)(mode, func, input, *limits, **named)
+    return _in_place(draws.integers_values, floating=False)(mode, func, input, *limits, **named)
 
 
 def _bernoulli(
@@ -65,7 +65,7 @@ def _bernoulli(
     out: Tensor | None = None,
 ) -> Tensor:
     probability = input if p is None else p
-    values = draws.bernoulli(mode.key_for(func), input, probability)
+    values = draws.bernoulli_values(mode.key_for(func), input, probability)
     return _delivered(func, values.to(input.dtype), out)
 
 
@@ -118,7 +118,7 @@ def _new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _uniform(key: Tensor, shape: Size, dtype: torch.dtype) -> Tensor:
     if dtype.is_complex:
         return torch.view_as_complex(random.uniform(key, (*shape, 2)))
-    return draws.unit(random.uniform(key, shape), dtype)
+    return draws.unit_in_type(random.uniform(key, shape), dtype)
 
 
 def _normal(
@@ -137,7 +137,9 @@ def _normal(
 ) -> Tensor:
     if size is not None:
         like = torch.empty(_sizes((size,)), dtype=dtype, device=device)
-        return _delivered(func, draws.normal(mode.key_for(func), like, mean, std).to(like), out)
+        return _delivered(
+            func, draws.normal_values(mode.key_for(func), like, mean, std).to(like), out
+        )
     centre: Tensor = untyped.as_tensor(mean).detach()
     spread: Tensor = untyped.as_tensor(std).detach()
     like = centre + spread
@@ -151,7 +153,7 @@ def _init_uniform_(
     mode: KeySource, func: Any, /, tensor: Tensor, a: float = 0.0, b: float = 1.0, **named: Any
 ) -> Tensor:
     with torch.no_grad():
-        return _written(func, tensor, draws.uniform(mode.key_for(func), tensor, a, b))
+        return _written(func, tensor, draws.uniform_values(mode.key_for(func), tensor, a, b))
 
 
 def _init_normal_(
@@ -164,7 +166,7 @@ def _init_normal_(
     **named: Any,
 ) -> Tensor:
     with torch.no_grad():
-        return _written(func, tensor, draws.normal(mode.key_for(func), tensor, mean, std))
+        return _written(func, tensor, draws.normal_values(mode.key_for(func), tensor, mean, std))
 
 
 def _randint(
@@ -178,7 +180,7 @@ def _randint(
     **named: Any,
 ) -> Tensor:
     low, high, size = _range_and_size(args, named)
-    values = low + integers_below(_count(func, low, high), mode.key_for(func), _sizes((size,)))
+    values = low + integers_below(_range_of(func, low, high), mode.key_for(func), _sizes((size,)))
     own = dtype or (torch.int64 if out is None else out.dtype)
     return _delivered(func, values.to(dtype=own, device=device), out)
 
@@ -194,7 +196,7 @@ def _randint_like(
     **named: Any,
 ) -> Tensor:
     low, high, _ = _range_and_size((*args, None), named)
-    count = _count(func, low, high)
+    count = _range_of(func, low, high)
     values = low + integers_below(count, mode.key_for(func), tuple(input.shape))
     return values.to(dtype=dtype or input.dtype, device=device or input.device)
 
@@ -242,7 +244,7 @@ def _range_and_size(args: tuple[Any, ...], named: dict[str, Any]) -> tuple[int, 
     return int(low), int(high), size
 
 
-def _count(func: Any, low: int, high: int) -> int:
+def _range_of(func: Any, low: int, high: int) -> int:
     if low >= high:
         raise ValueError(f"{function_name(func)} takes low < high; got low={low} and high={high}.")
     return high - low
@@ -287,13 +289,13 @@ def _written(func: Any, like: Tensor, values: Tensor) -> Tensor:
 _RENAMED = {"from": "low", "to": "high"}
 
 PLAIN_DRAWS: dict[Any, Callable[..., Any]] = {
-    TENSOR.bernoulli_: _in_place(draws.bernoulli, floating=False),
-    TENSOR.uniform_: _in_place(draws.uniform),
-    TENSOR.normal_: _in_place(draws.normal),
-    TENSOR.log_normal_: _in_place(draws.log_normal),
-    TENSOR.exponential_: _in_place(draws.exponential),
-    TENSOR.cauchy_: _in_place(draws.cauchy),
-    TENSOR.geometric_: _in_place(draws.geometric, floating=False),
+    TENSOR.bernoulli_: _in_place(draws.bernoulli_values, floating=False),
+    TENSOR.uniform_: _in_place(draws.uniform_values),
+    TENSOR.normal_: _in_place(draws.normal_values),
+    TENSOR.log_normal_: _in_place(draws.log_normal_values),
+    TENSOR.exponential_: _in_place(draws.exponential_values),
+    TENSOR.cauchy_: _in_place(draws.cauchy_values),
+    TENSOR.geometric_: _in_place(draws.geometric_values, floating=False),
     TENSOR.random_: _random_,
     torch.bernoulli: _bernoulli,
     TENSOR.bernoulli: _bernoulli,

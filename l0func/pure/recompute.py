@@ -18,9 +18,9 @@ from torch.autograd import Function
 from l0func.internal.interception import function_name
 from l0func.pure.nodes import custom_nodes, next_sequence, runs, sequence_of
 from l0func.pure.regions import (
-    Block,
     Custom,
     Path,
+    Recomputed,
     frames,
     hooked_block,
     path_to,
@@ -66,7 +66,7 @@ class Counted:
         return self.count - 1
 
 
-class Draws(Protocol):
+class DrawSource(Protocol):
     """A context that draws from a key."""
 
     def again(self, numbers: Numbers, code: CodeType) -> AbstractContextManager[Any]:
@@ -86,7 +86,7 @@ class Again:
         number: The number of the forward pass's first draw there.
     """
 
-    def __init__(self, draws: Draws, function: Callable[..., Any], number: int) -> None:
+    def __init__(self, draws: DrawSource, function: Callable[..., Any], number: int) -> None:
         self.draws = draws
         self.function = function
         self.number = number
@@ -106,7 +106,7 @@ class Backward:
         forward: What its forward drew.
     """
 
-    def __init__(self, draws: Draws, ctx: Any, forward: Forward) -> None:
+    def __init__(self, draws: DrawSource, ctx: Any, forward: Forward) -> None:
         self.draws = draws
         # The node holds this object, and a cycle would keep the graph's tensors alive.
         self.ctx = weakref.ref(ctx)
@@ -174,7 +174,7 @@ class _Matched:
         kind = self.forward.kind
         path = path_to(frames(Backward.__call__.__code__), kind)
         same = [draw for draw in self.forward.draws if draw.func is func]
-        likeness = [_common(draw.path, path) for draw in same]
+        likeness = [_shared_entries(draw.path, path) for draw in same]
         most = max(likeness, default=0)
         # Without a path, only a graph under construction tells a recomputation from fresh noise.
         is_recomputed = torch.is_grad_enabled() and not self.differentiates
@@ -209,26 +209,26 @@ class Watch:
         self.forwards: list[Forward] = []
         """Forwards whose node in the graph is not known yet."""
 
-    def saw(self, draws: Draws) -> None:
+    def saw(self, draws: DrawSource) -> None:
         """Take note of the custom Functions around a torch function inside a forward."""
         for region in regions_around(self.code):
             if isinstance(region, Custom):
                 self._forward(region, draws)
 
-    def drew(self, draws: Draws, func: Any, number: int) -> None:
+    def drew(self, draws: DrawSource, func: Any, number: int) -> None:
         """Take note of a draw."""
         hooked = hooked_block()
         if hooked is not None and hooked != self.outer:
             _run_again(hooked, draws, number)
         for region in regions_around(self.code):
-            if isinstance(region, Block):
+            if isinstance(region, Recomputed):
                 _run_again(region, draws, number)
                 continue
             forward = self._forward(region, draws)
             if forward is not None:
                 forward.draws.append(Draw(func, region.path, number))
 
-    def settle(self, output: Any, draws: Draws) -> None:
+    def settle(self, output: Any, draws: DrawSource) -> None:
         """Find the nodes of the Functions that had none in their forward, and prepare them.
 
         Args:
@@ -248,7 +248,7 @@ class Watch:
         """Forget the forwards; they hold their inputs."""
         self.forwards.clear()
 
-    def _forward(self, region: Custom, draws: Draws) -> Forward | None:
+    def _forward(self, region: Custom, draws: DrawSource) -> Forward | None:
         """The record for a Function's forward; None if its draws belong to others."""
         kind = region.kind
         if kind.__module__.startswith("l0func."):
@@ -263,7 +263,7 @@ class Watch:
         return forward
 
 
-def _prepare(ctx: Any, forward: Forward, draws: Draws) -> Forward:
+def _prepare(ctx: Any, forward: Forward, draws: DrawSource) -> Forward:
     """Make a node's backward draw what its forward drew; returns the node's record."""
     # The engine calls this attribute. A hook after the backward would not run if it raises.
     name = _method_of(forward.kind)
@@ -278,7 +278,7 @@ def _method_of(kind: Any) -> str:
     return "apply_boxed" if getattr(kind, "boxed_grads_call", False) else "apply"
 
 
-def _common(path: Path, other: Path) -> int:
+def _shared_entries(path: Path, other: Path) -> int:
     """The number of equal entries at the start of two paths."""
     count = 0
     for own, others in zip(path, other, strict=False):
@@ -288,7 +288,7 @@ def _common(path: Path, other: Path) -> int:
     return count
 
 
-def _run_again(block: Block, draws: Draws, number: int) -> None:
+def _run_again(block: Recomputed, draws: DrawSource, number: int) -> None:
     function = getattr(block.record, "recompute_fn", None)
     if function is None:
         raise ValueError(

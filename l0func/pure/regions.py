@@ -23,7 +23,7 @@ _CALL: CodeType = untyped.nn.Module.__call__.__code__
 _autograd: Any = untyped._C._autograd
 
 
-class Block(NamedTuple):
+class Recomputed(NamedTuple):
     """A block in non-reentrant checkpointing.
 
     Args:
@@ -65,20 +65,20 @@ def frames(stop: CodeType) -> list[FrameType]:
     return found
 
 
-def regions_around(stop: CodeType) -> list[Block | Custom]:
+def regions_around(stop: CodeType) -> list[Recomputed | Custom]:
     """The regions around the caller, the innermost first.
 
     Args:
         stop: The code that entered the context; regions around it belong to others.
     """
-    found: list[Block | Custom] = []
+    found: list[Recomputed | Custom] = []
     around = frames(stop)
     for i, frame in enumerate(around):
         code = frame.f_code
         if code is _APPLY:
             found.append(_custom(frame, around[:i]))
         elif code.co_name == "checkpoint":
-            found += _block(frame)
+            found += _recomputed(frame)
     around.clear()
     return found
 
@@ -104,7 +104,7 @@ def path_to(inner: list[FrameType], kind: type[Function]) -> Path:
     return tuple(path)
 
 
-def hooked_block() -> Block | None:
+def hooked_block() -> Recomputed | None:
     """The block whose hooks on saved tensors are on top.
 
     It finds a checkpoint that is no function on the call stack, and none in torch 2.1.
@@ -115,7 +115,7 @@ def hooked_block() -> Block | None:
     cells = () if hooks is None else getattr(hooks[0], "__closure__", None) or ()
     for cell in cells:
         if hasattr(cell.cell_contents, "recompute_fn"):
-            return Block(cell.cell_contents)
+            return Recomputed(cell.cell_contents)
     return None
 
 
@@ -123,7 +123,7 @@ def _code(function: Any) -> CodeType | None:
     return getattr(inspect.unwrap(function), "__code__", None)
 
 
-def _block(frame: FrameType) -> Iterator[Block]:
+def _recomputed(frame: FrameType) -> Iterator[Recomputed]:
     """The block of a frame in ``torch.utils.checkpoint.checkpoint``, if it has begun."""
     values = frame.f_locals
     is_torch = frame.f_globals.get("__name__") == "torch.utils.checkpoint"
@@ -135,7 +135,7 @@ def _block(frame: FrameType) -> Iterator[Block]:
         return
     suspended = getattr(generator, "gi_frame", None)
     record = None if suspended is None else suspended.f_locals.get("new_frame")
-    yield Block(record)
+    yield Recomputed(record)
 
 
 def _custom(apply: FrameType, inner: list[FrameType]) -> Custom:

@@ -10,8 +10,8 @@ from types import CodeType, TracebackType
 import torch
 
 from l0func.internal.context import innermost_is_vmap
-from l0func.pure.recompute import Draws, Watch
-from l0func.pure.regions import Block, hooked_block
+from l0func.pure.recompute import DrawSource, Watch
+from l0func.pure.regions import Recomputed, hooked_block
 
 _AROUND = (
     "Take the checkpoint out of the module and put it around the call: "
@@ -37,9 +37,9 @@ class Watched(Watch):
     def __init__(self, code: CodeType) -> None:
         super().__init__(code, looks=torch.is_grad_enabled())
         self.mapped = self.looks and innermost_is_vmap()
-        self.blocks: list[Block] = []
+        self.blocks: list[Recomputed] = []
 
-    def saw(self, draws: Draws) -> None:
+    def saw(self, draws: DrawSource) -> None:
         """Take note of the regions around a torch function."""
         if self.mapped:
             self._note_blocks()
@@ -74,7 +74,7 @@ class Watched(Watch):
             )
 
 
-def _is_recomputed(block: Block) -> bool:
+def _is_recomputed(block: Recomputed) -> bool:
     """Whether a tensor that the backward pass needs was not kept."""
     return any(holder() is not None for holder in block.record.weak_holders)
 
