@@ -80,6 +80,7 @@ def test_a_checkpoint_under_torch_func_grad_is_refused_at_the_call(way):
         torch.func.grad(loss)(params)
 
 
+@pytest.mark.skipif(OLD, reason="torch 2.1 has no transform inside a checkpoint")
 @pytest.mark.parametrize("rules", [None, {"*.weight": l0.axis(0)}])
 def test_a_checkpoint_around_rows_draws_the_same_masks(rules):
     apply, params, gates, buffers = prepared(cp.plain, rules)
