@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal
 
 from torch import Tensor
@@ -24,6 +23,7 @@ from l0func.internal.tree import Tree
 from l0func.pure.dropped_buffers import report_frozen
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
+from l0func.pure.watched import Watched
 from l0func.spec.plan import GateSpec, check_spec
 
 Sampling = Literal["exact", "local_reparam"]
@@ -136,12 +136,16 @@ class Gated:
             report_frozen(params, self.fn.frozen)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
-        with Nested() if compiling() else nullcontext(), Keyed(key):
+        watch = None if compiling() else Watched(Gated._run.__code__)
+        keyed = Keyed(key, watch)
+        with Nested() if watch is None else watch, keyed:
             output = call(masked, buffers, *inputs, **kwargs)
-            if call is self.fn:
-                return _dense_output(output)
-            own, updated = output
-            return _dense_output(own), _dense_output(updated)
+            if watch is not None:
+                watch.settle(output, keyed)
+            if isinstance(self.fn, PureModule) and call == self.fn.run:
+                own, updated = output
+                return _dense_output(own), _dense_output(updated)
+            return _dense_output(output)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""

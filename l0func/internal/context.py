@@ -69,6 +69,13 @@ def _vmap_level(tensor: Tensor) -> int:
     return functorch.maybe_get_level(tensor) if functorch.is_batchedtensor(tensor) else 0
 
 
+def innermost_is_vmap() -> bool:
+    """Whether the innermost transform of torch.func around this code is a vmap."""
+    functorch: Any = untyped._C._functorch
+    interpreter = functorch.peek_interpreter_stack()
+    return interpreter is not None and interpreter.key() == functorch.TransformType.Vmap
+
+
 def known_values(tensor: Any, /) -> Any:
     """A tensor's values as Python numbers, or None if they cannot be known.
 

@@ -40,6 +40,10 @@ class Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        return self.run(func, args, kwargs)
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        """The result of the function's handler, or of the function if it has none."""
         guard = self.guard
         if guard is not None:
             guard(func, args, kwargs)

@@ -6,9 +6,11 @@ The module's structure stays in the function, and its tensors come in as argumen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from copy import copy
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from l0func.internal import names, tree
@@ -28,6 +30,7 @@ from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
 from l0func.pure.part import Part, copied_graph, is_bookkeeping
 from l0func.pure.places import Contents, Places
+from l0func.pure.watched import Watched
 
 
 class Functional(NamedTuple):
@@ -143,17 +146,21 @@ class PureModule:
         Raises:
             ValueError: As for a plain call.
         """
-        with Keyed(None):
-            return self.run(params, buffers, *args, **kwargs)
+        watch = None if compiling() else Watched(PureModule.with_buffers.__code__)
+        keyed = Keyed(None, watch)
+        with nullcontext() if watch is None else watch, keyed:
+            result = self.run(params, buffers, *args, **kwargs)
+            if watch is not None:
+                watch.settle(result, keyed)
+            return result
 
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
         """``with_buffers`` inside a :class:`Keyed` that the caller has entered."""
         own_params, own_buffers = self._checked(params, buffers)
-        # In-place updates of a buffer, such as BatchNorm's, write into a copy. A clone would be a
-        # new tensor for each row of per_example, and all rows share a buffer.
-        copies = {path: b.to(b.dtype, copy=True) for path, b in own_buffers.items()}
+        # In-place updates of a buffer, such as BatchNorm's, write into a copy.
+        copies = {path: _copied(b) for path, b in own_buffers.items()}
         modules = self._assemble(own_params | copies)
         output = self.forward(modules[0], own_params, args, kwargs)
         updated: dict[str, Tensor] = {}
@@ -164,6 +171,10 @@ class PureModule:
         if watch is not None:
             report_frozen(own_params, self.frozen)
             report_changes(watch, zip(self._parts, modules, strict=True), copies)
+        if torch.is_grad_enabled() and not compiling():
+            # A block in activation checkpointing updates the copies again in the backward pass.
+            for path, b in copies.items():
+                updated[path] = _copied(b) if updated[path] is b else updated[path]
         given = tree.leaves(buffers, "buffers") if self._compiled else own_buffers
         new = [updated[path] for path in own_buffers]
         return output, dict(zip(given, new, strict=True))
@@ -326,6 +337,11 @@ def _give_own_graph(module: Any) -> None:
     graph = attributes["_graph"] = copied_graph(attributes["_graph"])
     graph.owning_module = module
     module.recompile()
+
+
+def _copied(buffer: Tensor) -> Tensor:
+    # Inside per_example a clone is a new tensor for each row, and all rows share a buffer.
+    return buffer.to(buffer.dtype, copy=True)
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -6,18 +6,23 @@ Every call of a pure module runs inside it; random functions without a keyed for
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l0func import random
 from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
+from l0func.internal.untyped import TENSOR
+from l0func.pure.custom_call import custom_function_call, run_custom
 from l0func.pure.dropped_buffers import WATCH_HANDLERS
 from l0func.pure.fresh import FRESH_HANDLERS
+from l0func.pure.keyed_draws import PLAIN_DRAWS
 from l0func.pure.reads import READ_HANDLERS
+from l0func.pure.recompute import Counted, Numbers, Watch
 from l0func.pure.refused import REFUSED_HANDLERS
 from l0func.pure.writes import WRITE_HANDLERS
 from l0func.pure.written_out import dropout as draws
@@ -26,6 +31,7 @@ from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
 # Keeps the draws of a module's own random functions apart from those of the gates, which are
 # folded by name.
 _MODULE_STREAM = 0x6D6F64756C65
+_PLAIN = frozenset((Tensor, nn.Parameter))
 
 
 class Keyed(Interception):
@@ -33,13 +39,46 @@ class Keyed(Interception):
 
     Args:
         key: A key, shape ``(2,)``. None: every active random function raises a ValueError.
+        watch: Notes what the backward pass may run again; None inside a compiler, which does
+            that by itself.
+        numbers: The numbers of the draws in the key's stream; by default from 0.
     """
 
-    def __init__(self, key: Tensor | None) -> None:
+    def __init__(
+        self, key: Tensor | None, watch: Watch | None = None, numbers: Numbers | None = None
+    ) -> None:
         super().__init__(KEYED_HANDLERS if compiling() else _EAGER_HANDLERS)
         self.key = key
-        self.calls = 0
+        self.watch = watch
+        self.numbers = Counted() if numbers is None else numbers
         self.base: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        watch = self.watch
+        if watch is not None and watch.looks and (watch.mapped or not torch.is_grad_enabled()):
+            watch.saw(self)
+        if watch is not None and func is custom_function_call and _PLAIN.issuperset(types):
+            # torch runs a Function under a transform outside of all modes.
+            with self:
+                return run_custom(*args, **(kwargs or {}))
+        return self.run(func, args, kwargs)
+
+    def again(self, numbers: Numbers, code: CodeType) -> Keyed:
+        """A context for the backward pass that draws these numbers from the same key.
+
+        Args:
+            numbers: The numbers.
+            code: The code that enters the context.
+        """
+        context = Keyed(self.key, Watch(code, looks=True, keeps_graphs=True), numbers)
+        context.base = self.base
+        return context
 
     def key_for(self, func: Any) -> Tensor:
         """The next key in the sequence, for one call of ``func``.
@@ -55,8 +94,10 @@ class Keyed(Interception):
             )
         if self.base is None:
             self.base = random.fold_in(self.key, _MODULE_STREAM)
-        self.calls += 1
-        return random.fold_in(self.base, self.calls - 1)
+        number = self.numbers.next(func)
+        if self.watch is not None:
+            self.watch.drew(self, func, number)
+        return random.fold_in(self.base, number)
 
     def uniform(self, func: Any) -> draws.Uniform:
         """A source of uniforms for a call of ``func``; each use of it draws anew."""
@@ -99,11 +140,11 @@ def _dropout(
     return handler
 
 
-def _with_train(handler: Callable[..., Any]) -> Callable[..., Any]:
+def _with_train(handler: Callable[..., Any], inplace: bool = False) -> Callable[..., Any]:
     """The same handler for a function in the torch namespace; its flag is named ``train``."""
 
     def with_train(mode: Keyed, func: Any, input: Tensor, p: float, train: bool) -> Tensor:
-        return handler(mode, func, input, p, train)
+        return handler(mode, func, input, p, train, inplace)
 
     return with_train
 
@@ -118,9 +159,26 @@ def _rrelu(
     inplace: bool = False,
 ) -> Tensor:
     if not training:
-        return func(input, lower, upper, training, inplace)
+        return F.rrelu(input, lower, upper, training, inplace)
     y = draws.rrelu(input, lower, upper, mode.uniform(func))
     return input.copy_(y) if inplace else y
+
+
+def _torch_rrelu(inplace: bool) -> Callable[..., Tensor]:
+    """A handler for torch.rrelu or torch.rrelu_, which take a generator."""
+
+    def handler(
+        mode: Keyed,
+        func: Any,
+        input: Tensor,
+        lower: float = 1 / 8,
+        upper: float = 1 / 3,
+        training: bool = False,
+        generator: Any = None,
+    ) -> Tensor:
+        return _rrelu(mode, func, input, lower, upper, training, inplace)
+
+    return handler
 
 
 def _gumbel_softmax(
@@ -133,42 +191,6 @@ def _gumbel_softmax(
     dim: int = -1,
 ) -> Tensor:
     return draws.gumbel_softmax(logits, tau, hard, dim, mode.uniform(func))
-
-
-def _bernoulli(
-    mode: Keyed, func: Any, input: Tensor, p: float | None = None, **named: Any
-) -> Tensor:
-    uniform = mode.uniform(func)
-    u = uniform(tuple(input.shape)).to(input.device)
-    probability = input if p is None else p
-    return (u < probability).to(input.dtype)
-
-
-def _draw_like(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A handler for torch.rand_like or torch.randn_like."""
-
-    def handler(
-        mode: Keyed, func: Any, input: Tensor, dtype: Any = None, device: Any = None, **named: Any
-    ) -> Tensor:
-        values = draw(mode.key_for(func), tuple(input.shape))
-        return values.to(dtype=dtype or input.dtype, device=device or input.device)
-
-    return handler
-
-
-def _draw_new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A handler for torch.rand or torch.randn."""
-
-    def handler(
-        mode: Keyed, func: Any, *size: Any, dtype: Any = None, device: Any = None, **named: Any
-    ) -> Tensor:
-        if len(size) == 1 and not isinstance(size[0], int):
-            # The sizes may come as one sequence.
-            size = tuple(size[0])
-        values = draw(mode.key_for(func), size)
-        return values.to(dtype=dtype or torch.get_default_dtype(), device=device)
-
-    return handler
 
 
 def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
@@ -187,6 +209,19 @@ def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
     return handler
 
 
+def _backward_inside(mode: Keyed, func: Any, output: Any, *args: Any, **named: Any) -> Any:
+    """A backward pass inside the call.
+
+    Inside another backward pass it keeps its graph, because masked weights share theirs: the next
+    block in reentrant checkpointing needs the same masks.
+    """
+    if mode.watch is not None:
+        mode.watch.settle(output, mode)
+        if mode.watch.keeps_graphs and len(args) <= _RETAINS[func]:
+            named["retain_graph"] = True
+    return func(output, *args, **named)
+
+
 _DROPOUTS: dict[Any, Callable[..., Any]] = {
     F.dropout: _dropout(draws.dropout, None),
     F.dropout1d: _dropout(draws.dropout, -1),
@@ -194,32 +229,39 @@ _DROPOUTS: dict[Any, Callable[..., Any]] = {
     F.dropout3d: _dropout(draws.dropout, -3),
     F.alpha_dropout: _dropout(draws.alpha_dropout, None, by_default=False),
     F.feature_alpha_dropout: _dropout(draws.alpha_dropout, 2, by_default=False),
-    torch.dropout: _with_train(_dropout(draws.dropout, None)),
-    torch.feature_dropout: _with_train(_dropout(draws.dropout, 2)),
-    torch.alpha_dropout: _with_train(_dropout(draws.alpha_dropout, None)),
-    torch.feature_alpha_dropout: _with_train(_dropout(draws.alpha_dropout, 2)),
 }
+for _name, _handler in {
+    "dropout": _dropout(draws.dropout, None),
+    "feature_dropout": _dropout(draws.dropout, 2),
+    "alpha_dropout": _dropout(draws.alpha_dropout, None),
+    "feature_alpha_dropout": _dropout(draws.alpha_dropout, 2),
+}.items():
+    _DROPOUTS[getattr(torch, _name)] = _with_train(_handler)
+    _DROPOUTS[getattr(torch, f"{_name}_")] = _with_train(_handler, inplace=True)
 _DRAWS: dict[Any, Callable[..., Any]] = {
     F.rrelu: _rrelu,
+    torch.rrelu: _torch_rrelu(inplace=False),
+    torch.rrelu_: _torch_rrelu(inplace=True),
     F.gumbel_softmax: _gumbel_softmax,
-    torch.bernoulli: _bernoulli,
-    Tensor.bernoulli: _bernoulli,
-    # torch 2.13's compiler calls these two without any mode: compiled modules should write
-    # torch.rand(x.shape).
-    torch.rand_like: _draw_like(random.uniform),
-    torch.randn_like: _draw_like(random.normal),
-    torch.rand: _draw_new(random.uniform),
-    torch.randn: _draw_new(random.normal),
+    **PLAIN_DRAWS,
 }
 _KEYED_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     func: _keyed_dropout(replacement)
     for func, replacement in REPLACEMENTS.items()
     if replacement.has_dropout is not None
 }
+# For each function the position of retain_graph after the output.
+_RETAINS: dict[Any, int] = {
+    torch.autograd.backward: 1,
+    torch.autograd.grad: 2,
+    TENSOR.backward: 1,
+}
+_BACKWARDS: dict[Any, Callable[..., Any]] = dict.fromkeys(_RETAINS, _backward_inside)
 KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
     **WRITE_HANDLERS,
     **FRESH_HANDLERS,
     **READ_HANDLERS,
+    **_BACKWARDS,
     **REFUSED_HANDLERS,
     **_DROPOUTS,
     **_DRAWS,

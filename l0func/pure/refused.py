@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from torch.nn import functional as F
 
 from l0func.internal.interception import Interception, function_name
 from l0func.pure.signature import Signature
 
 
-def _refuse_global_draw(mode: Interception, func: Any, *args: Any, **named: Any) -> Any:
+def _refuse_global_draw(mode: Interception, func: Any, /, *args: Any, **named: Any) -> Any:
     raise ValueError(
         f"{function_name(func)} draws from the global generator, which a pure function may not. "
         "Write it with torch.rand_like or torch.bernoulli, which draw from the key inside "
@@ -41,25 +41,13 @@ def _refuse_max_norm(lookup: Callable[..., Any]) -> Callable[..., Any]:
     return handler
 
 
-_TENSOR_METHODS = (
-    "bernoulli_",
-    "cauchy_",
-    "exponential_",
-    "geometric_",
-    "log_normal_",
-    "normal_",
-    "random_",
-    "uniform_",
-    "multinomial",
-)
 _TORCH_FUNCTIONS = (
-    "multinomial",
-    "normal",
     "poisson",
-    "randint",
-    "randint_like",
-    "randperm",
-    "rrelu",
+    "binomial",
+    "native_dropout",
+    "_fused_dropout",
+    "_standard_gamma",
+    "_sample_dirichlet",
 )
 _POOLINGS = (
     "fractional_max_pool2d",
@@ -67,10 +55,11 @@ _POOLINGS = (
     "fractional_max_pool3d",
     "fractional_max_pool3d_with_indices",
 )
-_GLOBAL_DRAWS = [
-    *[getattr(Tensor, name) for name in _TENSOR_METHODS],
+_GLOBAL_DRAWS: list[Any] = [
     *[getattr(torch, name) for name in _TORCH_FUNCTIONS],
     *[getattr(F, name) for name in _POOLINGS],
+    # A layer that forward makes anew begins with it.
+    nn.init.kaiming_uniform_,
 ]
 REFUSED_HANDLERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_GLOBAL_DRAWS, _refuse_global_draw),

@@ -313,11 +313,11 @@ class Global(nn.Module):
 @pytest.mark.parametrize(
     ("draw", "name"),
     [
-        (lambda x: torch.multinomial(x.abs().T, 1), "multinomial"),
-        (lambda x: x.normal_(), "normal_"),
-        (lambda x: torch.randperm(3), "randperm"),
-        (lambda x: torch.randint(0, 3, (2,)), "randint"),
-        (lambda x: torch.normal(x, 1.0), "normal"),
+        (torch.poisson, "poisson"),
+        (lambda x: torch.binomial(x, x), "binomial"),
+        (lambda x: torch.native_dropout(x, 0.5, True), "native_dropout"),
+        (lambda x: torch.distributions.Gamma(x, x).sample(), "_standard_gamma"),
+        (lambda x: nn.Linear(1, 2)(x), "kaiming_uniform_"),
         (
             lambda x: F.fractional_max_pool2d(x.reshape(1, 1, 2, 2), 1, output_size=1),
             "fractional_max_pool2d",

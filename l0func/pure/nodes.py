@@ -1,0 +1,59 @@
+"""The nodes of custom Functions in the graph behind a call's outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import BackwardCFunction
+
+from l0func.internal.tree import level_of
+from l0func.internal.untyped import loose, untyped
+
+
+def custom_nodes(output: Any) -> list[Any]:
+    """The nodes of custom Functions that the output's graph holds, each once.
+
+    Args:
+        output: A pytree.
+    """
+    seen: set[Any] = set()
+    found: list[Any] = []
+    waiting = [loose(tensor).grad_fn for tensor in _tensors(output)]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            found.append(node)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def runs(node: Any, kind: type[Function]) -> bool:
+    """Whether a node runs the backward of a Function."""
+    own: Any = node._forward_cls
+    # torch.func.grad puts a generated class in the Function's place.
+    return own is kind or own.__name__ == f"{kind.__name__}Generated"
+
+
+def sequence_of(node: Any) -> int:
+    """A node's number in the order of creation."""
+    return node._sequence_nr()
+
+
+def next_sequence() -> int:
+    """The number of the next node, in this thread."""
+    return untyped._C._autograd._get_sequence_nr()
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    level = level_of(value)
+    found: list[Tensor] = []
+    for child in () if level is None else level.children:
+        found += _tensors(child)
+    return found

@@ -1,0 +1,96 @@
+"""The context around one eager call of a pure function.
+
+It notes what the backward pass runs again, and refuses what would run only when a map has ended.
+"""
+
+from __future__ import annotations
+
+from types import CodeType, TracebackType
+
+import torch
+
+from l0func.internal.context import innermost_is_vmap
+from l0func.pure.recompute import DrawSource, Watch
+from l0func.pure.regions import Recomputed, hooked_block
+
+_AROUND = (
+    "Take the checkpoint out of the module and put it around the call: "
+    "torch.utils.checkpoint.checkpoint(rows, params, gates, buffers, keys, x, "
+    "use_reentrant=False), with rows from l0func.per_example or l0func.gated."
+)
+# What torch says at the call; the first is from torch 2.1.
+_BLOCK_ERRORS = ("vmap over _NoopSaveInputs", "yet support saved tensor hooks")
+_FUNCTION_ERROR = "must override the setup_context"
+
+
+class Watched(Watch):
+    """A context around one eager call: a :class:`Watch` that also refuses what cannot work.
+
+    Args:
+        code: The code that enters it.
+
+    Raises:
+        ValueError: On leaving: a block in torch.utils.checkpoint ran under a vmap or another
+            transform, and its recomputation would run when the transform has ended.
+    """
+
+    def __init__(self, code: CodeType) -> None:
+        super().__init__(code, looks=torch.is_grad_enabled())
+        self.mapped = self.looks and innermost_is_vmap()
+        self.blocks: list[Recomputed] = []
+
+    def saw(self, draws: DrawSource) -> None:
+        """Take note of the regions around a torch function."""
+        if self.mapped:
+            self._note_blocks()
+        else:
+            super().saw(draws)
+
+    def _note_blocks(self) -> None:
+        block = hooked_block()
+        if block is None or block == self.outer:
+            return
+        if block not in self.blocks:
+            self.blocks.append(block)
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if error is not None:
+            _explain(error)
+        blocks = list(self.blocks)
+        self.blocks.clear()
+        if any(_is_recomputed(block) for block in blocks):
+            raise ValueError(
+                "A block in torch.utils.checkpoint ran inside a map over rows, and the backward "
+                f"pass would run it again when the map has ended. {_AROUND}"
+            )
+
+
+def _is_recomputed(block: Recomputed) -> bool:
+    """Whether a tensor that the backward pass needs was not kept."""
+    return any(holder() is not None for holder in block.record.weak_holders)
+
+
+def _explain(error: BaseException) -> None:
+    """Raise torch's own refusals of checkpoints under a transform in other words."""
+    text = str(error)
+    if any(part in text for part in _BLOCK_ERRORS):
+        raise ValueError(
+            "A block in torch.utils.checkpoint ran inside torch.func.grad or a map over rows, and "
+            f"torch cannot run it again there. {_AROUND} torch.autograd.grad and backward() "
+            "differentiate a checkpoint inside the module."
+        ) from error
+    if _FUNCTION_ERROR in text:
+        raise ValueError(
+            "A torch.autograd.Function without setup_context ran inside a map over rows or "
+            "another transform, and torch cannot map it. torch.utils.checkpoint with "
+            f"use_reentrant=True is one. {_AROUND}"
+        ) from error
