@@ -125,16 +125,29 @@ class PureModule:
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor]]:
         """``with_buffers`` inside a :class:`Keyed` that the caller has entered."""
+        modules = self.assembled(params, buffers)
+        output = modules[0](*args, **kwargs)
+        held = self.buffers_of(modules)
+        return output, {path: held[path] for path in tree.leaves(buffers, "buffers")}
+
+    def assembled(self, params: Tree, buffers: Tree, /) -> list[nn.Module]:
+        """The module tree for one call, around these parameters and copies of these buffers.
+
+        Returns:
+            The modules in the order of :meth:`parts`; the first is the root. They live for one
+            call: what ``forward`` writes on them is theirs.
+        """
         own_params, own_buffers = self._checked(params, buffers)
         # In-place updates of a buffer, such as BatchNorm's, write into a copy.
         copies = {path: b.clone() for path, b in own_buffers.items()}
-        modules = self._assemble(own_params | copies)
-        output = modules[0](*args, **kwargs)
-        updated: dict[str, Tensor] = {}
+        return self._assemble(own_params | copies)
+
+    def buffers_of(self, modules: Iterable[nn.Module], /) -> dict[str, Tensor]:
+        """The buffers that the modules of a call hold now."""
+        held: dict[str, Tensor] = {}
         for part, module in zip(self._parts, modules, strict=True):
-            for path, b in part.buffers_of(module):
-                updated[path] = b
-        return output, {path: updated[path] for path in own_buffers}
+            held.update(part.buffers_of(module))
+        return held
 
     def eval(self) -> PureModule:
         """The same function with every submodule in eval mode.

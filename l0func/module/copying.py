@@ -1,0 +1,65 @@
+"""Deep copies of modules that hold results of a computation, which torch does not copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from l0func.pure.functional import make_functional
+
+_WITHOUT_STATE = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, results of a computation included; these are detached.
+
+    The old weight norm, the old spectral norm and pruning keep such a result as the weight, and a
+    module may keep its auxiliary loss. Where something else has no copy (a lock, an open file, a
+    generator), the new module has its own tensors, and shares the other attributes.
+    """
+    try:
+        return copy.deepcopy(module, detached_results(module))
+    except Exception:
+        # An attribute of unknown code may raise anything when it is copied.
+        fn, params, buffers = make_functional(module)
+        return fn.module(params, buffers)
+
+
+def detached_results(value: Any) -> dict[int, Any]:
+    """A memo for :func:`copy.deepcopy`: detached copies for all results of a computation."""
+    memo: dict[int, Any] = {}
+    for tensor in _tensors(value):
+        if tensor.grad_fn is not None and id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
+    return memo
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors that an object holds, through containers and attributes."""
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        here = waiting.pop()
+        if id(here) in seen:
+            continue
+        seen.add(id(here))
+        if isinstance(here, Tensor):
+            yield here
+        else:
+            waiting.extend(_held(here))
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if value is None or isinstance(value, _WITHOUT_STATE):
+        return []
+    if isinstance(value, dict):
+        return list(cast("dict[Any, Any]", value).values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(cast("list[Any]", value))
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    return list(getattr(value, "__dict__", {}).values())
