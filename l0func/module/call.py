@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l0func.internal.context import is_mapped
 from l0func.internal.tree import Tree
 from l0func.module.buffers import new_buffers, write_buffers
-from l0func.module.give_back import Writes
+from l0func.module.give_back import Writes, tensors_in
 from l0func.module.live import Live
 from l0func.module.snapshot import Snapshot
 
@@ -60,12 +60,22 @@ class Call:
         inside = map(id, self.left)
         outside = dict(zip(inside, left, strict=True))
         write_buffers(self.live, self.clones, self.before, buffers, outside)
-        self.writes.give(list(self.live.modules.values()), outside)
+        modules = list(self.live.modules.values())
+        self.writes.give(modules, outside)
+        if outside and self.by_row:
+            self._note_rows(modules, outside)
+
+    def _note_rows(self, modules: Sequence[nn.Module], outside: Mapping[int, Tensor]) -> None:
+        for number, names in enumerate(self.writes.names):
+            for name in names:
+                value = vars(self.clones[number]).get(name)
+                if any(id(tensor) in outside for tensor in tensors_in(value)):
+                    self.live.note_rows(number, name, vars(modules[number])[name])
 
     def _check_registered(self) -> None:
         """Refuse parameters that forward made: no gate and no optimizer knows them."""
         for path, clone, before in zip(self.live.modules, self.clones, self.before, strict=True):
-            names = _new_parameters(clone, before)
+            names = self._new_parameters(clone, before)
             if names:
                 raise ValueError(
                     f"forward of {type(clone).__name__} {path!r} made parameters in {names}. "
@@ -73,19 +83,17 @@ class Call:
                     "module once on an example first."
                 )
 
-
-def _new_parameters(clone: nn.Module, before: Snapshot) -> list[str]:
-    """The names under which a clone holds parameters that it did not hold before."""
-    now: dict[str, Any] = vars(clone)
-    own: dict[str, Any] = before.items_before(now["_parameters"]) or {}
-    found = [name for name, p in now["_parameters"].items() if p is not own.get(name)]
-    children: dict[str, Any] = before.items_before(now["_modules"]) or {}
-    for name, child in now["_modules"].items():
-        if child is None or child is children.get(name):
-            continue
-        if list(child.parameters()):
-            found.append(name)
-    return found
+    def _new_parameters(self, clone: nn.Module, before: Snapshot) -> list[str]:
+        """The names under which a clone holds parameters that no module held before."""
+        now: dict[str, Any] = vars(clone)
+        own: dict[str, Any] = before.items_before(now["_parameters"]) or {}
+        found = [name for name, p in now["_parameters"].items() if p is not own.get(name)]
+        for name, child in now["_modules"].items():
+            if child is None or any(child is other for other in self.clones):
+                continue
+            if list(child.parameters()):
+                found.append(name)
+        return found
 
 
 def _as_row(tensor: Tensor) -> Tensor:

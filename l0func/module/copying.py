@@ -14,22 +14,35 @@ from l0func.pure.functional import make_functional
 _WITHOUT_STATE = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float)
 
 
-def copied(module: nn.Module) -> nn.Module:
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, results of a computation included; these are detached.
 
     The old weight norm, the old spectral norm and pruning keep such a result as the weight, and a
     module may keep its auxiliary loss. Where something else has no copy (a lock, an open file, a
     generator), the new module has its own tensors, and shares the other attributes.
+
+    Args:
+        module: The module.
+        memo: The memo of the :func:`copy.deepcopy` around this one.
     """
+    memo = {} if memo is None else memo
+    # A copy that fails leaves halves of modules behind.
+    trial = {**memo, **_detached_results(module)}
     try:
-        return copy.deepcopy(module, detached_results(module))
+        new = copy.deepcopy(module, trial)
     except Exception:
         # An attribute of unknown code may raise anything when it is copied.
         fn, params, buffers = make_functional(module)
-        return fn.module(params, buffers)
+        new = fn.module(params, buffers)
+        trial = {id(module): new}
+    # The objects that a memo knows by identity; it keeps them alive under its own.
+    known = trial.pop(id(trial), [])
+    memo.update(trial)
+    memo.setdefault(id(memo), []).extend(known)
+    return new
 
 
-def detached_results(value: Any) -> dict[int, Any]:
+def _detached_results(value: Any) -> dict[int, Any]:
     """A memo for :func:`copy.deepcopy`: detached copies for all results of a computation."""
     memo: dict[int, Any] = {}
     for tensor in _tensors(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from types import MethodType
 from typing import Any, cast
@@ -36,10 +37,10 @@ class Writes:
             return
         old: set[int] = set()
         for snapshot in self.before:
-            old.update(map(id, _tensors(list(snapshot.values.values()))))
+            old.update(map(id, tensors_in(snapshot.everything())))
         for clone, names in zip(self.clones, self.names, strict=True):
             written = {name: vars(clone).get(name) for name in names}
-            for tensor in _tensors(written):
+            for tensor in tensors_in(written):
                 if id(tensor) not in old:
                     old.add(id(tensor))
                     yield tensor
@@ -53,9 +54,12 @@ class Writes:
         """
         if not any(self.names):
             return
-        pairs = zip(self.clones, modules, strict=True)
-        originals = {id(clone): module for clone, module in pairs}
-        exchange = _Exchange(originals, tensors)
+        originals: dict[int, nn.Module] = {}
+        known: dict[int, Tensor] = {}
+        for clone, snapshot, module in zip(self.clones, self.before, modules, strict=True):
+            originals[id(clone)] = module
+            known.update(_counterparts(clone, snapshot, module))
+        exchange = _Exchange(originals, {**tensors, **known})
         for i, module in enumerate(modules):
             for name in self.names[i]:
                 _give_one(name, self.clones[i], module, self.before[i], exchange)
@@ -75,12 +79,32 @@ class _Exchange:
             return self.modules.get(id(value), value)
         if isinstance(value, MethodType) and id(value.__self__) in self.modules:
             return MethodType(value.__func__, self.modules[id(value.__self__)])
+        if isinstance(value, weakref.ref):
+            reference: Any = value
+            return self._reference(reference)
         level = tree.level_of(value)
         if level is None:
             return value
         children = [self(child) for child in level.children]
         same = all(a is b for a, b in zip(children, level.children, strict=True))
         return value if same else level.unflatten(children)
+
+    def _reference(self, reference: Any) -> Any:
+        referent = reference()
+        other = self(referent)
+        return reference if other is referent else weakref.ref(other)
+
+
+def _counterparts(
+    clone: nn.Module, before: Snapshot, module: nn.Module
+) -> Iterator[tuple[int, Tensor]]:
+    """For the tensors that a clone was given, by ``id``: those of the module."""
+    for table in _TABLES:
+        own = vars(module)[table]
+        given: dict[str, Any] = before.items_before(vars(clone)[table]) or {}
+        for name, tensor in given.items():
+            if tensor is not None and own.get(name) is not None:
+                yield id(tensor), own[name]
 
 
 def _give_one(
@@ -147,7 +171,7 @@ def _merge_inside(real: Any, now: Any, before: Snapshot, exchange: _Exchange) ->
         _merge(real, now, before, exchange)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in a value, through all containers."""
     for _, leaf in tree.walk(value):
         if isinstance(leaf, Tensor):

@@ -22,7 +22,7 @@ from l0func.internal import tree
 from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, settings
 from l0func.module.call import Call
-from l0func.module.copying import copied, detached_results
+from l0func.module.copying import copied
 from l0func.module.live import Live, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.watch import watch
@@ -310,7 +310,7 @@ class L0Module(nn.Module):
         return {**vars(self), "_live": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
-        memo.update(detached_results(self.module))
+        copied(self.module, memo)
         new: Any = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
@@ -325,7 +325,7 @@ class L0Module(nn.Module):
         """The function of the wrapped module as it is now."""
         live = self._live
         if live is None or not live.fits(self.module):
-            live = self._live = Live(self.module)
+            live = self._live = Live(self.module, live)
         return live
 
     def _rank(self) -> int:

@@ -80,6 +80,11 @@ class Snapshot:
         found = self._copies.get(id(container))
         return None if found is None else found[1]
 
+    def everything(self) -> list[Any]:
+        """The attributes and the copies, without containers that may have changed since."""
+        plain = [value for value in self.values.values() if type(value) not in CONTAINERS]
+        return [*plain, *(copy for _, copy in self._copies.values())]
+
     def _is_changed(self, name: str, now: dict[str, Any]) -> bool:
         before, value = self.values.get(name, self), now.get(name, self)
         inside = [c for c in containers_in([value]) if id(c) in self._copies]
