@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from l0func.internal.context import is_mapped
 from l0func.internal.tree import Tree
 from l0func.module.buffers import new_buffers, write_buffers
-from l0func.module.give_back import Writes, tensors_in
+from l0func.module.exchange import tensors_in
+from l0func.module.give_back import Writes
 from l0func.module.live import Live
 from l0func.module.snapshot import Snapshot
 
@@ -35,20 +36,18 @@ class Call:
 
     def run(self, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any) -> Result:
         """The module's output, and everything else to hand out of the transforms around it."""
-        fn = self.live.fn
-        self.clones = fn.assembled(params, buffers)
-        pairs = zip(self.clones, self.live.containers, strict=True)
-        self.before = [Snapshot(clone, names) for clone, names in pairs]
+        self.clones = self.live.assembled(params, buffers)
+        self.before = self.live.snapshots(self.clones)
         output = self.clones[0](*inputs, **kwargs)
         self._check_registered()
         self.writes = Writes(self.clones, self.before)
-        self.left = [*self.writes.tensors(), *new_buffers(self.clones, self.before)]
-        left = self.left
+        left: list[Tensor] = []
         if self.by_row:
+            new = [*self.writes.tensors(), *new_buffers(self.clones, self.before)]
             # A tensor that no row made, such as a table of positions, is whole already.
-            self.left = [tensor for tensor in self.left if is_mapped(tensor)]
+            self.left = [tensor for tensor in new if is_mapped(tensor)]
             left = [_as_row(tensor) for tensor in self.left]
-        return output, left, fn.buffers_of(self.clones)
+        return output, left, self.live.fn.buffers_of(self.clones)
 
     def give_back(self, left: Sequence[Tensor], buffers: dict[str, Tensor]) -> None:
         """Put what forward wrote on the clones where a plain module would have it.
@@ -60,17 +59,31 @@ class Call:
         inside = map(id, self.left)
         outside = dict(zip(inside, left, strict=True))
         write_buffers(self.live, self.clones, self.before, buffers, outside)
-        modules = list(self.live.modules.values())
-        self.writes.give(modules, outside)
-        if outside and self.by_row:
-            self._note_rows(modules, outside)
+        if not any(self.writes.names):
+            return
+        modules = self.live.modules
+        starts = list(map(self._start, range(len(modules))))
+        self.writes.give(list(modules.values()), outside)
+        for number, path in enumerate(modules):
+            self._note(number, path, starts[number], outside)
+        if not any("_modules" in names for names in self.writes.names):
+            self.live.refresh()
 
-    def _note_rows(self, modules: Sequence[nn.Module], outside: Mapping[int, Tensor]) -> None:
-        for number, names in enumerate(self.writes.names):
-            for name in names:
-                value = vars(self.clones[number]).get(name)
-                if any(id(tensor) in outside for tensor in tensors_in(value)):
-                    self.live.note_rows(number, name, vars(modules[number])[name])
+    def _start(self, number: int) -> dict[str, Any]:
+        """The values that forward started from, of the attributes that it wrote."""
+        path, module = list(self.live.modules.items())[number]
+        names = self.writes.names[number]
+        return {name: self.live.written.start(path, module, name) for name in names}
+
+    def _note(
+        self, number: int, path: str, start: dict[str, Any], outside: Mapping[int, Tensor]
+    ) -> None:
+        written, module = self.live.written, self.live.modules[path]
+        written.note(path, [name for name in start if name != "_modules"])
+        for name, before in start.items():
+            now = vars(self.clones[number]).get(name)
+            if any(id(tensor) in outside for tensor in tensors_in(now)) and self.by_row:
+                written.note_rows(path, name, vars(module)[name], before)
 
     def _check_registered(self) -> None:
         """Refuse parameters that forward made: no gate and no optimizer knows them."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from types import MethodType
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from l0func.internal import tree
+from l0func.module.exchange import TABLES, Exchange, tensors_in
 from l0func.module.snapshot import CONTAINERS, Snapshot
-
-_TABLES = ("_parameters", "_buffers")
 
 
 class Writes:
@@ -28,7 +24,7 @@ class Writes:
         self.before = before
         self.names: list[list[str]] = []
         for clone, snapshot in zip(clones, before, strict=True):
-            own = [name for name in snapshot.changed(clone) if name not in _TABLES]
+            own = [name for name in snapshot.changed(clone) if name not in TABLES]
             self.names.append(own)
 
     def tensors(self) -> Iterator[Tensor]:
@@ -54,61 +50,14 @@ class Writes:
         """
         if not any(self.names):
             return
-        originals: dict[int, nn.Module] = {}
-        known: dict[int, Tensor] = {}
-        for clone, snapshot, module in zip(self.clones, self.before, modules, strict=True):
-            originals[id(clone)] = module
-            known.update(_counterparts(clone, snapshot, module))
-        exchange = _Exchange(originals, {**tensors, **known})
+        exchange = Exchange(self.clones, modules, tensors)
         for i, module in enumerate(modules):
             for name in self.names[i]:
                 _give_one(name, self.clones[i], module, self.before[i], exchange)
 
 
-class _Exchange:
-    """Values for the real modules, from values that clones hold."""
-
-    def __init__(self, modules: Mapping[int, nn.Module], tensors: Mapping[int, Tensor]) -> None:
-        self.modules = modules
-        self.tensors = tensors
-
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return self.tensors.get(id(value), value)
-        if isinstance(value, nn.Module):
-            return self.modules.get(id(value), value)
-        if isinstance(value, MethodType) and id(value.__self__) in self.modules:
-            return MethodType(value.__func__, self.modules[id(value.__self__)])
-        if isinstance(value, weakref.ref):
-            reference: Any = value
-            return self._reference(reference)
-        level = tree.level_of(value)
-        if level is None:
-            return value
-        children = [self(child) for child in level.children]
-        same = all(a is b for a, b in zip(children, level.children, strict=True))
-        return value if same else level.unflatten(children)
-
-    def _reference(self, reference: Any) -> Any:
-        referent = reference()
-        other = self(referent)
-        return reference if other is referent else weakref.ref(other)
-
-
-def _counterparts(
-    clone: nn.Module, before: Snapshot, module: nn.Module
-) -> Iterator[tuple[int, Tensor]]:
-    """For the tensors that a clone was given, by ``id``: those of the module."""
-    for table in _TABLES:
-        own = vars(module)[table]
-        given: dict[str, Any] = before.items_before(vars(clone)[table]) or {}
-        for name, tensor in given.items():
-            if tensor is not None and own.get(name) is not None:
-                yield id(tensor), own[name]
-
-
 def _give_one(
-    name: str, clone: nn.Module, module: nn.Module, before: Snapshot, exchange: _Exchange
+    name: str, clone: nn.Module, module: nn.Module, before: Snapshot, exchange: Exchange
 ) -> None:
     attributes = vars(module)
     if name not in vars(clone):
@@ -122,7 +71,7 @@ def _give_one(
         attributes[name] = exchange(now)
 
 
-def _merge(real: Any, now: Any, before: Snapshot, exchange: _Exchange) -> None:
+def _merge(real: Any, now: Any, before: Snapshot, exchange: Exchange) -> None:
     """Change a module's container as forward changed the clone's copy of it."""
     old = before.items_before(now)
     if real is now or old is None:
@@ -137,7 +86,7 @@ def _merge(real: Any, now: Any, before: Snapshot, exchange: _Exchange) -> None:
 
 
 def _merge_list(
-    real: list[Any], now: list[Any], old: list[Any], before: Snapshot, exchange: _Exchange
+    real: list[Any], now: list[Any], old: list[Any], before: Snapshot, exchange: Exchange
 ) -> None:
     is_longer = len(now) >= len(old)
     if is_longer and all(a is b for a, b in zip(now, old, strict=False)):
@@ -155,7 +104,7 @@ def _merge_dict(
     now: dict[Any, Any],
     old: dict[Any, Any],
     before: Snapshot,
-    exchange: _Exchange,
+    exchange: Exchange,
 ) -> None:
     for key in old.keys() - now.keys():
         real.pop(key, None)
@@ -166,13 +115,6 @@ def _merge_dict(
             real[key] = exchange(item)
 
 
-def _merge_inside(real: Any, now: Any, before: Snapshot, exchange: _Exchange) -> None:
+def _merge_inside(real: Any, now: Any, before: Snapshot, exchange: Exchange) -> None:
     if type(now) in CONTAINERS and type(real) is type(now):
         _merge(real, now, before, exchange)
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value, through all containers."""
-    for _, leaf in tree.walk(value):
-        if isinstance(leaf, Tensor):
-            yield leaf

@@ -23,9 +23,10 @@ from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, settings
 from l0func.module.call import Call
 from l0func.module.copying import copied
-from l0func.module.live import Live, with_modes
+from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.watch import watch
+from l0func.module.written import Written
 from l0func.pure import init_params as initialisation
 from l0func.pure.functional import PureModule, make_functional
 from l0func.pure.init_params import Initialiser
@@ -111,6 +112,7 @@ class L0Module(nn.Module):
         self.rank = rank
         self._count = draws.draw_number(0)
         self._live: Live | None = None
+        self._written = Written()
         params, buffers = self.weights(), dict(self.module.named_buffers())
         chosen = settings.chosen_distribution(distribution, temperature, limit_a, limit_b)
         self.spec = gate_spec(params, rules, groups=groups, buffers=buffers, distribution=chosen)
@@ -307,7 +309,8 @@ class L0Module(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The function is made again where it is needed.
-        return {**vars(self), "_live": None}
+        written = self._written.current(dict(named_modules(self.module)))
+        return {**vars(self), "_live": None, "_written": written}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
         copied(self.module, memo)
@@ -325,7 +328,7 @@ class L0Module(nn.Module):
         """The function of the wrapped module as it is now."""
         live = self._live
         if live is None or not live.fits(self.module):
-            live = self._live = Live(self.module, live)
+            live = self._live = Live(self.module, self._written)
         return live
 
     def _rank(self) -> int:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from l0func.module.snapshot import Fingerprint, container_names
+from l0func.internal.context import compiling
+from l0func.internal.tree import Tree
+from l0func.module.snapshot import Fingerprint, Snapshot, container_names
+from l0func.module.written import Written
 from l0func.pure.functional import PureModule
-
-
-class _RowValue(NamedTuple):
-    """An attribute with a value for every row, which is for its reader and not for forward.
-
-    Args:
-        path: The module's path.
-        name: The attribute's name.
-        value: The value for all rows.
-        before: The value that forward starts from, with places for tensors and modules.
-    """
-
-    path: str
-    name: str
-    value: Any
-    before: Any
 
 
 class Live:
@@ -32,52 +19,49 @@ class Live:
 
     Args:
         module: The module.
-        earlier: The same at an earlier moment.
+        written: The attributes that forward has written so far.
     """
 
-    def __init__(self, module: nn.Module, earlier: Live | None = None) -> None:
+    def __init__(self, module: nn.Module, written: Written) -> None:
         self.root = module
+        self.written = written
         self.fn = PureModule(module)
-        self._row_values: dict[tuple[str, str], _RowValue] = {}
         self.modules = dict(named_modules(module))
         self.params: dict[str, Tensor] = dict(module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(module.named_buffers())
-        self.containers = [container_names(m) for m in self.modules.values()]
+        self._containers = {path: container_names(m) for path, m in self.modules.items()}
         self._fingerprint = Fingerprint(self.modules.values())
-        if earlier is not None and earlier._row_values:
-            self._keep_row_values(earlier._row_values)
 
     def fits(self, module: nn.Module) -> bool:
         """Whether this is still the function of the module.
 
         It is not after a change of mode, attributes, hooks, submodules or parameter objects.
         """
-        return module is self.root and self._fingerprint.fits()
+        if module is not self.root:
+            return False
+        if compiling():
+            own = [self.written.names.get(path, []) for path in self.modules]
+            return self._fingerprint.fits_but_for(own)
+        return self._fingerprint.fits()
 
-    def note_rows(self, number: int, name: str, value: Any) -> None:
-        """Take note of an attribute that now has a value for every row.
+    def assembled(self, params: Tree, buffers: Tree) -> list[nn.Module]:
+        """Clones for one call, as :meth:`PureModule.assembled` gives them."""
+        clones = self.fn.assembled(params, buffers)
+        self.written.fill(clones, self.modules)
+        return clones
 
-        The next forward would take it for the value of one row, so it starts from the value
-        before.
+    def snapshots(self, clones: Sequence[nn.Module]) -> list[Snapshot]:
+        """The clones' attributes now, with copies of all containers that forward may change."""
+        found: list[Snapshot] = []
+        for clone, path in zip(clones, self.modules, strict=True):
+            names = [*self._containers[path], *self.written.names.get(path, [])]
+            found.append(Snapshot(clone, names))
+        return found
 
-        Args:
-            number: The number of the module in the tree.
-            name: The attribute's name.
-            value: The value for all rows.
-        """
-        path, part = list(self.fn.parts())[number]
-        attributes = part.attributes()
-        if name in attributes:
-            self._row_values[path, name] = _RowValue(path, name, value, attributes[name])
-
-    def _keep_row_values(self, earlier: Mapping[tuple[str, str], _RowValue]) -> None:
-        parts = dict(self.fn.parts())
-        for place, row in earlier.items():
-            module = self.modules.get(row.path)
-            if module is not None and vars(module).get(row.name) is row.value:
-                parts[row.path] = parts[row.path].with_attribute(row.name, row.before)
-                self._row_values[place] = row
-        self.fn = self.fn.resized(self.fn.shapes, parts)
+    def refresh(self) -> None:
+        """Accept the module's present attributes, after forward wrote some of them."""
+        if not compiling():
+            self._fingerprint = Fingerprint(self.modules.values())
 
 
 def with_modes(module: nn.Module, other: nn.Module) -> nn.Module:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeAlias, cast
 
 from torch import nn
 
+from l0func.internal.context import compiling
 from l0func.pure.part import is_bookkeeping
 
 _MAPPINGS: tuple[Any, ...] = (dict, OrderedDict)
@@ -30,6 +31,8 @@ class Fingerprint:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
+        modules = list(modules)
+        self._modules = [(module, Snapshot(module, list(vars(module)))) for module in modules]
         # A module's attributes are a dict, and so a container like the others.
         self._containers = list(containers_in([vars(module) for module in modules]))
         self._sizes = list(map(len, self._containers))
@@ -47,6 +50,15 @@ class Fingerprint:
             return False
         return all(map(operator.is_, chain.from_iterable(self._views), self._items))
 
+    def fits_but_for(self, names: Sequence[Collection[str]]) -> bool:
+        """The same, in code that a compiler follows, and without some attributes.
+
+        Args:
+            names: For each module, the names of attributes that may have changed.
+        """
+        pairs = zip(self._modules, names, strict=True)
+        return all(snapshot.fits(module, own) for (module, snapshot), own in pairs)
+
 
 class Snapshot:
     """The attributes of one module now, and copies of some containers among them.
@@ -59,14 +71,22 @@ class Snapshot:
     def __init__(self, module: nn.Module, containers: Collection[str]) -> None:
         self.values: dict[str, Any] = dict(vars(module))
         self._copies: dict[int, tuple[Container, Container]] = {}
-        for container in containers_in([self.values[name] for name in containers]):
+        for container in containers_in([self.values.get(name) for name in containers]):
             self._copies[id(container)] = (container, container.copy())
 
-    def fits(self, module: nn.Module) -> bool:
-        """Whether the module's attributes are the same, with the same items."""
-        if not _is_same(vars(module), self.values):
-            return False
-        return all(_is_same(now, before) for now, before in self._copies.values())
+    def fits(self, module: nn.Module, but_for: Collection[str] = ()) -> bool:
+        """Whether the module's attributes are the same, with the same items.
+
+        Args:
+            module: The module.
+            but_for: The names of attributes that may have changed.
+        """
+        if not but_for:
+            same = _is_same(vars(module), self.values)
+            return same and all(_is_same(now, old) for now, old in self._copies.values())
+        now, before = vars(module), self.values
+        names = [name for name in {**before, **now} if name not in but_for]
+        return not any(self._is_changed(name, now) for name in names)
 
     def changed(self, module: nn.Module) -> list[str]:
         """The names of attributes that are other objects now, or have other items."""
@@ -88,7 +108,7 @@ class Snapshot:
     def _is_changed(self, name: str, now: dict[str, Any]) -> bool:
         before, value = self.values.get(name, self), now.get(name, self)
         inside = [c for c in containers_in([value]) if id(c) in self._copies]
-        return value is not before or any(not _is_same(*self._copies[id(c)]) for c in inside)
+        return not _is(value, before) or any(not _is_same(*self._copies[id(c)]) for c in inside)
 
 
 def container_names(module: nn.Module) -> list[str]:
@@ -113,6 +133,15 @@ def is_mapping(container: Container) -> bool:
 
 def _is_same(some: Container, others: Container) -> bool:
     """Whether two containers hold the same objects, in one order."""
-    if len(some) != len(others) or not all(map(operator.is_, some, others)):
+    same = _is if compiling() else operator.is_
+    if len(some) != len(others) or not all(map(same, some, others)):
         return False
-    return not is_mapping(some) or all(map(operator.is_, some.values(), others.values()))
+    return not is_mapping(some) or all(map(same, some.values(), others.values()))
+
+
+def _is(one: Any, other: Any) -> bool:
+    """Whether two objects are the same; or tuples of the same, because a compiler makes copies."""
+    if type(one) is tuple and type(other) is tuple:
+        some, others = cast("tuple[Any, ...]", one), cast("tuple[Any, ...]", other)
+        return len(some) == len(others) and all(map(_is, some, others))
+    return one is other
