@@ -29,7 +29,7 @@ def write_buffers(
     before: Sequence[Snapshot],
     updated: Mapping[str, Tensor],
     outside: Mapping[int, Tensor],
-) -> None:
+) -> bool:
     """Write the buffers of a call into the module.
 
     Args:
@@ -38,7 +38,11 @@ def write_buffers(
         before: Their attributes before it.
         updated: The buffers after it, by path.
         outside: Other tensors in place of new buffers, by ``id``.
+
+    Returns:
+        Whether the module has other buffers now, and not only other values in them.
     """
+    kept = True
     # torch's batch norm does not count its change of the running statistics as one.
     trains = any(module.training for module in live.modules.values())
     parts = [part for _, part in live.fn.parts()]
@@ -48,11 +52,13 @@ def write_buffers(
         paths, old = part.paths(), _buffers_before(clone, snapshot)
         for name, buffer in vars(clone)["_buffers"].items():
             if buffer is None:
+                kept = kept and old.get(name) is None
                 vars(module)["_buffers"][name] = None
             elif trains or _is_changed(buffer, old.get(name)):
                 known = updated.get(paths.get(name, ""))
                 new = outside.get(id(buffer), buffer) if known is None else known
-                _write(vars(module)["_buffers"], name, new)
+                kept = _write(vars(module)["_buffers"], name, new) and kept
+    return not kept
 
 
 def _buffers_before(clone: nn.Module, snapshot: Snapshot) -> dict[str, Any]:
@@ -63,9 +69,12 @@ def _is_changed(now: Tensor, before: Tensor | None) -> bool:
     return now is not before or (not compiling() and now._version > 0)
 
 
-def _write(buffers: dict[str, Tensor | None], name: str, new: Tensor) -> None:
+def _write(buffers: dict[str, Tensor | None], name: str, new: Tensor) -> bool:
+    """Write a buffer; into the old one if it fits, which the result says."""
     old = buffers.get(name)
-    if old is not None and (old.shape, old.dtype) == (new.shape, new.dtype):
+    fits = old is not None and (old.shape, old.dtype) == (new.shape, new.dtype)
+    if old is not None and fits:
         old.copy_(new)
     else:
         buffers[name] = new.detach()
+    return fits

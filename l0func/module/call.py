@@ -58,7 +58,7 @@ class Call:
         """
         inside = map(id, self.left)
         outside = dict(zip(inside, left, strict=True))
-        write_buffers(self.live, self.clones, self.before, buffers, outside)
+        others = write_buffers(self.live, self.clones, self.before, buffers, outside)
         if not any(self.writes.names):
             return
         modules = self.live.modules
@@ -66,7 +66,7 @@ class Call:
         self.writes.give(list(modules.values()), outside)
         for number, path in enumerate(modules):
             self._note(number, path, starts[number], outside)
-        if not any("_modules" in names for names in self.writes.names):
+        if not others and not any("_modules" in names for names in self.writes.names):
             self.live.refresh()
 
     def _start(self, number: int) -> dict[str, Any]:
@@ -82,7 +82,8 @@ class Call:
         written.note(path, [name for name in start if name != "_modules"])
         for name, before in start.items():
             now = vars(self.clones[number]).get(name)
-            if any(id(tensor) in outside for tensor in tensors_in(now)) and self.by_row:
+            is_kept = now is self.before[number].values.get(name)
+            if not is_kept and any(id(tensor) in outside for tensor in tensors_in(now)):
                 written.note_rows(path, name, vars(module)[name], before)
 
     def _check_registered(self) -> None:

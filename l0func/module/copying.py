@@ -27,7 +27,7 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """
     memo = {} if memo is None else memo
     # A copy that fails leaves halves of modules behind.
-    trial = {**memo, **_detached_results(module)}
+    trial = {**memo, **detached_results(module)}
     try:
         new = copy.deepcopy(module, trial)
     except Exception:
@@ -42,7 +42,7 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     return new
 
 
-def _detached_results(value: Any) -> dict[int, Any]:
+def detached_results(value: Any) -> dict[int, Any]:
     """A memo for :func:`copy.deepcopy`: detached copies for all results of a computation."""
     memo: dict[int, Any] = {}
     for tensor in _tensors(value):

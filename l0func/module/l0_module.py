@@ -22,7 +22,7 @@ from l0func.internal import tree
 from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, settings
 from l0func.module.call import Call
-from l0func.module.copying import copied
+from l0func.module.copying import copied, detached_results
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.watch import watch
@@ -313,10 +313,12 @@ class L0Module(nn.Module):
         return {**vars(self), "_live": None, "_written": written}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
+        state = self.__getstate__()
+        memo.update(detached_results(state))
         copied(self.module, memo)
         new: Any = type(self).__new__(type(self))
         memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        new.__setstate__(copy.deepcopy(state, memo))
         return new
 
     def _checked(self) -> dict[str, Tensor]:

@@ -101,9 +101,11 @@ class Snapshot:
         return None if found is None else found[1]
 
     def everything(self) -> list[Any]:
-        """The attributes and the copies, without containers that may have changed since."""
-        plain = [value for value in self.values.values() if type(value) not in CONTAINERS]
-        return [*plain, *(copy for _, copy in self._copies.values())]
+        """All values in attributes and in containers, but for the containers themselves."""
+        found = list(self.values.values())
+        for _, copy in self._copies.values():
+            found.extend(copy.values() if is_mapping(copy) else copy)
+        return [value for value in found if type(value) not in CONTAINERS]
 
     def _is_changed(self, name: str, now: dict[str, Any]) -> bool:
         before, value = self.values.get(name, self), now.get(name, self)
