@@ -10,7 +10,7 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import prune, spectral_norm, weight_norm
 
 import l0func as l0
 
@@ -54,10 +54,6 @@ def with_result() -> nn.Module:
     return net
 
 
-def parametrised() -> nn.Module:
-    return nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 2)))
-
-
 KINDS = [old_weight_norm, old_spectral_norm, pruned, recurrent_weight_norm, with_result]
 OLD = ["ignore:.*weight_norm.*", "ignore:.*spectral_norm.*"]
 X = torch.linspace(-1, 1, 20).reshape(5, 4)
@@ -71,7 +67,7 @@ def through_file(net: nn.Module) -> nn.Module:
 
 
 @pytest.mark.filterwarnings(*OLD)
-@pytest.mark.parametrize("build", [*KINDS, parametrised])
+@pytest.mark.parametrize("build", KINDS)
 def test_a_module_that_holds_results_is_wrapped_trained_and_copied(build):
     module = build()
     net = l0.L0Module(module, 1e-3, seed=0)
