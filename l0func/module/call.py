@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from l0func.internal import tree
 from l0func.internal.context import is_mapped
 from l0func.internal.tree import Tree
 from l0func.module.buffers import new_buffers, write_buffers
@@ -38,7 +39,8 @@ class Call:
         """The module's output, and everything else to hand out of the transforms around it."""
         self.clones = self.live.assembled(params, buffers)
         self.before = self.live.snapshots(self.clones)
-        output = self.clones[0](*inputs, **kwargs)
+        own_params = tree.leaves(params)
+        output = self.live.fn.forward(self.clones[0], own_params, inputs, kwargs)
         self._check_registered()
         self.writes = Writes(self.clones, self.before)
         left: list[Tensor] = []

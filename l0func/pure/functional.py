@@ -126,9 +126,27 @@ class PureModule:
     ) -> tuple[Any, dict[str, Tensor]]:
         """``with_buffers`` inside a :class:`Keyed` that the caller has entered."""
         modules = self.assembled(params, buffers)
-        output = modules[0](*args, **kwargs)
+        own_params = tree.leaves(params)
+        output = self.forward(modules[0], own_params, args, kwargs)
         held = self.buffers_of(modules)
         return output, {path: held[path] for path in tree.leaves(buffers, "buffers")}
+
+    def forward(
+        self,
+        module: nn.Module,
+        params: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """The output of a call's root module.
+
+        Args:
+            module: The root of the modules for one call.
+            params: The call's parameters, flat.
+            args: Its inputs.
+            kwargs: Its keyword inputs.
+        """
+        return module(*args, **kwargs)
 
     def assembled(self, params: Tree, buffers: Tree, /) -> list[nn.Module]:
         """The module tree for one call, around these parameters and copies of these buffers.

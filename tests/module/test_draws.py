@@ -144,14 +144,14 @@ def test_a_checkpoint_around_it_is_refused_and_one_around_eval_mode_is_not():
         x = X.clone().requires_grad_()
         run = torch.utils.checkpoint.checkpoint
         y = run(net, x, use_reentrant=reentrant)
-        with pytest.raises(RuntimeError, match="ran again in the backward pass.*wrap the module"):
+        with pytest.raises(RuntimeError, match=r"ran again in the backward pass.*wrap the"):
             y.sum().backward()
         run(net.eval(), x, use_reentrant=reentrant).sum().backward()
         assert x.grad is not None
 
 
 def test_data_parallel_is_refused_by_name():
-    with pytest.raises(RuntimeError, match="Use nn.parallel.DistributedDataParallel"):
+    with pytest.raises(RuntimeError, match=r"Use nn\.parallel\.Dist"):
         build()._replicate_for_data_parallel()
 
 
@@ -175,32 +175,3 @@ def test_a_compiled_module_compiles_once_a_mode_and_draws_as_the_eager_one(per_e
         torch.testing.assert_close(fast.train(mode)(X), eager.train(mode)(X))
     assert len(graphs) == 2
     assert net.draws == eager.draws == 12
-
-
-@pytest.mark.skipif(not compiles(), reason="the library compiles on later torch")
-def test_a_compiled_module_gives_back_a_loss_too():
-    class WithLoss(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear, self.loss = nn.Linear(4, 4), torch.zeros(())
-
-        def forward(self, x):
-            y = self.linear(x)
-            self.loss = y.square().mean()
-            return y
-
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    torch._dynamo.reset()
-    net = l0.L0Module(WithLoss(), 1e-3, seed=0)
-    fast = torch.compile(net, backend=backend, fullgraph=True)
-    for _ in range(6):
-        y = fast(X)
-        torch.testing.assert_close(net.module.loss, y.square().mean())
-    assert len(graphs) <= 2
-    net.module.loss.backward()
-    assert net.module.linear.weight.grad is not None
