@@ -33,16 +33,20 @@ class Exchange:
         theirs: Sequence[nn.Module],
         tensors: Mapping[int, Tensor] | None = None,
     ) -> None:
-        self.tensors: dict[int, Tensor] = dict(tensors or {})
+        self.further: Mapping[int, Tensor] = tensors or {}
+        self.tensors: dict[int, Tensor] = dict(self.further)
+        self.pairs: list[tuple[Tensor, Tensor]] = []
         self.modules: dict[int, nn.Module] = {}
         for our, their in zip(ours, theirs, strict=True):
             self.modules[id(our)] = their
-            self.tensors.update(_counterparts(our, their))
+            self.pairs.extend(_counterparts(our, their))
+        for tensor, other in self.pairs:
+            self.tensors[id(tensor)] = other
 
     def __call__(self, value: Any) -> Any:
         """The other tree's value for a value."""
         if isinstance(value, Tensor):
-            return self.tensors.get(id(value), value)
+            return self._tensor(value)
         if isinstance(value, nn.Module):
             return self.modules.get(id(value), value)
         if isinstance(value, MethodType):
@@ -55,6 +59,15 @@ class Exchange:
         if level is None:
             return value
         return level.unflatten([self(child) for child in level.children])
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        if not compiling():
+            return self.tensors.get(id(tensor), tensor)
+        # For the id of a tensor from outside, a compiler compiles again at every call.
+        for ours, theirs in self.pairs:
+            if tensor is ours:
+                return theirs
+        return self.further.get(id(tensor), tensor) if self.further else tensor
 
     def _method(self, method: MethodType) -> Any:
         owner = self.modules.get(id(method.__self__))
@@ -83,9 +96,9 @@ def _level_of(value: Any) -> tree.Level | None:
     return tree.level_of(value)
 
 
-def _counterparts(our: nn.Module, their: nn.Module) -> Iterator[tuple[int, Tensor]]:
+def _counterparts(our: nn.Module, their: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     for table in TABLES:
         held: dict[str, Any] = vars(their)[table]
         for name, tensor in vars(our)[table].items():
             if tensor is not None and held.get(name) is not None:
-                yield id(tensor), held[name]
+                yield tensor, held[name]
