@@ -175,3 +175,33 @@ def test_a_compiled_module_compiles_once_a_mode_and_draws_as_the_eager_one(per_e
         torch.testing.assert_close(fast.train(mode)(X), eager.train(mode)(X))
     assert len(graphs) == 2
     assert net.draws == eager.draws == 12
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.skipif(not compiles(), reason="the library compiles on later torch")
+def test_a_compiled_module_gives_back_a_loss_too():
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.loss = nn.Linear(4, 4), torch.zeros(())
+
+        def forward(self, x):
+            y = self.linear(x)
+            self.loss = y.square().mean()
+            return y
+
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    net = l0.L0Module(WithLoss(), 1e-3, seed=0)
+    fast = torch.compile(net, backend=backend, fullgraph=True)
+    for _ in range(6):
+        y = fast(X)
+        torch.testing.assert_close(net.module.loss, y.square().mean())
+    assert len(graphs) <= 2
+    net.module.loss.backward()
+    assert net.module.linear.weight.grad is not None
