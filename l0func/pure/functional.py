@@ -159,25 +159,39 @@ class PureModule:
     ) -> tuple[Any, dict[str, Tensor]]:
         """``with_buffers`` inside a :class:`Keyed` that the caller has entered."""
         own_params, own_buffers = self._checked(params, buffers)
-        # In-place updates of a buffer, such as BatchNorm's, write into a copy.
-        copies = {path: _copied(b) for path, b in own_buffers.items()}
+        copies = _all_copied(own_buffers)
         modules = self._assemble(own_params | copies)
         output = self.forward(modules[0], own_params, args, kwargs)
-        updated: dict[str, Tensor] = {}
-        for part, module in zip(self._parts, modules, strict=True):
-            for path, b in part.buffers_of(module):
-                updated[path] = b
         watch = None if compiling() else current_watch()
         if watch is not None:
             report_frozen(own_params, self.frozen)
             report_changes(watch, zip(self._parts, modules, strict=True), copies)
-        if torch.is_grad_enabled() and not compiling():
-            # A block in activation checkpointing updates the copies again in the backward pass.
-            for path, b in copies.items():
-                updated[path] = _copied(b) if updated[path] is b else updated[path]
+        new = self.buffers_of(modules)
         given = tree.leaves(buffers, "buffers") if self._compiled else own_buffers
-        new = [updated[path] for path in own_buffers]
-        return output, dict(zip(given, new, strict=True))
+        return output, dict(zip(given, [new[path] for path in own_buffers], strict=True))
+
+    def assembled(self, params: Tree, buffers: Tree, /) -> list[nn.Module]:
+        """The module tree for one call, around these parameters and copies of these buffers.
+
+        Returns:
+            The modules in the order of :meth:`parts`; the first is the root. They live for one
+            call: attributes that ``forward`` writes on them are theirs.
+        """
+        own_params, own_buffers = self._checked(params, buffers)
+        return self._assemble(own_params | _all_copied(own_buffers))
+
+    def buffers_of(self, modules: Iterable[nn.Module], /) -> dict[str, Tensor]:
+        """The buffers that the modules of a call hold now.
+
+        Where gradients are recorded they are copies: a block in activation checkpointing writes
+        the modules' own again in the backward pass.
+        """
+        held: dict[str, Tensor] = {}
+        for part, module in zip(self._parts, modules, strict=True):
+            held.update(part.buffers_of(module))
+        if torch.is_grad_enabled() and not compiling():
+            return _all_copied(held)
+        return held
 
     def forward(
         self,
@@ -339,9 +353,9 @@ def _give_own_graph(module: Any) -> None:
     module.recompile()
 
 
-def _copied(buffer: Tensor) -> Tensor:
+def _all_copied(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Inside per_example a clone is a new tensor for each row, and all rows share a buffer.
-    return buffer.to(buffer.dtype, copy=True)
+    return {path: b.to(b.dtype, copy=True) for path, b in buffers.items()}
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,0 +1,118 @@
+"""One forward of an ``L0Module``: it runs on clones, and gives back what it wrote on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from l0func.internal import tree
+from l0func.internal.context import is_mapped
+from l0func.internal.tree import Tree
+from l0func.module.buffers import new_buffers, write_buffers
+from l0func.module.exchange import tensors_in
+from l0func.module.give_back import Writes
+from l0func.module.live import Live
+from l0func.module.snapshot import Snapshot
+
+Result = tuple[Any, list[Tensor], dict[str, Tensor]]
+"""The output, the tensors that forward left in attributes, and the buffers."""
+
+
+class Call:
+    """One call of a live module, so that nothing that it writes is lost.
+
+    Args:
+        live: The module.
+        by_row: Whether the call is mapped over rows.
+    """
+
+    def __init__(self, live: Live, by_row: bool) -> None:
+        self.live = live
+        self.by_row = by_row
+        self.clones: list[nn.Module] = []
+        self.before: list[Snapshot] = []
+        self.left: list[Tensor] = []
+
+    def run(self, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any) -> Result:
+        """The module's output, and everything else to hand out of the transforms around it."""
+        self.clones = self.live.assembled(params, buffers)
+        self.before = self.live.snapshots(self.clones)
+        own_params = tree.leaves(params)
+        output = self.live.fn.forward(self.clones[0], own_params, inputs, kwargs)
+        self._check_registered()
+        self.writes = Writes(self.clones, self.before)
+        left: list[Tensor] = []
+        if self.by_row:
+            new = [*self.writes.tensors(), *new_buffers(self.clones, self.before)]
+            # A tensor that no row made, such as a table of positions, is whole already.
+            self.left = [tensor for tensor in new if is_mapped(tensor)]
+            left = [_as_row(tensor) for tensor in self.left]
+        return output, left, self.live.fn.buffers_of(self.clones)
+
+    def give_back(self, left: Sequence[Tensor], buffers: dict[str, Tensor]) -> None:
+        """Put what forward wrote on the clones where a plain module would have it.
+
+        Args:
+            left: The tensors in attributes, as they came out of the transforms.
+            buffers: The buffers, likewise.
+        """
+        inside = map(id, self.left)
+        outside = dict(zip(inside, left, strict=True))
+        others = write_buffers(self.live, self.clones, self.before, buffers, outside)
+        if not any(self.writes.names):
+            return
+        modules = self.live.modules
+        starts = list(map(self._start, range(len(modules))))
+        self.writes.give(list(modules.values()), outside)
+        for number, path in enumerate(modules):
+            self._note(number, path, starts[number], outside)
+        if not others and not any("_modules" in names for names in self.writes.names):
+            self.live.refresh()
+
+    def _start(self, number: int) -> dict[str, Any]:
+        """The values that forward started from, of the attributes that it wrote."""
+        path, module = list(self.live.modules.items())[number]
+        names = self.writes.names[number]
+        return {name: self.live.written.start(path, module, name) for name in names}
+
+    def _note(
+        self, number: int, path: str, start: dict[str, Any], outside: Mapping[int, Tensor]
+    ) -> None:
+        written, module = self.live.written, self.live.modules[path]
+        written.note(path, [name for name in start if name != "_modules"])
+        for name, before in start.items():
+            now = vars(self.clones[number]).get(name)
+            is_kept = now is self.before[number].values.get(name)
+            if not is_kept and any(id(tensor) in outside for tensor in tensors_in(now)):
+                written.note_rows(path, name, vars(module)[name], before)
+
+    def _check_registered(self) -> None:
+        """Refuse parameters that forward made: no gate and no optimizer knows them."""
+        for path, clone, before in zip(self.live.modules, self.clones, self.before, strict=True):
+            names = self._new_parameters(clone, before)
+            if names:
+                raise ValueError(
+                    f"forward of {type(clone).__name__} {path!r} made parameters in {names}. "
+                    "L0Module gates the parameters that a module has when it is wrapped: run the "
+                    "module once on an example first."
+                )
+
+    def _new_parameters(self, clone: nn.Module, before: Snapshot) -> list[str]:
+        """The names under which a clone holds parameters that no module held before."""
+        now: dict[str, Any] = vars(clone)
+        own: dict[str, Any] = before.items_before(now["_parameters"]) or {}
+        found = [name for name, p in now["_parameters"].items() if p is not own.get(name)]
+        for name, child in now["_modules"].items():
+            if child is None or any(child is other for other in self.clones):
+                continue
+            if list(child.parameters()):
+                found.append(name)
+        return found
+
+
+def _as_row(tensor: Tensor) -> Tensor:
+    """A row's tensor with a dimension for rows at the front."""
+    has_row = tensor.dim() > 0 and tensor.shape[0] == 1
+    return tensor if has_row else tensor.unsqueeze(0)

@@ -1,0 +1,74 @@
+"""The draws of an ``L0Module``: how they are counted, and the key for each of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func import random
+from l0func.internal.context import compiling
+from l0func.internal.names import stream
+from l0func.internal.untyped import untyped
+
+# Two threads in forward at once must have different keys. One lock serves all modules: a module
+# with a lock of its own could not be pickled.
+_COUNTING = threading.Lock()
+# Draws have small numbers, so this fold meets none of them.
+_RANKS = stream("l0func.module.rank")
+
+
+def draw_number(number: int) -> Tensor:
+    """A number of draws as a tensor: a compiler compiles again for every new Python integer."""
+    return torch.tensor(number, dtype=torch.int64, device="cpu")
+
+
+@contextmanager
+def counting() -> Generator[None, None, None]:
+    """A context for one thread at a time, without the transforms in ``torch.func``.
+
+    Those would wrap the counter. Do not enter it inside a compiler, which follows no lock.
+    """
+    with _COUNTING, untyped._C._DisableFuncTorch():
+        yield
+
+
+def key_of_draw(key: Tensor, draw: int | Tensor, rank: int) -> Tensor:
+    """The key for one draw of one process.
+
+    Args:
+        key: The module's key, shape ``(2,)``.
+        draw: The draw's number, from 1 on.
+        rank: The process's rank; rank 0 draws like a single process.
+
+    Returns:
+        A key, shape ``(2,)``.
+    """
+    own = key if rank == 0 else random.fold_in(random.fold_in(key, _RANKS), rank)
+    return random.fold_in(own, draw)
+
+
+def process_rank() -> int:
+    """The rank in ``torch.distributed``; 0 without it."""
+    distributed: Any = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return 0
+
+
+def check_not_recomputed() -> None:
+    """Refuse a draw in a backward pass.
+
+    Raises:
+        RuntimeError: Autograd is running backward on this thread.
+    """
+    if not compiling() and untyped._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "An L0Module in training ran again in the backward pass, as torch.utils.checkpoint "
+            "does. New masks would give the gradient of another network. Let L0Module wrap the "
+            "module that calls checkpoint, or give l0func.gated the key yourself."
+        )

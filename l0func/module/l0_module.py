@@ -1,0 +1,380 @@
+"""The class :class:`L0Module`: settings, forward, costs and checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l0func import random
+from l0func.compaction.compact import Empty, compact, to_module
+from l0func.costs import expected as costs
+from l0func.costs.summary import Summary, summary
+from l0func.distributions import GateDistribution
+from l0func.engine.gated import Gated, Sampling, gated
+from l0func.engine.per_example import PerExample
+from l0func.gates.checks import MaskEstimator, check_estimator, check_values
+from l0func.gates.init import init_gates
+from l0func.internal import outputs
+from l0func.internal.context import compiling
+from l0func.module import checkpoint, draws, settings
+from l0func.module.call import Call
+from l0func.module.copying import copied, detached_results
+from l0func.module.live import Live, named_modules, with_modes
+from l0func.module.precision import GateDict, kept_integers
+from l0func.module.watch import watch
+from l0func.module.written import Written
+from l0func.pure import init_params as initialisation
+from l0func.pure.functional import PureModule, make_functional
+from l0func.pure.init_params import Initialiser
+from l0func.spec.build import Rules, gate_spec
+from l0func.spec.plan import Group
+
+
+class L0Module(nn.Module):
+    """A copy of a module with learned gates on its weights.
+
+    In training every forward draws new masks, shared by the batch or one for each example; in eval
+    mode the gates are fixed. Add :meth:`regularization` to the loss. Give ``gates()`` an optimizer
+    without weight decay and with a larger learning rate than ``weights()``.
+
+    Args:
+        module: The module to copy; its weights are kept as they are.
+        lam: The cost for each open entry, on the scale of the loss: if the loss is a mean over N
+            examples, the paper's λ divided by N. A number, a tensor, or ``{pattern: either}``.
+        weight_decay: The cost for half a squared weight while its gate is open. Use no other
+            weight decay.
+        droprate_init: The probability that a gate starts closed, in (0, 1).
+        temperature: β of the hard concrete distribution.
+        limit_a: Its lower stretch limit γ, below 0.
+        limit_b: Its upper stretch limit ζ, above 1.
+        epsilon: Without effect, kept for old code: draws are from the open interval (0, 1) and
+            need no margin.
+        rules: The gates by parameter, as for :func:`l0func.gate_spec`; ``{"pattern": None}``
+            excludes.
+        groups: Gates over slices of several parameters, as for :func:`l0func.gate_spec`.
+        init_params: New values for parameters, as for :func:`l0func.init_params`.
+        per_example: Whether every example has its own masks in training. Examples are along
+            dimension 0 of every input.
+        estimator: The test-time gates, for eval mode.
+        seed: The seed for all draws; None takes one from ``generator``, or from torch's global
+            generator.
+        generator: The source of a seed, if none is given.
+
+    Raises:
+        ValueError: A rule, droprate, limit or estimator is not valid; see the functions above.
+
+    Example:
+        >>> net = L0Module(nn.Linear(3, 2), lam=1e-3, seed=0)
+        >>> net(torch.ones(4, 3)).shape
+        torch.Size([4, 2])
+    """
+
+    key: Tensor
+    """The key of all draws; see :meth:`key_of`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        lam: costs.Lam | Mapping[str, costs.Lam],
+        weight_decay: float | Tensor = 0.0,
+        droprate_init: float = 0.2,
+        temperature: float = 2 / 3,
+        limit_a: float = -0.1,
+        limit_b: float = 1.1,
+        epsilon: float = settings.EPSILON,
+        *,
+        rules: Rules | None = None,
+        groups: Mapping[str, Group] | None = None,
+        distribution: GateDistribution | Mapping[str, GateDistribution] | None = None,
+        sampling: Sampling = "exact",
+        init_params: Mapping[str, Initialiser | None] | None = None,
+        per_example: bool = False,
+        estimator: MaskEstimator = "louizos",
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_estimator(estimator)
+        settings.check_epsilon(epsilon)
+        settings.check_module(module, L0Module)
+        # Raises now, and not in the first forward, if the module cannot be a pure function.
+        fn = PureModule(module)
+        self.module = copied(module)
+        self.lam, self.weight_decay = lam, weight_decay
+        self.per_example = per_example
+        self.sampling: Sampling = sampling
+        self.estimator: MaskEstimator = estimator
+        self.rank = rank
+        self._count = draws.draw_number(0)
+        self._originals = fn.originals
+        self._live: Live | None = None
+        self._written = Written()
+        params, buffers = self.weights(), dict(self.module.named_buffers())
+        chosen = settings.chosen_distribution(distribution, temperature, limit_a, limit_b)
+        self.spec = gate_spec(params, rules, groups=groups, buffers=buffers, distribution=chosen)
+        settings.check_costs(lam, weight_decay, self.spec)
+        apply = gated(fn, self.spec, sampling=sampling, estimator=estimator)
+        settings.check_sampling(sampling, per_example, bool(apply.stand_ins.per_entry))
+        start_key = random.key(settings.chosen_seed(seed, generator))
+        gates_key, weights_key, self.key = random.split(start_key, 3)
+        gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
+        stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
+        self.log_alpha = GateDict(stored)
+        if init_params is not None:
+            _redraw(weights_key, params, init_params)
+        watch(dict(module.named_parameters()), params)
+        self._current()
+
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """The module's output under masks: drawn anew in training, fixed in eval mode.
+
+        Attributes and buffers that the wrapped module writes in its own forward, such as an
+        auxiliary loss, are there afterwards, as in a plain module. With ``per_example`` those
+        that differ from row to row have all rows along dimension 0.
+
+        Args:
+            *inputs: The module's inputs; with ``per_example``, examples are along dimension 0.
+            **kwargs: The module's keyword inputs, likewise.
+
+        Returns:
+            The module's output.
+
+        Raises:
+            RuntimeError: In training, forward runs in a backward pass, as a checkpoint around
+                this module does.
+            ValueError: The wrapped module makes parameters in its forward.
+        """
+        live, gates = self._current(), self.gates()
+        key = self._next_key() if self.training else None
+        call = Call(live, by_row=self.per_example and key is not None)
+        apply: Any = Gated(call.run, self.spec, self.estimator, self.sampling)
+        if call.by_row and key is not None:
+            apply = PerExample(apply, out_dims=(0, 0, None))
+            key = random.split(key, _batch_size(inputs, kwargs))
+        arguments = (live.params, gates, live.buffers, key, *inputs)
+        output, left, buffers = apply(*arguments, **kwargs)
+        call.give_back(left, buffers)
+        return output
+
+    @property
+    def draws(self) -> int:
+        """The number of forwards in training mode so far."""
+        return int(self._count)
+
+    @draws.setter
+    def draws(self, number: int) -> None:
+        self._count = draws.draw_number(number)
+
+    def key_of(self, draw: int) -> Tensor:
+        """The key of one forward in training mode, to repeat it with the functional core.
+
+        It is ``fold_in(key, draw)``. In a process with a rank above 0 the rank is folded into
+        ``key`` first.
+
+        Args:
+            draw: The number of the forward, from 1 on; ``net.draws`` is the latest, and
+                ``net.draws + 1`` the next.
+
+        Returns:
+            A key, shape ``(2,)``, for :func:`l0func.gated`. With ``per_example``, row i has key i
+            of ``l0func.random.split(key, B)``.
+
+        Example:
+            >>> net = L0Module(nn.Linear(3, 2), lam=1e-3, seed=0)
+            >>> x = torch.ones(4, 3)
+            >>> y = net(x)
+            >>> fn, params, buffers = make_functional(net.module)
+            >>> apply = gated(fn, net.spec)
+            >>> torch.equal(apply(params, net.gates(), buffers, net.key_of(1), x), y)
+            True
+        """
+        return draws.key_of_draw(self.key, draw, self._rank())
+
+    def regularization(self) -> Tensor:
+        """The expected L0 and L2 cost, to add to the loss; see :func:`l0func.penalty`."""
+        settings.check_plain_costs(self.lam, self.weight_decay)
+        gates = self._checked()
+        return costs.penalty(self.weights(), gates, self.spec, self.lam, self.weight_decay)
+
+    def count_l0(self) -> Tensor:
+        """The expected number of nonzero parameters, including parameters without gates."""
+        entries = sum(p.size for p in self.spec.parameters)
+        density = 1.0 - costs.expected_sparsity(self._checked(), self.spec)
+        return entries * density
+
+    def count_l2(self) -> Tensor:
+        """The sum of squared expected weights, masks included, over all parameters."""
+        return costs.squared_mean(self.weights(), self._checked(), self.spec)
+
+    def gates(self) -> dict[str, Tensor]:
+        """The gate locations by name, as the functional core takes them."""
+        names = [gate.name for gate in self.spec.gates]
+        return {name: self.log_alpha[checkpoint.stored(name)] for name in names}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The module's parameters by path, as the functional core takes them."""
+        return dict(self.module.named_parameters())
+
+    def summary(self) -> Summary:
+        """The table of :func:`l0func.summary` under this module's estimator."""
+        return summary(self.weights(), self.gates(), self.spec, self.estimator)
+
+    def compacted(self, example_inputs: Any = None, empty: Empty = "raise") -> nn.Module:
+        """A smaller plain module, without closed units and without gates.
+
+        This module's estimator decides about closed units; see :func:`l0func.compact`. Every
+        submodule is in the mode, train or eval, of the wrapped one, as :func:`l0func.to_module`
+        has it: call ``eval()`` here or on the result before you use it.
+
+        Args:
+            example_inputs: A tensor, a tuple of inputs, or a dict of keyword inputs. With
+                examples, units that single gates left idle go too.
+            empty: The treatment of a group without open units, as for :func:`l0func.compact`.
+
+        Returns:
+            A smaller copy of the wrapped module.
+
+        Raises:
+            ValueError: As for :func:`l0func.compact`.
+        """
+        fn, params, buffers = make_functional(self.module)
+        network = (fn.eval(), params, self.gates(), buffers, self.spec, self.estimator)
+        small = compact(*network, example_inputs=example_inputs, empty=empty)
+        return with_modes(to_module(*small), self.module)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """A checkpoint's parts beside tensors: the spec and the number of draws so far."""
+        return {"spec": self.spec.to_json(), "draws": self.draws}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue the draws of a checkpoint."""
+        self.draws = state["draws"]
+
+    def train(self, mode: bool = True) -> L0Module:
+        """Set training mode, as for any module."""
+        super().train(mode)
+        # Now, because a compiler could not follow it in forward.
+        self._current()
+        return self
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which asks for a module to compile in place of this one."""
+        raise ValueError(
+            "torch.jit.script cannot compile an L0Module: its gates are drawn by Python code. "
+            "Script net.compacted(), which is a plain module, or use torch.export or "
+            "torch.jit.trace on net.eval()."
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, on one line."""
+        return f"lam={self.lam}, per_example={self.per_example}, estimator={self.estimator!r}"
+
+    def _save_to_state_dict(self, destination: Any, prefix: Any, keep_vars: Any) -> None:
+        parent: Any = super()
+        parent._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}key"] = self.key
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: Any,
+        local_metadata: Any,
+        strict: Any,
+        missing_keys: Any,
+        unexpected_keys: Any,
+        error_msgs: Any,
+    ) -> None:
+        # Before anything is copied: a checkpoint that does not fit leaves the module as it was.
+        checkpoint.check_fits(state_dict, prefix, self.spec)
+        path = f"{prefix}key"
+        key = checkpoint.saved_key(state_dict, path, self.key)
+        if key is None:
+            missing_keys.append(path)
+        else:
+            self.key = key
+        others = {name: saved for name, saved in state_dict.items() if name != path}
+        parent: Any = super()
+        parent._load_from_state_dict(
+            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> L0Module:
+        parent: Any = super()
+        parent._apply(fn, recurse)
+        self.key = kept_integers(fn, self.key)
+        return self
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise RuntimeError(
+            "nn.DataParallel copies a module at every step, and an L0Module's copies would have "
+            "no parameters. Use nn.parallel.DistributedDataParallel: every process draws masks "
+            "of its own."
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The function is made again where it is needed.
+        written = self._written.current(dict(named_modules(self.module)))
+        return {**vars(self), "_live": None, "_written": written}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
+        state = self.__getstate__()
+        memo.update(detached_results(state))
+        copied(self.module, memo)
+        new: Any = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(state, memo))
+        return new
+
+    def _checked(self) -> dict[str, Tensor]:
+        gates = self.gates()
+        check_values(gates)
+        return gates
+
+    def _current(self) -> Live:
+        """The function of the wrapped module as it is now."""
+        live = self._live
+        if live is None or not live.fits(self.module):
+            live = self._live = Live(self.module, self._written, self._originals)
+        return live
+
+    def _rank(self) -> int:
+        return draws.process_rank() if self.rank is None else self.rank
+
+    def _next_key(self) -> Tensor:
+        draws.check_not_recomputed()
+        if compiling():
+            return draws.key_of_draw(self.key, self._next_draw(), self._rank())
+        with draws.counting():
+            draw = self._next_draw()
+        return draws.key_of_draw(self.key, draw, self._rank())
+
+    def _next_draw(self) -> Tensor:
+        # A new tensor, not a change in place: a clone of this module counts for itself.
+        self._count = self._count + 1
+        return self._count
+
+
+@torch.no_grad()
+def _redraw(
+    key: Tensor, params: dict[str, Tensor], initialisers: Mapping[str, Initialiser | None]
+) -> None:
+    """Draw parameters anew in place; a wildcard leaves frozen parameters as they are."""
+    new = initialisation.init_params(key, params, initialisers)
+    for path, p in params.items():
+        if p.requires_grad or path in initialisers:
+            p.copy_(new[path])
+
+
+def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    for _, leaf in outputs.walk((inputs, kwargs)):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            return leaf.shape[0]
+    raise ValueError(
+        "per_example=True gives every row of an input its own masks; no input is a tensor with "
+        "rows."
+    )
