@@ -5,16 +5,17 @@ Forgotten and swapped arguments are named as such, beside the form of the call.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from l0func.internal.scalars import integer
 from l0func.pure.functional import Functional, PureModule
+from l0func.spec.plan import GateSpec
 
 _APPLY = "apply(params, gates, buffers, key, *inputs)"
-_AXES: tuple[type[Any], ...] = (int, list, tuple, dict)
+_NO_AXES = (str, bytes, float, bool, Tensor, GateSpec)
 _ROWS = "rows(params, gates, buffers, keys, *inputs)"
 
 
@@ -67,9 +68,7 @@ def check_axes(name: str, axes: Any) -> None:
     Raises:
         TypeError: ``axes`` is text, a tensor, or another leaf.
     """
-    kind = cast("type[Any]", type(axes))
-    is_tree = issubclass(kind, _AXES) and kind is not bool
-    if axes is not None and not is_tree:
+    if isinstance(axes, _NO_AXES) or callable(axes):
         raise TypeError(
             f"{name} says where the rows are: a dimension, None for a value that all rows share, "
             f"or a tuple or dict of these; got {type(axes).__name__}."

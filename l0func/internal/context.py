@@ -69,6 +69,18 @@ def _vmap_level(tensor: Tensor) -> int:
     return functorch.maybe_get_level(tensor) if functorch.is_batchedtensor(tensor) else 0
 
 
+def is_mapped_here(tensor: Tensor, /) -> bool:
+    """Whether a vmap maps the tensor, and this code runs inside of that vmap.
+
+    The rule of a custom Function for vmap runs outside of the vmap that it is a rule for.
+    """
+    if compiling():
+        return is_mapped(tensor)
+    functorch: Any = untyped._C._functorch
+    interpreter = functorch.peek_interpreter_stack()
+    return interpreter is not None and 0 < _vmap_level(tensor) <= interpreter.level()
+
+
 def innermost_is_vmap() -> bool:
     """Whether the innermost transform of torch.func around this code is a vmap."""
     functorch: Any = untyped._C._functorch

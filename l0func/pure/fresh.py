@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.context import is_mapped, is_mapped_with
+from l0func.internal.context import is_mapped_here, is_mapped_with
 from l0func.internal.shared import for_each_row
 from l0func.internal.untyped import TENSOR, untyped
 
@@ -19,7 +19,7 @@ from l0func.internal.untyped import TENSOR, untyped
 def _make_for_rows(mode: Any, func: Any, *args: Any, **named: Any) -> Any:
     made = func(*args, **named)
     key: Tensor | None = mode.key
-    if key is None or "out" in named or not is_mapped(key) or not _is_plain(made):
+    if key is None or "out" in named or not is_mapped_here(key) or not _is_plain(made):
         return made
     return made if is_mapped_with(key, [made]) else for_each_row(made, key)
 

@@ -5,7 +5,7 @@ The module's structure stays in the function, and its tensors come in as argumen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from copy import copy
 from typing import Any, NamedTuple
@@ -126,8 +126,7 @@ class PureModule:
                 is random (dropout in training mode) and needs a key: use :func:`l0func.gated`;
                 or a function or an object in it reads a tensor of the original module.
         """
-        with Keyed(None):
-            return self.output(params, buffers, *args, **kwargs)
+        return self._without_key(self.output, params, buffers, args, kwargs)
 
     def with_buffers(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
@@ -146,10 +145,20 @@ class PureModule:
         Raises:
             ValueError: As for a plain call.
         """
-        watch = None if compiling() else Watched(PureModule.with_buffers.__code__)
+        return self._without_key(self.run, params, buffers, args, kwargs)
+
+    def _without_key(
+        self,
+        call: Callable[..., Any],
+        params: Tree,
+        buffers: Tree,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        watch = None if compiling() else Watched(PureModule._without_key.__code__)
         keyed = Keyed(None, watch)
         with nullcontext() if watch is None else watch, keyed:
-            result = self.run(params, buffers, *args, **kwargs)
+            result = call(params, buffers, *args, **kwargs)
             if watch is not None:
                 watch.settle(result, keyed)
             return result

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.context import is_mapped
+from l0func.internal.context import is_mapped_here
 from l0func.internal.interception import function_name
 from l0func.internal.shared import shared_value
 from l0func.internal.source_line import calling_line
@@ -48,7 +48,7 @@ def _in_rows(handler: Callable[..., Any]) -> Callable[..., Any]:
     """The handler where every row has its own key; elsewhere the function itself."""
 
     def in_rows(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
-        if mode.key is None or not is_mapped(mode.key):
+        if mode.key is None or not is_mapped_here(mode.key):
             return func(*args, **named)
         return handler(mode, func, *args, **named)
 

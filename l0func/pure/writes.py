@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.internal import tree
-from l0func.internal.context import compiling, is_mapped, is_mapped_with
+from l0func.internal.context import compiling, is_mapped_here, is_mapped_with
 from l0func.internal.function_kinds import WRITERS
 from l0func.internal.interception import function_name
 from l0func.internal.source_line import calling_line
@@ -30,7 +30,7 @@ def check_target(mode: Any, func: Any, target: Any, values: Iterable[Any]) -> No
         ValueError: A value differs from row to row, and the target has no rows.
     """
     key: Tensor | None = mode.key
-    if key is None or compiling() or type(target) is not Tensor or not is_mapped(key):
+    if key is None or compiling() or type(target) is not Tensor or not is_mapped_here(key):
         return
     if is_mapped_with(key, [target]):
         return

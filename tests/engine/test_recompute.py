@@ -8,6 +8,7 @@ import re
 import threading
 import weakref
 
+import checkpoints as cp
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,6 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import l0func as l0
-from tests import checkpoints as cp
 
 PAIRS = list(itertools.permutations(cp.WAYS, 2))
 OLD = not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")

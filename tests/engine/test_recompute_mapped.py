@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import checkpoints as cp
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 import l0func as l0
 from l0func import random
-from tests import checkpoints as cp
 
 BLOCKS = ["non-reentrant", "without early stop", "offloaded"]
 FUNCTIONS = ["reentrant", "by hand", "by hand, decorated"]
