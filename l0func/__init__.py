@@ -47,6 +47,7 @@ from l0func.train.stacks import diverged, stack, unstack
 from l0func.train.state import TrainState
 from l0func.train.training import Training, training
 
+# Not in __all__: ``random``, which a star import would put in the place of Python's own module.
 __all__ = [
     "BernoulliGate",
     "GateDistribution",
@@ -94,7 +95,6 @@ __all__ = [
     "per_example",
     "plot",
     "prune",
-    "random",
     "realised_macs",
     "sample_masks",
     "save",

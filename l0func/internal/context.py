@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from l0func.internal.compiler_import import once_imported
 from l0func.internal.untyped import loose, untyped
 
 _COMPILES = hasattr(torch.compiler, "is_compiling")
-_DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
+
+
+class _OldCompiler:
+    """The compiler's module in torch 2.1, once it is imported."""
+
+    module: Any = None
+
+    def remember(self, module: Any) -> None:
+        self.module = module
+
+
+_OLD = _OldCompiler()
+if not _COMPILES:
+    once_imported(_OLD.remember)
 
 
 def compiling() -> bool:
@@ -24,7 +37,7 @@ def compiling() -> bool:
     """
     if _COMPILES:
         return torch.compiler.is_compiling()
-    if _DYNAMO.is_compiling():
+    if _OLD.module is not None and _OLD.module.is_compiling():
         raise RuntimeError(
             f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly."
         )

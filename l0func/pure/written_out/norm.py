@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.internal.untyped import untyped
+from l0func.internal.compiler_import import graph_node
 
 
 def batch_norm(
@@ -79,7 +79,7 @@ _ONE_ROW = (
 )
 
 
-@untyped.compiler.allow_in_graph
+@graph_node
 def _batch_statistics(x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # allow_in_graph: a compiler that traced into the function would run its forward, and never
     # its vmap rule.
