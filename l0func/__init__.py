@@ -5,7 +5,8 @@ Describe in *spec*, hold in *gates*, run in *engine*, pay in *costs*, learn in *
 gates follow; *files* keeps the results on disk. This file collects the public names.
 """
 
-from l0func import plot, random, schedules
+from l0func import plot, schedules
+from l0func import random as random
 from l0func.compaction.compact import compact, to_module
 from l0func.compaction.units import UnitGroups, unit_groups
 from l0func.costs.expected import (

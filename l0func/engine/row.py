@@ -14,6 +14,7 @@ from torch import Tensor
 from l0func.internal import tree
 from l0func.internal.mapped import FlatMapped, flatten_mapped
 from l0func.internal.tree import Tree
+from l0func.pure.autocast import Autocast
 from l0func.pure.by_row import ByRow
 
 Axis: TypeAlias = Any
@@ -76,7 +77,7 @@ class Row:
         batch_of_one = [x.unsqueeze(dim) for x, dim in placed]
         inputs, kwargs, gates = self.arguments.rebuilt(batch_of_one)
         gates = self._own_gates(gates)
-        with ByRow(key, chunked=self.chunked):
+        with Autocast(), ByRow(key, chunked=self.chunked):
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
         flat = flatten_mapped(output, self.out_dims, "out_dims")
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -102,12 +103,12 @@ def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype
 
     The first follows autocast; the second is at least as precise as float32.
     """
-    autocast = _autocast(x.device.type)
+    autocast = autocast_dtype(x.device.type)
     dtype = torch.promote_types(x.dtype, weight.dtype) if autocast is None else autocast
     return dtype, torch.promote_types(dtype, torch.float32)
 
 
-def _autocast(kind: str) -> torch.dtype | None:
+def autocast_dtype(kind: str, /) -> torch.dtype | None:
     """Autocast's dtype for products on this kind of device, or None if autocast is off."""
     if hasattr(torch, "get_autocast_dtype"):
         return untyped.get_autocast_dtype(kind) if untyped.is_autocast_enabled(kind) else None
@@ -115,3 +116,8 @@ def _autocast(kind: str) -> torch.dtype | None:
     if kind == "cpu":
         return untyped.get_autocast_cpu_dtype() if untyped.is_autocast_cpu_enabled() else None
     return untyped.get_autocast_gpu_dtype() if untyped.is_autocast_enabled() else None
+
+
+def without_autocast(kind: str, /) -> AbstractContextManager[Any]:
+    """A context in which autocast is off for this kind of device."""
+    return torch.autocast(kind, enabled=False)

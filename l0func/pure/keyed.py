@@ -6,6 +6,7 @@ Every call of a pure module runs inside it; random functions without a keyed for
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from l0func import random
 from l0func.internal.interception import Interception, function_name
+from l0func.pure.autocast import as_autocast
 from l0func.pure.refused import REFUSED_HANDLERS
 from l0func.pure.written_out import dropout as draws
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
@@ -177,7 +179,8 @@ def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
                 f"{function_name(func)} has no keyed dropout between layers for packed sequences; "
                 "pad them instead."
             )
-        return replacement.function(*args, **named, dropout=mode.dropout(func))
+        written_out = partial(replacement.function, dropout=mode.dropout(func))
+        return as_autocast(func, written_out, args, named)
 
     return handler
 
