@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from l0func.compaction.examples import as_inputs, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
-from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
+from l0func.gates.checks import (
+    Gates,
+    MaskEstimator,
+    check_finite,
+    check_gates,
+    check_params,
+    check_values,
+)
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
@@ -86,6 +93,7 @@ def compact(
     with torch.no_grad():
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
+        check_finite(tensors)
         z = deterministic_gates(named_gates, spec, estimator)
         pruned = pruned_by(tensors, z, spec)
         opens = {name: value != 0 for name, value in z.items()}

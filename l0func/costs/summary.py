@@ -9,7 +9,14 @@ from html import escape
 import torch
 
 from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
-from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
+from l0func.gates.checks import (
+    Gates,
+    MaskEstimator,
+    check_finite,
+    check_gates,
+    check_params,
+    check_values,
+)
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import open_entries
 from l0func.internal.tree import Tree
@@ -145,10 +152,12 @@ def summary(
         The table, as an object.
 
     Raises:
-        ValueError: Params or gates do not fit the spec, or a gate location is NaN.
+        ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
+            has an entry that is NaN or infinite.
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
+    check_finite(tensors)
     with torch.no_grad():
         expected = _expected_open(named, spec)
         realised = _realised_open(named, spec, estimator)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from l0func.files.storage import read_tensors, write_tensors
-from l0func.gates.checks import check_gates, check_params, check_values
+from l0func.gates.checks import check_finite, check_gates, check_params, check_values
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
@@ -48,7 +48,8 @@ def save(
             or nested.
 
     Raises:
-        ValueError: The trees do not fit the spec, or a gate is NaN; nothing is written then.
+        ValueError: The trees do not fit the spec, a gate is NaN, or a parameter has an entry that
+            is NaN or infinite; nothing is written then.
         ImportError: safetensors is not installed.
     """
     sections = {
@@ -57,6 +58,7 @@ def save(
         "buffers": tree.leaves(buffers, "buffers"),
     }
     check_values(sections["gates"])
+    check_finite(sections["params"])
     sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
     metadata = {"format": _NETWORK_FORMAT, "spec": spec.to_json()}
     write_tensors(path, _joined_sections(sections), metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from l0func import random
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
+from l0func.internal.kinds import check_has_shape, count_not_finite
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
@@ -90,6 +92,26 @@ def check_values(gates: Gates) -> None:
             )
 
 
+def check_finite(params: Mapping[str, Tensor]) -> None:
+    """Refuse a NaN or an infinity among parameters.
+
+    Behind a closed gate it would be 0 after pruning and NaN before. Under a transform or a
+    compiler the values are unknown, and nothing is checked.
+
+    Raises:
+        ValueError: A parameter has an entry that is no finite number.
+    """
+    for path, param in params.items():
+        if not (param.is_floating_point() or param.is_complex()):
+            continue
+        bad = known_values(count_not_finite(param))
+        if bad:
+            raise ValueError(
+                f"{bad} of {param.numel()} entries of the parameter {path!r} are NaN or infinite. "
+                "Training diverged: lower the learning rate, or go back to an earlier checkpoint."
+            )
+
+
 def check_estimator(estimator: str) -> None:
     """Refuse an unknown estimator.
 
@@ -126,6 +148,7 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     tensors = tree.leaves(params)
     names.check_names(tensors, [p.path for p in spec.parameters], "The spec's params")
     for p in spec.parameters:
+        check_has_shape(p.path, tensors[p.path])
         shape = tuple(tensors[p.path].shape)
         if shape != p.shape:
             raise ValueError(

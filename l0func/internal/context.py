@@ -104,7 +104,10 @@ def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype
     The first follows autocast; the second is at least as precise as float32.
     """
     autocast = autocast_dtype(x.device.type)
-    dtype = torch.promote_types(x.dtype, weight.dtype) if autocast is None else autocast
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    # As torch's autocast, which leaves complex numbers and float64 alone.
+    if autocast is not None and not dtype.is_complex and dtype != torch.float64:
+        dtype = autocast
     return dtype, torch.promote_types(dtype, torch.float32)
 
 
