@@ -14,6 +14,7 @@ from l0func.compaction.removal import remove
 from l0func.gates.checks import (
     Gates,
     MaskEstimator,
+    check_devices,
     check_finite,
     check_gates,
     check_params,
@@ -22,6 +23,7 @@ from l0func.gates.checks import (
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
+from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
 from l0func.pure.functional import Functional, PureModule, check_function
 from l0func.spec.plan import GateSpec, check_spec
@@ -93,6 +95,8 @@ def compact(
     with torch.no_grad():
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
+        check_devices(tensors, named_gates, spec)
+        check_has_values({**tensors, **named_gates}, "compact")
         check_finite(tensors)
         z = deterministic_gates(named_gates, spec, estimator)
         pruned = pruned_by(tensors, z, spec)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from l0func.gates.checks import Gates, check_gates, check_params
+from l0func.gates.checks import Gates, check_devices, check_gates, check_params
 from l0func.gates.masks import mean_masks
 from l0func.internal import names
 from l0func.internal.kinds import squares
@@ -80,7 +80,9 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     Raises:
         ValueError: Params or gates do not fit the spec.
     """
-    sums = squares_by_parameter(check_params(params, spec), check_gates(gates, spec), spec)
+    tensors, named = check_params(params, spec), check_gates(gates, spec)
+    check_devices(tensors, named, spec)
+    sums = squares_by_parameter(tensors, named, spec)
     return _total(sums[p.path] for p in spec.gated())
 
 
@@ -127,7 +129,9 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     Raises:
         ValueError: Params or gates do not fit the spec.
     """
-    tensors, masks = check_params(params, spec), mean_masks(gates, spec)
+    tensors, named = check_params(params, spec), check_gates(gates, spec)
+    check_devices(tensors, named, spec)
+    masks = mean_masks(named, spec)
     sums: list[Tensor] = []
     for path, param in tensors.items():
         mean = param * masks[path] if path in masks else param
@@ -170,10 +174,13 @@ def penalty(
             parameters.
     """
     tensors = check_params(params, spec)
-    opens = prob_open(check_gates(gates, spec), spec)
+    named = check_gates(gates, spec)
+    opens = prob_open(named, spec)
     paths = [p.path for p in spec.gated()]
     lams = names.per_path(lam, paths, "lam", "gated parameter")
     decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
+    if decays:
+        check_devices(tensors, named, spec)
     terms: list[Tensor] = []
     for p in spec.gated():
         price = lams[p.path]

@@ -12,6 +12,7 @@ from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
 from l0func.gates.checks import (
     Gates,
     MaskEstimator,
+    check_devices,
     check_finite,
     check_gates,
     check_params,
@@ -19,6 +20,7 @@ from l0func.gates.checks import (
 )
 from l0func.gates.masks import deterministic_gates
 from l0func.gates.prune import open_entries
+from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
@@ -153,10 +155,12 @@ def summary(
 
     Raises:
         ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
-            has an entry that is NaN or infinite.
+            has an entry that is NaN or infinite; or they are on the meta device or on two devices.
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
+    check_devices(tensors, named, spec)
+    check_has_values({**tensors, **named}, "summary")
     check_finite(tensors)
     with torch.no_grad():
         expected = _expected_open(named, spec)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from l0func.files.storable import check_storable
 from l0func.files.storage import read_tensors, write_tensors
 from l0func.gates.checks import check_finite, check_gates, check_params, check_values
 from l0func.internal import tree
@@ -61,7 +62,9 @@ def save(
     check_finite(sections["params"])
     sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
     metadata = {"format": _NETWORK_FORMAT, "spec": spec.to_json()}
-    write_tensors(path, _joined_sections(sections), metadata)
+    joined = _joined_sections(sections)
+    check_storable(joined)
+    write_tensors(path, joined, metadata)
 
 
 def load(path: str | PathLike[str]) -> Saved:

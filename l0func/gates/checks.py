@@ -10,7 +10,7 @@ from torch import Tensor
 from l0func import random
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
-from l0func.internal.kinds import check_has_shape, count_not_finite
+from l0func.internal.kinds import check_can_be_gated, check_has_shape, count_not_finite
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
@@ -72,6 +72,17 @@ def check_device(path: str, param: Tensor, gates: Tensor) -> None:
             "Move both to one device, as in {name: log_alpha.to(device) for name, log_alpha in "
             "gates.items()}."
         )
+
+
+def check_devices(params: Mapping[str, Tensor], gates: Gates, spec: GateSpec) -> None:
+    """Refuse a parameter on another device than one of its gates.
+
+    Raises:
+        ValueError: The two devices differ.
+    """
+    for p in spec.gated():
+        for binding in p.bindings:
+            check_device(p.path, params[p.path], gates[binding.gate])
 
 
 def check_values(gates: Gates) -> None:
@@ -142,14 +153,17 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     """The parameters as a flat dict, if they fit the spec.
 
     Raises:
-        ValueError: A name is missing or unknown, or a shape differs.
+        ValueError: A name is missing or unknown, a shape differs, or a gated parameter is sparse.
     """
     check_spec(spec)
     tensors = tree.leaves(params)
     names.check_names(tensors, [p.path for p in spec.parameters], "The spec's params")
     for p in spec.parameters:
-        check_has_shape(p.path, tensors[p.path])
-        shape = tuple(tensors[p.path].shape)
+        tensor = tensors[p.path]
+        check_has_shape(p.path, tensor)
+        if p.bindings:
+            check_can_be_gated(p.path, tensor, multiplied=p.multiplied)
+        shape = tuple(tensor.shape)
         if shape != p.shape:
             raise ValueError(
                 f"The spec has {p.path!r} of shape {p.shape}; got {shape}. Params and spec belong "

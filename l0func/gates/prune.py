@@ -10,6 +10,7 @@ from torch import Tensor
 from l0func.gates.checks import (
     Gates,
     MaskEstimator,
+    check_devices,
     check_finite,
     check_gates,
     check_params,
@@ -37,10 +38,11 @@ def prune(params: Tree, gates: Tree, spec: GateSpec, estimator: MaskEstimator = 
 
     Raises:
         ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
-            has an entry that is NaN or infinite.
+            has an entry that is NaN or infinite, or is on another device than its gates.
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
+    check_devices(tensors, named, spec)
     check_finite(tensors)
     z = deterministic_gates(named, spec, estimator)
     return tree.rebuild(params, pruned_by(tensors, z, spec))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def check_can_be_gated(path: str, tensor: Tensor, /, *, multiplied: bool) -> Non
         ValueError: The tensor is sparse, nested or in a library's own layout; or a gate multiplies
             integers, or floats of 8 bits.
     """
-    form = _other_form(tensor)
+    form = other_form(tensor)
     if form is not None:
         raise ValueError(
             f"A gate acts on the entries of a dense tensor; {path!r} is {form}. Convert it before "
@@ -40,9 +42,8 @@ def check_can_be_gated(path: str, tensor: Tensor, /, *, multiplied: bool) -> Non
         )
     if multiplied and tensor.dtype not in _SCALED:
         raise ValueError(
-            f"A gate scales floating-point or complex numbers, and torch multiplies no "
-            f"{tensor.dtype}, the type of {path!r}, by a fraction. Convert it to a wider float, "
-            f"or exclude it: {{{path!r}: None}}."
+            f"A gate scales floating-point or complex numbers of at least 16 bits; {path!r} is "
+            f"{tensor.dtype}. Exclude it: {{{path!r}: None}}; or convert it to a wider float."
         )
 
 
@@ -59,7 +60,25 @@ def check_has_shape(path: str, tensor: Tensor, /) -> None:
         )
 
 
-def _other_form(tensor: Tensor) -> str | None:
+def check_has_values(tensors: Mapping[str, Tensor], caller: str, /) -> None:
+    """Refuse tensors on the meta device.
+
+    Args:
+        tensors: ``{name: tensor}``; an error shows the name.
+        caller: The function that needs values, for the message.
+
+    Raises:
+        ValueError: A tensor is on the meta device.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"{caller} reads values, and {name!r} is on the meta device, which holds none. "
+                "Give the network its values first, as by l0func.init_params or by loading them."
+            )
+
+
+def other_form(tensor: Tensor, /) -> str | None:
     """A text for a tensor that is not a dense one, with a way to make it dense; or None."""
     if tensor.is_nested:
         return "a nested tensor (to_padded_tensor makes it dense)"

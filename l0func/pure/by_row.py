@@ -91,6 +91,21 @@ def _instance_norm(
     return y.to(input.dtype)
 
 
+def _embedding(
+    mode: ByRow,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    # A gradient mapped over rows is dense: vmap has no sparse tensors.
+    return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
+
+
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
         "A packed sequence holds many rows of different lengths, and per_example gives the module "
@@ -117,5 +132,6 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_ROW_REPLACEMENTS,
     F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
+    F.embedding: _embedding,
     untyped._pack_padded_sequence: _refuse_packed,
 }
