@@ -20,6 +20,7 @@ from l0func.costs.macs import MacCounts, count_macs, expected_macs, realised_mac
 from l0func.costs.summary import summary
 from l0func.distributions import (
     BernoulliGate,
+    CustomGate,
     GateDistribution,
     GaussianGate,
     HardConcrete,
@@ -51,6 +52,7 @@ from l0func.train.training import Training, training
 # Not in __all__: ``random``, which a star import would put in the place of Python's own module.
 __all__ = [
     "BernoulliGate",
+    "CustomGate",
     "GateDistribution",
     "GateSpec",
     "GaussianGate",

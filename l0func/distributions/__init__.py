@@ -10,6 +10,7 @@ from typing import Any
 
 from l0func.distributions.base import Estimator, GateDistribution
 from l0func.distributions.bernoulli import BernoulliGate
+from l0func.distributions.custom import CustomGate
 from l0func.distributions.gaussian_gate import GaussianGate
 from l0func.distributions.hard_concrete import HardConcrete
 from l0func.distributions.hard_kuma import HardKuma
@@ -17,6 +18,7 @@ from l0func.distributions.hard_kuma import HardKuma
 __all__ = [
     "DISTRIBUTIONS",
     "BernoulliGate",
+    "CustomGate",
     "Estimator",
     "GateDistribution",
     "GaussianGate",
