@@ -258,3 +258,85 @@ def test_an_embedding_with_sparse_gradients_trains_under_gates():
     keys = random.split(KEY, 3)
     rows = l0.per_example(l0.gated(fn, spec))(params, gates, buffers, keys, ids)
     assert torch.autograd.grad(rows.sum(), leaf)[0].shape == (9, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_training_refuses_gates_that_would_not_move(dtype: torch.dtype):
+    params = {"w": torch.ones(3, 4, dtype=dtype)}
+    spec = l0.gate_spec(params)
+    gates = l0.init_gates(KEY, spec)
+    assert gates["w"].dtype == torch.float32
+    adam = l0.optimizer(torch.optim.Adam, lr=1e-3)
+    fitting = l0.training(lambda p, g, b, k: l0.penalty(p, g, spec), adam, adam)
+    start = gates["w"].clone()
+    state = fitting.init(KEY, params, gates, {})
+    for _ in range(3):
+        state, _ = fitting.step(state)
+    assert (state.gates["w"] != start).all()
+    short = {"w": gates["w"].to(dtype)}
+    with pytest.raises(ValueError, match=rf"learn in float32: the gates 'w' are {dtype}"):
+        fitting.init(KEY, params, short, {})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+def test_a_parameter_that_is_not_finite_is_refused_by_name(
+    value: float, dtype: torch.dtype, tmp_path: Any
+):
+    net = nn.Linear(4, 3)
+    fn, params, buffers = l0.make_functional(net)
+    spec = l0.gate_spec(params, {"weight": l0.axis(0)})
+    gates = l0.init_gates(KEY, spec)
+    broken = {"weight": params["weight"].to(dtype), "bias": params["bias"]}
+    broken["weight"][1, 2] = value
+    match = r"1 of 12 entries of the parameter 'weight' are NaN or infinite"
+    for call in (l0.prune, l0.summary):
+        with pytest.raises(ValueError, match=match):
+            call(broken, gates, spec)
+    with pytest.raises(ValueError, match=match):
+        l0.compact(fn, broken, gates, buffers, spec)
+    with pytest.raises(ValueError, match=match):
+        l0.save(tmp_path / "network", broken, gates, buffers, spec)
+    assert not list(tmp_path.iterdir())
+    masked = l0.apply_masks(broken, {"weight": torch.zeros(3, 1)})["weight"]
+    assert masked[1, 2].isnan()
+
+
+def test_values_are_not_looked_at_inside_a_mapped_function():
+    params = {"w": torch.ones(3, 4)}
+    spec = l0.gate_spec(params)
+    gates = l0.init_gates(KEY, spec)
+    broken = torch.stack([params["w"], torch.full((3, 4), float("nan"))])
+    mapped = torch.vmap(lambda w: l0.prune({"w": w}, gates, spec)["w"])(broken)
+    torch.testing.assert_close(mapped[0], l0.prune(params, gates, spec)["w"])
+
+
+def test_parameters_on_the_meta_device_work_where_no_values_are_needed():
+    params = {"w": torch.empty(3, 4, device="meta")}
+    spec = l0.gate_spec(params)
+    gates = l0.init_gates(KEY, spec)
+    assert l0.penalty(params, gates, spec).isfinite()
+    on_meta = {"w": gates["w"].to("meta")}
+    assert l0.prune(params, on_meta, spec)["w"].shape == (3, 4)
+    assert l0.expected_l2(params, on_meta, spec).device.type == "meta"
+    with pytest.raises(ValueError, match=r"summary reads values, and 'w' is on the meta device"):
+        l0.summary(params, on_meta, spec)
+    calls = (l0.prune, l0.summary, l0.expected_l2, l0.squared_mean)
+    for call in calls:
+        with pytest.raises(ValueError, match=r"'w' is on meta and its gates are on cpu"):
+            call(params, gates, spec)
+    with pytest.raises(ValueError, match=r"'w' is on meta and its gates are on cpu"):
+        l0.penalty(params, gates, spec, 1e-3, 0.1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0), (2, 0, 3)])
+def test_parameters_of_size_zero_cost_nothing(shape: tuple[int, ...]):
+    params = {"w": torch.ones(shape), "v": torch.ones(2)}
+    spec = l0.gate_spec(params)
+    gates = l0.init_gates(KEY, spec)
+    assert gates["w"].shape == shape
+    assert l0.summary(params, gates, spec)["w"].expected_open == 0.0
+    assert l0.prune(params, gates, spec)["w"].shape == shape
+    alone = l0.gate_spec({"w": params["w"]})
+    for call in (l0.penalty, l0.expected_l2, l0.squared_mean):
+        assert call({"w": params["w"]}, {"w": gates["w"]}, alone).item() == 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from l0func import random
@@ -120,6 +121,22 @@ def check_finite(params: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"{bad} of {param.numel()} entries of the parameter {path!r} are NaN or infinite. "
                 "Training diverged: lower the learning rate, or go back to an earlier checkpoint."
+            )
+
+
+def check_can_learn(gates: Gates) -> None:
+    """Refuse gates that an optimizer would not move.
+
+    Raises:
+        ValueError: Gates have 16 bits; an optimizer's steps are smaller than their last digit.
+    """
+    for name, log_alpha in gates.items():
+        if log_alpha.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"Gates learn in float32: the gates {name!r} are {log_alpha.dtype}, and an "
+                "optimizer's steps are smaller than their last digit, so that they would never "
+                "move. Convert them, as in {name: log_alpha.float() for name, log_alpha in "
+                "gates.items()}; the parameters may stay short."
             )
 
 
