@@ -5,7 +5,8 @@ Describe in *spec*, hold in *gates*, run in *engine*, pay in *costs*, learn in *
 gates follow; *files* keeps the results on disk. This file collects the public names.
 """
 
-from l0func import plot, random, schedules
+from l0func import plot, schedules
+from l0func import random as random
 from l0func.compaction.compact import compact, to_module
 from l0func.compaction.units import UnitGroups, unit_groups
 from l0func.costs.expected import (
@@ -19,6 +20,7 @@ from l0func.costs.macs import MacCounts, count_macs, expected_macs, realised_mac
 from l0func.costs.summary import summary
 from l0func.distributions import (
     BernoulliGate,
+    CustomGate,
     GateDistribution,
     GaussianGate,
     HardConcrete,
@@ -48,8 +50,10 @@ from l0func.train.stacks import diverged, stack, unstack
 from l0func.train.state import TrainState
 from l0func.train.training import Training, training
 
+# Not in __all__: ``random``, which a star import would put in the place of Python's own module.
 __all__ = [
     "BernoulliGate",
+    "CustomGate",
     "GateDistribution",
     "GateSpec",
     "GaussianGate",
@@ -96,7 +100,6 @@ __all__ = [
     "per_example",
     "plot",
     "prune",
-    "random",
     "realised_macs",
     "sample_masks",
     "save",

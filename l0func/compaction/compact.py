@@ -11,11 +11,20 @@ from torch import Tensor, nn
 from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
-from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
+from l0func.gates.checks import (
+    Gates,
+    MaskEstimator,
+    check_devices,
+    check_finite,
+    check_gates,
+    check_params,
+    check_values,
+)
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
+from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
 from l0func.pure.functional import Functional, PureModule, check_function
 from l0func.pure.inputs import Inputs, read_examples
@@ -93,6 +102,9 @@ def compact(
     with torch.no_grad():
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
+        check_devices(tensors, named_gates, spec)
+        check_has_values({**tensors, **named_gates}, "compact")
+        check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)
         pruned = pruned_by(tensors, z, spec)
         opens = {name: value != 0 for name, value in z.items()}

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.gates.checks import Gates, check_gates, check_params
+from l0func.gates.checks import Gates, check_devices, check_gates, check_params
 from l0func.gates.masks import mean_masks
 from l0func.internal import names
+from l0func.internal.kinds import squares
 from l0func.internal.scalars import check_cost
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
@@ -67,7 +68,7 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     r"""Expected sum of squared effective weights in the gated parameters.
 
     .. math::
-        \sum_j w_j^2 \prod_{g \text{ multiplies } j} E[z_g^2]
+        \sum_j |w_j|^2 \prod_{g \text{ multiplies } j} E[z_g^2]
         \prod_{g \text{ only owns } j} P(z_g \ne 0)
 
     Args:
@@ -81,8 +82,10 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     Raises:
         ValueError: Params or gates do not fit the spec.
     """
-    squares = squares_by_parameter(check_params(params, spec), check_gates(gates, spec), spec)
-    return _total(squares[p.path] for p in spec.gated())
+    tensors, named = check_params(params, spec), check_gates(gates, spec)
+    check_devices(tensors, named, spec)
+    sums = squares_by_parameter(tensors, named, spec)
+    return _total(sums[p.path] for p in spec.gated())
 
 
 def squares_by_parameter(
@@ -102,10 +105,10 @@ def squares_by_parameter(
     opens = _prob_nonzero(gates, spec)
     sums: dict[str, Tensor] = {}
     for p in spec.parameters:
-        squares = params[p.path] ** 2
+        squared = squares(params[p.path])
         if p.bindings:
-            squares = p.spread(moments, owned=True, owners=opens) * squares
-        sums[p.path] = squares.sum()
+            squared = p.spread(moments, owned=True, owners=opens) * squared
+        sums[p.path] = squared.sum()
     return sums
 
 
@@ -115,7 +118,7 @@ def _prob_nonzero(gates: Gates, spec: GateSpec) -> Gates:
 
 
 def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
-    r"""Sum of squared expected weights, :math:`\sum_j (E[z_j] w_j)^2`, over all parameters.
+    r"""Sum of squared expected weights, :math:`\sum_j |E[z_j] w_j|^2`, over all parameters.
 
     Args:
         params: Parameters, flat or nested.
@@ -128,12 +131,14 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     Raises:
         ValueError: Params or gates do not fit the spec.
     """
-    tensors, masks = check_params(params, spec), mean_masks(gates, spec)
-    squares: list[Tensor] = []
+    tensors, named = check_params(params, spec), check_gates(gates, spec)
+    check_devices(tensors, named, spec)
+    masks = mean_masks(named, spec)
+    sums: list[Tensor] = []
     for path, param in tensors.items():
         mean = param * masks[path] if path in masks else param
-        squares.append((mean**2).sum())
-    return _total(squares)
+        sums.append(squares(mean).sum())
+    return _total(sums)
 
 
 def penalty(
@@ -146,7 +151,7 @@ def penalty(
 ) -> Tensor:
     r"""The expected L0 and L2 cost, to add to the loss.
 
-    .. math:: \sum_j \bigl(\lambda_j + \tfrac{1}{2} \mathrm{wd}\, w_j^2\bigr) P(z_j \ne 0)
+    .. math:: \sum_j \bigl(\lambda_j + \tfrac{1}{2} \mathrm{wd}\, |w_j|^2\bigr) P(z_j \ne 0)
 
     over the entries of the gated parameters. For a loss that is a *mean* over N examples, the
     paper's λ is λ/N here.
@@ -172,19 +177,22 @@ def penalty(
             parameters; or ``lam`` or ``weight_decay`` is negative, infinite or NaN.
     """
     tensors = check_params(params, spec)
-    opens = prob_open(check_gates(gates, spec), spec)
+    named = check_gates(gates, spec)
+    opens = prob_open(named, spec)
     paths = [p.path for p in spec.gated()]
     lams = names.per_path(lam, paths, "lam", "gated parameter")
     check_costs(lams, weight_decay)
     decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
+    if decays:
+        check_devices(tensors, named, spec)
     terms: list[Tensor] = []
     for p in spec.gated():
         price = lams[p.path]
         terms.append(_priced(price, opens[p.path], p))
         if decays:
             weight = tensors[p.path].detach() if detach_params else tensors[p.path]
-            squares = (weight**2 * opens[p.path]).sum()
-            terms.append(0.5 * weight_decay * squares)
+            squared = (squares(weight) * opens[p.path]).sum()
+            terms.append(0.5 * weight_decay * squared)
     return _total(terms)
 
 

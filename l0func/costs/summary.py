@@ -9,10 +9,19 @@ from html import escape
 import torch
 
 from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
-from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
+from l0func.gates.checks import (
+    Gates,
+    MaskEstimator,
+    check_devices,
+    check_finite,
+    check_gates,
+    check_params,
+    check_values,
+)
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.prune import open_entries
+from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
@@ -172,10 +181,14 @@ def summary(
         The table, as an object.
 
     Raises:
-        ValueError: Params or gates do not fit the spec, or a gate location is NaN.
+        ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
+            has an entry that is NaN or infinite; or they are on the meta device or on two devices.
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
+    check_devices(tensors, named, spec)
+    check_has_values({**tensors, **named}, "summary")
+    check_finite(tensors)
     with torch.no_grad():
         expected = _expected_open(named, spec)
         z = fixed_gates(named, spec, estimator, density)

@@ -26,7 +26,8 @@ Estimator = Literal["louizos", "median", "mean"]
 class GateDistribution(ABC):
     """A distribution on [0, 1] with atoms at 0 and 1, one location ``log_alpha`` a gate.
 
-    A subclass is a frozen dataclass with Python scalars. It writes down its quantile function, its
+    Your own distribution derives from :class:`l0func.CustomGate`. A subclass is a frozen dataclass
+    with Python scalars. It writes down its quantile function, its
     survival and distribution functions, the test-time gate from its paper, and the location for a
     given probability.
     Larger ``log_alpha`` means stochastically larger gates. Everything is computed in float32, or
@@ -40,6 +41,7 @@ class GateDistribution(ABC):
     """A text that stands for the distribution in a compiled graph."""
 
     def __post_init__(self) -> None:
+        _check_dataclass(self)
         # Stored, not computed at each use: a compiler reads attributes but follows no cache.
         if self not in _QUADRATURES:
             _QUADRATURES[self] = self._find_quadratures()
@@ -359,6 +361,27 @@ def given_fields(cls: type[GateDistribution]) -> dict[str, Any]:
     """The dataclass fields that the constructor takes, by name; empty without a dataclass."""
     fields: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
     return {name: field for name, field in fields.items() if field.init}
+
+
+def _check_dataclass(distribution: GateDistribution) -> None:
+    """Refuse a distribution that could not be compared, hashed and written to a file.
+
+    Raises:
+        TypeError: Its class is no frozen dataclass, or a setting is a tensor.
+    """
+    kind = type(distribution)
+    parameters: Any = getattr(kind, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen or "__dataclass_params__" not in vars(kind):
+        raise TypeError(
+            f"A gate distribution is a frozen dataclass, so that specs can be compared; decorate "
+            f"{kind.__name__} with @dataclass(frozen=True)."
+        )
+    for name, value in vars(distribution).items():
+        if isinstance(value, Tensor):
+            raise TypeError(
+                f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "
+                f"{name} is a tensor. Give {name}.item()."
+            )
 
 
 _DERIVED = ("quadratures", "identity")

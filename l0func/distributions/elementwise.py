@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func.internal.forward_mode import in_dual_level
+
 
 def rectify(y: Tensor) -> Tensor:
     """``y`` clipped to [0, 1], with derivative 0 at both ends and outside."""
@@ -18,6 +20,8 @@ def rectify(y: Tensor) -> Tensor:
 
 def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:
     """The ``order``-th derivative of an elementwise function, by nested forward mode.
+
+    Inside ``dual_level`` it takes reverse mode: torch does not nest that in forward mode.
 
     Args:
         f: The function; each entry in its results depends on one location.
@@ -31,7 +35,22 @@ def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) ->
         return differentiated(f, order - 1, la)
 
     la = log_alpha.contiguous()
+    if in_dual_level():
+        return _by_reverse_mode(lower, la)
     return torch.func.jvp(lower, (la,), (torch.ones_like(la),))[1]
+
+
+def _by_reverse_mode(f: Callable[[Tensor], Any], la: Tensor) -> Any:
+    """The derivative of an elementwise function with one result, or with a tuple of results."""
+    pulled: Any = torch.func.vjp(f, la)
+    results, pull = pulled
+    if isinstance(results, Tensor):
+        return pull(torch.ones_like(results))[0]
+    slopes: list[Tensor] = []
+    for i in range(len(results)):
+        weights = [torch.full_like(result, float(i == j)) for j, result in enumerate(results)]
+        slopes.append(pull(tuple(weights))[0])
+    return tuple(slopes)
 
 
 def in_float(log_alpha: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:

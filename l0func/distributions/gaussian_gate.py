@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l0func.distributions.base import GateDistribution
 from l0func.distributions.elementwise import rectify
+from l0func.distributions.settings import LARGEST_STRETCH, check_range, take_numbers
 from l0func.internal.untyped import untyped
 
 
@@ -26,7 +27,8 @@ class GaussianGate(GateDistribution):
         sigma: :math:`\sigma > 0`.
 
     Raises:
-        ValueError: ``sigma`` is not positive and finite.
+        TypeError: ``sigma`` is no number.
+        ValueError: ``sigma`` is not positive and finite, or float32 cannot compute with it.
 
     Example:
         >>> import torch
@@ -37,23 +39,32 @@ class GaussianGate(GateDistribution):
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
+        take_numbers(self, "sigma")
         if not 0.0 < self.sigma < math.inf:
             raise ValueError(
                 f"sigma, the width of the noise, must be positive and finite; got {self.sigma}."
             )
+        check_range(self, "sigma", 1e-6, LARGEST_STRETCH)
         super().__post_init__()
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
         return rectify(log_alpha + self.sigma * untyped.special.ndtri(u))
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return untyped.special.ndtr((log_alpha - t) / self.sigma)
+        return _normal_cdf((log_alpha - t) / self.sigma)
 
     def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return untyped.special.ndtr((t - log_alpha) / self.sigma)
+        return _normal_cdf((t - log_alpha) / self.sigma)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         return rectify(log_alpha)
 
     def _location(self, probability: float, t: float) -> float:
         return t - self.sigma * NormalDist().inv_cdf(probability)
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """The standard normal distribution function."""
+    # Beyond ±40 it is 0 or 1 in float64, and its slope is 0. The clamp keeps the second derivative
+    # at infinity, -x times the slope, from being infinity times 0.
+    return untyped.special.ndtr(x.clamp(-40.0, 40.0))

@@ -14,6 +14,7 @@ from l0func.distributions.elementwise import rectify
 from l0func.distributions.hard_concrete_moments import Node, mirrored_moments, raw_moments_by_odds
 from l0func.distributions.moments import RawMoments
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
+from l0func.distributions.settings import check_range, check_stretch, take_numbers
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class HardConcrete(GateDistribution):
         zeta: Upper stretch limit, above 1.
 
     Raises:
+        TypeError: A setting is no number.
         ValueError: A limit does not leave room for exact zeros or ones, or the temperature is not
-            positive and finite.
+            positive and finite; or float32 cannot compute with them.
 
     Example:
         >>> HardConcrete().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
@@ -46,16 +48,14 @@ class HardConcrete(GateDistribution):
     zeta: float = 1.1
 
     def __post_init__(self) -> None:
-        if not self.gamma < 0.0 < 1.0 < self.zeta:
-            raise ValueError(
-                "The stretch interval must strictly contain [0, 1], or exact zeros and ones "
-                f"have no mass; got gamma={self.gamma}, zeta={self.zeta}."
-            )
+        take_numbers(self, "temperature", "gamma", "zeta")
+        check_stretch(self, "gamma", "zeta")
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(
                 f"The temperature must be positive and finite; got {self.temperature}. The "
                 f"paper's is 2/3."
             )
+        check_range(self, "temperature", 1e-6)
         super().__post_init__()
 
     def _bend(self, t: float | Tensor) -> float | Tensor:

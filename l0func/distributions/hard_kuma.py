@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l0func.distributions.base import GateDistribution
 from l0func.distributions.elementwise import rectify
+from l0func.distributions.settings import check_range, check_stretch, take_numbers
 
 # Beyond this location every draw is 0 or 1 and every probability 0 or 1, in float64 too.
 _FARTHEST = 60.0
@@ -37,8 +38,9 @@ class HardKuma(GateDistribution):
         high: Upper stretch limit, above 1.
 
     Raises:
+        TypeError: A setting is no number.
         ValueError: A limit does not leave room for exact zeros or ones, or the concentration is
-            not positive and finite.
+            not positive and finite; or float32 cannot compute with them.
 
     Example:
         >>> HardKuma(1.0).prob_nonzero(torch.tensor([0.0]))
@@ -50,15 +52,13 @@ class HardKuma(GateDistribution):
     high: float = 1.1
 
     def __post_init__(self) -> None:
-        if not self.low < 0.0 < 1.0 < self.high:
-            raise ValueError(
-                "The stretch interval must strictly contain [0, 1], or exact zeros and ones "
-                f"have no mass; got low={self.low}, high={self.high}."
-            )
+        take_numbers(self, "concentration", "low", "high")
+        check_stretch(self, "low", "high")
         if not 0.0 < self.concentration < math.inf:
             raise ValueError(
                 f"The concentration must be positive and finite; got {self.concentration}."
             )
+        check_range(self, "concentration", 1e-3, 1e3)
         super().__post_init__()
 
     def _shapes(self, log_alpha: Tensor) -> tuple[Tensor, Tensor]:

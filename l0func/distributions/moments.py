@@ -75,6 +75,13 @@ def find_quadratures(
 
     sizes = [converged(evaluate, tolerance) for tolerance in (1e-11, 1e-7)]
     found = [nodes(size) for size in sizes if size is not None]
+    if len(found) < len(sizes) and converged(evaluate, 1e-5) is not None:
+        raise ValueError(
+            f"The moments of {name} need more than 512 quadrature nodes for the precision of "
+            "float64: they agree to 1e-5 and not to 1e-11. Either a function computes in float32 "
+            "somewhere (compute in log_alpha.dtype), or the survival function bends sharply "
+            "(choose milder settings)."
+        )
     if len(found) < len(sizes):
         raise ValueError(
             f"The moments of {name} need more than 512 quadrature nodes; its survival "

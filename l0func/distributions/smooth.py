@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.internal.forward_mode import forward_rule
+from l0func.internal.forward_mode import forward_rule, in_dual_level
 
 SmoothFunction = Callable[..., tuple[Tensor, ...]]
 """``(order, log_alpha, *others)`` to values, and then their slopes.
@@ -39,7 +39,11 @@ class _Smooth(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
         function, order, *tensors = args
-        return function(order, *tensors)
+        results = function(order, *tensors)
+        if in_dual_level():
+            # torch gives tangents to no two views of one tensor there.
+            return tuple([result.clone() for result in results])
+        return results
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

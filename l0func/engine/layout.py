@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from l0func.internal.kinds import real_dtype
 from l0func.spec.plan import Binding, GateSpec, ParameterPlan
 from l0func.spec.rules import Rule, axes, axis, blocks, element, tiles, whole
 
@@ -31,7 +32,7 @@ class Layout(NamedTuple):
         Args:
             values: ``{gate name: z}``.
         """
-        shape, dtype = self.parameter.shape, self.parameter.dtype
+        shape, dtype = self.parameter.shape, real_dtype(self.parameter.dtype)
         found: list[Tensor | None] = [None] * len(shape)
         for dim, binding in self.along_dim:
             spread = binding.rule.spread(values[binding.gate], shape).reshape(-1)
@@ -73,7 +74,8 @@ def _gates_needed_before(spec: GateSpec, possible: Mapping[str, Layout]) -> set[
 def _layout(parameter: ParameterPlan) -> Layout | None:
     rank = len(parameter.shape)
     bindings = _multipliers(parameter)
-    # A vector's mask is as small as an activation, so it need not be avoided.
+    # A vector's mask is as small as an activation, so it need not be avoided. The kernels for
+    # entry gates compute with real numbers.
     if rank < 2 or not bindings or _repeats_a_gate(bindings):
         return None
     along_dim: list[tuple[int, Binding]] = []
@@ -82,7 +84,7 @@ def _layout(parameter: ParameterPlan) -> Layout | None:
         dim = _only_dim(binding.rule, rank)
         if dim is not None:
             along_dim.append((dim, binding))
-        elif _is_per_entry(binding.rule, rank):
+        elif _is_per_entry(binding.rule, rank) and not parameter.dtype.is_complex:
             per_entry.append(binding)
         else:
             return None

@@ -15,6 +15,7 @@ from l0func.engine.parameter import GatedParameter, stand_in
 from l0func.gates.checks import Gates, Masks, check_device, check_gates, check_single_key
 from l0func.gates.masks import apply_masks, draw_gates, gate_keys
 from l0func.internal import tree
+from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import element
@@ -79,7 +80,7 @@ class StandIns:
         masks: Masks = {}
         for parameter in self.masked:
             mask = parameter.spread(values, owned=False)
-            masks[parameter.path] = mask.to(parameter.dtype)
+            masks[parameter.path] = mask.to(real_dtype(parameter.dtype))
         return masks
 
     def _entry_gates(self, keys: Tensor, log_alphas: Gates) -> dict[str, EntryGates]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from l0func.files.places import PathLike, shown_path
 from l0func.files.spec_text import spec_of_file, text_of_spec
 from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
-from l0func.gates.checks import check_gates, check_params, check_values
+from l0func.gates.checks import check_finite, check_gates, check_params, check_values
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
@@ -61,9 +61,9 @@ def save(
 
     Raises:
         TypeError: ``path`` is no path.
-        ValueError: The trees do not fit the spec, or a gate is NaN; a tensor is sparse or has no
-            values; a distribution is not registered; a folder or a device stands at the path.
-            Nothing is written then.
+        ValueError: The trees do not fit the spec, a gate is NaN, or a parameter is NaN or
+            infinite; a tensor is sparse or has no values; a distribution is not registered; a
+            folder or a device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
     """
     sections = {
@@ -72,6 +72,7 @@ def save(
         "buffers": tree.leaves(buffers, "buffers"),
     }
     check_values(sections["gates"])
+    check_finite(sections["params"])
     sections["extra"] = {} if extra is None else tree.leaves(extra, "extra")
     _check_owned_buffers(sections["buffers"], spec)
     metadata = {"format": _NETWORK.name, "spec": text_of_spec(spec)}

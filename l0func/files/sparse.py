@@ -43,7 +43,7 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
 
 
 def _is_sparse(p: Tensor, max_density: float) -> bool:
-    if p.dim() != 2 or not p.is_floating_point() or p.numel() == 0:
+    if p.layout != torch.strided or p.dim() != 2 or not p.is_floating_point() or p.numel() == 0:
         return False
     density = float((p != 0).double().mean())
     return density <= max_density

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from l0func import random
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
+from l0func.internal.kinds import check_can_be_gated, check_has_shape, count_not_finite
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
@@ -72,6 +75,17 @@ def check_device(path: str, param: Tensor, gates: Tensor) -> None:
         )
 
 
+def check_devices(params: Mapping[str, Tensor], gates: Gates, spec: GateSpec) -> None:
+    """Refuse a parameter on another device than one of its gates.
+
+    Raises:
+        ValueError: The two devices differ.
+    """
+    for p in spec.gated():
+        for binding in p.bindings:
+            check_device(p.path, params[p.path], gates[binding.gate])
+
+
 def check_values(gates: Gates) -> None:
     """Refuse a NaN among gate locations.
 
@@ -87,6 +101,42 @@ def check_values(gates: Gates) -> None:
                 f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training "
                 "diverged: lower the learning rate of the gates, or go back to an earlier "
                 "checkpoint."
+            )
+
+
+def check_finite(params: Mapping[str, Tensor]) -> None:
+    """Refuse a NaN or an infinity among parameters.
+
+    Behind a closed gate it would be 0 after pruning and NaN before. Under a transform or a
+    compiler the values are unknown, and nothing is checked.
+
+    Raises:
+        ValueError: A parameter has an entry that is no finite number.
+    """
+    for path, param in params.items():
+        if not (param.is_floating_point() or param.is_complex()):
+            continue
+        bad = known_values(count_not_finite(param))
+        if bad:
+            raise ValueError(
+                f"{bad} of {param.numel()} entries of the parameter {path!r} are NaN or infinite. "
+                "Training diverged: lower the learning rate, or go back to an earlier checkpoint."
+            )
+
+
+def check_can_learn(gates: Gates) -> None:
+    """Refuse gates that an optimizer would not move.
+
+    Raises:
+        ValueError: Gates have 16 bits; an optimizer's steps are smaller than their last digit.
+    """
+    for name, log_alpha in gates.items():
+        if log_alpha.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"Gates learn in float32: the gates {name!r} are {log_alpha.dtype}, and an "
+                "optimizer's steps are smaller than their last digit, so that they would never "
+                "move. Convert them, as in {name: log_alpha.float() for name, log_alpha in "
+                "gates.items()}; the parameters may stay short."
             )
 
 
@@ -120,13 +170,17 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     """The parameters as a flat dict, if they fit the spec.
 
     Raises:
-        ValueError: A name is missing or unknown, or a shape differs.
+        ValueError: A name is missing or unknown, a shape differs, or a gated parameter is sparse.
     """
     check_spec(spec)
     tensors = tree.leaves(params)
     names.check_argument(tensors, [p.path for p in spec.parameters], "spec", "params")
     for p in spec.parameters:
-        shape = tuple(tensors[p.path].shape)
+        tensor = tensors[p.path]
+        check_has_shape(p.path, tensor)
+        if p.bindings:
+            check_can_be_gated(p.path, tensor, multiplied=p.multiplied)
+        shape = tuple(tensor.shape)
         if shape != p.shape:
             raise ValueError(
                 f"The spec has {p.path!r} of shape {p.shape}; got {shape}. Params and spec belong "

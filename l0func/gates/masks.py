@@ -18,6 +18,7 @@ from l0func.gates.checks import (
     check_single_key,
 )
 from l0func.internal import names, tree
+from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector
 
@@ -33,7 +34,8 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
 
     Returns:
         ``{parameter path: mask in [0, 1]}`` for the parameters that a gate multiplies. A mask has
-        the parameter's rank and dtype, and is broadcastable to it. A gate's draw depends on the
+        the parameter's rank and dtype (for a complex one, that of its real part), and is
+        broadcastable to it. A gate's draw depends on the
         key and its name alone.
 
     Raises:
@@ -147,7 +149,7 @@ def masks_of(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
     masks: Masks = {}
     for p in spec.parameters:
         if p.multiplied:
-            masks[p.path] = p.spread(gate_values, owned=False).to(p.dtype)
+            masks[p.path] = p.spread(gate_values, owned=False).to(real_dtype(p.dtype))
     return masks
 
 
@@ -156,8 +158,8 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
 
     Args:
         params: Parameters, flat or nested.
-        masks: ``{parameter path: mask}``, broadcastable to the parameter and cast to its dtype;
-            parameters without one stay as they are.
+        masks: ``{parameter path: mask}``, broadcastable to the parameter and cast to its dtype,
+            or to that of its real part; parameters without one stay as they are.
 
     Returns:
         A new pytree with the structure of ``params``.
@@ -177,7 +179,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
     masked = dict(tensors)
     for path, mask in named.items():
         param = tensors[path]
-        masked[path] = param * mask.to(param.dtype)
+        masked[path] = param * mask.to(real_dtype(param.dtype))
     return tree.rebuild(params, masked)
 
 

@@ -7,10 +7,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_params, check_values
+from l0func.gates.checks import (
+    Gates,
+    MaskEstimator,
+    check_devices,
+    check_finite,
+    check_gates,
+    check_params,
+    check_values,
+)
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.internal import tree
+from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
@@ -41,7 +50,8 @@ def prune(
         owned, are 0; the others are multiplied by their gates.
 
     Raises:
-        ValueError: Params or gates do not fit the spec, or a gate location is NaN; a density is
+        ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
+            is NaN, infinite or on another device than its gates; a density is
             outside [0, 1], cannot be reached, or comes with an estimator.
 
     Example:
@@ -53,6 +63,8 @@ def prune(
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
+    check_devices(tensors, named, spec)
+    check_finite(tensors)
     z = fixed_gates(named, spec, estimator, density)
     warn_if_closed(z, spec, decision(spec, estimator, density))
     return tree.rebuild(params, pruned_by(tensors, z, spec))
@@ -65,8 +77,10 @@ def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[st
     for p in spec.gated():
         weight = params[p.path]
         if p.multiplied:
-            weight = weight * p.spread(z, owned=False).to(p.dtype)
-        pruned[p.path] = torch.where(opened[p.path], weight, 0)
+            weight = weight * p.spread(z, owned=False).to(real_dtype(weight.dtype))
+        # A zero of the tensor's own type: beside a Python 0, bool becomes int64.
+        zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
+        pruned[p.path] = torch.where(opened[p.path], weight, zero)
     return pruned
 
 

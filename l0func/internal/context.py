@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib import import_module
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from l0func.internal.compiler_import import once_imported
 from l0func.internal.untyped import loose, untyped
 
 _COMPILES = hasattr(torch.compiler, "is_compiling")
-_DYNAMO: Any = None if _COMPILES else import_module("torch._dynamo")
+
+
+class _OldCompiler:
+    """The compiler's module in torch 2.1, once it is imported."""
+
+    module: Any = None
+
+    def remember(self, module: Any) -> None:
+        self.module = module
+
+
+_OLD = _OldCompiler()
+if not _COMPILES:
+    once_imported(_OLD.remember)
 
 
 def compiling() -> bool:
@@ -24,7 +38,7 @@ def compiling() -> bool:
     """
     if _COMPILES:
         return torch.compiler.is_compiling()
-    if _DYNAMO.is_compiling():
+    if _OLD.module is not None and _OLD.module.is_compiling():
         raise RuntimeError(
             f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly."
         )
@@ -113,12 +127,15 @@ def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype
 
     The first follows autocast; the second is at least as precise as float32.
     """
-    autocast = _autocast(x.device.type)
-    dtype = torch.promote_types(x.dtype, weight.dtype) if autocast is None else autocast
+    autocast = autocast_dtype(x.device.type)
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    # As torch's autocast, which leaves complex numbers and float64 alone.
+    if autocast is not None and not dtype.is_complex and dtype != torch.float64:
+        dtype = autocast
     return dtype, torch.promote_types(dtype, torch.float32)
 
 
-def _autocast(kind: str) -> torch.dtype | None:
+def autocast_dtype(kind: str, /) -> torch.dtype | None:
     """Autocast's dtype for products on this kind of device, or None if autocast is off."""
     if hasattr(torch, "get_autocast_dtype"):
         return untyped.get_autocast_dtype(kind) if untyped.is_autocast_enabled(kind) else None
@@ -126,3 +143,8 @@ def _autocast(kind: str) -> torch.dtype | None:
     if kind == "cpu":
         return untyped.get_autocast_cpu_dtype() if untyped.is_autocast_cpu_enabled() else None
     return untyped.get_autocast_gpu_dtype() if untyped.is_autocast_enabled() else None
+
+
+def without_autocast(kind: str, /) -> AbstractContextManager[Any]:
+    """A context in which autocast is off for this kind of device."""
+    return torch.autocast(kind, enabled=False)

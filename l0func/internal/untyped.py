@@ -26,3 +26,8 @@ def loose(tensor: Tensor, /) -> Any:
 def listed(numbers: Tensor, /) -> list[int]:
     """An integer vector as a list of Python integers."""
     return loose(numbers).tolist()
+
+
+def listed_floats(numbers: Tensor, /) -> list[float]:
+    """A vector as a list of Python floats."""
+    return loose(numbers).tolist()

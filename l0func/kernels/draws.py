@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiling
-from l0func.internal.untyped import untyped
 from l0func.kernels import philox
 from l0func.kernels.eager import eager_draws
 
@@ -91,17 +91,17 @@ def _traced_uniforms(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
 
 # allow_in_graph makes each of these functions one node in the compiler's graph. Traced through
 # Python, the ten rounds would be some two hundred nodes.
-@untyped.compiler.allow_in_graph
+@graph_node
 def _traced_words(keys: Tensor, calls: int) -> Tensor:
     return philox.words(keys, calls)
 
 
-@untyped.compiler.allow_in_graph
+@graph_node
 def _traced_uniforms_at(key: Tensor, call: Tensor) -> Tensor:
     return _uniforms_at(key, call)
 
 
-@untyped.compiler.allow_in_graph
+@graph_node
 def _traced_fold(keys: Tensor, data: Tensor) -> Tensor:
     folded = philox.folded(keys[..., 0], keys[..., 1], data)
     return torch.stack(folded, dim=-1)

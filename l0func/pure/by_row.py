@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.internal.interception import Interception
 from l0func.internal.untyped import untyped
+from l0func.pure.autocast import as_autocast
 from l0func.pure.written_out import norm
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement
 
@@ -64,7 +66,9 @@ def _norm_over_rows(
     eps: float = 1e-5,
 ) -> Tensor:
     if not training:
-        return func(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        x = _as_wide_as(running_mean, input)
+        y = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        return y.to(input.dtype)
     if mode.chunked:
         raise ValueError(
             "BatchNorm in training mode normalises by the whole batch, and chunk_size splits it: "
@@ -72,6 +76,12 @@ def _norm_over_rows(
             "in eval mode."
         )
     return norm.batch_norm(input, running_mean, running_var, weight, bias, momentum, eps, mode.row)
+
+
+def _as_wide_as(running: Tensor | None, x: Tensor) -> Tensor:
+    """The input in the dtype of the running statistics, if that is wider."""
+    # torch normalises a short float by float32 statistics, and vmap's rule does not.
+    return x if running is None else x.to(torch.promote_types(x.dtype, running.dtype))
 
 
 def _instance_norm(
@@ -92,7 +102,24 @@ def _instance_norm(
             "the batch, and per_example has no rule for that. Build it with "
             "track_running_stats=False, or put it in eval mode."
         )
-    return func(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    x = _as_wide_as(running_mean, input)
+    y = func(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return y.to(input.dtype)
+
+
+def _embedding(
+    mode: ByRow,
+    func: Any,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    # A gradient mapped over rows is dense: vmap has no sparse tensors.
+    return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
 
 
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
@@ -106,7 +133,7 @@ def _one_row(replacement: Replacement) -> Callable[..., Any]:
     run = replacement.run
 
     def handler(mode: ByRow, func: Any, /, *args: Any, **named: Any) -> Any:
-        result = run(*args, **named)
+        result = as_autocast(func, run, args, named)
         if result is NotImplemented:
             return _refuse_packed(mode, func)
         return result
@@ -121,5 +148,6 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_ROW_REPLACEMENTS,
     F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
+    F.embedding: _embedding,
     untyped._pack_padded_sequence: _refuse_packed,
 }

@@ -6,6 +6,7 @@ Every call of a pure module runs inside it; random functions without a keyed for
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import CodeType
 from typing import Any
 
@@ -17,6 +18,7 @@ from l0func import random
 from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
 from l0func.internal.untyped import TENSOR
+from l0func.pure.autocast import as_autocast
 from l0func.pure.custom_call import custom_function_call, run_custom
 from l0func.pure.dropped_buffers import WATCH_HANDLERS
 from l0func.pure.fresh import FRESH_HANDLERS
@@ -204,7 +206,8 @@ def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
                 f"{function_name(func)} has no keyed dropout between layers for packed sequences; "
                 "pad them instead."
             )
-        return replacement.function(*args, **named, dropout=mode.dropout(func))
+        written_out = partial(replacement.function, dropout=mode.dropout(func))
+        return as_autocast(func, written_out, args, named)
 
     return handler
 

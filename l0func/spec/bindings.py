@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from l0func.internal import names
+from l0func.internal.kinds import check_can_be_gated
 from l0func.spec.parts import Binding, Group, GroupSlices
 from l0func.spec.rules import Rule, RuleOrRules, Shape, as_rules, has_sharers
 
@@ -104,19 +105,15 @@ def _bound_slices(gate: str, slices: GroupSlices, *, multiplies: bool) -> list[B
 
 
 def check_bound(bound: Iterable[Bound], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse a gate that multiplies integers, or is twice on a tensor in the same way.
+    """Refuse a gate that cannot act on its tensor, or is twice on a tensor in the same way.
 
     Raises:
-        ValueError: A gate multiplies integers, is twice on a tensor by the same rule, or is twice
-            on a tensor where it has sharers.
+        ValueError: A gate multiplies integers, acts on a sparse tensor, is twice on a tensor by
+            the same rule, or is twice on a tensor where it has sharers.
     """
     seen: dict[tuple[str, str], list[Rule]] = {}
     for path, binding in bound:
-        if binding.multiplies and not tensors[path].is_floating_point():
-            raise ValueError(
-                f"A gate scales real floating-point numbers; {path!r} is {tensors[path].dtype}. "
-                f"Exclude it: {{{path!r}: None}}."
-            )
+        check_can_be_gated(path, tensors[path], multiplied=binding.multiplies)
         earlier = seen.setdefault((path, binding.gate), [])
         for rule in earlier:
             _check_pair(path, binding, rule)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from l0func.distributions import GateDistribution, HardConcrete
 from l0func.internal import names, tree
+from l0func.internal.kinds import check_has_shape, is_wide
 from l0func.internal.tree import Tree
 from l0func.spec.bindings import (
     Bound,
@@ -98,13 +99,14 @@ def gate_spec(
         distribution: A distribution for all gates, or ``{pattern: distribution}`` over gate names.
 
     Returns:
-        The spec. Gates are float64 if one of their parameters is, and float32 otherwise.
+        The spec. Gates are float64 if one of their parameters is (or is complex128), and float32
+        otherwise.
 
     Raises:
         TypeError: A rule, a group or a distribution has another type.
         ValueError: There are no parameters; a pattern or path matches nothing; a rule does not
-            fit; slices of one group have different numbers of gates; a gate multiplies integers; a
-            name is used twice.
+            fit; slices of one group have different numbers of gates; a gate multiplies integers,
+            or acts on a sparse tensor; a parameter is a nested tensor; a name is used twice.
     """
     tensors = tree.leaves(params)
     named_buffers = {} if buffers is None else tree.leaves(buffers, "buffers")
@@ -114,6 +116,8 @@ def gate_spec(
             "no gates."
         )
     _check_kinds(rules, groups, distribution)
+    for path, tensor in tensors.items():
+        check_has_shape(path, tensor)
     if rules is None and groups is None:
         rules = {"*": element()}
     return _planned(tensors, named_buffers, rules or {}, groups or {}, distribution)
@@ -213,8 +217,8 @@ def _gate_vectors(
 
 
 def _gates_on_float64(bound: Iterable[Bound], tensors: Mapping[str, Tensor]) -> set[str]:
-    """The names of gates on at least one float64 tensor."""
-    return {binding.gate for path, binding in bound if tensors[path].dtype == torch.float64}
+    """The names of gates on at least one tensor with 64 bits a real number."""
+    return {binding.gate for path, binding in bound if is_wide(tensors[path].dtype)}
 
 
 def _parameter_plans(

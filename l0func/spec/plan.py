@@ -140,6 +140,13 @@ def check_distributions(distribution: Any) -> None:
     table = distribution if _is_mapping(distribution) else {"*": distribution}
     rule = "A distribution is an instance, such as HardConcrete()"
     check_instances(table, GateDistribution, rule)
+    for value in table.values():
+        if not hasattr(value, "quadratures"):
+            kind = type(value).__name__
+            raise TypeError(
+                f"{kind} was not built whole: decorate it with @dataclass(frozen=True), and end "
+                f"its own __post_init__, if it has one, with super().__post_init__()."
+            )
 
 
 def _plain_number(value: Any) -> int | float:

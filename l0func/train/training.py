@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from l0func import random
+from l0func.gates.checks import check_can_learn
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.train.arguments import (
@@ -156,6 +157,7 @@ class _TrainingFunctions:
 
     def init(self, key: Tensor, params: Tree, gates: Tree, buffers: Tree, /) -> TrainState:
         random.check_key(key)
+        check_can_learn(tree.leaves(gates, "gates"))
         control = None if self.control is None else self.control.init(gates)
         step = torch.zeros((), dtype=torch.int64, device=key.device)
         moments: dict[str, Moments] = {}

@@ -19,9 +19,9 @@ from l0func.distributions import GateDistribution
 from l0func.distributions.identities import identities
 from l0func.engine.contraction.chunks import Contraction, Kind, Output
 from l0func.engine.contraction.run import Operands, Sweep, count_vectors, inputs_shape, run
+from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiles, compiling
 from l0func.internal.forward_mode import forward_rule
-from l0func.internal.untyped import untyped
 from l0func.kernels.choice import kernel_in_use
 from l0func.kernels.unfold import Unfold
 
@@ -90,7 +90,7 @@ def _fixed(value: Any) -> Any:
     return int(value) if isinstance(value, torch.SymInt) else value
 
 
-@untyped.compiler.allow_in_graph
+@graph_node
 def _traced(constants: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
     # The compiler's front end cannot trace a Function with rules for jvp and vmap. It takes this
     # function as one node, and the later stages trace into that.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.parameter import GatedParameter, broadcast_along, dense
+from l0func.internal.context import result_dtype
 from l0func.kernels.unfold import Unfold
 
 Side = tuple[int, int]
@@ -101,7 +102,9 @@ def _unscaled(call: ConvolutionCall, x: Tensor, weight: GatedParameter) -> Any:
     """The convolution with the kernel's entry gates; the scales are left to the caller."""
     gates = weight.entry_gates
     if gates is None:
-        return call.convolve(x, weight.weight)
+        # torch's autocast knows convolutions only above vmap.
+        dtype, _ = result_dtype(x, weight.weight)
+        return call.convolve(x.to(dtype), weight.weight.to(dtype))
     if gates.local_reparam:
         return gaussian(call.convolve, x, weight)
     return call.convolve_entries(x, weight)

@@ -13,6 +13,7 @@ from torch import Tensor
 from l0func import random
 from l0func.engine.entry_gates import EntryGates
 from l0func.engine.parameter import GatedParameter
+from l0func.internal.context import result_dtype, without_autocast
 
 
 def gaussian(
@@ -40,12 +41,21 @@ def gaussian(
     Raises:
         ValueError: The weight is used a second time in one call.
     """
+    # In float32 at least: a short float holds neither the squares nor a small variance.
+    dtype, wide = result_dtype(x, weight.weight)
+    with without_autocast(x.device.type):
+        return _drawn(product, x.to(wide), weight, weight.weight.to(wide)).to(dtype)
+
+
+def _drawn(
+    product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: GatedParameter, w: Tensor
+) -> Tensor:
+    """The pre-activations in the dtype of ``x`` and ``w``, the input and the weight's values."""
     gates = weight.entry_gates
     assert gates is not None
     stop = gates.first + gates.log_alpha.numel()
     gates.sums.add(weight.path, gates.first, stop)
     z_mean, z_variance = _moments(gates)
-    w = weight.weight
     mean = product(x, w * z_mean.to(w.dtype))
     w_variance = w * w * z_variance.to(w.dtype)
     variance = product(x * x, w_variance)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.internal.untyped import untyped
+from l0func.internal.compiler_import import graph_node
 
 
 def batch_norm(
@@ -46,6 +46,7 @@ def batch_norm(
         ValueError: The whole batch has one value a channel, only one row is differentiated, or
             several mapped models share one set of running statistics.
     """
+    short, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
     mean, variance, count = _batch_statistics(x, row)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
@@ -59,7 +60,7 @@ def batch_norm(
         y = y * weight.reshape(shape)
     if bias is not None:
         y = y + bias.reshape(shape)
-    return y
+    return y.to(short)
 
 
 def _update(running: Tensor, new: Tensor, momentum: float) -> None:
@@ -79,7 +80,7 @@ _ONE_ROW = (
 )
 
 
-@untyped.compiler.allow_in_graph
+@graph_node
 def _batch_statistics(x: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # allow_in_graph: a compiler that traced into the function would run its forward, and never
     # its vmap rule.
