@@ -40,6 +40,18 @@ def test_the_architecture_pages_table_is_the_one_that_is_tested():
     assert shown == {wing: set(allowed.split()) for wing, allowed in MAY_IMPORT.items()}
 
 
+def test_every_promise_is_held_by_a_test_that_is_there():
+    text = (DOCS / "promises.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    promises = [row for row in rows if not row.startswith("| kind ")]
+    assert len(promises) > 30
+    for row in promises:
+        tests = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
+        assert tests, row
+        for path, name in tests:
+            assert f"def {name or 'test_'}" in (ROOT / path).read_text(), (path, name)
+
+
 def test_every_module_that_the_architecture_page_names_is_there():
     text = (DOCS / "architecture.md").read_text()
     for name in re.findall(r"`((?:\w+/)+\w+)`", text):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from l0func import random
 from l0func.internal.tree import Tree
 from l0func.train.lagrangian import LagrangianState
 from l0func.train.optimizer import Moments
@@ -34,3 +35,14 @@ class TrainState(NamedTuple):
 
     control: LagrangianState | None
     """The controller's state; None without a controller."""
+
+    def key_of(self, step: int | Tensor) -> Tensor:
+        """The key that a step gives to the loss, to repeat its draws.
+
+        Args:
+            step: The number of the step, from 0 on; ``state.step`` is that of the next step.
+
+        Returns:
+            ``fold_in(key, step)``, shape ``(2,)``; ``(members, 2)`` for a stack.
+        """
+        return random.fold_in(self.key, step)

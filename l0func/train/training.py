@@ -182,7 +182,7 @@ class _TrainingFunctions:
         check_state(state, self.control, self.average)
         if self.in_dims is not None:
             check_members(state, inputs, self.in_dims)
-        key = random.fold_in(state.key, state.step)
+        key = state.key_of(state.step)
         trained = (moving(state.params, self.patterns), state.gates)
         # vmap does not take None as a pytree without leaves; an empty tuple is one.
         whole: Any = () if self.patterns is None else state.params

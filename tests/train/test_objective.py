@@ -250,3 +250,18 @@ def test_a_loss_that_keeps_new_buffers_to_itself_is_told_once():
         training.step(state, X, Y, False)
     assert w[0].filename == __file__
     training.step(state, X, Y, False)
+
+
+def test_the_keys_of_steps_are_those_that_the_loss_gets(net):
+    loss = data_loss(net)
+
+    def with_key(params, gates, buffers, key, x, y):
+        return loss(params, gates, buffers, key, x, y), {"key": key}
+
+    training = l0.training(with_key, *PAIR, has_aux=True)
+    state = start(training, net)
+    for i in range(3):
+        coming = state.key_of(state.step)
+        state, _, metrics = training.step(state, X, Y)
+        assert torch.equal(metrics["key"], coming)
+        assert torch.equal(metrics["key"], state.key_of(i))
