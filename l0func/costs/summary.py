@@ -41,7 +41,7 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One line in the table: a parameter, or the total.
 
     Attributes:
@@ -91,11 +91,11 @@ class Summary:
         estimator: The test-time gates behind the realised columns, or the density in its place.
     """
 
-    rows: tuple[Row, ...]
-    total: Row
+    rows: tuple[SummaryRow, ...]
+    total: SummaryRow
     estimator: str
 
-    def __getitem__(self, name: str) -> Row:
+    def __getitem__(self, name: str) -> SummaryRow:
         for row in self.rows:
             if row.name == name:
                 return row
@@ -195,10 +195,10 @@ def summary(
         realised = _realised_open(z, spec)
         squares = squares_by_parameter(tensors, named, spec)
     gate_counts = {gate.name: gate.size for gate in spec.gates}
-    rows: list[Row] = []
+    rows: list[SummaryRow] = []
     for p in spec.parameters:
         gates_on = {binding.gate for binding in p.bindings}
-        row = Row(
+        row = SummaryRow(
             name=p.path,
             shape=p.shape,
             entries=p.size,
@@ -225,8 +225,8 @@ def _realised_open(z: Gates, spec: GateSpec) -> dict[str, int]:
     return {path: int(entries.sum()) for path, entries in kept.items()}
 
 
-def _total_row(rows: Sequence[Row], gates: int) -> Row:
-    return Row(
+def _total_row(rows: Sequence[SummaryRow], gates: int) -> SummaryRow:
+    return SummaryRow(
         name="total",
         shape=(),
         entries=sum(row.entries for row in rows),

@@ -77,7 +77,7 @@ def check_costs(
         _check_cost(name, cost)
     prices = names.per_path(lam, shapes, "lam", "gated parameter")
     for path, price in prices.items():
-        _check_shape(path, price, shapes[path])
+        _check_lam_shape(path, price, shapes[path])
 
 
 def check_plain_costs(lam: Lam | Mapping[str, Lam], weight_decay: float | Tensor) -> None:
@@ -135,7 +135,7 @@ def _cost_error(name: str, value: float) -> ValueError:
     return ValueError(f"{name} is finite and at least 0; got {value}. {reason}.")
 
 
-def _check_shape(path: str, price: Any, shape: tuple[int, ...]) -> None:
+def _check_lam_shape(path: str, price: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(price, Tensor):
         return
     try:
