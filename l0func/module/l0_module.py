@@ -16,7 +16,7 @@ from l0func.costs.summary import Summary, summary
 from l0func.distributions import GateDistribution
 from l0func.engine.gated import Gated, Sampling, gated
 from l0func.engine.per_example import PerExample
-from l0func.gates.checks import MaskEstimator, check_estimator, check_values
+from l0func.gates.checks import Gates, MaskEstimator, check_values
 from l0func.gates.init import init_gates
 from l0func.internal import outputs
 from l0func.internal.context import compiling
@@ -99,9 +99,7 @@ class L0Module(nn.Module):
         rank: int | None = None,
     ) -> None:
         super().__init__()
-        check_estimator(estimator)
-        settings.check_epsilon(epsilon)
-        settings.check_module(module, L0Module)
+        settings.check_arguments(module, L0Module, estimator, epsilon)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)
         self.module = copied_module(module)
@@ -123,8 +121,7 @@ class L0Module(nn.Module):
         start_key = random.key(settings.chosen_seed(seed, generator))
         gates_key, weights_key, self.key = random.split(start_key, 3)
         gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
-        stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
-        self.log_alpha = GateDict(stored)
+        self.log_alpha = _gate_dict(gates)
         if init_params is not None:
             _redraw_in_place(weights_key, params, init_params)
         watch(dict(module.named_parameters()), params)
@@ -357,6 +354,11 @@ class L0Module(nn.Module):
         # A new tensor, not a change in place: a clone of this module counts for itself.
         self._count = self._count + 1
         return self._count
+
+
+def _gate_dict(gates: Gates) -> GateDict:
+    stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
+    return GateDict(stored)
 
 
 @torch.no_grad()
