@@ -117,13 +117,13 @@ def lowered(value: Any, keys: Sequence[str], amount: int, path: str) -> Any:
         ValueError: There is no integer at these keys, or it is too small.
     """
     if not keys:
-        if _kind(value) is not int or value <= amount:
+        if _class_of_value(value) is not int or value <= amount:
             raise ValueError(f"A group's attrs take {amount} from {path!r}, which is {value!r}.")
         return value - amount
     key, *deeper = keys
     if hasattr(value, "_replace"):
         return value._replace(**{key: lowered(getattr(value, key), deeper, amount, path)})
-    if _kind(value) is tuple:
+    if _class_of_value(value) is tuple:
         return tuple(lowered(list(value), keys, amount, path))
     changed = copy(value)
     if isinstance(value, list | dict):
@@ -137,5 +137,5 @@ def lowered(value: Any, keys: Sequence[str], amount: int, path: str) -> Any:
     return changed
 
 
-def _kind(value: Any) -> Any:
+def _class_of_value(value: Any) -> Any:
     return cast("Any", type(value))

@@ -10,7 +10,7 @@ from l0func import random
 from l0func.internal.untyped import listed
 
 # How many random numbers of closed units, and how many sizes for all groups, a trial takes.
-_DRAWS = 4
+_DRAW_COUNT = 4
 _LEVELS = 6
 
 
@@ -43,7 +43,7 @@ def _all_closings(sizes: Sequence[int], other_sizes: Collection[int]) -> Iterato
     for level in _levels(sizes, other_sizes):
         yield [max(size - level, 0) for size in sizes]
     key = random.key(2)
-    for draw in range(_DRAWS):
+    for draw in range(_DRAW_COUNT):
         u = random.uniform(random.fold_in(key, draw), (len(sizes),))
         yield _random_numbers(sizes, u)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.outputs import visible_tensors, walk
+from l0func.internal.outputs import visible_leaves, visible_tensors
 from l0func.pure.inputs import Inputs
 
 
@@ -60,7 +60,7 @@ def first_line(error: Exception) -> str:
 
 def _tensors_in(output: Any) -> Iterator[Tensor]:
     """The tensors in an output, and numpy's arrays and numbers as tensors."""
-    for _, leaf in walk(output):
+    for _, leaf in visible_leaves(output):
         if isinstance(leaf, Tensor):
             yield leaf
         elif _is_array(leaf) and leaf.dtype.kind in "biufc":
@@ -74,7 +74,7 @@ def _is_array(value: Any) -> bool:
 def _count_floats(output: Any) -> int:
     # Not compared, because a time of day is no difference; a list of a layer's numbers that became
     # shorter is one.
-    return sum(isinstance(leaf, float) for _, leaf in walk(output))
+    return sum(isinstance(leaf, float) for _, leaf in visible_leaves(output))
 
 
 def _same_tensor(tensor: Tensor, expected: Tensor, tolerance: float | None) -> bool:

@@ -108,7 +108,7 @@ def _alike_units(trace: Trace) -> tuple[list[list[UnitSlices]], list[Refusal]]:
         maker = first_maker(slices)
         reason = trace.units.reason(root) or _missing_side(slices)
         if reason is None:
-            alike.setdefault(_places(slices), []).append(slices)
+            alike.setdefault(_places_and_sizes(slices), []).append(slices)
         elif maker is not None:
             refusals.append(Refusal(maker, reason))
     return list(alike.values()), refusals
@@ -156,7 +156,7 @@ def _missing_side(slices: UnitSlices) -> str | None:
     return None
 
 
-def _places(slices: UnitSlices) -> _Places:
+def _places_and_sizes(slices: UnitSlices) -> _Places:
     return tuple((place, len(positions)) for place, positions in slices.items())
 
 

@@ -117,10 +117,10 @@ def _prepared(function: Functional, inputs: Inputs, draw: int) -> Trial:
     # Weights near the function's own first; then others, which may wake what is dead.
     params = _randomised(function.params, draw, noise=0.03 + 0.3 * draw)
     buffers = _randomised(function.buffers, draw, noise=0.0)
-    wide_params, wide_buffers = tree.map_tensors(_wide, (params, buffers))
+    wide_params, wide_buffers = tree.map_tensors(_in_float64, (params, buffers))
     varied = copied(_varied, inputs)
     for examples in (varied, inputs):
-        wide_inputs = copied(_wide, examples)
+        wide_inputs = copied(_in_float64, examples)
         wide = Trial(function.fn, wide_params, wide_buffers, wide_inputs, tolerance=1e-7)
         if _runs(wide):
             return wide
@@ -159,7 +159,7 @@ def _input_tensors(inputs: Inputs) -> list[Tensor]:
     return found
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _in_float64(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 

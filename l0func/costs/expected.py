@@ -181,7 +181,7 @@ def penalty(
     opens = prob_open(named, spec)
     paths = [p.path for p in spec.gated()]
     lams = names.per_path(lam, paths, "lam", "gated parameter")
-    check_costs(lams, weight_decay)
+    _check_lam_and_decay(lams, weight_decay)
     decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
     if decays:
         check_devices(tensors, named, spec)
@@ -196,7 +196,7 @@ def penalty(
     return _total(terms)
 
 
-def check_costs(lams: Mapping[str, Any], weight_decay: Any) -> None:
+def _check_lam_and_decay(lams: Mapping[str, Any], weight_decay: Any) -> None:
     """Refuse costs that are no numbers, negative, infinite or NaN.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -23,6 +23,7 @@ from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.prune import open_entries
 from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
+from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec
 
 Cells = tuple[str, ...]
@@ -41,7 +42,7 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One line in the table: a parameter, or the total.
 
     Attributes:
@@ -91,11 +92,11 @@ class Summary:
         estimator: The test-time gates behind the realised columns, or the density in its place.
     """
 
-    rows: tuple[Row, ...]
-    total: Row
+    rows: tuple[SummaryRow, ...]
+    total: SummaryRow
     estimator: str
 
-    def __getitem__(self, name: str) -> Row:
+    def __getitem__(self, name: str) -> SummaryRow:
         for row in self.rows:
             if row.name == name:
                 return row
@@ -195,22 +196,35 @@ def summary(
         realised = _realised_open(z, spec)
         squares = squares_by_parameter(tensors, named, spec)
     gate_counts = {gate.name: gate.size for gate in spec.gates}
-    rows: list[Row] = []
+    rows: list[SummaryRow] = []
     for p in spec.parameters:
-        gates_on = {binding.gate for binding in p.bindings}
-        row = Row(
-            name=p.path,
-            shape=p.shape,
-            entries=p.size,
-            gates=sum(gate_counts[name] for name in gates_on),
-            expected_open=expected.get(p.path, float(p.size)),
-            realised_open=realised.get(p.path, p.size),
-            expected_l2=float(squares[p.path]),
-        )
+        expected_open = expected.get(p.path, float(p.size))
+        realised_open = realised.get(p.path, p.size)
+        row = _row_of(p, gate_counts, expected_open, realised_open, float(squares[p.path]))
         rows.append(row)
     choice = decision(spec, estimator, density)
     warn_if_closed(z, spec, choice)
     return Summary(tuple(rows), _total_row(rows, sum(gate_counts.values())), choice.name)
+
+
+def _row_of(
+    p: ParameterPlan,
+    gate_counts: Mapping[str, int],
+    expected_open: float,
+    realised_open: int,
+    expected_l2: float,
+) -> SummaryRow:
+    gates_on = {binding.gate for binding in p.bindings}
+    gates = sum(gate_counts[name] for name in gates_on)
+    return SummaryRow(
+        name=p.path,
+        shape=p.shape,
+        entries=p.size,
+        gates=gates,
+        expected_open=expected_open,
+        realised_open=realised_open,
+        expected_l2=expected_l2,
+    )
 
 
 def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
@@ -225,13 +239,17 @@ def _realised_open(z: Gates, spec: GateSpec) -> dict[str, int]:
     return {path: int(entries.sum()) for path, entries in kept.items()}
 
 
-def _total_row(rows: Sequence[Row], gates: int) -> Row:
-    return Row(
+def _total_row(rows: Sequence[SummaryRow], gates: int) -> SummaryRow:
+    entries = sum(row.entries for row in rows)
+    expected_open = sum(row.expected_open for row in rows)
+    realised_open = sum(row.realised_open for row in rows)
+    expected_l2 = sum(row.expected_l2 for row in rows)
+    return SummaryRow(
         name="total",
         shape=(),
-        entries=sum(row.entries for row in rows),
+        entries=entries,
         gates=gates,
-        expected_open=sum(row.expected_open for row in rows),
-        realised_open=sum(row.realised_open for row in rows),
-        expected_l2=sum(row.expected_l2 for row in rows),
+        expected_open=expected_open,
+        realised_open=realised_open,
+        expected_l2=expected_l2,
     )

@@ -12,7 +12,7 @@ from l0func.distributions.base import GateDistribution
 from l0func.distributions.elementwise import rectify
 from l0func.internal.untyped import listed_floats
 
-_FARTHEST = 60.0
+_SEARCH_BOUND = 60.0
 
 
 class CustomGate(GateDistribution):
@@ -79,7 +79,7 @@ class CustomGate(GateDistribution):
 
     def location(self, probability: float, t: float) -> float:
         """The location at which P(z <= t) is a probability; by default found by bisection."""
-        low, high = -_FARTHEST, _FARTHEST
+        low, high = -_SEARCH_BOUND, _SEARCH_BOUND
         for _ in range(80):
             middle = (low + high) / 2.0
             at = torch.tensor(middle, dtype=torch.float64)

@@ -14,7 +14,7 @@ from l0func.internal.scalars import integer
 from l0func.pure.functional import Functional, PureModule
 from l0func.spec.plan import GateSpec
 
-_APPLY = "apply(params, gates, buffers, key, *inputs)"
+_APPLY_FORM = "apply(params, gates, buffers, key, *inputs)"
 _NO_AXES = (str, bytes, float, bool, Tensor, GateSpec)
 _ROWS = "rows(params, gates, buffers, keys, *inputs)"
 
@@ -57,8 +57,8 @@ def check_gated(apply: Any) -> None:
     """
     if isinstance(apply, nn.Module | PureModule | type) or not callable(apply):
         raise TypeError(
-            f"per_example maps a gated function, {_APPLY}; got {type(apply).__name__}. Make one "
-            "with l0func.gated(fn, spec)."
+            f"per_example maps a gated function, {_APPLY_FORM}; got {type(apply).__name__}. Make "
+            "one with l0func.gated(fn, spec)."
         )
 
 
@@ -100,7 +100,7 @@ def check_key_argument(key: Any) -> None:
     if key is not None and not _is_key(key):
         raise TypeError(
             f"The fourth argument is a key, an int64 tensor of shape (2,); got {_kind_of(key)}. "
-            f"The call is {_APPLY}. Make a key with l0func.random.key(seed); None stands for "
+            f"The call is {_APPLY_FORM}. Make a key with l0func.random.key(seed); None stands for "
             "test-time gates."
         )
 
@@ -114,7 +114,7 @@ def check_keys_argument(keys: Any) -> None:
     if keys is None:
         raise TypeError(
             "rows draws masks from keys, and got None. Fixed gates are the same for every row, so "
-            f"they belong to the gated function: {_APPLY}, with None as the key."
+            f"they belong to the gated function: {_APPLY_FORM}, with None as the key."
         )
     if not _is_key(keys):
         raise TypeError(

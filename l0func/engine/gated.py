@@ -184,7 +184,7 @@ class Gated:
 
 def _dense_output(output: Any) -> Any:
     """The output with the product of weight and mask for each stand-in."""
-    return outputs.map_tensors(dense, output, "output", is_gated)
+    return outputs.map_visible_tensors(dense, output, "output", is_gated)
 
 
 def gated(

@@ -54,7 +54,7 @@ _OTHERS = {
     b"\x89HDF": "; it looks like an HDF5 file",
 }
 
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_STORED_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 class Entry(NamedTuple):
@@ -169,8 +169,8 @@ def _entry(name: str, value: Any) -> Entry:
     if record.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{label} has a dtype, a shape and data_offsets, and nothing else")
     dtype = _dtype(label, record["dtype"])
-    shape = _sizes(name, "shape", record["shape"])
-    offsets = _sizes(name, "data_offsets", record["data_offsets"])
+    shape = _sizes_in_header(name, "shape", record["shape"])
+    offsets = _sizes_in_header(name, "data_offsets", record["data_offsets"])
     if len(offsets) != 2:
         raise ValueError(f"{label} has {len(offsets)} data_offsets, not 2")
     begin, end = offsets
@@ -183,13 +183,13 @@ def _entry(name: str, value: Any) -> Entry:
 
 
 def _dtype(label: str, kind: Any) -> torch.dtype:
-    if isinstance(kind, str) and kind in _DTYPES:
-        return _DTYPES[kind]
-    near = names.closest(kind[:80], _DTYPES) if isinstance(kind, str) else ""
+    if isinstance(kind, str) and kind in _STORED_DTYPES:
+        return _STORED_DTYPES[kind]
+    near = names.closest(kind[:80], _STORED_DTYPES) if isinstance(kind, str) else ""
     raise ValueError(f"{label} has the unknown dtype {shown(kind)}{near}")
 
 
-def _sizes(name: str, what: str, value: Any) -> tuple[int, ...]:
+def _sizes_in_header(name: str, what: str, value: Any) -> tuple[int, ...]:
     """Integers from 0 on that a tensor could have as its sizes."""
     items = cast("list[Any]", value) if isinstance(value, list) else [value]
     if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in items):

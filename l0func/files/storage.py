@@ -22,7 +22,7 @@ from l0func.files.reader import reading
 from l0func.files.tensor_bytes import Piece
 from l0func.files.writer import replacing
 
-_ADVICE = "Take an earlier copy of the file."
+_EARLIER_COPY = "Take an earlier copy of the file."
 
 
 class Format(NamedTuple):
@@ -43,7 +43,7 @@ class Format(NamedTuple):
     check: Callable[[Mapping[str, str]], object]
 
 
-class Contents(NamedTuple):
+class FileContents(NamedTuple):
     """A file's metadata and tensors, and whether digests vouch for them."""
 
     metadata: dict[str, str]
@@ -74,7 +74,7 @@ def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: dict[
         file.write(header.encoded(digests.sealed(plan, found)))
 
 
-def read_tensors(path: PathLike, kind: Format) -> Contents:
+def read_tensors(path: PathLike, kind: Format) -> FileContents:
     """Read the metadata and the tensors of a safetensors file.
 
     Args:
@@ -93,10 +93,10 @@ def read_tensors(path: PathLike, kind: Format) -> Contents:
         _check_format(name, head.metadata, kind)
         expected = _digests_in(name, head, kind)
         tensors = _read_all(file, head, expected, name)
-    return Contents(head.metadata, tensors, expected is not None)
+    return FileContents(head.metadata, tensors, expected is not None)
 
 
-def warn_unless_vouched(name: str, contents: Contents) -> None:
+def warn_unless_vouched(name: str, contents: FileContents) -> None:
     """Warn the caller's caller about a file without digests, once it has been accepted."""
     if not contents.vouched:
         warnings.warn(
@@ -140,7 +140,7 @@ def _digests_in(name: str, head: Header, kind: Format) -> dict[str, str] | None:
         return digests.digests_in(head)
     except ValueError as error:
         rule = _broken_rule(head, kind)
-        raise ValueError(f"{name} is damaged: {error}{rule}. {_ADVICE}") from None
+        raise ValueError(f"{name} is damaged: {error}{rule}. {_EARLIER_COPY}") from None
 
 
 def _broken_rule(head: Header, kind: Format) -> str:
@@ -169,7 +169,7 @@ def _read_all(
         if expected is not None and expected[tensor] != found:
             raise ValueError(
                 f"{name} is damaged: the numbers of {tensor!r} are not those that were saved. "
-                f"{_ADVICE}"
+                f"{_EARLIER_COPY}"
             )
         _check_bools(name, tensor, tensors[tensor])
     return tensors

@@ -96,14 +96,14 @@ def read(file: FileIO, entry: Entry) -> tuple[Tensor, str]:
     digest = hashlib.sha256()
     own = torch.empty(entry.end - entry.begin, dtype=torch.uint8, device="cpu")
     for begin in range(0, own.numel(), _PIECE):
-        part = _memory(own[begin : begin + _PIECE])
+        part = _memory_view(own[begin : begin + _PIECE])
         fill(file, part)
         digest.update(part)
     t = _swapped(own, entry.dtype).view(entry.dtype).reshape(entry.shape)
     return t, digest.hexdigest()
 
 
-def _memory(own: Tensor) -> memoryview:
+def _memory_view(own: Tensor) -> memoryview:
     """The memory of some bytes on the CPU, which must outlive the view."""
     room = ctypes.c_char * own.numel()
     return memoryview(room.from_address(own.data_ptr())).cast("B")

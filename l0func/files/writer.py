@@ -60,7 +60,7 @@ def replacing(path: PathLike, /) -> Generator[BinaryIO, None, None]:
         with suppress(OSError):
             os.unlink(unfinished)
         if isinstance(error, OSError):
-            raise _in_words(error, folder, path) from error
+            raise _in_users_words(error, folder, path) from error
         raise
     _sync_folder(folder)
 
@@ -120,7 +120,7 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _in_words(error: OSError, folder: str, path: PathLike) -> OSError:
+def _in_users_words(error: OSError, folder: str, path: PathLike) -> OSError:
     """The same error with the user's path: the system names the unfinished file, or none."""
     reason = error.strerror or str(error)
     if error.errno == errno.ENOENT:

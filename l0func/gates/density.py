@@ -70,7 +70,7 @@ def gates_at(gates: Gates, spec: GateSpec, density: Density) -> Gates:
             are no gates; a pattern matches no gated parameter, or a gated parameter no pattern.
     """
     pools = _pools(spec, density)
-    places = _places(gates, spec)
+    places = _places_in_order(gates, spec)
     opens = {name: torch.ones(place.shape) for name, place in places.items()}
     for pattern, (parameters, share) in pools.items():
         opens = _closed_to(share, pattern, parameters, places, opens)
@@ -121,7 +121,7 @@ def _check_share(pattern: str, share: Any) -> None:
         )
 
 
-def _places(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
+def _places_in_order(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
     """For each gate its place in the order of P(z ≠ 0), 0 for the likeliest."""
     ordered = sorted(spec.gates, key=lambda gate: gate.name)
     chances: list[Tensor] = []

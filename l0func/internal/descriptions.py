@@ -24,7 +24,7 @@ _PROPERTIES = (
     "is_quantized",
     "requires_grad",
 )
-_METHODS = (
+_DESCRIBING_METHODS = (
     "dim",
     "size",
     "numel",
@@ -40,7 +40,7 @@ _METHODS = (
 def _describing() -> Iterator[Any]:
     for name in _PROPERTIES:
         yield getattr(TENSOR, name).__get__
-    for name in _METHODS:
+    for name in _DESCRIBING_METHODS:
         yield getattr(TENSOR, name)
     yield torch.numel
     yield torch.is_floating_point

@@ -11,13 +11,13 @@ from torch import Tensor
 _forward_ad: Any = import_module("torch.autograd.forward_ad")
 
 
-_transforms: Any = import_module("torch._functorch.eager_transforms")
+_eager_transforms: Any = import_module("torch._functorch.eager_transforms")
 
 
 def in_dual_level() -> bool:
     """Whether ``torch.autograd.forward_ad.dual_level`` is open, where torch.func.jvp fails."""
     # torch.func.jvp opens a dual level too, the outermost one, and counts its own nesting.
-    return _forward_ad._current_level >= 0 and _transforms.JVP_NESTING == 0
+    return _forward_ad._current_level >= 0 and _eager_transforms.JVP_NESTING == 0
 
 
 def forward_rule(derive: Callable[..., Any], /) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from l0func.internal.context import compiling
 from l0func.internal.hidden import is_tensor
 from l0func.internal.names import check_names
-from l0func.internal.objects import is_object, level_of, structure_of
+from l0func.internal.objects import is_object, structure_of, visible_level
 from l0func.internal.outputs import Trail, check_leaf, check_no_cycle, place_of
 from l0func.internal.tree import LEAVES, Level, leaves, rebuild
 
@@ -105,7 +105,7 @@ class _Collected(NamedTuple):
         """The template of a value; its tensors and their dimensions are collected."""
         if isinstance(value, Tensor):
             return self._place(value, dims, trail)
-        level = level_of(value)
+        level = visible_level(value)
         if level is None:
             if dims is not None:
                 self._check_constant(value, trail)
@@ -144,7 +144,7 @@ class _Collected(NamedTuple):
             raise ValueError(
                 f"{self.dims_label} names dimension {dim!r} of a tensor of shape "
                 f"{tuple(tensor.shape)}{place} and there is no such dimension."
-                f"{_advice(tensor, dim, self.dims_label)}"
+                f"{_advice_on_scalar(tensor, dim, self.dims_label)}"
             )
         positive = dim % tensor.dim()
         self.tensors.append(tensor)
@@ -152,7 +152,7 @@ class _Collected(NamedTuple):
         return _Place(positive)
 
 
-def _advice(tensor: Tensor, dim: Any, dims_label: str) -> str:
+def _advice_on_scalar(tensor: Tensor, dim: Any, dims_label: str) -> str:
     if dims_label == "out_dims" and isinstance(dim, int) and not tensor.dim():
         return " A row's own number needs a dimension of rows: return it as x[None]."
     return ""

@@ -21,9 +21,9 @@ from l0func.internal.context import compiling
 from l0func.internal.hidden import find_tensor, is_tensor
 from l0func.internal.tree import LEAVES, Level
 
-_MAPPINGS: tuple[Any, ...] = (OrderedDict, defaultdict, dict)
+_MAPPING_BASES: tuple[Any, ...] = (OrderedDict, defaultdict, dict)
 _SEQUENCES: tuple[Any, ...] = (list, deque, tuple)
-_BASES: tuple[Any, ...] = (*_MAPPINGS, *_SEQUENCES, types.SimpleNamespace, object)
+_BASES: tuple[Any, ...] = (*_MAPPING_BASES, *_SEQUENCES, types.SimpleNamespace, object)
 """Classes that a Python class may extend: its objects then consist of items and attributes."""
 
 _TUPLE: Any = tuple
@@ -32,7 +32,7 @@ _WHOLE = (type, types.ModuleType, nn.Module, Enum)
 """Objects with an identity: a copy of one would be something else."""
 
 
-def level_of(value: Any, /, wanted: Callable[[Any], bool] = is_tensor) -> Level | None:
+def visible_level(value: Any, /, wanted: Callable[[Any], bool] = is_tensor) -> Level | None:
     """The children of a container, or of an object that holds a wanted tensor; None for a leaf."""
     level = _container_level(value)
     # A compiler can trace neither the search nor the copy of an object.
@@ -146,7 +146,7 @@ class _Plan(NamedTuple):
         if base is tuple:
             return _TUPLE.__new__(self.kind, items)
         made = base.__new__(self.kind)
-        if self.base in _MAPPINGS:
+        if self.base in _MAPPING_BASES:
             for key, item in zip(self.keys, items, strict=True):
                 base.__setitem__(made, key, item)
         elif items:
@@ -176,7 +176,7 @@ def _plan_of(value: Any, kind: Any, base: Any) -> _Plan:
 
 def _items_of(value: Any, base: Any) -> list[tuple[Any, Any]]:
     """Keys and items: of a dict, or with numbers as keys of a list or tuple."""
-    if base in _MAPPINGS:
+    if base in _MAPPING_BASES:
         return list(base.items(value))
     if base in _SEQUENCES:
         items: list[Any] = list(base.__iter__(value))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l0func.internal.context import compiling
 from l0func.internal.hidden import find_tensor, hidden_tensors, is_tensor
-from l0func.internal.objects import level_of, structure_of
+from l0func.internal.objects import structure_of, visible_level
 from l0func.internal.tree import LEAVES
 
 Trail: TypeAlias = tuple[tuple[Any, str], ...]
@@ -23,13 +23,13 @@ _MOST_COPIES = 10_000
 """The most objects that :func:`copied` copies: a large graph of objects takes no time."""
 
 
-def walk(value: Any, /) -> Iterator[tuple[Trail, Any]]:
+def visible_leaves(value: Any, /) -> Iterator[tuple[Trail, Any]]:
     """The leaves in containers and objects, each with the way to it."""
     return _walk(value, (), {})
 
 
 def _walk(value: Any, trail: Trail, seen: dict[int, Any]) -> Iterator[tuple[Trail, Any]]:
-    level = level_of(value)
+    level = visible_level(value)
     if level is None:
         yield trail, value
         return
@@ -43,7 +43,7 @@ def _walk(value: Any, trail: Trail, seen: dict[int, Any]) -> Iterator[tuple[Trai
 
 def visible_tensors(value: Any, /) -> list[Tensor]:
     """The tensors in containers and objects, in order."""
-    return [leaf for _, leaf in walk(value) if isinstance(leaf, Tensor)]
+    return [leaf for _, leaf in visible_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def hidden_in(value: Any, /, label: str) -> list[tuple[Tensor, TypeError]]:
@@ -54,7 +54,7 @@ def hidden_in(value: Any, /, label: str) -> list[tuple[Tensor, TypeError]]:
         label: A name for it in the error.
     """
     found: list[tuple[Tensor, TypeError]] = []
-    for trail, leaf in walk(value):
+    for trail, leaf in visible_leaves(value):
         # A tensor may have other tensors as attributes.
         inside = vars(leaf) if isinstance(leaf, Tensor) else leaf
         if not isinstance(inside, LEAVES):
@@ -141,7 +141,7 @@ def _unknown_kind(leaf: Any, place: str, way: str | None, advice: str = "") -> T
     )
 
 
-def map_tensors(
+def map_visible_tensors(
     function: Callable[[Tensor], Tensor],
     value: Any,
     /,
@@ -166,7 +166,7 @@ def map_tensors(
 
 @dataclass(frozen=True)
 class _Change:
-    """A function over all tensors in a value, as :func:`map_tensors` takes it."""
+    """A function over all tensors in a value, as :func:`map_visible_tensors` takes it."""
 
     function: Callable[[Tensor], Tensor]
     label: str
@@ -176,7 +176,7 @@ class _Change:
         """The changed value at the end of a way."""
         if isinstance(value, Tensor):
             return self.function(value)
-        level = level_of(value, self.wanted)
+        level = visible_level(value, self.wanted)
         if level is None:
             check_leaf(value, self.label, trail, self.wanted)
             return value

@@ -57,7 +57,7 @@ def write_buffers(
             elif trains or _is_changed(buffer, old.get(name)):
                 known = updated.get(paths.get(name, ""))
                 new = outside.get(id(buffer), buffer) if known is None else known
-                kept = _write(vars(module)["_buffers"], name, new) and kept
+                kept = _write_buffer(vars(module)["_buffers"], name, new) and kept
     return not kept
 
 
@@ -69,7 +69,7 @@ def _is_changed(now: Tensor, before: Tensor | None) -> bool:
     return now is not before or (not compiling() and now._version > 0)
 
 
-def _write(buffers: dict[str, Tensor | None], name: str, new: Tensor) -> bool:
+def _write_buffer(buffers: dict[str, Tensor | None], name: str, new: Tensor) -> bool:
     """Write a buffer; into the old one if it fits, which the result says."""
     old = buffers.get(name)
     fits = old is not None and (old.shape, old.dtype) == (new.shape, new.dtype)

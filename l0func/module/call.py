@@ -16,11 +16,11 @@ from l0func.module.give_back import Writes
 from l0func.module.live import Live
 from l0func.module.snapshot import Snapshot
 
-Result = tuple[Any, list[Tensor], dict[str, Tensor]]
+CallResult = tuple[Any, list[Tensor], dict[str, Tensor]]
 """The output, the tensors that forward left in attributes, and the buffers."""
 
 
-class Call:
+class LiveCall:
     """One call of a live module, so that nothing that it writes is lost.
 
     Args:
@@ -35,7 +35,7 @@ class Call:
         self.before: list[Snapshot] = []
         self.left: list[Tensor] = []
 
-    def run(self, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any) -> Result:
+    def run(self, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any) -> CallResult:
         """The module's output, and everything else to hand out of the transforms around it."""
         self.clones = self.live.assembled(params, buffers)
         self.before = self.live.snapshots(self.clones)

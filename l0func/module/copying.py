@@ -15,7 +15,7 @@ from l0func.pure.functional import make_functional
 _WITHOUT_STATE = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float)
 
 
-def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def copied_module(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, results of a computation included; these are detached.
 
     The old weight norm, the old spectral norm and pruning keep such a result as the weight, and a
@@ -50,13 +50,13 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 def detached_results(value: Any) -> dict[int, Any]:
     """A memo for :func:`copy.deepcopy`: detached copies for all results of a computation."""
     memo: dict[int, Any] = {}
-    for tensor in _tensors(value):
+    for tensor in _held_tensors(value):
         if tensor.grad_fn is not None and id(tensor) not in memo:
             memo[id(tensor)] = tensor.detach().clone()
     return memo
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _held_tensors(value: Any) -> Iterator[Tensor]:
     """All tensors that an object holds, through containers and attributes."""
     seen: set[int] = set()
     waiting = [value]

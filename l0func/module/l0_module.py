@@ -16,13 +16,13 @@ from l0func.costs.summary import Summary, summary
 from l0func.distributions import GateDistribution
 from l0func.engine.gated import Gated, Sampling, gated
 from l0func.engine.per_example import PerExample
-from l0func.gates.checks import MaskEstimator, check_estimator, check_values
+from l0func.gates.checks import Gates, MaskEstimator, check_values
 from l0func.gates.init import init_gates
 from l0func.internal import outputs
 from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, settings
-from l0func.module.call import Call
-from l0func.module.copying import copied, detached_results
+from l0func.module.call import LiveCall
+from l0func.module.copying import copied_module, detached_results
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.watch import watch
@@ -99,12 +99,10 @@ class L0Module(nn.Module):
         rank: int | None = None,
     ) -> None:
         super().__init__()
-        check_estimator(estimator)
-        settings.check_epsilon(epsilon)
-        settings.check_module(module, L0Module)
+        settings.check_arguments(module, L0Module, estimator, epsilon)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)
-        self.module = copied(module)
+        self.module = copied_module(module)
         self.lam, self.weight_decay = lam, weight_decay
         self.per_example = per_example
         self.sampling: Sampling = sampling
@@ -123,10 +121,9 @@ class L0Module(nn.Module):
         start_key = random.key(settings.chosen_seed(seed, generator))
         gates_key, weights_key, self.key = random.split(start_key, 3)
         gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
-        stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
-        self.log_alpha = GateDict(stored)
+        self.log_alpha = _gate_dict(gates)
         if init_params is not None:
-            _redraw(weights_key, params, init_params)
+            _redraw_in_place(weights_key, params, init_params)
         watch(dict(module.named_parameters()), params)
         self._current()
 
@@ -151,7 +148,7 @@ class L0Module(nn.Module):
         """
         live, gates = self._current(), self.gates()
         key = self._next_key() if self.training else None
-        call = Call(live, by_row=self.per_example and key is not None)
+        call = LiveCall(live, by_row=self.per_example and key is not None)
         apply: Any = Gated(call.run, self.spec, self.estimator, self.sampling)
         if call.by_row and key is not None:
             apply = PerExample(apply, out_dims=(0, 0, None))
@@ -324,7 +321,7 @@ class L0Module(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
         state = self.__getstate__()
         memo.update(detached_results(state))
-        copied(self.module, memo)
+        copied_module(self.module, memo)
         new: Any = type(self).__new__(type(self))
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(state, memo))
@@ -359,8 +356,13 @@ class L0Module(nn.Module):
         return self._count
 
 
+def _gate_dict(gates: Gates) -> GateDict:
+    stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
+    return GateDict(stored)
+
+
 @torch.no_grad()
-def _redraw(
+def _redraw_in_place(
     key: Tensor, params: dict[str, Tensor], initialisers: Mapping[str, Initialiser | None]
 ) -> None:
     """Draw parameters anew in place; a wildcard leaves frozen parameters as they are."""
@@ -371,7 +373,7 @@ def _redraw(
 
 
 def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    for _, leaf in outputs.walk((inputs, kwargs)):
+    for _, leaf in outputs.visible_leaves((inputs, kwargs)):
         if isinstance(leaf, Tensor) and leaf.dim() > 0:
             return leaf.shape[0]
     raise ValueError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from l0func.costs.expected import Lam
 from l0func.distributions import GateDistribution, HardConcrete
 from l0func.engine.gated import Sampling
+from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.internal import names
 from l0func.internal.context import compiling, known_values
 from l0func.internal.untyped import untyped
@@ -27,7 +28,27 @@ EPSILON = 1e-6
 _LIMITS = {"temperature": 2 / 3, "limit_a": -0.1, "limit_b": 1.1}
 
 
-def check_module(module: Any, holder: type[nn.Module]) -> None:
+def check_arguments(
+    module: Any, holder: type[nn.Module], estimator: MaskEstimator, epsilon: float
+) -> None:
+    """Refuse arguments that are wrong for every module, and a module that cannot have gates.
+
+    Args:
+        module: What the user gave.
+        holder: The class that wraps it.
+        estimator: The test-time gates.
+        epsilon: The distance from 0 and 1 that draws keep.
+
+    Raises:
+        TypeError: The module is not a module.
+        ValueError: The module has gates already, or another argument is not valid.
+    """
+    check_estimator(estimator)
+    _check_epsilon(epsilon)
+    _check_module(module, holder)
+
+
+def _check_module(module: Any, holder: type[nn.Module]) -> None:
     """Refuse anything but a module that has no gates yet.
 
     Args:
@@ -77,7 +98,7 @@ def check_costs(
         _check_cost(name, cost)
     prices = names.per_path(lam, shapes, "lam", "gated parameter")
     for path, price in prices.items():
-        _check_shape(path, price, shapes[path])
+        _check_lam_shape(path, price, shapes[path])
 
 
 def check_plain_costs(lam: Lam | Mapping[str, Lam], weight_decay: float | Tensor) -> None:
@@ -135,7 +156,7 @@ def _cost_error(name: str, value: float) -> ValueError:
     return ValueError(f"{name} is finite and at least 0; got {value}. {reason}.")
 
 
-def _check_shape(path: str, price: Any, shape: tuple[int, ...]) -> None:
+def _check_lam_shape(path: str, price: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(price, Tensor):
         return
     try:
@@ -186,7 +207,7 @@ def check_sampling(sampling: Sampling, per_example: bool, draws_entries: bool) -
         )
 
 
-def check_epsilon(epsilon: float) -> None:
+def _check_epsilon(epsilon: float) -> None:
     """Refuse an epsilon outside [0, 1/2), and warn of another than the default."""
     if not 0.0 <= epsilon < 0.5:
         raise ValueError(
@@ -196,7 +217,7 @@ def check_epsilon(epsilon: float) -> None:
         warnings.warn(
             "epsilon has no effect: draws are on the open interval (0, 1), never closer than 6e-8 "
             "to its ends.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

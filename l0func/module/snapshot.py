@@ -13,8 +13,8 @@ from torch import nn
 from l0func.internal.context import compiling
 from l0func.pure.part import is_bookkeeping
 
-_MAPPINGS: tuple[Any, ...] = (dict, OrderedDict)
-CONTAINERS: tuple[Any, ...] = (*_MAPPINGS, list, set)
+_WATCHED_MAPPINGS: tuple[Any, ...] = (dict, OrderedDict)
+CONTAINERS: tuple[Any, ...] = (*_WATCHED_MAPPINGS, list, set)
 """The builtin containers that code changes in place."""
 
 Container: TypeAlias = Any
@@ -130,7 +130,7 @@ def containers_in(values: Iterable[Any]) -> Iterator[Container]:
 def is_mapping(container: Container) -> bool:
     """Whether a container is a dict or an OrderedDict."""
     kind = cast("Any", type(container))
-    return kind in _MAPPINGS
+    return kind in _WATCHED_MAPPINGS
 
 
 def _is_same(some: Container, others: Container) -> bool:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from l0func.internal.context import autocast_dtype, without_autocast
 from l0func.internal.untyped import TENSOR, untyped
 
-Call = Callable[[torch.dtype, Any, tuple[Any, ...], dict[str, Any]], Any]
+Policy = Callable[[torch.dtype, Any, tuple[Any, ...], dict[str, Any]], Any]
 """``(autocast's dtype, function, arguments, keyword arguments)`` to the function's result."""
 
 
@@ -48,7 +48,7 @@ def as_autocast(
         args: Its arguments.
         kwargs: Its keyword arguments.
     """
-    if func not in _FUNCTIONS:
+    if func not in _CAST_FUNCTIONS:
         return run(*args, **kwargs)
     kind = _device_kind((*args, *kwargs.values()))
     dtype = autocast_dtype(kind) if kind in _POLICIES else None
@@ -128,7 +128,7 @@ def _is_eligible(x: Tensor) -> bool:
 
 
 # Torch's lists for each kind of device, without those functions that a vmap leaves whole.
-_PRODUCTS = (
+_MATRIX_PRODUCTS = (
     *(F.linear, F.conv1d, F.conv2d, F.conv3d, untyped.conv_tbc),
     *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
     *(torch.matmul, TENSOR.matmul, TENSOR.__matmul__, TENSOR.__rmatmul__),
@@ -136,7 +136,7 @@ _PRODUCTS = (
     *(torch.addbmm, TENSOR.addbmm, torch.baddbmm, TENSOR.baddbmm),
     *(F.prelu, torch.prelu, TENSOR.prelu, F.scaled_dot_product_attention),
 )
-_NORMS = (F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm)
+_LAYER_AND_GROUP_NORMS = (F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm)
 _VECTOR_PRODUCTS = (torch.mv, TENSOR.mv, torch.addmv, TENSOR.addmv)
 _CELLS = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 _NETWORKS = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
@@ -151,25 +151,25 @@ _TRANSFORMS = tuple(
 )
 
 
-def _policies(entries: Mapping[Call, Iterable[Any]]) -> dict[Any, Call]:
+def _policies(entries: Mapping[Policy, Iterable[Any]]) -> dict[Any, Policy]:
     """``{torch function: how autocast treats it}``."""
-    table: dict[Any, Call] = {}
+    table: dict[Any, Policy] = {}
     for call, functions in entries.items():
         table.update(dict.fromkeys(functions, call))
     return table
 
 
-_ON_CPU: dict[Call, Iterable[Any]] = {
-    _shortened: _PRODUCTS,
+_ON_CPU: dict[Policy, Iterable[Any]] = {
+    _shortened: _MATRIX_PRODUCTS,
     _in_float32: (*_LOSSES, *_TRANSFORMS, torch.cdist),
     _uncast: (*_VECTOR_PRODUCTS, F.bilinear),
-    _as_first: _NORMS,
+    _as_first: _LAYER_AND_GROUP_NORMS,
     _lstm: (torch.lstm,),
 }
-_ON_CUDA: dict[Call, Iterable[Any]] = {
-    _shortened: (*_PRODUCTS, *_VECTOR_PRODUCTS, *_CELLS),
+_ON_CUDA: dict[Policy, Iterable[Any]] = {
+    _shortened: (*_MATRIX_PRODUCTS, *_VECTOR_PRODUCTS, *_CELLS),
     _with_short_results: _NETWORKS,
-    _in_float32: (*_LOSSES, *_NORMS, torch.cdist),
+    _in_float32: (*_LOSSES, *_LAYER_AND_GROUP_NORMS, torch.cdist),
 }
 _POLICIES = {"cpu": _policies(_ON_CPU), "cuda": _policies(_ON_CUDA)}
-_FUNCTIONS = frozenset(_POLICIES["cpu"]) | frozenset(_POLICIES["cuda"])
+_CAST_FUNCTIONS = frozenset(_POLICIES["cpu"]) | frozenset(_POLICIES["cuda"])

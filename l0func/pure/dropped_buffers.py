@@ -75,7 +75,7 @@ def _data(mode: Any, func: Any, tensor: Tensor) -> Tensor:
     return view
 
 
-def _batch_norm(place: int) -> Callable[..., Any]:
+def _batch_norm_at(place: int) -> Callable[..., Any]:
     """A handler for a batch normalisation with the running statistics from ``place`` on.
 
     Without gradients torch leaves no trace of the write in their versions.
@@ -96,8 +96,8 @@ def _batch_norm(place: int) -> Callable[..., Any]:
 
 WATCH_HANDLERS: dict[Any, Callable[..., Any]] = {
     TENSOR.data.__get__: _data,
-    F.batch_norm: _batch_norm(1),
-    untyped.batch_norm: _batch_norm(3),
-    untyped.native_batch_norm: _batch_norm(3),
+    F.batch_norm: _batch_norm_at(1),
+    untyped.batch_norm: _batch_norm_at(3),
+    untyped.native_batch_norm: _batch_norm_at(3),
 }
 """Handlers that see writes which leave no trace in a tensor's version."""

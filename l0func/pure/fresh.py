@@ -30,7 +30,7 @@ def _is_plain(made: Any) -> bool:
     return is_strided and not (made.requires_grad and made.is_leaf)
 
 
-_FUNCTIONS = (
+_FRESH_FUNCTIONS = (
     "clone",
     "empty",
     "empty_like",
@@ -43,8 +43,8 @@ _FUNCTIONS = (
     "zeros",
     "zeros_like",
 )
-_METHODS = ("clone", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
+_FRESH_METHODS = ("clone", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
 FRESH_HANDLERS: dict[Any, Any] = {
-    **{getattr(untyped, name): _make_for_rows for name in _FUNCTIONS},
-    **{getattr(TENSOR, name): _make_for_rows for name in _METHODS},
+    **{getattr(untyped, name): _make_for_rows for name in _FRESH_FUNCTIONS},
+    **{getattr(TENSOR, name): _make_for_rows for name in _FRESH_METHODS},
 }

@@ -116,7 +116,7 @@ class ReadGuard(Unsearched):
             for path, reference in self._originals.held:
                 is_original = value is not None and value is reference()
                 if is_original and self._params.get(path) is not value:
-                    raise ValueError(f"A call {_READS.format(path=path)} {_ADVICE}")
+                    raise ValueError(f"A call {_READS.format(path=path)} {_HOLDERS_ADVICE}")
 
     def _check(self, func: Any, value: Any) -> None:
         path = self._originals.path_of(value)
@@ -129,7 +129,7 @@ class ReadGuard(Unsearched):
         routes = [held.route for held in held_by(self._parts()) if held.value is value]
         holder = f"It gets it from {routes[0]}." if routes else _UNKNOWN
         reads = _READS.format(path=path)
-        raise ValueError(f"The {function_name(func)} {reads} {holder} {_ADVICE}")
+        raise ValueError(f"The {function_name(func)} {reads} {holder} {_HOLDERS_ADVICE}")
 
 
 class GuardedHook:
@@ -219,7 +219,7 @@ _READS = (
     "call's params or buffers."
 )
 _UNKNOWN = "No attribute leads to it: look for a global variable, an iterator or a closure."
-_ADVICE = (
+_HOLDERS_ADVICE = (
     "Functions and objects that hold a module or a tensor cannot be pointed at a call's tensors. "
     "Make the function a method of the module, or bind it with functools.partial; let an object "
     "take the tensor as an argument of its call; register tensors that are made from parameters "

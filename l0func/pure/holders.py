@@ -59,12 +59,12 @@ def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
     seen: dict[int, Any] = {}
     while queue and len(seen) < _MOST_VALUES:
         value, start, steps = queue.popleft()
-        if id(value) in seen or isinstance(value, _PLAIN):
+        if id(value) in seen or isinstance(value, _UNSEARCHED):
             continue
         # The value too: its id is its own as long as it lives.
         seen[id(value)] = value
         if isinstance(value, _FOUND):
-            yield Held(value, _in_words(start, steps))
+            yield Held(value, _route_text(start, steps))
         for name, item in _held_in(value):
             queue.append(_Found(item, start, (*steps, name)))
 
@@ -98,7 +98,7 @@ def _in_class(kind: type) -> Iterator[_Found]:
         held = _behind_descriptor(value)
         is_function = isinstance(held, types.FunctionType | functools.partial)
         is_own = is_function or not name.startswith("__")
-        if is_own and not _is_common(held) and not isinstance(held, _PLAIN):
+        if is_own and not _is_common(held) and not isinstance(held, _UNSEARCHED):
             yield _Found(held, f"{name!r} of class {kind.__name__}", ())
 
 
@@ -111,7 +111,7 @@ def _behind_descriptor(value: Any) -> Any:
     return None if type(value).__name__ in _DESCRIPTORS else value
 
 
-def _in_words(start: str, steps: tuple[str, ...]) -> str:
+def _route_text(start: str, steps: tuple[str, ...]) -> str:
     through = f", through {', '.join(steps)}" if steps else ""
     return f"{start}{through}"
 
@@ -241,7 +241,7 @@ _INSIDE: list[tuple[Any, _Inside]] = [
 _DESCRIPTORS = frozenset(("getset_descriptor", "member_descriptor", "_abc_data"))
 _COMMON = frozenset((type(None), bool, int, float, str))
 _FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
-_PLAIN: Any = (
+_UNSEARCHED: Any = (
     *(type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.CodeType),
     *(torch.dtype, torch.device, torch.Generator, type, Place, Unsearched),
 )

@@ -63,11 +63,11 @@ def init_params(
         initialiser = chosen.get(path)
         if initialiser is not None:
             own_key = random.fold_in(key, stream(path))
-            redrawn[path] = _redraw(own_key, path, old, initialiser)
+            redrawn[path] = _redrawn(own_key, path, old, initialiser)
     return tree.rebuild(params, redrawn)
 
 
-def _redraw(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Tensor:
+def _redrawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Tensor:
     given: object = initialiser
     if callable(initialiser):
         return _by_callable(key, path, old, initialiser)

@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
 
     def copied(self) -> Inputs:
         """The same inputs in new tensors, containers and objects."""
-        args, kwargs = copied(_copy, (self.args, self.kwargs))
+        args, kwargs = copied(_detached_copy, (self.args, self.kwargs))
         return Inputs(args, kwargs, self.advice)
 
     @contextmanager
@@ -61,7 +61,7 @@ class Inputs(NamedTuple):
             raise TypeError(f"Forward fails on the examples ({cause}). {self.advice}") from error
 
 
-def _copy(tensor: Tensor) -> Tensor:
+def _detached_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone()
 
 
@@ -86,10 +86,10 @@ def read_examples(fn: PureModule, examples: Any) -> Inputs:
         mapping = cast("Mapping[Any, Any]", examples)
         if _is_keywords(fn, mapping):
             return fitting(fn, (), mapping)
-    return fitting(fn, only, {})._replace(advice=_advice(fn, examples, _FORMS))
+    return fitting(fn, only, {})._replace(advice=_advice_on_input(fn, examples, _FORMS))
 
 
-def _advice(fn: PureModule, only: Any, forms: str) -> str:
+def _advice_on_input(fn: PureModule, only: Any, forms: str) -> str:
     """What to write instead if forward fails on its only positional input."""
     if not isinstance(only, Mapping | list | tuple):
         return ""
@@ -122,7 +122,7 @@ def fitting(fn: PureModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise _misfit(fn, signature, Inputs(args, dict(kwargs)), error) from None
-    advice = _advice(fn, args[0], _CALL_FORMS) if len(args) == 1 else ""
+    advice = _advice_on_input(fn, args[0], _CALL_FORMS) if len(args) == 1 else ""
     return Inputs(args, dict(kwargs), advice)
 
 

@@ -33,7 +33,7 @@ from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
 # Keeps the draws of a module's own random functions apart from those of the gates, which are
 # folded by name.
 _MODULE_STREAM = 0x6D6F64756C65
-_PLAIN = frozenset((Tensor, nn.Parameter))
+_PLAIN_TENSORS = frozenset((Tensor, nn.Parameter))
 
 
 class Keyed(Interception):
@@ -65,7 +65,7 @@ class Keyed(Interception):
         watch = self.watch
         if watch is not None and watch.looks and (watch.mapped or not torch.is_grad_enabled()):
             watch.saw(self)
-        if watch is not None and func is custom_function_call and _PLAIN.issuperset(types):
+        if watch is not None and func is custom_function_call and _PLAIN_TENSORS.issuperset(types):
             # torch runs a Function under a transform outside of all modes.
             with self:
                 return run_custom(*args, **(kwargs or {}))
@@ -241,7 +241,7 @@ for _name, _handler in {
 }.items():
     _DROPOUTS[getattr(torch, _name)] = _with_train(_handler)
     _DROPOUTS[getattr(torch, f"{_name}_")] = _with_train(_handler, inplace=True)
-_DRAWS: dict[Any, Callable[..., Any]] = {
+_DRAW_HANDLERS: dict[Any, Callable[..., Any]] = {
     F.rrelu: _rrelu,
     torch.rrelu: _torch_rrelu(inplace=False),
     torch.rrelu_: _torch_rrelu(inplace=True),
@@ -267,7 +267,7 @@ KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_BACKWARDS,
     **REFUSED_HANDLERS,
     **_DROPOUTS,
-    **_DRAWS,
+    **_DRAW_HANDLERS,
     **_KEYED_REPLACEMENTS,
 }
 _EAGER_HANDLERS: dict[Any, Callable[..., Any]] = {**KEYED_HANDLERS, **WATCH_HANDLERS}

@@ -108,7 +108,7 @@ def _new(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ) -> Tensor:
         own = dtype or (torch.get_default_dtype() if out is None else out.dtype)
         _check_type(func, own, floating=True)
-        values = draw(mode.key_for(func), _sizes(named.get("size", size)), own)
+        values = draw(mode.key_for(func), _shape_from(named.get("size", size)), own)
         placed = _delivered(func, values.to(dtype=own, device=device), out)
         return placed.requires_grad_() if requires_grad else placed
 
@@ -136,7 +136,7 @@ def _normal(
     **named: Any,
 ) -> Tensor:
     if size is not None:
-        like = torch.empty(_sizes((size,)), dtype=dtype, device=device)
+        like = torch.empty(_shape_from((size,)), dtype=dtype, device=device)
         return _delivered(
             func, draws.normal_values(mode.key_for(func), like, mean, std).to(like), out
         )
@@ -180,7 +180,9 @@ def _randint(
     **named: Any,
 ) -> Tensor:
     low, high, size = _range_and_size(args, named)
-    values = low + integers_below(_range_of(func, low, high), mode.key_for(func), _sizes((size,)))
+    values = low + integers_below(
+        _range_of(func, low, high), mode.key_for(func), _shape_from((size,))
+    )
     own = dtype or (torch.int64 if out is None else out.dtype)
     return _delivered(func, values.to(dtype=own, device=device), out)
 
@@ -250,7 +252,7 @@ def _range_of(func: Any, low: int, high: int) -> int:
     return high - low
 
 
-def _sizes(size: Any) -> Size:
+def _shape_from(size: Any) -> Size:
     """A shape from sizes or from one sequence of them."""
     if isinstance(size, int):
         return (size,)

@@ -20,7 +20,7 @@ def custom_nodes(output: Any) -> list[Any]:
     """
     seen: set[Any] = set()
     found: list[Any] = []
-    waiting = [loose(tensor).grad_fn for tensor in _tensors(output)]
+    waiting = [loose(tensor).grad_fn for tensor in _output_tensors(output)]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -49,11 +49,11 @@ def next_sequence() -> int:
     return untyped._C._autograd._get_sequence_nr()
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def _output_tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     level = level_of(value)
     found: list[Tensor] = []
     for child in () if level is None else level.children:
-        found += _tensors(child)
+        found += _output_tensors(child)
     return found

@@ -126,17 +126,17 @@ class _Memory:
         self._originals = originals
         self._paths: dict[Any, str] = {}
         for original in originals.by_id.values():
-            memory = _memory(original.reference())
+            memory = _memory_key(original.reference())
             if memory is not None:
                 self._paths.setdefault(memory, original.path)
 
     def path_of(self, tensor: Tensor) -> str | None:
         """The path of the original that a tensor is, or is a view of."""
         path = self._originals.path_of(tensor)
-        return self._paths.get(_memory(tensor)) if path is None else path
+        return self._paths.get(_memory_key(tensor)) if path is None else path
 
 
-def _memory(tensor: Any) -> Any:
+def _memory_key(tensor: Any) -> Any:
     """A tensor's storage as a dict key, None if it has none of its own."""
     try:
         storage = loose(tensor).untyped_storage()

@@ -7,7 +7,7 @@ the same for all rows is read; for any other value the refusal says what to writ
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -159,15 +159,25 @@ def _not_left_aligned(mode: Any, func: Any, /, *args: Any, **named: Any) -> bool
 
 
 _NUMBERS = ("item", "tolist", "numpy", "__int__", "__float__", "__complex__", "__index__")
-_TABLE: dict[Callable[..., Any], list[Any]] = {
+_SIZED_BY_VALUES = ("unique", "unique_consecutive", "bincount")
+_Table: TypeAlias = dict[Callable[..., Any], list[Any]]
+_VALUE_READS: _Table = {
     _in_rows(_truth_in_rows): [TENSOR.__bool__, TENSOR.is_nonzero, untyped.is_nonzero],
     _reads(_NUMBER): [getattr(TENSOR, name) for name in (*_NUMBERS, "__format__", "__array__")],
     _in_rows(_equal_in_rows): [TENSOR.equal, torch.equal],
     _in_rows(_allclose): [TENSOR.allclose, torch.allclose],
     _in_rows(_contains): [TENSOR.__contains__],
+}
+_PLACE_READS: _Table = {
     _in_rows(_nonzero_places): [TENSOR.nonzero, TENSOR.argwhere, torch.nonzero, torch.argwhere],
     _in_rows(_where_places): [torch.where],
     _in_rows(_masked_select): [TENSOR.masked_select, torch.masked_select],
+    _reads(_MASK): [
+        *[getattr(TENSOR, name) for name in _SIZED_BY_VALUES],
+        *[getattr(untyped, name) for name in _SIZED_BY_VALUES],
+    ],
+}
+_INDEX_READS: _Table = {
     _in_rows(_get_item): [TENSOR.__getitem__],
     _in_rows(_set_item): [TENSOR.__setitem__],
     _in_rows(_index_put): [
@@ -176,11 +186,8 @@ _TABLE: dict[Callable[..., Any], list[Any]] = {
         torch.index_put,
         untyped.index_put_,
     ],
-    _reads(_MASK): [
-        *[getattr(TENSOR, name) for name in ("unique", "unique_consecutive", "bincount")],
-        *[getattr(untyped, name) for name in ("unique", "unique_consecutive", "bincount")],
-    ],
 }
 READ_HANDLERS: dict[Any, Any] = {untyped._nested_tensor_from_mask_left_aligned: _not_left_aligned}
-for _handler, _functions in _TABLE.items():
-    READ_HANDLERS.update(dict.fromkeys(_functions, _handler))
+for _table in (_VALUE_READS, _PLACE_READS, _INDEX_READS):
+    for _handler, _functions in _table.items():
+        READ_HANDLERS.update(dict.fromkeys(_functions, _handler))

@@ -18,8 +18,8 @@ from l0func.internal.untyped import untyped
 Path = tuple[int, ...]
 """The functions and modules between a region and a call inside it, innermost first, by id."""
 
-_APPLY: CodeType = untyped.autograd.Function.apply.__func__.__code__
-_CALL: CodeType = untyped.nn.Module.__call__.__code__
+_APPLY_CODE: CodeType = untyped.autograd.Function.apply.__func__.__code__
+_CALL_CODE: CodeType = untyped.nn.Module.__call__.__code__
 _autograd: Any = untyped._C._autograd
 
 
@@ -75,7 +75,7 @@ def regions_around(stop: CodeType) -> list[Recomputed | Custom]:
     around = frames(stop)
     for i, frame in enumerate(around):
         code = frame.f_code
-        if code is _APPLY:
+        if code is _APPLY_CODE:
             found.append(_custom(frame, around[:i]))
         elif code.co_name == "checkpoint":
             found += _recomputed(frame)
@@ -98,7 +98,7 @@ def path_to(inner: list[FrameType], kind: type[Function]) -> Path:
             break
         if frame.f_globals.get("__name__", "").startswith("l0func."):
             continue
-        is_module = frame.f_code is _CALL
+        is_module = frame.f_code is _CALL_CODE
         # Only this frame's locals are read: in Python before 3.13 a frame keeps all that it shows.
         path.append(id(frame.f_locals["self"]) if is_module else id(frame.f_code))
     return tuple(path)

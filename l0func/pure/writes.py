@@ -44,10 +44,10 @@ def check_target(mode: Any, func: Any, target: Any, values: Iterable[Any]) -> No
         )
 
 
-def _write(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+def _checked_write(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
     target, values = args[0] if args else None, (*args[1:], *named.values())
     check_target(mode, func, target, values)
     return func(*args, **named)
 
 
-WRITE_HANDLERS: dict[Any, Any] = dict.fromkeys(WRITERS, _write)
+WRITE_HANDLERS: dict[Any, Any] = dict.fromkeys(WRITERS, _checked_write)

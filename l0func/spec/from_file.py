@@ -184,7 +184,7 @@ def _check_bindings(parts: SpecParts) -> None:
         if entry.binding.multiplies:
             check_multiplier(entry.path, entry.binding.rule)
     check_bound(bound, tensors)
-    _check_shapes(parts.gates, gate_shapes(bound, tensors))
+    _check_gate_shapes(parts.gates, gate_shapes(bound, tensors))
     _check_multiplied(parts)
 
 
@@ -197,7 +197,7 @@ def _own_buffers(parts: SpecParts) -> list[ParameterPlan]:
     return [plan for plan in parts.buffers if plan.path not in known]
 
 
-def _check_shapes(gates: Iterable[GateVector], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_gate_shapes(gates: Iterable[GateVector], shapes: Mapping[str, tuple[int, ...]]) -> None:
     for gate in gates:
         if gate.name not in shapes:
             raise ValueError(

@@ -27,7 +27,7 @@ def _dtypes() -> dict[str, torch.dtype]:
     return found
 
 
-_DTYPES = _dtypes()
+_TORCH_DTYPES = _dtypes()
 """torch's dtypes by name; a text from a file is looked up here and nowhere else."""
 
 
@@ -125,7 +125,7 @@ def dtype_of(value: Any, where: str) -> torch.dtype:
         ValueError: No dtype has this name.
     """
     name = text_of(value, where)
-    if name not in _DTYPES:
-        near = names.closest(name[:80], _DTYPES)
+    if name not in _TORCH_DTYPES:
+        near = names.closest(name[:80], _TORCH_DTYPES)
         raise ValueError(f"{where} is the name of a dtype; got {shown(name)}{near}.")
-    return _DTYPES[name]
+    return _TORCH_DTYPES[name]

@@ -38,7 +38,7 @@ class Call:
     def tensors(self) -> Iterator[Tensor]:
         """All tensors among the arguments, also those in lists."""
         for value in (*self.args, *self.kwargs.values()):
-            yield from tensors_in(value)
+            yield from tensors_in_lists(value)
 
     def argument(self, name: str, default: Any = None) -> Any:
         """The argument with this name in the operation's schema, given by place or by keyword."""
@@ -63,10 +63,10 @@ def operation_name(func: Any) -> str:
     return func.overloadpacket.__name__
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in_lists(value: Any) -> Iterator[Tensor]:
     """The tensors in nested lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for item in cast("Sequence[Any]", value):
-            yield from tensors_in(item)
+            yield from tensors_in_lists(item)

@@ -26,7 +26,9 @@ _MAPS = frozenset(
 )
 _ARITHMETIC = frozenset({"add", "sub", "mul", "maximum", "minimum"})
 _STEADY_PRODUCTS = frozenset({"mm", "addmm", "linear", "convolution", "_convolution"})
-_NORMS = frozenset({"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"})
+_NORMS_OF_BOTH_MODES = frozenset(
+    {"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
+)
 _NORM_IN_EVAL_MODE = "_native_batch_norm_legit_no_training"
 
 
@@ -49,7 +51,7 @@ def outputs_are_steady(step: Step, call: Call) -> bool:
 
 
 def _is_norm_in_eval_mode(call: Call, name: str) -> bool:
-    if name in _NORMS:
+    if name in _NORMS_OF_BOTH_MODES:
         is_training = call.args[5]
         return is_training is False
     return name == _NORM_IN_EVAL_MODE

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l0func.tracing.call import Call, operation_name, tensors_in
+from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
 from l0func.tracing.steady import outputs_are_steady
 from l0func.tracing.step import Step
@@ -119,7 +119,7 @@ class Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         self._check_branch(func, args)
         output = func(*args, **kwargs)
-        self._follow(Call(func, args, kwargs, tuple(tensors_in(output))))
+        self._follow(Call(func, args, kwargs, tuple(tensors_in_lists(output))))
         return output
 
     def _follow(self, call: Call) -> None:
@@ -146,7 +146,7 @@ class Tracer(TorchDispatchMode):
     def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
         """Raise ValueError if the operation turns data into numbers."""
         name = operation_name(func)
-        if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in(args)):
+        if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in_lists(args)):
             raise ValueError(
                 f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
                 "that depends on inputs or parameters, so other inputs may run other operations "

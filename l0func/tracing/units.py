@@ -76,7 +76,7 @@ class Units:
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Merge units: two tensors broadcast, and labels at the same place become one unit."""
         shape: Any = untyped.broadcast_shapes(a.shape, b.shape)
-        a, b = _without_repeats(a.expand(shape), b.expand(shape))
+        a, b = _pair_without_repeats(a.expand(shape), b.expand(shape))
         both = (a != b) & (a >= 0) & (b >= 0)
         # A pair as one number: unique numbers are found much faster than unique rows.
         count = len(self._parent)
@@ -123,7 +123,7 @@ def _distinct(labels: Tensor) -> list[int]:
     return [label for label in loose(labels).unique().tolist() if label >= 0]
 
 
-def _without_repeats(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _pair_without_repeats(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two equally shaped tensors, cut to one index along dimensions that both only repeat."""
     for dim in range(a.dim()):
         if a.shape[dim] and a.stride(dim) == b.stride(dim) == 0:

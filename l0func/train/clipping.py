@@ -50,7 +50,7 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
     def clip(weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
         grads = (weights, gates)
         leaves = tree.leaves(grads, "gradients").values()
-        norms = [untyped.linalg.vector_norm(_wide(g), norm_type) for g in leaves]
+        norms = [untyped.linalg.vector_norm(_wide_gradient(g), norm_type) for g in leaves]
         if not norms:
             return grads
         norm = untyped.linalg.vector_norm(torch.stack(norms), norm_type)
@@ -60,7 +60,7 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
     return clip
 
 
-def _wide(g: Tensor) -> Tensor:
+def _wide_gradient(g: Tensor) -> Tensor:
     # Half precision overflows where squares are summed.
     return g.to(torch.promote_types(g.dtype, torch.float32))
 
@@ -78,11 +78,13 @@ def clipped(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
             "clip takes the gradients of weights and gates, and returns both; got "
             f"{type(result).__name__}. An example is l0func.clip_norm(1.0)."
         )
-    _check_shapes(tree.leaves(result, "gradients"), tree.leaves((weights, gates), "gradients"))
+    _check_gradient_shapes(
+        tree.leaves(result, "gradients"), tree.leaves((weights, gates), "gradients")
+    )
     return result
 
 
-def _check_shapes(got: dict[str, Tensor], given: dict[str, Tensor]) -> None:
+def _check_gradient_shapes(got: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     names.check_names(got, given, "The tree of gradients, compared with those that clip returned,")
     for path, g in got.items():
         if g.shape != given[path].shape:

@@ -17,7 +17,7 @@ from l0func.train.lagrangian import Lagrangian
 from l0func.train.trainable import check_not_frozen
 
 
-class Result(NamedTuple):
+class LossResult(NamedTuple):
     """What a loss returned."""
 
     value: Tensor
@@ -62,7 +62,7 @@ class Objective:
             *inputs: The inputs from the step's call.
         """
         moving, gates = trained
-        params = _merged(whole, moving) if whole else moving
+        params = _with_moving(whole, moving) if whole else moving
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
         own_buffers = tree.map_tensors(lambda t: t, buffers)
         result = self._called(buffers, params, gates, own_buffers, key, *inputs)
@@ -77,7 +77,7 @@ class Objective:
             total = total + self.control.penalty(control_state, gates)
         return total, (result.value, result.buffers, result.metrics)
 
-    def _called(self, buffers: Tree, params: Tree, *others: Any) -> Result:
+    def _called(self, buffers: Tree, params: Tree, *others: Any) -> LossResult:
         """What the loss returns; frozen parameters and lost buffers are noticed."""
         if compiling():
             return _result(self.loss(params, *others), buffers, self.has_aux)
@@ -100,13 +100,13 @@ class Objective:
         )
 
 
-def _merged(whole: Tree, moving: Tree) -> Tree:
+def _with_moving(whole: Tree, moving: Tree) -> Tree:
     """All params, with those that move replaced."""
     named = tree.leaves(whole)
     return tree.rebuild(whole, named | tree.leaves(moving))
 
 
-def _result(returned: Any, buffers: Tree, has_aux: bool) -> Result:
+def _result(returned: Any, buffers: Tree, has_aux: bool) -> LossResult:
     parts: tuple[Any, ...] = (returned,)
     if isinstance(returned, tuple):
         parts = cast("tuple[Any, ...]", returned)
@@ -115,14 +115,14 @@ def _result(returned: Any, buffers: Tree, has_aux: bool) -> Result:
         metrics = ", metrics" if has_aux else ""
         raise TypeError(
             f"A loss returns (scalar{metrics}) or (scalar, new buffers{metrics}), the scalar a "
-            f"tensor; got {_kind(returned)}. Metrics go with has_aux=True."
+            f"tensor; got {_returned_kind(returned)}. Metrics go with has_aux=True."
         )
     new = parts[1] if count == 2 else buffers
     metrics = _as_metrics(parts[-1]) if has_aux else ()
-    return Result(parts[0], new, metrics, returned_buffers=count == 2)
+    return LossResult(parts[0], new, metrics, returned_buffers=count == 2)
 
 
-def _kind(value: Any) -> str:
+def _returned_kind(value: Any) -> str:
     if isinstance(value, tuple):
         kinds = [type(part).__name__ for part in cast("tuple[Any, ...]", value)]
         return f"tuple ({', '.join(kinds)})"

@@ -120,7 +120,7 @@ class _Own:
         """Refuse values that a step changed, since every pure step makes its optimizer anew."""
         now = self._values()
         both = self.before.keys() & now.keys()
-        changed = sorted(name for name in both if not _same(self.before[name], now[name]))
+        changed = sorted(name for name in both if not _is_unchanged(self.before[name], now[name]))
         # A value that the first step adds is compared from the second on.
         self.before = now
         if changed:
@@ -150,7 +150,7 @@ def _kept(value: Any) -> Any:
     return value if isinstance(value, Number) else None
 
 
-def _same(before: Any, now: Any) -> bool:
+def _is_unchanged(before: Any, now: Any) -> bool:
     if isinstance(before, Tensor) and isinstance(now, Tensor):
         return torch.equal(before, now)
     return before is now or before == now

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from l0func.internal.hidden import find_tensor
 from l0func.internal.objects import structure_of
-from l0func.internal.outputs import copied, map_tensors, visible_tensors
+from l0func.internal.outputs import copied, map_visible_tensors, visible_tensors
 
 Y, H = torch.arange(3.0), torch.arange(2.0)
 
@@ -26,7 +26,7 @@ def doubled(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_mapped_object_is_one_that_was_built_from_the_mapped_tensors(kind: Kind):
-    ours = map_tensors(doubled, kind.build(Y, H), "output")
+    ours = map_visible_tensors(doubled, kind.build(Y, H), "output")
     expected = kind.build(2 * Y, 2 * H)
     assert type(ours) is type(expected)
     torch.testing.assert_close(kind.read(ours), kind.read(expected))
@@ -43,14 +43,14 @@ def test_a_copy_shares_no_tensor_and_no_object(kind: Kind):
 
 
 def test_what_is_no_tensor_stays():
-    made = map_tensors(doubled, DictWithNote("note", y=Y), "output")
+    made = map_visible_tensors(doubled, DictWithNote("note", y=Y), "output")
     assert made.note == "note"
-    assert map_tensors(doubled, Factory(list, y=Y), "output")["new"] == []
-    own = map_tensors(doubled, OwnDict(y=Y), "output")
+    assert map_visible_tensors(doubled, Factory(list, y=Y), "output")["new"] == []
+    own = map_visible_tensors(doubled, OwnDict(y=Y), "output")
     own.z = 1
     assert own["z"] == 1
     assert own.y is own["y"]
-    output = map_tensors(doubled, ModelOutput(y=Y, h=H), "output")
+    output = map_visible_tensors(doubled, ModelOutput(y=Y, h=H), "output")
     assert (list(output), output.loss) == (["y", "h"], None)
     assert output.y is output["y"]
     assert copy.deepcopy(output).y is not None
@@ -70,8 +70,8 @@ WITHOUT = [Color.RED, Settings(), object(), len, Tensor, nn.ReLU(), {1: "x"}.key
 
 @pytest.mark.parametrize("value", WITHOUT, ids=lambda value: type(value).__name__)
 def test_a_value_without_tensors_stays_the_very_same(value: Any):
-    assert map_tensors(doubled, value, "output") is value
-    assert map_tensors(doubled, {"x": value, "y": Y}, "output")["x"] is value
+    assert map_visible_tensors(doubled, value, "output") is value
+    assert map_visible_tensors(doubled, {"x": value, "y": Y}, "output")["x"] is value
 
 
 def test_an_object_whose_attributes_are_only_answered_is_left_alone():

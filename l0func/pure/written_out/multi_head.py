@@ -199,17 +199,17 @@ def _masks(
     found: list[Tensor] = []
     if mask is not None:
         shared, each = (length, keys), (n * heads, length, keys)
-        _check_shape("attn_mask", mask, shared, each)
+        _check_mask_shape("attn_mask", mask, shared, each)
         if mask.dim() != 2:
             mask = mask.reshape(sizes)
         found.append(mask)
     if padding is not None:
-        _check_shape("key_padding_mask", padding, (n, keys), (keys,))
+        _check_mask_shape("key_padding_mask", padding, (n, keys), (keys,))
         found.append(padding.reshape(-1, 1, 1, keys))
     return found
 
 
-def _check_shape(name: str, x: Tensor, *allowed: tuple[int, ...]) -> None:
+def _check_mask_shape(name: str, x: Tensor, *allowed: tuple[int, ...]) -> None:
     # Broadcasting would take the masks of a whole batch for one row, and return a batch.
     shape = tuple(x.shape)
     if shape not in allowed:

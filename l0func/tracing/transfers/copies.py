@@ -25,7 +25,7 @@ def overwritten(before: AbstractValue, labels: Tensor) -> Tensor:
     return before.copy_(labels)
 
 
-def _same(step: Step, call: Call) -> None:
+def _keep_value(step: Step, call: Call) -> None:
     """A copy, a cast or a detached alias keeps the abstract value."""
     (out,) = call.outputs
     value = step.value_of(call.args[0])
@@ -33,7 +33,7 @@ def _same(step: Step, call: Call) -> None:
         step.set(out, value)
 
 
-def _copy(step: Step, call: Call) -> None:
+def _copy_into(step: Step, call: Call) -> None:
     """``target.copy_(source)``."""
     target, source = call.args[:2]
     labels = step.labels(source).expand(target.shape)
@@ -58,6 +58,6 @@ FACTORIES = frozenset(
 )
 """Operations that take only their argument's size, and none of its numbers."""
 
-TRANSFERS: dict[str, Transfer] = {"copy": _copy}
-TRANSFERS.update(dict.fromkeys(_SAME.split(), _same))
+TRANSFERS: dict[str, Transfer] = {"copy": _copy_into}
+TRANSFERS.update(dict.fromkeys(_SAME.split(), _keep_value))
 TRANSFERS.update(dict.fromkeys(FACTORIES, _create))

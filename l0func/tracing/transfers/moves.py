@@ -62,7 +62,7 @@ def _on_cpu(tensor: Tensor) -> Tensor:
     return tensor.cpu()
 
 
-def _joined(step: Step, call: Call) -> None:
+def _concatenate(step: Step, call: Call) -> None:
     """Concatenate or stack the labels."""
     tensors: list[Tensor] = list(call.args[0])
     if all(step.weight(t) is not None and t.dim() > 1 for t in tensors):
@@ -97,5 +97,5 @@ _MOVES = (
 )
 
 TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad}
-TRANSFERS.update(dict.fromkeys(("cat", "stack"), _joined))
+TRANSFERS.update(dict.fromkeys(("cat", "stack"), _concatenate))
 TRANSFERS.update(dict.fromkeys(_MOVES.split(), moved))
