@@ -376,8 +376,8 @@ def _check_dataclass(distribution: GateDistribution) -> None:
             f"A gate distribution is a frozen dataclass, so that specs can be compared; decorate "
             f"{kind.__name__} with @dataclass(frozen=True)."
         )
-    for name, value in vars(distribution).items():
-        if isinstance(value, Tensor):
+    for name in given_fields(kind):
+        if isinstance(getattr(distribution, name), Tensor):
             raise TypeError(
                 f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "
                 f"{name} is a tensor. Give {name}.item()."

@@ -117,7 +117,7 @@ def test_multiply_adds_of_keyword_inputs_are_those_of_positional_ones():
 @pytest.mark.parametrize("per_example", [False, True])
 def test_the_module_face_takes_keyword_inputs_and_compacts_with_a_dict(per_example: bool):
     groups = l0.unit_groups(ByName(), BATCH)
-    module = l0.L0Module(ByName(), {}, groups=groups, per_example=per_example, seed=0)
+    module = l0.L0Module(ByName(), 0.0, groups=groups, per_example=per_example, seed=0)
     assert module(**BATCH).shape == (2, 3)
     small = module.eval().compacted(example_inputs=UserDict(BATCH))
     torch.testing.assert_close(small(**BATCH), module(IDS, MASK))
