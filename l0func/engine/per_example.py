@@ -23,8 +23,8 @@ from l0func.engine.row import Axis, Row, RowResult
 from l0func.engine.row_errors import in_words_of_rows
 from l0func.engine.row_keys import (
     check_keys_of_rows,
+    check_number_of_rows,
     check_one_mask,
-    check_rows,
     has_several_masks,
     map_over_masks,
 )
@@ -176,7 +176,7 @@ class PerExample:
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
         check_keys_of_rows(keys)
-        check_rows(keys, arguments)
+        check_number_of_rows(keys, arguments)
         several = has_several_masks(keys)
         kept = watch_hooks(self.apply)
         row = Row(

@@ -71,7 +71,8 @@ class Row:
             gates.
         chunked: Whether vmap sees the rows a chunk at a time.
         several_masks: Whether another vmap gives each row several keys.
-        note: A function that sees the result of every torch function; None for none.
+        note: A function that sees the result of every torch function, and the row's key; None for
+            none.
     """
 
     apply: Callable[..., Any]
@@ -82,7 +83,7 @@ class Row:
     gate_dims: int | None
     chunked: bool
     several_masks: bool = False
-    note: Callable[[Any], None] | None = None
+    note: Callable[[Any, Tensor], None] | None = None
 
     def run(self, key: Tensor, *tensors: Tensor) -> RowResult:
         """The row's output; the gated function sees the row as a batch of one."""

@@ -62,7 +62,7 @@ def check_one_mask(keys: Any) -> None:
         )
 
 
-def check_rows(keys: Tensor, arguments: FlatMapped) -> None:
+def check_number_of_rows(keys: Tensor, arguments: FlatMapped) -> None:
     """Refuse inputs that differ in their number of rows, or have another number than the keys.
 
     Raises:
@@ -80,11 +80,11 @@ def check_rows(keys: Tensor, arguments: FlatMapped) -> None:
     if sizes - {rows}:
         raise ValueError(
             f"The number of keys is the number of rows; got {rows} keys for {sizes.pop()} rows. "
-            f"{_advice(keys, arguments)}"
+            f"{_how_many(keys, arguments)}"
         )
 
 
-def _advice(keys: Tensor, arguments: FlatMapped) -> str:
+def _how_many(keys: Tensor, arguments: FlatMapped) -> str:
     if not has_several_masks(keys):
         return f"Make them with {_MAKE}."
     rows = {x.shape[dim] for x, dim in arguments.mapped()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.context import compiling, is_mapped_with, known_values
+from l0func.internal.context import compiling, is_mapped_with
 from l0func.internal.untyped import untyped
 
 
@@ -52,11 +52,11 @@ def same_for_all(chunks: Sequence[Tensor], batch: int, /) -> Tensor:
     copies, firsts = chunks[0], [x[(0,) * batch] for x in chunks]
     repeated = _is_repeated(copies, batch)
     if not repeated and not _is_known_equal(copies.flatten(0, batch - 1)):
-        raise _differs_by_row(firsts[0])
+        raise _not_the_same(firsts[0])
     # A chunk of a single row does not show whether its output depends on the row.
     is_open = len(chunks) > 1 and not (repeated and copies.shape[0] > 1)
     if is_open and _any_differs(torch.stack(firsts)):
-        raise _differs_by_row(firsts[0])
+        raise _not_the_same(firsts[0])
     return firsts[0]
 
 
@@ -74,7 +74,7 @@ def _is_known_equal(rows: Tensor) -> bool:
     return not _needs_gradient(rows) and _any_differs(rows) is False
 
 
-def _differs_by_row(x: Tensor) -> ValueError:
+def _not_the_same(x: Tensor) -> ValueError:
     return ValueError(
         "An output or buffer without rows must be the same for all rows and masks; one of shape "
         f"{tuple(x.shape)} differs from row to row. Give it a dimension of rows in out_dims; a "
@@ -84,29 +84,37 @@ def _differs_by_row(x: Tensor) -> ValueError:
 
 def _any_differs(rows: Tensor) -> bool | None:
     """Whether an entry along dimension 0 differs from the first; None if that is not known."""
+    if compiling():
+        return None
     first = rows[0]
     differs = (rows != first) & ~(rows.isnan() & first.isnan())
-    return known_values(_behind_vmaps(differs).any())
+    try:
+        # Not tolist(), as in known_values: inside a gradient torch 2.1 has no values for it.
+        return bool(_behind_transforms(differs).any().item())
+    except RuntimeError:
+        # The meta device and fake tensors have no values.
+        return None
 
 
-def _behind_vmaps(x: Tensor) -> Tensor:
-    """The values for all members of the vmaps around."""
-    functorch: Any = untyped._C._functorch
-    while not compiling() and functorch.is_batchedtensor(x):
-        x = functorch.get_unwrapped(x)
+def _behind_transforms(x: Tensor) -> Tensor:
+    """The values for all members of the transforms around."""
+    while _is_wrapped(x):
+        x = untyped._C._functorch.get_unwrapped(x)
     return x
 
 
 def _needs_gradient(x: Tensor) -> bool:
     """Whether any transform differentiates the tensor."""
-    functorch: Any = untyped._C._functorch
     while not x.requires_grad:
-        if compiling() or not (
-            functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)
-        ):
+        if compiling() or not _is_wrapped(x):
             return False
-        x = functorch.get_unwrapped(x)
+        x = untyped._C._functorch.get_unwrapped(x)
     return True
+
+
+def _is_wrapped(x: Tensor) -> bool:
+    functorch: Any = untyped._C._functorch
+    return functorch.is_batchedtensor(x) or functorch.is_gradtrackingtensor(x)
 
 
 def for_each_row(x: Tensor, row: Tensor, /) -> Tensor:

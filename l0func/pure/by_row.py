@@ -31,7 +31,7 @@ class ByRow(Interception):
             exist.
         several_masks: Whether another vmap gives each row several keys. Running statistics then
             stay as they are.
-        note: A function that sees the result of every torch function; None for none.
+        note: A function that sees the result of every torch function, and ``row``; None for none.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ByRow(Interception):
         row: Tensor,
         chunked: bool,
         several_masks: bool = False,
-        note: Callable[[Any], None] | None = None,
+        note: Callable[[Any, Tensor], None] | None = None,
     ) -> None:
         super().__init__(ROW_HANDLERS)
         self.row = row
@@ -56,7 +56,7 @@ class ByRow(Interception):
     ) -> Any:
         result = super().__torch_function__(func, types, args, kwargs)
         if self.note is not None:
-            self.note(result)
+            self.note(result, self.row)
         return result
 
 
