@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.internal import tree
+from l0func.internal.context import is_mapped_with
 from l0func.internal.descriptions import DESCRIPTIONS
 from l0func.pure.functional import PureModule
 
@@ -49,10 +50,15 @@ class Kept:
         self.modules = list(modules)
         self.seen: list[weakref.ref[Tensor]] = []
 
-    def note(self, result: Any) -> None:
-        """Remember the tensors in a function's result."""
+    def note(self, result: Any, row: Tensor) -> None:
+        """Remember the tensors in a function's result that belong to single rows.
+
+        Args:
+            result: The result; some functions return an argument, which may be the user's own.
+            row: A tensor that the vmap over rows maps.
+        """
         for _, leaf in tree.walk(result):
-            if type(leaf) is Tensor:
+            if type(leaf) is Tensor and is_mapped_with(row, [leaf]):
                 self.seen.append(weakref.ref(leaf))
 
     def end(self) -> None:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l0func import random
 from l0func.engine.arguments import (
     check_axes,
     check_chunk_size,
@@ -20,10 +19,18 @@ from l0func.engine.arguments import (
     check_keys_argument,
 )
 from l0func.engine.kept import watch_hooks
-from l0func.engine.row import Axis, Row, RowResult, same_for_all
+from l0func.engine.row import Axis, Row, RowResult
 from l0func.engine.row_errors import in_words_of_rows
-from l0func.internal.mapped import FlatMapped, flatten_mapped, join_chunks, split_chunks
+from l0func.engine.row_keys import (
+    check_keys_of_rows,
+    check_number_of_rows,
+    check_one_mask,
+    has_several_masks,
+    map_over_masks,
+)
+from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
+from l0func.internal.shared import same_for_all
 from l0func.internal.tree import Tree
 
 
@@ -65,6 +72,9 @@ class PerExample:
     ) -> Any:
         """The outputs, row ``i`` under the masks of ``keys[i]``.
 
+        Keys of shape ``(B, M, 2)`` give each row M masks: the inputs stay ``(B, ...)``, the
+        outputs become ``(B, M, ...)``, and ``output[:, m]`` is the output under ``keys[:, m]``.
+
         Updates of buffers, such as BatchNorm's running statistics in training mode, are dropped,
         with one warning: train with :meth:`with_buffers`, and evaluate behind ``fn.eval()``.
 
@@ -72,18 +82,37 @@ class PerExample:
             params: Parameters, flat or nested.
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
-            keys: A key for every row, shape ``(B, 2)``: ``l0func.random.split(key, B)``.
+            keys: A key for every row, shape ``(B, 2)``: ``l0func.random.split(key, B)``. Or M
+                keys for every row, shape ``(B, M, 2)``.
             *inputs: Inputs, with rows along the dimension that ``in_dims`` gives.
             **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
 
         Returns:
-            The function's output, with rows along the dimension that ``out_dims`` gives. Objects
-            keep their classes; values other than tensors are as one row gave them.
+            The function's output, with rows along the dimension that ``out_dims`` gives, and M
+            masks along the next one. Objects keep their classes; values other than tensors are as
+            one row gave them.
 
         Raises:
             TypeError: ``keys`` are not keys; or an input or output holds tensors in an object that
                 cannot be taken apart.
-            ValueError: The number of keys is not the number of rows; or as for a plain call.
+            ValueError: The number of keys is not the number of rows, keys have another shape, or
+                an output without rows differs between rows or masks; or as for a plain call.
+
+        Example:
+            The mean and the variance over M = 50 masks for each of B = 4 examples:
+
+            >>> import l0func as l0
+            >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+            >>> spec = l0.gate_spec(params)
+            >>> gates = l0.init_gates(l0.random.key(0), spec)
+            >>> rows = l0.per_example(l0.gated(fn, spec))
+            >>> keys = l0.random.split(l0.random.split(l0.random.key(1), 4), 50)
+            >>> output = rows(params, gates, buffers, keys, torch.ones(4, 3))
+            >>> output.shape
+            torch.Size([4, 50, 2])
+            >>> variance, mean = torch.var_mean(output, dim=1)
+            >>> mean.shape
+            torch.Size([4, 2])
         """
         return self._map(self.apply, self.out_dims, params, gates, buffers, keys, inputs, kwargs)
 
@@ -106,7 +135,8 @@ class PerExample:
             params: Parameters, flat or nested.
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
-            keys: A key for every row, shape ``(B, 2)``.
+            keys: A key for every row, shape ``(B, 2)``; several masks for a row are refused,
+                because each would update the buffers in its own way.
             *inputs: Inputs, with rows along the dimension that ``in_dims`` gives.
             **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
 
@@ -115,12 +145,14 @@ class PerExample:
 
         Raises:
             TypeError: The function has no ``with_buffers``, or ``keys`` are not keys.
-            ValueError: A buffer would differ from row to row; or as for a plain call.
+            ValueError: A buffer would differ from row to row, or a row has several keys; or as
+                for a plain call.
         """
         if not hasattr(self.apply, "with_buffers"):
             raise TypeError(
                 "with_buffers needs a function made by l0func.gated; this one returns no buffers."
             )
+        check_one_mask(keys)
         apply: Any = self.apply
         out_dims = (self.out_dims, None)
         return self._map(
@@ -143,23 +175,35 @@ class PerExample:
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
-        _check_keys(keys)
-        _check_rows(keys.shape[0], arguments)
-        chunked = self.chunk_size is not None
+        check_keys_of_rows(keys)
+        check_number_of_rows(keys, arguments)
+        several = has_several_masks(keys)
         kept = watch_hooks(self.apply)
-        note = None if kept is None else kept.note
-        row = Row(apply, params, buffers, arguments, out_dims, self.gate_dims, chunked, note)
+        row = Row(
+            apply,
+            params,
+            buffers,
+            arguments,
+            out_dims,
+            gate_dims=self.gate_dims,
+            chunked=self.chunk_size is not None,
+            several_masks=several,
+            note=None if kept is None else kept.note,
+        )
         in_dims = (0, *arguments.dims)
         # The form of the output is no tensor; vmap hands it through under an out_dims of None.
         result_dims: Any = (0, 0, None)
         mapped = torch.vmap(row.run, in_dims, result_dims)
+        if several:
+            mapped = map_over_masks(mapped, in_dims)
         chunks = split_chunks((keys, *arguments.tensors), in_dims, self.chunk_size)
         results = _run_chunks(mapped, chunks)
         if kept is not None:
             kept.end()
         rows = join_chunks([tensors for tensors, _, _ in results])
-        _, shared, form = results[-1]
-        return form.rebuilt(rows, map(same_for_all, shared))
+        batch, form = keys.dim() - 1, results[0][2]
+        copies = zip(*[shared for _, shared, _ in results], strict=True)
+        return form.rebuilt(rows, [same_for_all(chunks, batch) for chunks in copies], batch)
 
     def __repr__(self) -> str:
         return f"PerExample({self.apply!r}, in_dims={self.in_dims}, out_dims={self.out_dims})"
@@ -183,15 +227,17 @@ def per_example(
             (a dimension or a pytree) for each input; None for an input that all rows share.
         out_dims: Where the rows are in the outputs: one dimension for all, or a pytree in the
             output's structure, a dict of names for an object; None for an output that is the same
-            for all rows.
+            for all rows. Several masks stand along the next dimension; a negative dimension counts
+            in the output for one mask.
         chunk_size: Rows to compute at once; None is all. Smaller chunks take less memory, and the
             draws stay the same.
         gate_dims: Where the rows are in every gate vector, if each example has its own gates,
             such as gates that a network computes from it; None if all rows share the gates.
 
     Returns:
-        ``rows(params, gates, buffers, keys, *inputs, **kwargs)`` with ``keys`` of shape ``(B,
-        2)``; ``rows.with_buffers`` also returns the new buffers.
+        ``rows(params, gates, buffers, keys, *inputs, **kwargs)``. Keys of shape ``(B, 2)`` give
+        outputs ``(B, ...)``; keys of shape ``(B, M, 2)`` give M masks for every row, and outputs
+        ``(B, M, ...)``. ``rows.with_buffers`` also returns the new buffers, for one mask a row.
 
     Raises:
         TypeError: ``apply`` is no gated function, or a dimension or ``chunk_size`` has another
@@ -211,8 +257,9 @@ def per_example(
 def _check_not_mapped(apply: Any) -> None:
     if isinstance(apply, PerExample):
         raise TypeError(
-            "per_example maps a gated function; this one is mapped already. Several masks for "
-            "each row are torch.vmap(rows) over keys."
+            "per_example maps a gated function; this one is mapped already. For M masks in each "
+            "row call rows with keys of shape (B, M, 2): "
+            "l0func.random.split(l0func.random.split(key, B), M)."
         )
 
 
@@ -236,32 +283,3 @@ def _input_dims(in_dims: Axis, count: int) -> Sequence[Axis]:
             "for all."
         )
     return in_dims
-
-
-def _check_keys(keys: Tensor) -> None:
-    """Refuse anything but a key for every row, shape ``(B, 2)`` with B > 0."""
-    random.check_key(keys)
-    if keys.dim() != 2:
-        raise ValueError(
-            f"per_example needs a key for every row, shape (B, 2); got {tuple(keys.shape)}. "
-            "Make them with l0func.random.split(key, B)."
-        )
-    if keys.shape[0] == 0:
-        raise ValueError("per_example needs at least one row; got no keys.")
-
-
-def _check_rows(rows: int, arguments: FlatMapped) -> None:
-    """Refuse inputs that differ in their number of rows, or have another number than the keys."""
-    sizes = {x.shape[dim] for x, dim in arguments.mapped()}
-    if len(sizes) > 1:
-        shapes = [f"{tuple(x.shape)} along {dim}" for x, dim in arguments.mapped()]
-        got = ", ".join(shapes)
-        raise ValueError(
-            f"All inputs have the same number of rows; got {got}. Say in in_dims "
-            "where the rows of each input are, None for an input that all rows share."
-        )
-    if sizes - {rows}:
-        raise ValueError(
-            f"The number of keys is the number of rows; got {rows} keys for {sizes.pop()} rows. "
-            "Make them with l0func.random.split(key, B)."
-        )

@@ -34,16 +34,23 @@ class Form:
     template: Any
     dims: list[int]
 
-    def rebuilt(self, rows: Iterable[Tensor], shared: Iterable[Tensor]) -> Any:
+    def rebuilt(self, rows: Iterable[Tensor], shared: Iterable[Tensor], batch: int) -> Any:
         """The output for all rows.
 
         Args:
-            rows: The tensors with rows, their rows along dimension 0.
-            shared: The tensors that are the same for all rows.
+            rows: The tensors with rows, their rows along dimension 0; several masks for each row
+                are along dimension 1.
+            shared: The tensors that are the same for all rows and masks.
+            batch: The number of these dimensions: 1 for rows alone, 2 for rows and masks.
         """
         pairs = zip(rows, self.dims, strict=True)
-        placed = [x.movedim(0, dim) for x, dim in pairs]
+        placed = [_moved(x, dim, batch) for x, dim in pairs]
         return FlatMapped(self.template, placed, self.dims, []).rebuilt(placed, shared)
+
+
+def _moved(x: Tensor, dim: int, batch: int) -> Tensor:
+    """The tensor with its first ``batch`` dimensions in place ``dim``."""
+    return x.movedim(list(range(batch)), list(range(dim, dim + batch)))
 
 
 RowResult: TypeAlias = tuple[list[Tensor], list[Tensor], Form]
@@ -63,7 +70,9 @@ class Row:
         gate_dims: The dimension where each gate vector has its rows; None if all rows share the
             gates.
         chunked: Whether vmap sees the rows a chunk at a time.
-        note: A function that sees the result of every torch function; None for none.
+        several_masks: Whether another vmap gives each row several keys.
+        note: A function that sees the result of every torch function, and the row's key; None for
+            none.
     """
 
     apply: Callable[..., Any]
@@ -73,7 +82,8 @@ class Row:
     out_dims: Axis
     gate_dims: int | None
     chunked: bool
-    note: Callable[[Any], None] | None = None
+    several_masks: bool = False
+    note: Callable[[Any, Tensor], None] | None = None
 
     def run(self, key: Tensor, *tensors: Tensor) -> RowResult:
         """The row's output; the gated function sees the row as a batch of one."""
@@ -84,7 +94,7 @@ class Row:
             # A module may write a row's tensors into an object, such as a cache.
             inputs, kwargs = copied(_itself, (inputs, kwargs))
         gates = self._own_gates(gates)
-        with Autocast(), ByRow(key, self.chunked, self.note):
+        with Autocast(), ByRow(key, self.chunked, self.several_masks, self.note):
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
         flat = flatten_mapped(output, self.out_dims, "out_dims", "output")
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]
@@ -111,16 +121,3 @@ def _only_row(x: Tensor, dim: int) -> Tensor:
             "are, None for an output that has none."
         )
     return x.select(dim, 0)
-
-
-def same_for_all(x: Tensor) -> Tensor:
-    """An output without rows, from the copies that vmap made for each row in a chunk."""
-    # Under out_dims=None, vmap also refuses a tensor that only an outer vmap maps. Under
-    # out_dims=0, a tensor that is the same for all rows comes out expanded, with stride 0.
-    if x.shape[0] > 1 and x.stride(0) != 0:
-        raise ValueError(
-            "An output or buffer without rows must be the same for all rows; one of shape "
-            f"{tuple(x.shape[1:])} differs from row to row. Give it a dimension of rows in "
-            "out_dims; a module that writes inputs into a buffer belongs in eval mode."
-        )
-    return x[0]

@@ -15,7 +15,10 @@ _LOOP = (
     "run the rows one after another: torch.cat([apply(params, gates, buffers, key, x[i : i + 1]) "
     "for i, key in enumerate(keys)])"
 )
-_ONE_AT_A_TIME = "run the rows one after another: l0func.per_example(apply, chunk_size=1)"
+_ONE_AT_A_TIME = (
+    "run the rows one after another: l0func.per_example(apply, chunk_size=1), with one key for "
+    "each row"
+)
 
 
 class _Reading(NamedTuple):

@@ -29,15 +29,22 @@ class ByRow(Interception):
         row: A tensor mapped over the rows, such as the row's key.
         chunked: Whether vmap sees the batch in chunks, so that no statistics of the whole batch
             exist.
-        note: A function that sees the result of every torch function; None for none.
+        several_masks: Whether another vmap gives each row several keys. Running statistics then
+            stay as they are.
+        note: A function that sees the result of every torch function, and ``row``; None for none.
     """
 
     def __init__(
-        self, row: Tensor, chunked: bool, note: Callable[[Any], None] | None = None
+        self,
+        row: Tensor,
+        chunked: bool,
+        several_masks: bool = False,
+        note: Callable[[Any, Tensor], None] | None = None,
     ) -> None:
         super().__init__(ROW_HANDLERS)
         self.row = row
         self.chunked = chunked
+        self.several_masks = several_masks
         self.note = note
 
     def __torch_function__(
@@ -49,7 +56,7 @@ class ByRow(Interception):
     ) -> Any:
         result = super().__torch_function__(func, types, args, kwargs)
         if self.note is not None:
-            self.note(result)
+            self.note(result, self.row)
         return result
 
 
@@ -75,6 +82,9 @@ def _norm_over_rows(
             "the statistics would be those of a chunk. Leave chunk_size out, or put the BatchNorm "
             "in eval mode."
         )
+    if mode.several_masks:
+        # Each mask has its own statistics of the batch. A plain call drops the running ones.
+        running_mean = running_var = None
     return norm.batch_norm(input, running_mean, running_var, weight, bias, momentum, eps, mode.row)
 
 

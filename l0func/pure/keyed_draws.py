@@ -282,8 +282,8 @@ def _written(func: Any, like: Tensor, values: Tensor) -> Tensor:
             raise
         raise ValueError(
             f"{function_name(func)} draws for each row of a map, and writes into a tensor that "
-            "all rows share. Make the tensor from the row: x.new_empty(shape) in place of "
-            "torch.empty(shape)."
+            "all rows share. Draw into a tensor that this call makes, such as torch.empty(shape) "
+            "or x.new_empty(shape): inside per_example each row has its own."
         ) from error
 
 

@@ -30,7 +30,7 @@ def _differs_by_row(func: Any, advice: str) -> ValueError:
         f"{function_name(func)} needs one value for the whole call{calling_line()}, and here it "
         "differs from row to row: each example has its own mask, and the module runs once for "
         f"all. {advice} Or run the rows one after another: l0func.per_example(apply, "
-        "chunk_size=1)."
+        "chunk_size=1), with one key for each row."
     )
 
 

@@ -333,12 +333,15 @@ def test_a_tensor_that_a_hook_keeps_says_why_it_is_of_no_use(keep):
             use(kept[0])
 
 
-def test_a_hook_that_keeps_nothing_passes_without_a_warning():
+@pytest.mark.parametrize("rule", [l0.element(), l0.axis(1)])
+def test_a_hook_that_keeps_nothing_passes_without_a_warning(rule):
     net, shapes = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), []
     net[0].register_forward_hook(lambda module, args, out: shapes.append(out.shape))
     net[1].register_forward_hook(lambda module, args, out: out * 2)
     fn, params, buffers = l0.make_functional(net)
-    spec = l0.gate_spec(params, {"*.weight": l0.element()})
+    spec = l0.gate_spec(params, {"*.weight": rule})
     gates = l0.init_gates(random.key(0), spec)
-    l0.per_example(l0.gated(fn, spec))(params, gates, buffers, KEYS, torch.ones(5, 3))
+    x = torch.ones(5, 3)
+    l0.per_example(l0.gated(fn, spec))(params, gates, buffers, KEYS, x)
     assert shapes == [(1, 5)]
+    assert {type(t) for t in (*params.values(), *gates.values(), x)} == {Tensor}

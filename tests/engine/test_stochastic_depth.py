@@ -84,7 +84,7 @@ def test_one_key_drops_its_share_of_rows(drop):
     assert not torch.equal(y, apply(*args, random.key(1), torch.ones(B, 3)))
 
 
-@pytest.mark.parametrize("drop", [timm, efficientnet])
+@pytest.mark.parametrize("drop", [timm, torchvision, torchvision_batch, efficientnet])
 def test_a_key_for_each_row_drops_its_share_of_rows(drop):
     _, apply, args = built(drop)
     keys = random.split(random.key(0), B)
