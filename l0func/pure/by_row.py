@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from l0func.internal.interception import Interception
 from l0func.internal.untyped import untyped
 from l0func.pure.autocast import as_autocast
+from l0func.pure.memory_formats import LAYOUT_HANDLERS, without_format
 from l0func.pure.written_out import norm
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement
 
@@ -47,6 +48,8 @@ class ByRow(Interception):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if kwargs and "memory_format" in kwargs:
+            kwargs = without_format(kwargs)
         result = super().__torch_function__(func, types, args, kwargs)
         if self.note is not None:
             self.note(result)
@@ -146,6 +149,7 @@ _ROW_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
 }
 ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_ROW_REPLACEMENTS,
+    **LAYOUT_HANDLERS,
     F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
