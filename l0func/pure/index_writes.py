@@ -6,7 +6,7 @@ does, and then writes wrong values without an error.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ def needs_places(index: Any, key: Tensor, /) -> bool:
         index: An index, as ``x[index]`` takes it.
         key: A tensor mapped over the rows.
     """
-    entries = index if type(index) is tuple else (index,)
-    lists = [entry for entry in entries if isinstance(entry, (Tensor, list))]
-    tensors = [entry for entry in lists if isinstance(entry, Tensor)]
-    return len(lists) > 1 or is_mapped_with(key, tensors)
+    if not isinstance(index, tuple):
+        return isinstance(index, Tensor) and is_mapped_with(key, [index])
+    entries = cast("tuple[Any, ...]", index)
+    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    lists = [True for entry in entries if isinstance(entry, list)]
+    return len(tensors) + len(lists) > 1 or is_mapped_with(key, tensors)
 
 
 def write_at(x: Tensor, index: Any, value: Any, /) -> Tensor:
@@ -38,11 +40,11 @@ def write_at(x: Tensor, index: Any, value: Any, /) -> Tensor:
     numbers = torch.arange(x.numel(), device=x.device)
     places = numbers.reshape(x.shape)[index]
     values = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    flat = _as_many(values, places.shape).expand(places.shape).reshape(-1)
+    flat = _without_surplus(values, places.shape).expand(places.shape).reshape(-1)
     return x.reshape(-1).scatter(0, places.reshape(-1), flat).reshape(x.shape)
 
 
-def _as_many(values: Tensor, shape: torch.Size) -> Tensor:
+def _without_surplus(values: Tensor, shape: torch.Size) -> Tensor:
     """The values without leading dimensions of size 1 that an indexed result lacks."""
     surplus = values.dim() - len(shape)
     return values.reshape(values.shape[surplus:]) if surplus > 0 else values

@@ -22,21 +22,21 @@ def without_format(named: Mapping[str, Any], /) -> dict[str, Any]:
     Args:
         named: Keyword arguments of a torch function, ``memory_format`` among them.
     """
-    return {**named, "memory_format": _usual(named["memory_format"])}
+    return {**named, "memory_format": _usual_format(named["memory_format"])}
 
 
-def _usual(memory_format: Any) -> Any:
+def _usual_format(memory_format: Any) -> Any:
     is_format = isinstance(memory_format, torch.memory_format)
     if is_format and memory_format not in _USUAL:
         return torch.contiguous_format
     return memory_format
 
 
-def _by_position(mode: Any, func: Any, x: Any, *formats: Any, **named: Any) -> Any:
-    return func(x, *map(_usual, formats), **named)
+def _format_by_position(mode: Any, func: Any, x: Any, *formats: Any, **named: Any) -> Any:
+    return func(x, *map(_usual_format, formats), **named)
 
 
 LAYOUT_HANDLERS: dict[Any, Any] = {
-    TENSOR.contiguous: _by_position,
-    TENSOR.is_contiguous: _by_position,
+    TENSOR.contiguous: _format_by_position,
+    TENSOR.is_contiguous: _format_by_position,
 }

@@ -51,12 +51,24 @@ class _Writes(nn.Module):
         return self.out(h)[None]
 
 
+def takes_one_place() -> bool:
+    """Whether this torch's vmap indexes by a single number of a row, as torch 2.1's does not."""
+    x = torch.zeros(2, 3)
+    try:
+        torch.vmap(lambda row, i: row[i])(x, torch.tensor([0, 1]))
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("index", INDICES.values(), ids=INDICES.keys())
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
 @pytest.mark.parametrize("by_row", [True, False], ids=["own indices", "made in forward"])
 def test_a_row_writes_at_an_index_what_a_plain_call_writes(
     index: Any, value: Any, by_row: bool
 ) -> None:
+    if index is INDICES["one place"] and by_row and not takes_one_place():
+        pytest.skip("this torch's vmap does not index by a single number of a row")
     fn, params, buffers = l0.make_functional(_Writes(index, value, by_row).double())
     spec = l0.gate_spec(params, {"*.weight": l0.element()})
     gates, keys = l0.init_gates(l0.random.key(0), spec), l0.random.split(l0.random.key(1), 5)
