@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from l0func.internal.context import is_mapped_with
 from l0func.internal.interception import Interception
-from l0func.internal.untyped import untyped
+from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.autocast import as_autocast
 from l0func.pure.memory_formats import LAYOUT_HANDLERS, without_format
 from l0func.pure.written_out import norm
@@ -125,6 +126,11 @@ def _embedding(
     return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
 
 
+def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
+    # vmap has no x.data for a row's tensor; a detached tensor shares its storage too.
+    return x.detach() if is_mapped_with(mode.row, [x]) else func(x)
+
+
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
         "A packed sequence holds many rows of different lengths, and per_example gives the module "
@@ -153,5 +159,6 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
+    TENSOR.data.__get__: _data_of_row,
     untyped._pack_padded_sequence: _refuse_packed,
 }

@@ -1,4 +1,4 @@
-"""Constants that forward makes serve as indices, sizes and numbers inside a row."""
+"""Constants that forward makes, and tensors apart from the graph, serve inside a row."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a fill value beside a tensor": lambda x: x * TORCH.full_like(x, torch.ones(())),
     "a new tensor's fill value": lambda x: x * TORCH.Tensor.new_full(x, (4,), torch.tensor(3.0)),
     "a Python number": lambda x: x.new_full((2,), 3.0) + x[:, :2],
+    "data apart from the graph": lambda x: x * x.data.sigmoid(),
+    "data, written in place": lambda x: _halved(x) * 2,
+    "a weightless activation": lambda x: nn.functional.rrelu(x),
+    "an activation in place": lambda x: nn.functional.rrelu(x.clone(), inplace=True),
     "an accumulator": lambda x: torch.tensor([0.0, 0.0]).add_(x[0, :2])[None],
 }
+
+
+def _halved(x: Tensor) -> Tensor:
+    x.data.mul_(0.5)
+    return x
 
 
 class _Uses(nn.Module):
