@@ -131,6 +131,14 @@ def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
     return x.detach() if is_mapped_with(mode.row, [x]) else func(x)
 
 
+def _added_product(
+    mode: ByRow, func: Any, /, input: Tensor, *args: Any, beta: Any = 1, **named: Any
+) -> Tensor:
+    # Torch ignores the input if beta is 0, even NaNs, as in torch.empty; vmap multiplies them.
+    added = torch.zeros_like(input) if beta == 0 else input
+    return func(added, *args, beta=beta, **named)
+
+
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
         "A packed sequence holds many rows of different lengths, and per_example gives the module "
@@ -159,6 +167,7 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
+    **dict.fromkeys([torch.addmm, TENSOR.addmm, torch.addmv, TENSOR.addmv], _added_product),
     TENSOR.data.__get__: _data_of_row,
     untyped._pack_padded_sequence: _refuse_packed,
 }

@@ -27,6 +27,13 @@ CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "data, written in place": lambda x: _halved(x) * 2,
     "a weightless activation": lambda x: nn.functional.rrelu(x),
     "an activation in place": lambda x: nn.functional.rrelu(x.clone(), inplace=True),
+    "an unset input times zero": lambda x: torch.addmm(
+        torch.full((1, 4), torch.nan), x, x.mT @ x, beta=0, alpha=0.5
+    ),
+    "an unset vector times zero": lambda x: torch.addmv(
+        torch.full((1,), torch.nan), x, x[0], beta=0
+    ),
+    "an input times one": lambda x: torch.addmm(x, x, x.mT @ x),
     "an accumulator": lambda x: torch.tensor([0.0, 0.0]).add_(x[0, :2])[None],
 }
 
