@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from l0func.internal.context import is_mapped_with
 from l0func.internal.interception import Interception
-from l0func.internal.untyped import untyped
+from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.autocast import as_autocast
+from l0func.pure.memory_formats import LAYOUT_HANDLERS, without_format
 from l0func.pure.written_out import norm
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement
 
@@ -54,6 +56,8 @@ class ByRow(Interception):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if kwargs and "memory_format" in kwargs:
+            kwargs = without_format(kwargs)
         result = super().__torch_function__(func, types, args, kwargs)
         if self.note is not None:
             self.note(result, self.row)
@@ -132,6 +136,19 @@ def _embedding(
     return func(input, weight, padding_idx, max_norm, norm_type, scale_grad_by_freq, False)
 
 
+def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
+    # vmap has no x.data for a row's tensor; a detached tensor shares its storage too.
+    return x.detach() if is_mapped_with(mode.row, [x]) else func(x)
+
+
+def _added_product(
+    mode: ByRow, func: Any, /, input: Tensor, *args: Any, beta: Any = 1, **named: Any
+) -> Tensor:
+    # Torch ignores the input if beta is 0, even NaNs, as in torch.empty; vmap multiplies them.
+    added = torch.zeros_like(input) if beta == 0 else input
+    return func(added, *args, beta=beta, **named)
+
+
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
         "A packed sequence holds many rows of different lengths, and per_example gives the module "
@@ -156,8 +173,11 @@ _ROW_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
 }
 ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_ROW_REPLACEMENTS,
+    **LAYOUT_HANDLERS,
     F.batch_norm: _norm_over_rows,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
+    **dict.fromkeys([torch.addmm, TENSOR.addmm, torch.addmv, TENSOR.addmv], _added_product),
+    TENSOR.data.__get__: _data_of_row,
     untyped._pack_padded_sequence: _refuse_packed,
 }

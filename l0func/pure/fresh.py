@@ -12,16 +12,44 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import is_mapped_here, is_mapped_with
-from l0func.internal.shared import for_each_row
+from l0func.internal.shared import for_each_row, shared_value
 from l0func.internal.untyped import TENSOR, untyped
 
 
 def _make_for_rows(mode: Any, func: Any, *args: Any, **named: Any) -> Any:
     made = func(*args, **named)
+    return made if "out" in named else _for_rows(mode, made)
+
+
+def _for_rows(mode: Any, made: Any) -> Any:
     key: Tensor | None = mode.key
-    if key is None or "out" in named or not is_mapped_here(key) or not _is_plain(made):
+    if key is None or not is_mapped_here(key) or not _is_plain(made):
         return made
     return made if is_mapped_with(key, [made]) else for_each_row(made, key)
+
+
+def _filled(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+    # torch reads the fill value, the last argument, as a Python number.
+    if "fill_value" in named:
+        number = _as_number(mode, named["fill_value"])
+        return _make_for_rows(mode, func, *args, **{**named, "fill_value": number})
+    *others, last = args
+    return _make_for_rows(mode, func, *others, _as_number(mode, last), **named)
+
+
+def _as_number(mode: Any, value: Any) -> Any:
+    """A value that all rows share, as a Python number; any other value as it is."""
+    if not isinstance(value, Tensor) or mode.key is None or not is_mapped_here(mode.key):
+        return value
+    shared = shared_value(value, mode.key)
+    return value if shared is None else shared.item()
+
+
+def _made_constant(mode: Any, func: Any, *args: Any, **named: Any) -> Any:
+    made = func(*args, **named)
+    # Integers and masks serve as indices, sizes and ends of slices, which all rows share.
+    is_number = made.is_floating_point() or made.is_complex()
+    return _for_rows(mode, made) if is_number else made
 
 
 def _is_plain(made: Any) -> bool:
@@ -35,16 +63,15 @@ _FRESH_FUNCTIONS = (
     "empty",
     "empty_like",
     "eye",
-    "full",
-    "full_like",
     "ones",
     "ones_like",
-    "tensor",
     "zeros",
     "zeros_like",
 )
-_FRESH_METHODS = ("clone", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
+_FRESH_METHODS = ("clone", "new_empty", "new_ones", "new_zeros")
 FRESH_HANDLERS: dict[Any, Any] = {
     **{getattr(untyped, name): _make_for_rows for name in _FRESH_FUNCTIONS},
     **{getattr(TENSOR, name): _make_for_rows for name in _FRESH_METHODS},
+    **dict.fromkeys([untyped.full, untyped.full_like, TENSOR.new_full], _filled),
+    **dict.fromkeys([untyped.tensor, TENSOR.new_tensor], _made_constant),
 }

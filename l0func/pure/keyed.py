@@ -161,7 +161,8 @@ def _rrelu(
     inplace: bool = False,
 ) -> Tensor:
     if not training:
-        return F.rrelu(input, lower, upper, training, inplace)
+        # The same function, and vmap has a rule for it.
+        return F.leaky_relu(input, (lower + upper) / 2, inplace)
     y = draws.rrelu(input, lower, upper, mode.uniform(func))
     return input.copy_(y) if inplace else y
 

@@ -17,6 +17,7 @@ from l0func.internal.interception import function_name
 from l0func.internal.shared import shared_value
 from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
+from l0func.pure.index_writes import needs_places, write_at
 from l0func.pure.writes import check_target
 
 _BRANCH = "In place of `if`, compute both and write torch.where(condition, a, b)."
@@ -143,7 +144,11 @@ def _set_item(mode: Any, func: Any, /, x: Tensor, index: Any, value: Any) -> Any
         x.copy_(torch.where(mask, entry, x))
         return None
     check_target(mode, func, x, (index, value))
-    return func(x, _with_places(mode, func, index), value)
+    places = _with_places(mode, func, index)
+    if not needs_places(places, mode.key):
+        return func(x, places, value)
+    x.copy_(write_at(x, places, value))
+    return None
 
 
 def _index_put(mode: Any, func: Any, /, x: Tensor, indices: Any, *args: Any, **named: Any) -> Any:

@@ -72,9 +72,9 @@ def test_a_network_trains_prunes_and_gets_smaller_under_it(sampling: Any):
         state, value = fitting.step(state, x)
     assert value.isfinite()
     assert l0.expected_l0(state.gates, spec) < l0.expected_l0(gates, spec)
-    l0.summary(state.params, state.gates, spec)
     closed = {name: torch.full_like(la, 9.0) for name, la in state.gates.items()}
     closed["0"][:3] = -9.0
+    assert l0.summary(state.params, closed, spec)["0.bias"].realised_open == 5
     small = l0.compact(fn, state.params, closed, buffers, spec, example_inputs=x)
     assert small.params["0.weight"].shape == (5, 4)
 
