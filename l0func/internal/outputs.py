@@ -33,10 +33,12 @@ def _walk(value: Any, trail: Trail, seen: dict[int, Any]) -> Iterator[tuple[Trai
     if level is None:
         yield trail, value
         return
-    if id(value) in seen:
-        return
-    # Kept, so that no id is used twice.
-    seen[id(value)] = value
+    # A compiler would compile anew for every id.
+    if not compiling():
+        if id(value) in seen:
+            return
+        # Kept, so that no id is used twice.
+        seen[id(value)] = value
     for name, child in zip(level.names, level.children, strict=True):
         yield from _walk(child, (*trail, (value, name)), seen)
 
