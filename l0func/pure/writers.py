@@ -6,6 +6,7 @@ A call reads its own containers and attributes, so what a closure writes on the 
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -49,7 +50,7 @@ class Writers(Unsearched):
         own = {id(module): module for module in self.alive()}
         owners: dict[int, nn.Module] = {}
         for module in own.values():
-            containers = [value for value in vars(module).values() if type(value) in _CONTAINERS]
+            containers = [value for value in vars(module).values() if type(value) in _COPIED]
             owners.update((id(container), module) for container in containers)
         known: dict[int, _Writer] = {}
         for held in found:
@@ -107,15 +108,15 @@ class Writers(Unsearched):
         for state in before:
             for name in vars(state.module):
                 if _is_written(state, name):
-                    raise _refusal(state, name) from error
+                    raise _written_on(state, name) from error
 
 
-_CONTAINERS: tuple[Any, ...] = (dict, list, set)
+_COPIED: tuple[Any, ...] = (dict, OrderedDict, defaultdict, list, set, deque)
 
 
 def _before(module: nn.Module, route: str) -> Before:
     values = dict(vars(module))
-    held = {name: value for name, value in values.items() if type(value) in _CONTAINERS}
+    held = {name: value for name, value in values.items() if type(value) in _COPIED}
     return Before(module, route, values, {name: value.copy() for name, value in held.items()})
 
 
@@ -126,18 +127,18 @@ def _is_written(state: Before, name: str) -> bool:
         return bool(visible_tensors(now))
     if name not in state.copies:
         return False
-    old = {id(item) for item in _items(state.copies[name])}
-    new = [item for item in _items(now) if id(item) not in old]
+    old = {id(item) for item in _values_of(state.copies[name])}
+    new = [item for item in _values_of(now) if id(item) not in old]
     return bool(new) and bool(visible_tensors(new))
 
 
-def _items(container: Any) -> list[Any]:
+def _values_of(container: Any) -> list[Any]:
     if isinstance(container, dict):
         return list(cast("dict[Any, Any]", container).values())
     return list(container)
 
 
-def _refusal(state: Before, name: str) -> ValueError:
+def _written_on(state: Before, name: str) -> ValueError:
     kind = type(state.module).__name__
     return ValueError(
         f"A function wrote a tensor into {name!r} of the {kind} that make_functional was given. "
