@@ -12,8 +12,10 @@ from torch import Tensor
 
 from l0func import random
 from l0func.internal.context import compiling
+from l0func.internal.interception import innermost
 from l0func.internal.names import stream
 from l0func.internal.untyped import untyped
+from l0func.pure.keyed import Keyed
 
 # Two threads in forward at once must have different keys. One lock serves all modules: a module
 # with a lock of its own could not be pickled.
@@ -71,4 +73,19 @@ def check_not_recomputed() -> None:
             "An L0Module in training ran again in the backward pass, as torch.utils.checkpoint "
             "does. New masks would give the gradient of another network. Let L0Module wrap the "
             "module that calls checkpoint, or give l0func.gated the key yourself."
+        )
+
+
+def check_own_call() -> None:
+    """Refuse a draw inside a pure function.
+
+    Raises:
+        ValueError: An L0Module in training runs as a submodule of a pure function.
+    """
+    if not compiling() and innermost(Keyed) is not None:
+        raise ValueError(
+            "An L0Module in training ran inside a function of make_functional. A pure function "
+            "cannot count its draws, and would have the same masks in every call. Make the "
+            "function from the module that L0Module wraps, net.module, and pass net.gates() to "
+            "l0func.gated; or call net.eval() before make_functional."
         )

@@ -23,6 +23,7 @@ from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, settings
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
+from l0func.module.fitting import check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.watch import watch
@@ -336,7 +337,9 @@ class L0Module(nn.Module):
         """The function of the wrapped module as it is now."""
         live = self._live
         if live is None or not live.fits(self.module):
-            live = self._live = Live(self.module, self._written, self._originals)
+            live = Live(self.module, self._written, self._originals)
+            check_fits_spec(live.params, self.spec)
+            self._live = live
         return live
 
     def _rank(self) -> int:
@@ -344,6 +347,7 @@ class L0Module(nn.Module):
 
     def _next_key(self) -> Tensor:
         draws.check_not_recomputed()
+        draws.check_own_call()
         if compiling():
             return draws.key_of_draw(self.key, self._next_draw(), self._rank())
         with draws.counting():

@@ -101,7 +101,9 @@ class PureModule:
         self._parts = [Part.of(m, places) for m in modules.values()]
         self.dropped = DroppedBuffers()
         # After the parts: a deep copy asks what became of their tensors.
-        self.originals = Originals({} if traced_by_dynamo() else {**params, **buffers})
+        traced = traced_by_dynamo()
+        own = {} if traced else {**params, **buffers}
+        self.originals = Originals(own, [] if traced else modules.values())
         if not traced_by_dynamo():
             self._guard_originals()
 
@@ -218,11 +220,14 @@ class PureModule:
             kwargs: Its keyword inputs.
 
         Raises:
-            ValueError: A function or an object in the module reads a tensor of the original.
+            ValueError: A function or an object in the module reads a tensor of the original, or
+                writes one on it.
         """
-        if not self.originals.by_id:
-            return module(*args, **kwargs)
-        return self._guard(params, (args, kwargs)).call(module, args, kwargs)
+        writers = self.originals.writers
+        with writers.refused() if writers.writers else nullcontext():
+            if not self.originals.by_id:
+                return module(*args, **kwargs)
+            return self._guard(params, (args, kwargs)).call(module, args, kwargs)
 
     def guarding(self, originals: Originals) -> PureModule:
         """The same function; it refuses reads of another function's originals too.
@@ -273,7 +278,7 @@ class PureModule:
         modules = self._assemble(tensors | _copies(own_buffers.items()))
         for module in modules:
             _copy_bookkeeping(module)
-        if self.originals.is_held():
+        if self.originals.is_held() or self.originals.writers.writers:
             GuardedCalls(self._guard({}, ())).register(modules[0])
         return modules[0]
 
@@ -364,7 +369,11 @@ def _give_own_graph(module: Any) -> None:
 
 def _all_copied(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # Inside per_example a clone is a new tensor for each row, and all rows share a buffer.
-    return {path: b.to(b.dtype, copy=True) for path, b in buffers.items()}
+    if compiling() or not torch.is_inference_mode_enabled():
+        return {path: b.to(b.dtype, copy=True) for path, b in buffers.items()}
+    # Tensors made in inference mode have no version, by which a write into them shows.
+    with torch.inference_mode(False):
+        return {path: b.to(b.dtype, copy=True) for path, b in buffers.items()}
 
 
 def _copies(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

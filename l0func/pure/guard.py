@@ -21,6 +21,7 @@ from l0func.pure.holders import Unsearched, held_by
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
 from l0func.pure.part import Part
+from l0func.pure.writers import Before, Writers
 
 
 class ReadGuard(Unsearched):
@@ -50,6 +51,11 @@ class ReadGuard(Unsearched):
         self._shapes = shapes
         self._params = params
         self._inputs = inputs
+
+    @property
+    def writers(self) -> Writers:
+        """The modules that functions may write on."""
+        return self._originals.writers
 
     def __getstate__(self) -> dict[str, Any]:
         # The originals' dict may not be there yet when the guard is.
@@ -163,7 +169,7 @@ class GuardedCalls(Unsearched):
 
     def __init__(self, guard: ReadGuard) -> None:
         self._guard = guard
-        self._entered: dict[int, list[_Guarded]] = {}
+        self._entered: dict[int, list[tuple[_Guarded, list[Before]]]] = {}
 
     def register(self, module: nn.Module) -> None:
         """Let the module's calls run under the guard."""
@@ -175,13 +181,16 @@ class GuardedCalls(Unsearched):
         if not traced_by_dynamo():
             context = _Guarded(self._guard.with_inputs((args, kwargs)))
             context.__enter__()
-            self._entered.setdefault(get_ident(), []).append(context)
+            before = self._guard.writers.before()
+            self._entered.setdefault(get_ident(), []).append((context, before))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """The guard ends."""
         own = None if traced_by_dynamo() else self._entered.get(get_ident())
         if own:
-            cast("Any", own.pop()).__exit__(None, None, None)
+            context, before = own.pop()
+            cast("Any", context).__exit__(None, None, None)
+            self._guard.writers.check(before)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_guard": self._guard, "_entered": {}}

@@ -52,6 +52,15 @@ def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
     Args:
         parts: The tree's paths and parts.
     """
+    return (held for held in all_held_by(parts) if isinstance(held.value, FOUND))
+
+
+def all_held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
+    """The same with modules and containers.
+
+    Args:
+        parts: The tree's paths and parts.
+    """
     parts = list(parts)
     queue = deque(step for path, part in parts for step in _in_part(path, part))
     for kind in {kind for _, part in parts for kind in part.kind.__mro__}:
@@ -63,7 +72,7 @@ def held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
             continue
         # The value too: its id is its own as long as it lives.
         seen[id(value)] = value
-        if isinstance(value, _FOUND):
+        if isinstance(value, _YIELDED):
             yield Held(value, _route_text(start, steps))
         for name, item in _held_in(value):
             queue.append(_Found(item, start, (*steps, name)))
@@ -240,7 +249,9 @@ _INSIDE: list[tuple[Any, _Inside]] = [
 ]
 _DESCRIPTORS = frozenset(("getset_descriptor", "member_descriptor", "_abc_data"))
 _COMMON = frozenset((type(None), bool, int, float, str))
-_FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
+FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
+"""The types that the search is for: tensors, and code that holds tensors."""
+_YIELDED: Any = (*FOUND, nn.Module, dict, list, set)
 _UNSEARCHED: Any = (
     *(type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.CodeType),
     *(torch.dtype, torch.device, torch.Generator, type, Place, Unsearched),

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from l0func.internal.untyped import loose
 from l0func.pure.eager import scripted
-from l0func.pure.holders import Held, Unsearched, held_by
+from l0func.pure.holders import FOUND, Held, Unsearched, all_held_by
 from l0func.pure.part import Part
+from l0func.pure.writers import Writers
 
 
 class Original(NamedTuple):
@@ -30,11 +31,13 @@ class Originals(Unsearched):
 
     Args:
         tensors: Its parameters and buffers, by their paths.
+        modules: Its modules.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], modules: Iterable[nn.Module] = ()) -> None:
         self.by_id: dict[int, Original] = {}
         self.held: list[Original] = []
+        self.writers = Writers(modules)
         self._add(tensors.items())
 
     def search(self, parts: Iterable[tuple[str, Part]]) -> None:
@@ -45,7 +48,11 @@ class Originals(Unsearched):
         """
         places = _Memory(self)
         held: dict[int, tuple[str, Tensor]] = {}
-        for found in held_by(parts):
+        everything = list(all_held_by(parts))
+        self.writers.find(everything)
+        for found in everything:
+            if not isinstance(found.value, FOUND):
+                continue
             for tensor in _own_tensors(found):
                 path = places.path_of(tensor)
                 if path is None:
@@ -58,7 +65,8 @@ class Originals(Unsearched):
 
     def joined(self, others: Originals) -> Originals:
         """These and other originals, before a search."""
-        joined = Originals({})
+        # What a function writes on the live module is there for its owner to read.
+        joined = Originals({}, others.writers.alive())
         for originals in (self, others):
             joined._add(self._alive(list(originals.by_id.values())))
         return joined
@@ -92,7 +100,7 @@ class Originals(Unsearched):
         return self._alive(self.held)
 
     def __setstate__(self, held: list[tuple[str, Tensor]]) -> None:
-        self.by_id = {}
+        self.by_id, self.writers = {}, Writers([])
         self._add(held)
         self.held = [self.by_id[id(tensor)] for _, tensor in held]
 
@@ -103,6 +111,8 @@ class Originals(Unsearched):
         copies = [(path, deepcopy(tensor, memo)) for path, tensor in held if tensor.is_leaf]
         twin = Originals({})
         twin._add([*alive, *copies])
+        # Functions are shared, and so is what they write on.
+        twin.writers = self.writers
         twin.held = [twin.by_id[id(tensor)] for _, tensor in [*held, *copies]]
         return twin
 

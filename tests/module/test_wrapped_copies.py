@@ -148,5 +148,8 @@ def test_a_copy_draws_for_itself():
 def test_a_pure_function_of_a_gated_module_leaves_its_count_alone():
     net = l0.L0Module(nn.Linear(4, 2), 1e-3, seed=0)
     fn, params, buffers = l0.make_functional(net)
-    assert torch.equal(fn(params, buffers, X), fn(params, buffers, X))
+    with pytest.raises(ValueError, match="would have the same masks in every call"):
+        fn(params, buffers, X)
+    evaluated = fn.eval()
+    assert torch.equal(evaluated(params, buffers, X), net.eval()(X))
     assert net.draws == 0
