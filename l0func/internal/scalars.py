@@ -41,7 +41,7 @@ def check_cost(value: Any, name: str) -> None:
     """
     if isinstance(value, Tensor):
         return
-    if not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is a number or a tensor; got {_with_type(value)}.")
     if not 0.0 <= float(value) < math.inf:
         raise ValueError(f"{name} is a cost, finite and at least 0; got {value}.")
