@@ -105,6 +105,7 @@ class L0Module(nn.Module):
         super().__init__()
         check_estimator(estimator)
         settings.check_epsilon(epsilon)
+        settings.check_flag("per_example", per_example)
         settings.check_module(module, L0Module)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)
