@@ -90,7 +90,7 @@ def test_what_cannot_be_drawn_is_refused(trained, monkeypatch):
     params, gates, spec = trained
     plain = l0.gate_spec(params, {"0.weight": l0.element()})
     with pytest.raises(ValueError, match="no density to draw"):
-        l0.plot.density(l0.summary(params, {}, l0.gate_spec(params, {})))
+        l0.plot.density(l0.summary(params, {}, l0.gate_spec(params, {"*": None})))
     with pytest.raises(KeyError, match="nowhere"):
         l0.plot.density(l0.summary(params, gates, spec), names=["nowhere"])
     with pytest.raises(ValueError, match=r"no '2.weight'"):
