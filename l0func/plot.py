@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from l0func.costs.summary import Summary
-from l0func.gates.checks import check_gates
+from l0func.gates.checks import check_gates, check_values
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed, loose
 from l0func.spec.plan import GateSpec
@@ -39,10 +39,19 @@ def density(summary: Summary, ax: Axes = None, names: Sequence[str] | None = Non
         The axes: two bars for each parameter, in percent.
 
     Raises:
+        TypeError: ``summary`` is no summary.
         ValueError: No parameter has gates.
         KeyError: A name is no parameter.
         ImportError: matplotlib is not there.
     """
+    given: Any = summary
+    if not isinstance(given, Summary):
+        raise TypeError(
+            "density draws a table from l0func.summary(params, gates, spec); got "
+            f"{type(given).__name__}."
+        )
+    if isinstance(names, str):
+        names = [names]
     if names is None:
         rows = [row for row in summary.rows if row.gates]
     else:
@@ -75,10 +84,13 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 2
         and 0.95.
 
     Raises:
-        ValueError: Gates do not fit the spec.
+        ValueError: Gates do not fit the spec, one is NaN, or there are none.
         ImportError: matplotlib is not there.
     """
     named = check_gates(gates, spec)
+    check_values(named)
+    if not named:
+        raise ValueError("This spec has no gates: there is no probability to draw.")
     found: list[Tensor] = []
     for gate in spec.gates:
         opens = gate.distribution.prob_nonzero(named[gate.name].detach())

@@ -27,6 +27,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from l0func.internal.scalars import with_type
+from l0func.train.numbers import check_number
+
 Schedule: TypeAlias = Callable[[Tensor | int], Tensor]
 """``schedule(step)``: a tensor shaped as ``step``; compiled code sees no new Python number."""
 
@@ -44,13 +47,14 @@ def linear(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
         A function of the step.
 
     Raises:
+        TypeError: A setting is no number.
         ValueError: ``steps`` is not positive.
 
     Example:
         >>> linear(0.0, 1.0, 4)(1)
         tensor(0.2500)
     """
-    _check_steps(steps)
+    _check_line(start, end, steps, begin)
     return lambda step: start + (end - start) * _progress(step, steps, begin)
 
 
@@ -67,9 +71,10 @@ def cosine(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
         A function of the step.
 
     Raises:
+        TypeError: A setting is no number.
         ValueError: ``steps`` is not positive.
     """
-    _check_steps(steps)
+    _check_line(start, end, steps, begin)
 
     def schedule(step: Tensor | int) -> Tensor:
         angle = math.pi * _progress(step, steps, begin)
@@ -88,8 +93,18 @@ def pieces(values: Mapping[int, float]) -> Schedule:
         A function of the step.
 
     Raises:
+        TypeError: ``values`` is no mapping of numbers.
         ValueError: There is no value for step 0, or a step is negative.
     """
+    given: Any = values
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            "A schedule in pieces is {first step: value}, such as {0: 0.1, 1000: 0.01}; got "
+            f"{type(given).__name__}."
+        )
+    for first, value in values.items():
+        check_number("A first step in a schedule", first)
+        check_number(f"The value from step {first} on", value)
     if not values or min(values) != 0:
         raise ValueError(
             f"A schedule in pieces has values from step 0 on; got first steps {sorted(values)}."
@@ -122,13 +137,16 @@ def repeated(schedule: Schedule, steps: int, growth: int = 1) -> Schedule:
         A function of the step.
 
     Raises:
+        TypeError: ``schedule`` is no function, or a setting is no number.
         ValueError: ``steps`` or ``growth`` is not positive.
 
     Example:
         >>> repeated(linear(1.0, 0.0, 4), 4)(torch.arange(6))
         tensor([1.0000, 0.7500, 0.5000, 0.2500, 1.0000, 0.7500])
     """
+    _check_schedule(schedule)
     _check_steps(steps)
+    check_number("growth", growth)
     if growth < 1 or growth != int(growth):
         raise ValueError(f"A round is a whole number of times as long as the last; got {growth}.")
 
@@ -159,7 +177,8 @@ def from_torch(scheduler: Callable[..., Any], lr: float, steps: int, **settings:
         A function of the step.
 
     Raises:
-        TypeError: The scheduler follows a metric, as ``ReduceLROnPlateau`` does.
+        TypeError: The scheduler follows a metric, as ``ReduceLROnPlateau`` does; or it is no class
+            and no function.
         ValueError: ``steps`` is not positive.
 
     Example:
@@ -169,6 +188,8 @@ def from_torch(scheduler: Callable[..., Any], lr: float, steps: int, **settings:
         [0.1, 0.1, 0.05, 0.025]
     """
     _check_steps(steps)
+    check_number("The learning rate that a scheduler starts from", lr)
+    _check_scheduler(scheduler)
     # Cyclic schedulers want a momentum, which does not change the rates.
     optimizer: Any = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr, momentum=0.9)
     running = scheduler(optimizer, **settings)
@@ -195,8 +216,36 @@ def _progress(step: Tensor | int, steps: int, begin: int) -> Tensor:
     return ((torch.as_tensor(step) - begin) / steps).clamp(0.0, 1.0)
 
 
-def _check_steps(steps: int) -> None:
+def _check_line(start: Any, end: Any, steps: Any, begin: Any) -> None:
+    check_number("A schedule's first value", start)
+    check_number("A schedule's last value", end)
+    check_number("The step at which a schedule begins", begin)
+    _check_steps(steps)
+
+
+def _check_steps(steps: Any) -> None:
+    check_number("A schedule's number of steps", steps)
     if steps < 1:
         raise ValueError(
             f"A schedule takes at least one step from its first value to its last; got {steps}."
         )
+
+
+def _check_schedule(schedule: object) -> None:
+    if not callable(schedule):
+        raise TypeError(
+            "A schedule to repeat is a function of the step, such as linear(0.1, 0.0, 50); got "
+            f"{with_type(schedule)}."
+        )
+
+
+def _check_scheduler(scheduler: object) -> None:
+    if callable(scheduler):
+        return
+    kind = type(scheduler).__name__
+    is_running = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+    hint = f" Give the class, {kind}, and its settings." if is_running else ""
+    raise TypeError(
+        "scheduler is a class in torch.optim.lr_scheduler, such as "
+        f"torch.optim.lr_scheduler.StepLR; got {with_type(scheduler)}.{hint}"
+    )

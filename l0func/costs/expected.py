@@ -59,9 +59,10 @@ def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
     Raises:
         ValueError: Gates do not fit the spec.
     """
+    open_entries = expected_l0(gates, spec)
     gated = sum(p.size for p in spec.gated())
     total = sum(p.size for p in spec.parameters)
-    return (gated - expected_l0(gates, spec)) / total
+    return (gated - open_entries) / total
 
 
 def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:

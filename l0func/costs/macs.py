@@ -142,6 +142,16 @@ def _slices_of(positions: Mapping[tuple[str, int], list[int]]) -> list[Parameter
     return [(path, dim, tuple(indices)) for (path, dim), indices in positions.items()]
 
 
+def check_counts(counts: Any) -> None:
+    """Refuse anything but counts.
+
+    Raises:
+        TypeError: The value is something else.
+    """
+    if not isinstance(counts, MacCounts):
+        raise TypeError(f"counts come from l0func.count_macs; got {type(counts).__name__}.")
+
+
 def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
     r"""Expected multiply-adds in the counted call.
 
@@ -160,9 +170,11 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
         Multiply-adds, a scalar.
 
     Raises:
+        TypeError: ``counts`` is not from :func:`count_macs`.
         ValueError: Gates do not fit the spec, or the counts are another network's.
     """
     named = check_gates(gates, spec)
+    check_counts(counts)
     opens = {g.name: g.distribution.prob_nonzero(named[g.name]) for g in spec.gates}
     return macs_of(opens, spec, counts)
 
@@ -184,9 +196,11 @@ def realised_macs(
         Multiply-adds in the counted call.
 
     Raises:
+        TypeError: ``counts`` is not from :func:`count_macs`.
         ValueError: Gates do not fit the spec, one is NaN, or the counts are another network's.
     """
     named = check_gates(gates, spec)
+    check_counts(counts)
     check_values(named)
     z = deterministic_gates(named, spec, estimator)
     opens = {name: (value != 0).double() for name, value in z.items()}

@@ -10,6 +10,7 @@ import torch
 
 from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
 from l0func.gates.checks import (
+    ESTIMATORS,
     Gates,
     MaskEstimator,
     check_devices,
@@ -120,7 +121,9 @@ class Summary:
         return tuple(names)
 
     def _caption(self) -> str:
-        return f"realised under the {self.estimator!r} estimator"
+        if self.estimator in ESTIMATORS:
+            return f"realised under the {self.estimator!r} estimator"
+        return f"realised at {self.estimator}"
 
     def _repr_html_(self) -> str:
         head = _html_row(HEADINGS, "th")

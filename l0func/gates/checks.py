@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -148,7 +149,15 @@ def check_estimator(estimator: str) -> None:
     """
     if estimator not in ESTIMATORS:
         near = names.closest(estimator, ESTIMATORS)
-        raise ValueError(f"The estimators are {ESTIMATORS}; got {estimator!r}{near}.")
+        hint = _density_hint(estimator)
+        raise ValueError(f"The estimators are {ESTIMATORS}; got {estimator!r}{near}.{hint}")
+
+
+def _density_hint(estimator: object) -> str:
+    """What to write where a share stands in the place of an estimator."""
+    if isinstance(estimator, bool) or not isinstance(estimator, Real | Mapping):
+        return ""
+    return f" A share that stays is given by name, where a function takes it: density={estimator}."
 
 
 def check_single_key(key: Tensor) -> None:

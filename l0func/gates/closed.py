@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from l0func.gates.checks import Gates
+from l0func.gates.checks import ESTIMATORS, Gates
 from l0func.internal.context import compiling, known_values
 from l0func.internal.watch import listed_names, warn_user
 from l0func.spec.plan import GateSpec, ParameterPlan
@@ -19,6 +19,10 @@ class Decision(NamedTuple):
 
     closes: Collection[str]
     """Parameters that it was asked to close."""
+
+    def words(self) -> str:
+        """Its name for a sentence: under an estimator, or at a density."""
+        return f"under {self.name!r}" if self.name in ESTIMATORS else f"at {self.name}"
 
 
 def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
@@ -41,7 +45,7 @@ def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
             closed.append(p.path)
     if closed:
         warn_user(
-            f"All gates of {listed_names(closed)} are closed under {decision.name!r}: nothing of "
+            f"All gates of {listed_names(closed)} are closed {decision.words()}: nothing of "
             "them is left, and what reads them gets zeros. Usually the price is too high: train "
             "with a smaller lam, or towards a target (l0func.lagrangian); with a density, give "
             "these parameters their own pattern. l0func.summary shows how many entries are "

@@ -11,8 +11,10 @@ from typing import TypeVar, cast
 Value = TypeVar("Value")
 
 
-def closest(name: str, names: Iterable[str], /) -> str:
-    """The end of an error message, with the nearest name; empty if there are no names."""
+def closest(name: object, names: Iterable[str], /) -> str:
+    """The end of an error message, with the nearest name; empty if there is none."""
+    if not isinstance(name, str):
+        return ""
     names = list(names)
     near = get_close_matches(name, names, n=1, cutoff=0.0)
     return f"; the closest is {near[0]!r}" if near else ""

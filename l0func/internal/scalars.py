@@ -23,7 +23,7 @@ def integer(value: Any, name: str) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} is an integer; got {_with_type(value)}.") from None
+        raise TypeError(f"{name} is an integer; got {with_type(value)}.") from None
 
 
 def check_cost(value: Any, name: str) -> None:
@@ -41,13 +41,14 @@ def check_cost(value: Any, name: str) -> None:
     """
     if isinstance(value, Tensor):
         return
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} is a number or a tensor; got {_with_type(value)}.")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is a number or a tensor; got {with_type(value)}.")
     if not 0.0 <= float(value) < math.inf:
         raise ValueError(f"{name} is a cost, finite and at least 0; got {value}.")
 
 
-def _with_type(value: Any) -> str:
+def with_type(value: Any) -> str:
+    """A value and its type for an error message, at most 40 characters of the value."""
     text = repr(value)
     shown = text if len(text) <= 40 else f"{text[:37]}..."
     return f"{shown} ({type(value).__name__})"

@@ -49,7 +49,12 @@ def key_of_draw(key: Tensor, draw: int | Tensor, rank: int) -> Tensor:
 
     Returns:
         A key, shape ``(2,)``.
+
+    Raises:
+        ValueError: The draw's number is below 1.
     """
+    if isinstance(draw, int) and draw < 1:
+        raise ValueError(f"The first forward in training is draw 1; got {draw}.")
     own = key if rank == 0 else random.fold_in(random.fold_in(key, _RANKS), rank)
     return random.fold_in(own, draw)
 

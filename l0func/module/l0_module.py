@@ -17,6 +17,7 @@ from l0func.distributions import GateDistribution
 from l0func.engine.gated import Gated, Sampling, gated
 from l0func.engine.per_example import PerExample
 from l0func.gates.checks import Gates, MaskEstimator, check_values
+from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal import outputs
 from l0func.internal.context import compiling
@@ -57,6 +58,8 @@ class L0Module(nn.Module):
         rules: The gates by parameter, as for :func:`l0func.gate_spec`; ``{"pattern": None}``
             excludes.
         groups: Gates over slices of several parameters, as for :func:`l0func.gate_spec`.
+        distribution: Another distribution of the gates, as for :func:`l0func.gate_spec`.
+        sampling: ``"exact"`` or ``"local_reparam"``, as for :func:`l0func.gated`.
         init_params: New values for parameters, as for :func:`l0func.init_params`.
         per_example: Whether every example has its own masks in training. Examples are along
             dimension 0 of every input.
@@ -64,6 +67,7 @@ class L0Module(nn.Module):
         seed: The seed for all draws; None takes one from ``generator``, or from torch's global
             generator.
         generator: The source of a seed, if none is given.
+        rank: A number that sets this process's draws apart; None takes torch.distributed's.
 
     Raises:
         ValueError: A rule, droprate, limit or estimator is not valid; see the functions above.
@@ -101,6 +105,7 @@ class L0Module(nn.Module):
     ) -> None:
         super().__init__()
         settings.check_arguments(module, L0Module, estimator, epsilon)
+        settings.check_flag("per_example", per_example)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)
         self.module = copied_module(module)
@@ -218,14 +223,21 @@ class L0Module(nn.Module):
         """The module's parameters by path, as the functional core takes them."""
         return dict(self.module.named_parameters())
 
-    def summary(self) -> Summary:
-        """The table of :func:`l0func.summary` under this module's estimator."""
-        return summary(self.weights(), self.gates(), self.spec, self.estimator)
+    def summary(self, *, density: Density | None = None) -> Summary:
+        """The table of :func:`l0func.summary` under this module's estimator, or at a density."""
+        network = (self.weights(), self.gates(), self.spec)
+        return summary(*network, self._fixed_by(density), density=density)
 
-    def compacted(self, example_inputs: Any = None, empty: Empty = "raise") -> nn.Module:
+    def compacted(
+        self,
+        example_inputs: Any = None,
+        empty: Empty = "raise",
+        *,
+        density: Density | None = None,
+    ) -> nn.Module:
         """A smaller plain module, without closed units and without gates.
 
-        This module's estimator decides about closed units; see :func:`l0func.compact`. Every
+        This module's estimator, or the density in its place, decides about closed units. Every
         submodule is in the mode, train or eval, of the wrapped one, as :func:`l0func.to_module`
         has it: call ``eval()`` here or on the result before you use it.
 
@@ -233,6 +245,7 @@ class L0Module(nn.Module):
             example_inputs: A tensor, a tuple of inputs, or a dict of keyword inputs. With
                 examples, units that single gates left idle go too.
             empty: The treatment of a group without open units, as for :func:`l0func.compact`.
+            density: The share of entries that stays, as for :func:`l0func.prune`.
 
         Returns:
             A smaller copy of the wrapped module.
@@ -241,8 +254,8 @@ class L0Module(nn.Module):
             ValueError: As for :func:`l0func.compact`.
         """
         fn, params, buffers = make_functional(self.module)
-        network = (fn.eval(), params, self.gates(), buffers, self.spec, self.estimator)
-        small = compact(*network, example_inputs=example_inputs, empty=empty)
+        network = (fn.eval(), params, self.gates(), buffers, self.spec, self._fixed_by(density))
+        small = compact(*network, example_inputs=example_inputs, empty=empty, density=density)
         return with_modes(to_module(*small), self.module)
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -341,6 +354,10 @@ class L0Module(nn.Module):
             check_fits_spec(live.params, self.spec)
             self._live = live
         return live
+
+    def _fixed_by(self, density: Density | None) -> MaskEstimator:
+        # A density stands in for the estimator, and the functions refuse a choice of both.
+        return self.estimator if density is None else "louizos"
 
     def _rank(self) -> int:
         return draws.process_rank() if self.rank is None else self.rank

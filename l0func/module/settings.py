@@ -17,10 +17,12 @@ from l0func.engine.gated import Sampling
 from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.internal import names
 from l0func.internal.context import compiling, known_values
+from l0func.internal.scalars import with_type
 from l0func.internal.untyped import untyped
 from l0func.module.live import named_modules
 from l0func.pure.functional import PureModule
 from l0func.spec.plan import GateSpec
+from l0func.train.numbers import check_number
 
 EPSILON = 1e-6
 """The default of a setting without effect."""
@@ -207,8 +209,19 @@ def check_sampling(sampling: Sampling, per_example: bool, draws_entries: bool) -
         )
 
 
+def check_flag(name: str, value: object) -> None:
+    """Refuse anything but True and False, since text such as "no" counts as true.
+
+    Raises:
+        TypeError: The value is something else.
+    """
+    if value not in (True, False):
+        raise TypeError(f"{name} is True or False; got {with_type(value)}.")
+
+
 def _check_epsilon(epsilon: float) -> None:
     """Refuse an epsilon outside [0, 1/2), and warn of another than the default."""
+    check_number("epsilon", epsilon)
     if not 0.0 <= epsilon < 0.5:
         raise ValueError(
             f"epsilon is a distance from 0 and 1 that draws keep, in [0, 1/2); got {epsilon}."
@@ -222,9 +235,18 @@ def _check_epsilon(epsilon: float) -> None:
 
 
 def chosen_seed(seed: int | None, generator: torch.Generator | None) -> int:
-    """The seed; a draw from the generator, or from torch's global one, if none is given."""
+    """The seed; a draw from the generator, or from torch's global one, if none is given.
+
+    Raises:
+        TypeError: ``generator`` is something else.
+    """
     if seed is not None:
         return seed
+    given: Any = generator
+    if given is not None and not isinstance(given, torch.Generator):
+        raise TypeError(
+            f"generator is a torch.Generator; got {with_type(given)}. A number goes in as seed."
+        )
     low, high = -(1 << 63), (1 << 63) - 1
     number = torch.randint(low, high, (), generator=generator, dtype=torch.int64)
     return int(number)

@@ -105,8 +105,10 @@ def _check_kind(module: Any) -> None:
             " TorchScript runs its own copy of the code on its own tensors; give the module that "
             "it was made from, and script the one that l0func.to_module returns."
         )
+        is_class = isinstance(module, type)
+        got = f"the class {module.__name__}" if is_class else type(module).__name__
         raise TypeError(
-            f"make_functional takes an eager torch.nn.Module; got {type(module).__name__}."
+            f"make_functional takes an eager torch.nn.Module; got {got}."
             f"{advice if is_scripted else ''}"
         )
 

@@ -69,6 +69,12 @@ def init_params(
 
 def _redrawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> Tensor:
     given: object = initialiser
+    if getattr(initialiser, "__module__", None) == nn.init.__name__:
+        name: str = getattr(initialiser, "__name__", "normal_")
+        raise TypeError(
+            f"An initialiser from torch.nn.init goes by its name, so that it draws from the key: "
+            f"{path!r} has the function {name}; write {name!r}, or ({name!r}, settings)."
+        )
     if callable(initialiser):
         return _by_callable(key, path, old, initialiser)
     if isinstance(initialiser, tuple):

@@ -91,6 +91,8 @@ def read_examples(fn: PureModule, examples: Any) -> Inputs:
 
 def _advice_on_input(fn: PureModule, only: Any, forms: str) -> str:
     """What to write instead if forward fails on its only positional input."""
+    if type(only).__module__ == "numpy":
+        return "It got a numpy array: pass a tensor, torch.as_tensor(array)."
     if not isinstance(only, Mapping | list | tuple):
         return ""
     kind: str = type(cast("Any", only)).__name__

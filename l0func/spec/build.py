@@ -55,9 +55,13 @@ def group(
         A group, for ``gate_spec(params, groups={name: group})``.
 
     Raises:
+        TypeError: An argument is no mapping, or has no rule for a path.
         ValueError: The group multiplies nothing, so that no gradient would reach its gates; or it
             multiplies by a rule with sharers.
     """
+    _check_mapping("multiplies", multiplies, "{path: rule}")
+    _check_mapping("owns", owns, "{path: rule}")
+    _check_mapping("attrs", attrs, "{module attribute: amount for one unit}")
     if not multiplies:
         raise ValueError(
             "A group multiplies at least one parameter: its gates learn from the gradient that "
@@ -168,7 +172,7 @@ def _check_some_gates(rules: Rules, groups: Mapping[str, Group], paths: Iterable
     """
     paths = list(paths)
     found = names.first_matches(paths, rules)
-    gates_some = any(rule is not None for rule in found.values())
+    gates_some = any(rule not in (None, [], ()) for rule in found.values())
     if groups or gates_some or len(found) == len(paths):
         return
     raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.internal.strict_json import shown
+from l0func.spec.rule_settings import whole_settings
 
 Shape = tuple[int, ...]
 
@@ -88,6 +89,10 @@ class Rule(ABC):
     def to_dict(self) -> dict[str, Any]:
         """The rule as JSON values, for :func:`rule_from_dict`."""
         return {"rule": type(self).__name__, **vars(self)}
+
+    def __post_init__(self) -> None:
+        for name, value in whole_settings(type(self).__name__, vars(self)).items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         kind = type(self)
@@ -210,6 +215,7 @@ class axes(Rule):
 
     def __init__(self, *dims: int) -> None:
         object.__setattr__(self, "dims", dims)
+        self.__post_init__()
 
     def _gates(self, shape: Shape) -> Shape:
         gated = self._dimensions(shape)

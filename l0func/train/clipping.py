@@ -12,6 +12,7 @@ from torch import Tensor
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
+from l0func.train.numbers import check_number
 from l0func.train.objective import is_pair
 
 Clip: TypeAlias = Callable[[Tree, Tree], Any]
@@ -34,6 +35,7 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
         ``clip(weights, gates)``, for ``l0func.training(..., clip=...)``.
 
     Raises:
+        TypeError: A setting is no number.
         ValueError: A number is outside its range.
 
     Example:
@@ -41,6 +43,8 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
         >>> weights
         {'w': tensor([0.6000])}
     """
+    check_number("max_norm", max_norm)
+    check_number("norm_type", norm_type)
     if not 0.0 < max_norm < math.inf or not norm_type >= 1.0:
         raise ValueError(
             "A norm to clip at is finite and above 0, and its order at least 1; got "

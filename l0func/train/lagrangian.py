@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l0func.costs.macs import MacCounts
+from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names
@@ -225,9 +225,8 @@ def _check_measure(measure: str, counts: MacCounts | None) -> None:
         raise ValueError(
             f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
         )
-    given: Any = counts
-    if given is not None and not isinstance(given, MacCounts):
-        raise TypeError(f"counts come from l0func.count_macs; got {type(given).__name__}.")
+    if counts is not None:
+        check_counts(counts)
     if (counts is None) == (measure == "macs"):
         raise ValueError(
             "counts, from l0func.count_macs, go with measure='macs', and with nothing else."

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from l0func.internal.scalars import with_type
+
 
 def check_number(name: str, value: Any) -> None:
     """Refuse anything but a real number.
@@ -21,7 +23,7 @@ def check_number(name: str, value: Any) -> None:
     """
     is_one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
     if not is_one and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"{name} is a number; got {value!r}.")
+        raise TypeError(f"{name} is a number; got {with_type(value)}.")
 
 
 def whole_number(name: str, value: Any) -> int:

@@ -75,6 +75,7 @@ class Objective:
             total = total + price
         if self.control is not None:
             total = total + self.control.penalty(control_state, gates)
+        _check_depends(total, trained)
         return total, (result.value, result.buffers, result.metrics)
 
     def _called(self, buffers: Tree, params: Tree, *others: Any) -> LossResult:
@@ -137,6 +138,21 @@ def _as_metrics(value: Any) -> Tree:
             raise TypeError(f"Metrics are tensors and numbers; {path!r} is {type(leaf).__name__}.")
         metrics[path] = torch.as_tensor(leaf)
     return tree.rebuild(value, metrics)
+
+
+def _check_depends(total: Tensor, trained: tuple[Tree, Tree]) -> None:
+    """Refuse an objective that no trained tensor reaches.
+
+    Raises:
+        ValueError: It has no gradient.
+    """
+    is_known = torch.is_grad_enabled() and not compiling()
+    if is_known and not total.requires_grad and tree.leaves(trained, "params and gates"):
+        raise ValueError(
+            "The loss does not depend on the params and gates that it was given, so nothing can "
+            "learn. Compute it from these arguments, without .detach(), .item(), torch.no_grad() "
+            "or the module itself."
+        )
 
 
 def is_pair(value: Any) -> bool:

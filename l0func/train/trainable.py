@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 from torch import Tensor
 
 from l0func.internal import names, tree
+from l0func.internal.scalars import with_type
 from l0func.internal.tree import Tree
 from l0func.internal.watch import listed_names
 
@@ -40,7 +41,7 @@ def patterns_of(trainable: Trainable) -> Patterns:
 def _type_error(given: Any) -> TypeError:
     return TypeError(
         "trainable is a pattern, or several patterns or paths, such as fn.trainable; None moves "
-        f"all parameters. Got {given!r}."
+        f"all parameters. Got {with_type(given)}."
     )
 
 

@@ -157,6 +157,8 @@ class _TrainingFunctions:
 
     def init(self, key: Tensor, params: Tree, gates: Tree, buffers: Tree, /) -> TrainState:
         random.check_key(key)
+        tree.leaves(params)
+        tree.leaves(buffers, "buffers")
         check_can_learn(tree.leaves(gates, "gates"))
         control = None if self.control is None else self.control.init(gates)
         step = torch.zeros((), dtype=torch.int64, device=key.device)

@@ -109,7 +109,7 @@ def test_what_a_density_was_asked_to_close_is_no_surprise(call):
     network = (fn, params, gates, buffers, spec)
     silent(call, *network, density=0.0)
     silent(call, *network, density={"0.*": 0.0, "2.*": 0.5})
-    with pytest.warns(UserWarning, match=r"'0\.weight' are closed under 'density 0\.2'"):
+    with pytest.warns(UserWarning, match=r"'0\.weight' are closed at density 0\.2"):
         call(*network, density=0.2)
 
 
