@@ -16,7 +16,6 @@ from l0func.internal.context import compiling
 from l0func.internal.mapped import FlatMapped, flatten_mapped
 from l0func.internal.outputs import copied
 from l0func.internal.tree import Tree
-from l0func.pure.autocast import Autocast
 from l0func.pure.by_row import ByRow
 
 Axis: TypeAlias = Any
@@ -94,7 +93,7 @@ class Row:
             # A module may write a row's tensors into an object, such as a cache.
             inputs, kwargs = copied(_itself, (inputs, kwargs))
         gates = self._own_gates(gates)
-        with Autocast(), ByRow(key, self.chunked, self.several_masks, self.note):
+        with ByRow(key, self.chunked, self.several_masks, self.note):
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
         flat = flatten_mapped(output, self.out_dims, "out_dims", "output")
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]

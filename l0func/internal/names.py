@@ -32,6 +32,8 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> N
         ValueError: A path is unknown or missing; the message names the nearest one.
     """
     got, expected = set(got), set(expected)
+    if got == expected:
+        return
     for name in sorted(got - expected):
         candidates = sorted(expected - got) or sorted(expected)
         raise ValueError(f"{label} has no {name!r}{closest(name, candidates)}.")
@@ -55,6 +57,8 @@ def check_argument(got: Iterable[str], expected: Iterable[str], /, owner: str, l
         ValueError: A path is unknown or missing.
     """
     got, expected = set(got), set(expected)
+    if got == expected:
+        return
     if got and not got & expected:
         raise ValueError(_all_other_names(got, expected, owner, label))
     check_names(got, expected, f"The {owner}'s {label}")

@@ -48,6 +48,9 @@ def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
         TypeError: ``tree`` is no container, or a leaf is not a tensor.
         ValueError: Two leaves have the same dotted path.
     """
+    flat = _flat(tree)
+    if flat is not None:
+        return flat
     _check_container(tree, label)
     named: dict[str, Tensor] = {}
     for path, leaf in walk(tree):
@@ -60,6 +63,17 @@ def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
             raise ValueError(f"Two leaves of {label} have the same dotted path, {path!r}.")
         named[path] = leaf
     return named
+
+
+def _flat(tree: Any) -> dict[str, Tensor] | None:
+    """A copy of a flat dict of tensors, as almost every call has it; None for other trees."""
+    if type(tree) is not dict:
+        return None
+    named = cast("dict[Any, Any]", tree)
+    for path, leaf in named.items():
+        if type(path) is not str or not isinstance(leaf, Tensor):
+            return None
+    return dict(named)
 
 
 def _check_container(tree: Any, label: str) -> None:

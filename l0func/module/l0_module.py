@@ -21,7 +21,7 @@ from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal import outputs
 from l0func.internal.context import compiling
-from l0func.module import checkpoint, draws, settings
+from l0func.module import checkpoint, draws, refusals, settings
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import check_fits_spec
@@ -275,11 +275,7 @@ class L0Module(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Refuse ``torch.jit.script``, which asks for a module to compile in place of this one."""
-        raise ValueError(
-            "torch.jit.script cannot compile an L0Module: its gates are drawn by Python code. "
-            "Script net.compacted(), which is a plain module, or use torch.export or "
-            "torch.jit.trace on net.eval()."
-        )
+        raise refusals.no_scripting()
 
     def extra_repr(self) -> str:
         """The settings, on one line."""
@@ -321,11 +317,7 @@ class L0Module(nn.Module):
         return self
 
     def _replicate_for_data_parallel(self) -> Any:
-        raise RuntimeError(
-            "nn.DataParallel copies a module at every step, and an L0Module's copies would have "
-            "no parameters. Use nn.parallel.DistributedDataParallel: every process draws masks "
-            "of its own."
-        )
+        raise refusals.no_data_parallel()
 
     def __getstate__(self) -> dict[str, Any]:
         # The function is made again where it is needed.

@@ -34,7 +34,10 @@ class Autocast(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        return as_autocast(func, func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if func not in CAST_FUNCTIONS:
+            return func(*args, **kwargs)
+        return as_autocast(func, func, args, kwargs)
 
 
 def as_autocast(
@@ -48,7 +51,7 @@ def as_autocast(
         args: Its arguments.
         kwargs: Its keyword arguments.
     """
-    if func not in _CAST_FUNCTIONS:
+    if func not in CAST_FUNCTIONS:
         return run(*args, **kwargs)
     kind = _device_kind((*args, *kwargs.values()))
     dtype = autocast_dtype(kind) if kind in _POLICIES else None
@@ -172,4 +175,5 @@ _ON_CUDA: dict[Policy, Iterable[Any]] = {
     _in_float32: (*_LOSSES, *_LAYER_AND_GROUP_NORMS, torch.cdist),
 }
 _POLICIES = {"cpu": _policies(_ON_CPU), "cuda": _policies(_ON_CUDA)}
-_CAST_FUNCTIONS = frozenset(_POLICIES["cpu"]) | frozenset(_POLICIES["cuda"])
+CAST_FUNCTIONS = frozenset(_POLICIES["cpu"]) | frozenset(_POLICIES["cuda"])
+"""The functions that autocast may treat; all others run as they are."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from l0func.internal.context import is_mapped_with
 from l0func.internal.interception import Interception
 from l0func.internal.untyped import TENSOR, untyped
-from l0func.pure.autocast import as_autocast
+from l0func.pure.autocast import CAST_FUNCTIONS, Autocast, as_autocast
 from l0func.pure.memory_formats import LAYOUT_HANDLERS, without_format
 from l0func.pure.written_out import norm
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement
@@ -25,7 +25,9 @@ class ByRow(Interception):
     """A context for one row of a vmapped batch.
 
     BatchNorm in training mode sees the whole batch. Attention and recurrent layers run written
-    out, because vmap, jvp or double backward cannot follow torch's fused functions.
+    out, because vmap, jvp or double backward cannot follow torch's fused functions. Functions
+    get their dtypes from autocast, as in :class:`l0func.pure.autocast.Autocast`; one context for
+    both costs half of two.
 
     Args:
         row: A tensor mapped over the rows, such as the row's key.
@@ -56,9 +58,18 @@ class ByRow(Interception):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if kwargs and "memory_format" in kwargs:
+        kwargs = kwargs or {}
+        if "memory_format" in kwargs:
             kwargs = without_format(kwargs)
-        result = super().__torch_function__(func, types, args, kwargs)
+        handler = self.handlers.get(func)
+        if handler is not None:
+            # This context is off inside the handler, and autocast still acts there.
+            with Autocast():
+                result = handler(self, func, *args, **kwargs)
+        elif func in CAST_FUNCTIONS:
+            result = as_autocast(func, func, args, kwargs)
+        else:
+            result = func(*args, **kwargs)
         if self.note is not None:
             self.note(result, self.row)
         return result

@@ -42,6 +42,10 @@ class Part:
     children: dict[str, ChildPlace | None]
     mutable: dict[str, Any] = field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        # A GraphModule's own __new__ would generate a class without its forward.
+        self._maker: Any = object if is_graph_module(self.kind) else self.kind
+
     @classmethod
     def of(cls, module: nn.Module, places: Places) -> Part:
         """The part for one module.
@@ -70,9 +74,7 @@ class Part:
 
     def new(self) -> nn.Module:
         """An empty module of this kind."""
-        # A GraphModule's own __new__ would generate a class without its forward.
-        home: Any = object if is_graph_module(self.kind) else self.kind
-        return home.__new__(self.kind)
+        return self._maker.__new__(self.kind)
 
     def paths(self) -> dict[str, str]:
         """Paths of its own parameters and buffers, by their names in the module."""

@@ -23,6 +23,13 @@ _CALL_CODE: CodeType = untyped.nn.Module.__call__.__code__
 _autograd: Any = untyped._C._autograd
 
 
+def _no_hooks(ignore_is_tracing: bool) -> None:
+    """What stands for the question about hooks in torch 2.1, which has none."""
+
+
+_top_hooks: Any = getattr(_autograd, "_top_saved_tensors_default_hooks", _no_hooks)
+
+
 class Recomputed(NamedTuple):
     """A block in non-reentrant checkpointing.
 
@@ -109,11 +116,10 @@ def hooked_block() -> Recomputed | None:
 
     It finds a checkpoint that is no function on the call stack, and none in torch 2.1.
     """
-    if not hasattr(_autograd, "_top_saved_tensors_default_hooks"):
+    hooks = _top_hooks(False)
+    if hooks is None:
         return None
-    hooks = _autograd._top_saved_tensors_default_hooks(False)
-    cells = () if hooks is None else getattr(hooks[0], "__closure__", None) or ()
-    for cell in cells:
+    for cell in getattr(hooks[0], "__closure__", None) or ():
         if hasattr(cell.cell_contents, "recompute_fn"):
             return Recomputed(cell.cell_contents)
     return None

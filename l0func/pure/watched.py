@@ -41,12 +41,9 @@ class Watched(Watch):
 
     def saw(self, draws: DrawSource) -> None:
         """Take note of the regions around a torch function."""
-        if self.mapped:
-            self._note_blocks()
-        else:
+        if not self.mapped:
             super().saw(draws)
-
-    def _note_blocks(self) -> None:
+            return
         block = hooked_block()
         if block is None or block == self.outer:
             return
