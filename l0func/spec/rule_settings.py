@@ -21,23 +21,23 @@ def whole_settings(rule: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "dims":
-            checked[name] = _dimensions(rule, value)
+            checked[name] = _whole_dimensions(rule, value)
         elif name == "stop" and value is None:
             checked[name] = None
         else:
-            checked[name] = _whole(f"{rule}'s {name}", value)
+            checked[name] = _whole_number(f"{rule}'s {name}", value)
     return checked
 
 
-def _dimensions(rule: str, dims: Sequence[Any]) -> tuple[int, ...]:
+def _whole_dimensions(rule: str, dims: Sequence[Any]) -> tuple[int, ...]:
     for dim in dims:
         if isinstance(dim, list | tuple):
             inside = ", ".join(map(str, cast("Sequence[Any]", dim)))
             raise TypeError(f"{rule} takes its dimensions one by one: {rule}({inside}).")
-    return tuple(_whole(f"A dimension of {rule}", dim) for dim in dims)
+    return tuple(_whole_number(f"A dimension of {rule}", dim) for dim in dims)
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} is an integer; got {value}.")
     return integer(value, name)
