@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from l0func.gates.checks import ESTIMATORS, Gates
@@ -39,9 +39,10 @@ def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
     if compiling():
         return
     opens = {name: (z != 0).float() for name, z in values.items()}
+    sizes = {gate.name: gate.size for gate in spec.gates}
     closed: list[str] = []
     for p in spec.gated():
-        if p.path not in decision.closes and _is_closed(p, opens, spec):
+        if p.path not in decision.closes and _is_closed(p, opens, sizes):
             closed.append(p.path)
     if closed:
         warn_user(
@@ -53,9 +54,9 @@ def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
         )
 
 
-def _is_closed(p: ParameterPlan, opens: Gates, spec: GateSpec) -> bool:
+def _is_closed(p: ParameterPlan, opens: Gates, sizes: Mapping[str, int]) -> bool:
     on_it = {binding.gate for binding in p.bindings}
-    if sum(gate.size for gate in spec.gates if gate.name in on_it) < 2:
+    if sum(sizes[name] for name in on_it) < 2:
         return False
     entries = p.spread(opens, owned=True) != 0
     return known_values(entries.any()) is False
