@@ -57,7 +57,9 @@ def test_a_tensor_that_is_not_dense_lives_beside_gated_ones(form: str, tmp_path:
     assert l0.summary(params, gates, spec)["w"].expected_l2 == pytest.approx(4.0, rel=0.01)
     assert l0.prune(params, gates, spec)["w"] is params["w"]
     assert l0.penalty(params, gates, spec, 1e-3, 0.1) > 0
-    with pytest.raises(ValueError, match=rf"dense tensors; 'params/w' (has the layout|is) .*{form}"):
+    with pytest.raises(
+        ValueError, match=rf"dense tensors; 'params/w' (has the layout|is) .*{form}"
+    ):
         l0.save(tmp_path / "network", params, gates, {}, spec)
     assert not list(tmp_path.iterdir())
 
