@@ -77,7 +77,7 @@ def main() -> None:
     fn, params, buffers = l0.make_functional(resnet().train())
     counts = l0.count_macs(fn.eval(), params, buffers, x[:1])
 
-    loss = objective(fn, l0.gate_spec(params, {}), counts, 0.0)
+    loss = objective(fn, l0.gate_spec(params, {"*": None}), counts, 0.0)
     state, _ = train(loss, (params, {}, buffers), (x, y), options.epochs, "dense")
     params, buffers = state.params, state.buffers
     dense = l0.to_module(fn.eval(), params, buffers)
