@@ -119,6 +119,9 @@ def check_finite(params: Mapping[str, Tensor]) -> None:
             continue
         bad = known_values(count_not_finite(param))
         if bad:
+            # isfinite reads a tensor twice, and another thread may write it in between.
+            bad = known_values(count_not_finite(param.detach().clone()))
+        if bad:
             raise ValueError(
                 f"{bad} of {param.numel()} entries of the parameter {path!r} are NaN or infinite. "
                 "Training diverged: lower the learning rate, or go back to an earlier checkpoint."
