@@ -108,7 +108,8 @@ class ReadGuard(Unsearched):
                 self._check(func, value)
             elif type(value) in _LISTS:
                 self.look(func, value, None)
-            elif not _SEES_INDEXING and isinstance(value, Tensor):
+            elif not _SEES_INDEXING and type(value) is Tensor:
+                # A gated parameter would answer with its product.
                 self._check(func, value._base)
         if kwargs:
             self.look(func, tuple(kwargs.values()), None)
