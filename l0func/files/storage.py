@@ -31,7 +31,7 @@ class Format(NamedTuple):
     Attributes:
         name: The metadata's ``"format"``.
         fields: Other names that the metadata have.
-        otherwise: What a file with another format is not, for a message.
+        otherwise: The thing that a file with another format is not, for a message.
         hint: The next step for such a file.
         check: A function that raises a ValueError if the metadata are not valid.
     """
@@ -144,7 +144,7 @@ def _digests_in(name: str, head: Header, kind: Format) -> dict[str, str] | None:
 
 
 def _broken_rule(head: Header, kind: Format) -> str:
-    """What is wrong with the metadata beside their digest; empty if they are valid."""
+    """The fault of the metadata beside their digest; empty if they are valid."""
     try:
         kind.check(head.metadata)
     except ValueError as error:

@@ -157,7 +157,7 @@ def check_estimator(estimator: str) -> None:
 
 
 def _density_hint(estimator: object) -> str:
-    """What to write where a share stands in the place of an estimator."""
+    """The advice for a share in the place of an estimator."""
     if isinstance(estimator, bool) or not isinstance(estimator, Real | Mapping):
         return ""
     return f" A share that stays is given by name, where a function takes it: density={estimator}."

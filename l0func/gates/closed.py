@@ -12,7 +12,7 @@ from l0func.spec.plan import GateSpec, ParameterPlan
 
 
 class Decision(NamedTuple):
-    """What decides which gates are closed at test time."""
+    """The estimator or density that closes gates at test time."""
 
     name: str
     """An estimator, or a density."""
@@ -34,7 +34,7 @@ def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
     Args:
         values: ``{gate name: value of each gate}``, 0 where it is closed.
         spec: The gate spec.
-        decision: What closed them.
+        decision: The estimator or density that closed them.
     """
     if compiling():
         return
