@@ -18,7 +18,13 @@ from torch import Tensor
 from l0func.internal.context import known_values
 from l0func.internal.scalars import integer
 from l0func.kernels import philox
-from l0func.kernels.draws import draw_uniforms, draw_uniforms_at, draw_words, fold_keys
+from l0func.kernels.draws import (
+    draw_normals,
+    draw_uniforms,
+    draw_uniforms_at,
+    fold_keys,
+    split_keys,
+)
 
 __all__ = ["fold_in", "key", "normal", "split", "uniform"]
 
@@ -66,8 +72,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
     num = integer(num, "The number of new keys")
     if num < 0:
         raise ValueError(f"split gives a number of keys that is at least 0; got {num}.")
-    numbers = torch.arange(num, dtype=torch.int64, device=key.device)
-    return fold_keys(key.unsqueeze(-2), numbers)
+    return split_keys(key, num)
 
 
 def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
@@ -139,7 +144,7 @@ def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """
     check_key(key)
     size = _size(shape)
-    [draw] = uniforms(key.unsqueeze(-2), [size])
+    [draw] = draw_uniforms(key.unsqueeze(-2), (math.prod(size),))
     return draw.reshape((*key.shape[:-1], *size))
 
 
@@ -171,14 +176,7 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """
     check_key(key)
     size = _size(shape)
-    count = math.prod(size)
-    word = draw_words(key, _calls(count))
-    u = (word.to(torch.float64) + 0.5) * 2.0**-32
-    radius = (-2.0 * u[..., 0::2].log()).sqrt()
-    angle = 2.0 * math.pi * u[..., 1::2]
-    pair = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
-    # Rounded from float64, eager and compiled code agree to the bit; float32 code does not.
-    draw = pair.to(torch.float32).flatten(-3)[..., :count]
+    draw = draw_normals(key, math.prod(size))
     return draw.reshape((*key.shape[:-1], *size))
 
 
@@ -193,14 +191,10 @@ def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]
         ``G`` float32 tensors; the g-th has shape ``(*batch, *shapes[g])`` and equals
         ``uniform(keys[g], shapes[g])``.
     """
-    counts = [math.prod(shape) for shape in shapes]
-    calls = tuple(_calls(count) for count in counts)
+    counts = tuple([math.prod(shape) for shape in shapes])
     batch = keys.shape[:-2]
-    found: list[Tensor] = []
-    for draw, count, shape in zip(draw_uniforms(keys, calls), counts, shapes, strict=True):
-        flat = draw.flatten(-2)[..., :count]
-        found.append(flat.reshape((*batch, *shape)))
-    return found
+    draws = draw_uniforms(keys, counts)
+    return [u.reshape((*batch, *shape)) for u, shape in zip(draws, shapes, strict=True)]
 
 
 def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
@@ -235,11 +229,6 @@ def check_key(key: object, /) -> None:
             f"A key has shape (2,), a batch of keys (..., 2); got {tuple(key.shape)}. "
             "Make keys with l0func.random.key(seed) and l0func.random.split(key, num)."
         )
-
-
-def _calls(count: int) -> int:
-    """The number of Philox calls for so many elements; each call makes four."""
-    return -(-count // 4)
 
 
 def _word(number: int, name: str) -> int:

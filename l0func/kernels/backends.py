@@ -1,32 +1,90 @@
-"""The backend for some tensors: numba's kernels where they can run, torch operations elsewhere."""
+"""The backend for some tensors: machine code where it can run, torch operations elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from l0func.internal.context import compiling
+from l0func.internal.untyped import untyped
 from l0func.kernels import by_torch, choice
+from l0func.kernels.loading import Compiler
+from l0func.kernels.unbuilt import Unbuilt
+
+_PLAIN_TYPES = {Tensor, Parameter}
+_PLAIN_DTYPES = {torch.float32, torch.float64, torch.int64}
+
+_core: Any = untyped._C
+_forward_mode: Any = untyped.autograd.forward_ad
 
 
 def kernels_for(*tensors: Tensor) -> Any:
-    """The module whose functions run on these tensors; see :mod:`~l0func.kernels.by_torch`."""
-    if choice.chosen() == "eager" or not all(_is_plain(t) for t in tensors):
+    """The module for functions of these tensors; see :mod:`~l0func.kernels.by_torch`.
+
+    Machine code takes plain tensors in float32, float64 and int64. A compiler, a transform, a
+    mode or autograd around this code must see torch operations. Inside a custom Function they do
+    not look.
+
+    Raises:
+        RuntimeError: The user's choice is ``"compiled"``, and nothing compiles for this device.
+    """
+    if choice.chosen() == "eager" or _is_watched() or not all(map(_is_plain, tensors)):
         return by_torch
-    return numba_kernels() or by_torch
+    on_cpu = all([t.is_cpu for t in tensors])
+    on_cuda = not on_cpu and all([t.is_cuda for t in tensors])
+    compiler = choice.compiler_of(on_cpu, on_cuda)
+    if compiler is None:
+        return by_torch
+    found = choice.machine_code(compiler)
+    return by_torch if found is None else _with_torch_behind(compiler, found.kernels)
+
+
+def _is_watched() -> bool:
+    """Whether something around this code records torch operations."""
+    return (
+        _core._len_torch_dispatch_stack() > 0
+        or _core._get_tracing_state() is not None
+        or compiling()
+    )
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor has values in this process's memory: no subclass, and on the CPU."""
-    return type(tensor) is Tensor and tensor.device.type == "cpu"
+    """Whether the tensor is values in memory and nothing else."""
+    return (
+        type(tensor) in _PLAIN_TYPES
+        and tensor.dtype in _PLAIN_DTYPES
+        and tensor.layout is torch.strided
+        and not _core._functorch.is_functorch_wrapped_tensor(tensor)
+        and not tensor.is_neg()
+        and not (tensor.requires_grad and torch.is_grad_enabled())
+        and (_forward_mode._current_level < 0 or not _has_tangent(tensor))
+    )
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return _forward_mode.unpack_dual(tensor).tangent is not None
 
 
 @cache
-def numba_kernels() -> Any:
-    """The module with numba's kernels, or None where numba is absent."""
-    try:
-        return import_module("l0func.kernels.by_numba.api")
-    except ImportError:
-        return None
+def _with_torch_behind(compiler: Compiler, kernels: Any) -> SimpleNamespace:
+    """The compiler's kernels; torch's of the same name run where one can't be built."""
+
+    def guarded(name: str) -> Callable[..., Any]:
+        fast, slow = getattr(kernels, name), getattr(by_torch, name)
+
+        def run(*args: Any) -> Any:
+            try:
+                return fast(*args)
+            except Unbuilt as error:
+                choice.give_up(compiler, error.reason)
+            return slow(*args)
+
+        return run
+
+    return SimpleNamespace(**{name: guarded(name) for name in kernels.__all__})

@@ -13,6 +13,18 @@ from torch import Tensor
 
 from l0func.kernels import philox
 from l0func.kernels.formula import Formula
+from l0func.kernels.streams import fold, normals, split, uniforms
+
+__all__ = [
+    "draw",
+    "fold",
+    "moments",
+    "normals",
+    "quantile",
+    "split",
+    "tail",
+    "uniforms",
+]
 
 
 class Moments(NamedTuple):

@@ -1,28 +1,29 @@
-"""The process's choice of a kernel for entry gates: torch operations, or the same source compiled.
-
-The contraction in the engine asks here; users choose with ``use_kernel``.
-"""
+"""The process's choice of kernels: torch operations, or machine code by numba and Triton."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Literal
 
-from l0func.internal.context import compiles, compiling
+import torch
+
+from l0func.internal.context import compiling
+from l0func.internal.watch import warn_user
+from l0func.kernels.loading import Compiler, Loaded, first_line, load
 
 Kernel = Literal["auto", "eager", "compiled"]
+Backend = Literal["torch", "numba", "triton"]
 
 KERNELS: tuple[Kernel, ...] = ("auto", "eager", "compiled")
 VARIABLE = "L0FUNC_KERNEL"
 
 
 class _Choice:
-    """The chosen kernel, and whether compiling it has failed."""
+    """The chosen kernels, and the compilers that failed at a kernel since."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel: Kernel = kernel
-        self.broken = False
+        self.broken: set[Compiler] = set()
 
 
 def _checked(kernel: str, where: str) -> Kernel:
@@ -40,21 +41,26 @@ _choice = _Choice(_kernel_of_environment())
 
 
 def use_kernel(kernel: Kernel) -> None:
-    """Choose the kernel for weights with a gate for each entry and a mask for each example.
+    """Choose what computes draws, gates and their products with weights.
 
-    The choice holds for the whole process. Both kernels have the same source and the same draws.
-    The compiled one is some ten times faster, after seconds of compilation for each new weight
-    shape. The environment variable ``L0FUNC_KERNEL`` sets the choice at the start of a process.
+    The choice holds for the whole process; all kernels make the same draws. numba compiles for
+    the CPU and Triton for CUDA. Machine code is many times faster; each kernel takes a second or
+    two of compilation, once on a machine. The environment variable ``L0FUNC_KERNEL`` sets the
+    choice at the start of a process.
 
     Args:
-        kernel: ``"eager"``, ``"compiled"``, or ``"auto"``: compiled inside ``torch.compile`` and
-            eager outside.
+        kernel: ``"auto"``, the fastest that is installed; ``"eager"``, torch operations; or
+            ``"compiled"``, machine code, and an error where it is missing.
 
     Raises:
         ValueError: ``kernel`` is none of these.
+        RuntimeError: ``kernel`` is ``"compiled"``, and neither compiler works here.
     """
-    _choice.kernel = _checked(kernel, "use_kernel")
-    _choice.broken = False
+    checked = _checked(kernel, "use_kernel")
+    _choice.broken.clear()
+    if checked == "compiled" and not torch.cuda.is_available():
+        _required("numba")
+    _choice.kernel = checked
 
 
 def chosen() -> Kernel:
@@ -62,29 +68,64 @@ def chosen() -> Kernel:
     return _choice.kernel
 
 
-def kernel_in_use() -> Literal["eager", "compiled"]:
-    """The kernel for a call made now; inside a compiler ``"auto"`` means the compiled one."""
-    if _choice.broken or not compiles() or _choice.kernel == "eager":
-        return "eager"
-    if _choice.kernel == "compiled" or compiling():
-        return "compiled"
-    return "eager"
+def kernel_in_use(device: str | torch.device = "cpu") -> Backend:
+    """The kernels for plain tensors in a call made now.
+
+    Args:
+        device: The tensors' device.
+
+    Returns:
+        ``"torch"``, ``"numba"`` or ``"triton"``.
+    """
+    kind = torch.device(device).type
+    compiler = compiler_of(kind == "cpu", kind == "cuda")
+    if compiler is None or compiling() or machine_code(compiler) is None:
+        return "torch"
+    return compiler
 
 
-def kernel_can_compile() -> bool:
-    """Whether no compilation has failed since the last choice."""
-    return not _choice.broken
+def compiler_of(on_cpu: bool, on_cuda: bool) -> Compiler | None:
+    """The compiler for a device; None where torch operations run."""
+    if _choice.kernel == "eager":
+        return None
+    if on_cpu:
+        return "numba"
+    return "triton" if on_cuda else None
 
 
-def give_up(error: Exception) -> None:
-    """Run the eager kernel from now on, and warn the first time."""
-    if _choice.broken:
-        return
-    _choice.broken = True
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else repr(error)
-    warnings.warn(
-        f"The compiled kernel does not build on this machine, so the eager one runs: {reason}. "
-        "Compiling needs a C++ compiler; l0func.use_kernel('eager') chooses without this warning.",
-        stacklevel=2,
-    )
+def machine_code(compiler: Compiler) -> Loaded | None:
+    """The compiler's kernels, or None where torch operations run in their place.
+
+    Raises:
+        RuntimeError: They are missing, and the choice is ``"compiled"``.
+    """
+    if _choice.kernel == "compiled":
+        return _required(compiler)
+    if compiler in _choice.broken:
+        return None
+    found = load(compiler)
+    return None if found.kernels is None else found
+
+
+def give_up(compiler: Compiler, error: BaseException) -> None:
+    """Run torch operations from now on, and warn the first time.
+
+    Raises:
+        RuntimeError: The choice is ``"compiled"``.
+    """
+    reason = f"{compiler} cannot build a kernel of l0func: {first_line(error)}"
+    if _choice.kernel == "compiled":
+        raise RuntimeError(f"{reason}. l0func.use_kernel('eager') runs without it.") from error
+    if compiler not in _choice.broken:
+        _choice.broken.add(compiler)
+        warn_user(f"{reason}. Torch operations run in its place: slower, with the same draws.")
+
+
+def _required(compiler: Compiler) -> Loaded:
+    found = load(compiler)
+    if found.kernels is None:
+        raise RuntimeError(
+            f"use_kernel('compiled') needs {compiler}, and {found.why_not}. "
+            "use_kernel('auto') takes the fastest kernel that is there."
+        )
+    return found

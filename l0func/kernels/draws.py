@@ -1,4 +1,4 @@
-"""Random words and uniforms from keys: eager, under vmap, and under a compiler.
+"""Keys and draws from keys: eager, under transforms, and under a compiler.
 
 ``l0func.random`` calls these functions.
 """
@@ -13,31 +13,30 @@ from torch.autograd import Function
 
 from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiling
-from l0func.kernels import philox
-from l0func.kernels.eager import eager_draws
+from l0func.kernels import by_torch, philox
+from l0func.kernels.backends import kernels_for
 
-# Under a compiler, draws with at most this many calls become one draw, padded to the longest:
+# Under a compiler, draws with at most this many numbers become one draw, padded to the longest:
 # tracing a draw costs more than running it.
-_TOGETHER = 1024
+_TOGETHER = 4096
 
 
-def draw_words(keys: Tensor, calls: int, /) -> Tensor:
-    """Words from the first calls in each key's stream: int64, shape ``(*batch, calls, 4)``."""
-    if compiling():
-        return _traced_words(keys, calls)
-    return _draw(keys.unsqueeze(-2), (calls,), False)
-
-
-def draw_uniforms(keys: Tensor, calls: tuple[int, ...], /) -> list[Tensor]:
-    """The first uniforms from ``G`` keys, the g-th with shape ``(*batch, calls[g], 4)``.
+def draw_uniforms(keys: Tensor, counts: tuple[int, ...], /) -> list[Tensor]:
+    """The first uniforms from G keys, float32, the g-th with shape ``(*batch, counts[g])``.
 
     Args:
         keys: Keys, shape ``(*batch, G, 2)``.
-        calls: For each key its number of calls.
+        counts: For each key its number of uniforms.
     """
     if compiling():
-        return _traced_uniforms(keys, calls)
-    return list(torch.split(_draw(keys, calls, True), list(calls), dim=-2))
+        return _traced_uniforms(keys, counts)
+    together = _run("uniforms", keys, counts)
+    return [together] if len(counts) == 1 else list(together.split(list(counts), dim=-1))
+
+
+def draw_normals(keys: Tensor, count: int, /) -> Tensor:
+    """The first normals from each key: float32, ``(*batch, count)``, from keys ``(*batch, 2)``."""
+    return _traced_normals(keys, count) if compiling() else _run("normals", keys, count)
 
 
 def draw_uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
@@ -53,6 +52,11 @@ def draw_uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
     return _traced_uniforms_at(key, call) if compiling() else _uniforms_at(key, call)
 
 
+def split_keys(keys: Tensor, num: int, /) -> Tensor:
+    """New keys, shape ``(*batch, num, 2)``, from keys ``(*batch, 2)``."""
+    return _traced_split(keys, num) if compiling() else _run("split", keys, num)
+
+
 def fold_keys(keys: Tensor, data: Tensor, /) -> Tensor:
     """New keys, shape ``(*batch, 2)``, from keys ``(*batch, 2)`` and numbers ``(*batch,)``.
 
@@ -60,33 +64,17 @@ def fold_keys(keys: Tensor, data: Tensor, /) -> Tensor:
     """
     if compiling():
         return _traced_fold(keys, data)
-    offset = keys[..., 1] + data
-    seed = keys[..., 0] + torch.zeros_like(offset)
-    streams = torch.stack((seed, offset), dim=-1)
-    word = draw_words(streams, 1).squeeze(-2)
-    low = word[..., 0::2]
-    high = word[..., 1::2]
-    return philox.as_int64(low, high)
+    kernels = kernels_for(keys, data)
+    if kernels is not by_torch:
+        return kernels.fold(keys, data)
+    batch = torch.broadcast_shapes(keys.shape[:-1], data.shape)
+    fold: Any = _Fold
+    return fold.apply(keys.expand(*batch, 2), data.expand(batch))
 
 
 def _uniforms_at(key: Tensor, call: Tensor) -> Tensor:
     word = philox.call(key[0], key[1], call)
     return philox.unit(torch.stack(word, dim=-1))
-
-
-def _traced_uniforms(keys: Tensor, calls: tuple[int, ...]) -> list[Tensor]:
-    small = [g for g, count in enumerate(calls) if count <= _TOGETHER]
-    words: dict[int, Tensor] = {}
-    for g, count in enumerate(calls):
-        # A larger draw stands alone: the compiler fuses it with the mask made from it.
-        if count > _TOGETHER:
-            words[g] = _traced_words(keys[..., g, :], count)
-    if small:
-        small_keys = torch.stack([keys[..., g, :] for g in small], dim=-2)
-        together = _traced_words(small_keys, max(calls[g] for g in small))
-        for i, g in enumerate(small):
-            words[g] = together[..., i, : calls[g], :]
-    return [philox.unit(words[g]) for g in range(len(calls))]
 
 
 # allow_in_graph makes each of these functions one node in the compiler's graph. Traced through
@@ -96,29 +84,58 @@ def _traced_words(keys: Tensor, calls: int) -> Tensor:
     return philox.words(keys, calls)
 
 
+def _traced_uniforms(keys: Tensor, counts: tuple[int, ...]) -> list[Tensor]:
+    small = [g for g, count in enumerate(counts) if count <= _TOGETHER]
+    words: dict[int, Tensor] = {}
+    for g, count in enumerate(counts):
+        # A larger draw stands alone: the compiler fuses it with the mask made from it.
+        if count > _TOGETHER:
+            words[g] = _traced_words(keys[..., g, :], -(-count // 4))
+    if small:
+        small_keys = torch.stack([keys[..., g, :] for g in small], dim=-2)
+        longest = max(counts[g] for g in small)
+        together = _traced_words(small_keys, -(-longest // 4))
+        for i, g in enumerate(small):
+            words[g] = together[..., i, :, :]
+    return [philox.unit(words[g]).flatten(-2)[..., :count] for g, count in enumerate(counts)]
+
+
+@graph_node
+def _traced_normals(keys: Tensor, count: int) -> Tensor:
+    return by_torch.normals(keys, count)
+
+
 @graph_node
 def _traced_uniforms_at(key: Tensor, call: Tensor) -> Tensor:
     return _uniforms_at(key, call)
 
 
 @graph_node
+def _traced_split(keys: Tensor, num: int) -> Tensor:
+    return by_torch.split(keys, num)
+
+
+@graph_node
 def _traced_fold(keys: Tensor, data: Tensor) -> Tensor:
-    folded = philox.folded(keys[..., 0], keys[..., 1], data)
-    return torch.stack(folded, dim=-1)
+    return by_torch.fold(keys, data)
 
 
-def _draw(keys: Tensor, calls: tuple[int, ...], as_unit: bool) -> Tensor:
+def _run(name: str, keys: Tensor, size: Any) -> Tensor:
+    kernels = kernels_for(keys)
+    if kernels is not by_torch:
+        return getattr(kernels, name)(keys, size)
     draw: Any = _Draw
-    return draw.apply(keys, calls, as_unit)
+    return draw.apply(name, keys, size)
+
+
+# Their vmap rules take a mapped batch of keys off its transform: one call draws for all of them.
 
 
 class _Draw(Function):
-    """``eager_draws`` for torch.func: its vmap rule draws for a mapped batch in one call."""
-
     @staticmethod
     def forward(*args: Any) -> Tensor:
-        keys, calls, as_unit = args
-        return eager_draws(keys, calls, as_unit)
+        name, keys, size = args
+        return getattr(kernels_for(keys), name)(keys, size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -126,5 +143,24 @@ class _Draw(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        keys, calls, as_unit = args
-        return _draw(keys.movedim(in_dims[0], 0), calls, as_unit), 0
+        name, keys, size = args
+        return _run(name, keys.movedim(in_dims[1], 0), size), 0
+
+
+class _Fold(Function):
+    @staticmethod
+    def forward(*args: Any) -> Tensor:
+        keys, data = args
+        return kernels_for(keys, data).fold(keys, data)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        keys, data = args
+        keys_dim, data_dim = in_dims
+        keys = keys.unsqueeze(0) if keys_dim is None else keys.movedim(keys_dim, 0)
+        data = data.unsqueeze(0) if data_dim is None else data.movedim(data_dim, 0)
+        return fold_keys(keys, data), 0

@@ -20,8 +20,8 @@ from l0func.engine.contraction.chunks import (
     uniform_planes,
 )
 from l0func.internal.untyped import untyped
-from l0func.kernels import choice
-from l0func.kernels.eager import eager_draws
+from l0func.kernels import inductor
+from l0func.kernels.draws import draw_uniforms
 
 
 class Request(NamedTuple):
@@ -54,11 +54,11 @@ def contracted(
         chunk: The operands.
         compiled: Whether to try the compiled kernel.
     """
-    if compiled and choice.kernel_can_compile():
+    if compiled and inductor.inductor_can_compile():
         try:
             return _in_machine_code(request, keys, call, chunk)
         except Exception as error:
-            choice.give_up(error)
+            inductor.give_up_inductor(error)
     draws = _drawn_eagerly(request, keys, call, chunk)
     return contract(request.outputs, draws, chunk)
 
@@ -66,7 +66,8 @@ def contracted(
 def _drawn_eagerly(request: Request, keys: Tensor, call: int, chunk: Chunk) -> Draws:
     seed, offset = keys.unbind(-1)
     streams = torch.stack((seed, offset + call), dim=-1).unsqueeze(-2)
-    by_call = eager_draws(streams, [request.calls], True)
+    [flat] = draw_uniforms(streams, (4 * request.calls,))
+    by_call = flat.unflatten(-1, (-1, 4))
     if request.planes == 4:
         uniforms = list(by_call.unbind(-1))
     else:

@@ -22,7 +22,7 @@ from l0func.engine.contraction.run import Operands, Sweep, count_vectors, inputs
 from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiles, compiling
 from l0func.internal.forward_mode import forward_rule
-from l0func.kernels.choice import kernel_in_use
+from l0func.kernels.inductor import inductor_in_use
 from l0func.kernels.unfold import Unfold
 
 
@@ -54,7 +54,7 @@ def sweep(
     Returns:
         The computed factor.
     """
-    compiled = kernel_in_use() == "compiled"
+    compiled = inductor_in_use()
     if compiling():
         flat = _graph_constants(contraction, output, compiled)
         return _traced(flat, keys, log_alpha, a, x, g)

@@ -25,21 +25,24 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _IN_LOOPS, _IN_FORMULAS = {"contract", "reassoc"}, {"contract"}
 
 
-def kernel(template: Any, real: Any, functions: Mapping[str, Any], tag: str) -> Callable[..., Any]:
-    """A template compiled for some functions; the machine code stays on disk.
+def kernel(
+    template: Any, real: Any, functions: Mapping[str, Any], tag: str, on_disk: bool
+) -> Callable[..., Any]:
+    """A template for some functions, to be compiled.
 
     Args:
         template: A function in a file of this folder.
         real: ``numpy.float32`` or ``numpy.float64``: the type of the gates.
         functions: What the template's global names stand for.
         tag: A name for these functions, for the file on disk.
+        on_disk: Whether the machine code stays on disk.
     """
     names = {**template.__globals__, **functions}
     loop = _copied(template, names, real)
     # The name on disk changes with every source: numba itself would look at one file alone.
     digest = _digest(template, names)
     loop.__qualname__ = f"{template.__qualname__}_{tag}_{real.__name__}_{digest}"
-    return numba.njit(cache=True, fastmath=_IN_LOOPS, **_OPTIONS)(loop)
+    return numba.njit(cache=on_disk, fastmath=_IN_LOOPS, **_OPTIONS)(loop)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,21 +10,53 @@ import torch
 from torch import Tensor
 
 from l0func.kernels.by_numba.binding import kernel
+from l0func.kernels.by_numba.building import BUILDING, built
 from l0func.kernels.by_numba.numba_names import numpy as np
 from l0func.kernels.formula import Formula
 
 _REALS = {torch.float32: np.float32, torch.float64: np.float64}
-_known: dict[Any, Callable[..., Any]] = {}
+_ARRAYS = {**_REALS, torch.int64: np.int64}
+_built: dict[Any, Callable[..., Any]] = {}
+# numpy asks the system for large pages from this size on: a large draw waits less for memory.
+_LARGE_PAGES = 1 << 22
+"""Bytes."""
 
 
 def compiled(template: Any, dtype: torch.dtype, formula: Formula | None) -> Callable[..., Any]:
-    """A template's kernel for gates in a dtype and a formula, compiled at its first call."""
+    """A template's kernel for gates in a dtype and a formula, compiled at its first call.
+
+    Every call has to give the kernel arguments of the same types.
+    """
     functions = {} if formula is None else formula.functions
     known = (template, dtype, *functions.values())
-    if known not in _known:
-        tag = "plain" if formula is None else formula.tag
-        _known[known] = kernel(template, _REALS[dtype], functions, tag)
-    return _known[known]
+    ready = _built.get(known)
+    return _first_call(known, functions, formula) if ready is None else ready
+
+
+def _first_call(
+    known: tuple[Any, ...], functions: dict[str, Any], formula: Formula | None
+) -> Callable[..., Any]:
+    template, dtype = known[:2]
+    tag = "plain" if formula is None else formula.tag
+
+    def make(on_disk: bool) -> Any:
+        return kernel(template, _REALS[dtype], functions, tag, on_disk)
+
+    def run(*args: Any) -> Any:
+        # Threads that come meanwhile wait, and find the kernel.
+        with BUILDING:
+            if known not in _built:
+                _built[known] = built(make, args)
+        return _built[known](*args)
+
+    return run
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor on the CPU for a kernel to fill; a context's default device changes nothing."""
+    if math.prod(shape) * dtype.itemsize < _LARGE_PAGES:
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    return torch.from_numpy(np.empty(shape, _ARRAYS[dtype]))
 
 
 def settings_of(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
