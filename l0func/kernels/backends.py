@@ -30,3 +30,8 @@ def numba_kernels() -> Any:
         return import_module("l0func.kernels.by_numba.api")
     except ImportError:
         return None
+
+
+def drawn_by_machine_code(*tensors: Tensor) -> bool:
+    """Whether draws for these tensors call a kernel, which starts in a microsecond."""
+    return kernels_for(*tensors) is not by_torch

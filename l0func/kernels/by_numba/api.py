@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from l0func.kernels.by_numba.gate_calls import draw
+from l0func.kernels.by_torch import moments, quantile, tail
 
-__all__ = ["draw"]
+__all__ = ["draw", "moments", "quantile", "tail"]
