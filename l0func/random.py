@@ -197,6 +197,24 @@ def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]
     return [u.reshape((*batch, *shape)) for u, shape in zip(draws, shapes, strict=True)]
 
 
+def uniform_from(keys: Tensor, first: int, shape: Sequence[int], /) -> Tensor:
+    """Uniforms from element number ``first`` in each key's stream on.
+
+    Args:
+        keys: Keys, shape ``(*batch, 2)``.
+        first: The position of the first element.
+        shape: The shape that each key draws.
+
+    Returns:
+        float32, shape ``(*batch, *shape)``.
+    """
+    call, skip = divmod(first, 4)
+    starts = torch.stack((keys[..., 0], keys[..., 1] + call), dim=-1)
+    count = math.prod(shape)
+    [draw] = uniforms(starts.unsqueeze(-2), [(skip + count,)])
+    return draw[..., skip:].reshape((*keys.shape[:-1], *shape))
+
+
 def uniforms_at(key: Tensor, call: Tensor, /) -> Tensor:
     """Uniforms from anywhere in a key's stream, four at a time.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,14 +12,15 @@ from torch import Tensor
 
 from l0func import random
 from l0func.distributions import moments
-from l0func.distributions.blocks import in_blocks, needs_blocks
 from l0func.distributions.elementwise import differentiated, in_float, widened
 from l0func.distributions.identities import identities
-from l0func.distributions.moments import Quadratures, RawMoments
+from l0func.distributions.moments import Quadratures
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
+from l0func.distributions.settings import check_dataclass, given_fields
 from l0func.distributions.smooth import smooth
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
+from l0func.kernels.formula import Formula
 
 Estimator = Literal["louizos", "median", "mean"]
 
@@ -40,11 +42,17 @@ class GateDistribution(ABC):
     identity: str
     """A text that stands for the distribution in a compiled graph."""
 
+    formula: Formula | None = None
+    """The formula for kernels; None where only torch computes the gates."""
+
     def __post_init__(self) -> None:
-        _check_dataclass(self)
+        check_dataclass(self)
         # Stored, not computed at each use: a compiler reads attributes but follows no cache.
         if self not in _QUADRATURES:
-            _QUADRATURES[self] = self._find_quadratures()
+            found = moments.find_quadratures(
+                str(self), self._location, self._nodes, self._integrated
+            )
+            _QUADRATURES[self] = found
         object.__setattr__(self, "quadratures", _QUADRATURES[self])
         description = f"{type(self).__module__}.{self!r}"
         object.__setattr__(self, "identity", identities.identify(self, description))
@@ -79,44 +87,78 @@ class GateDistribution(ABC):
     def _location(self, probability: float, t: float) -> float:
         """The location that makes P(z <= t) equal to ``probability``, for t in [0, 1)."""
 
-    # The hooks that a subclass may write, to be faster or more accurate.
+    # The hooks that a subclass may write, to be faster or more accurate. Functions for `smooth`
+    # return values and then the values' slopes.
 
     def _nodes(self, size: int) -> Quadrature:
         """A quadrature with ``size`` nodes on [0, 1], denser where the survival function bends."""
         return gauss_legendre(size)
 
-    def prepared(self, log_alpha: Tensor) -> Tensor:
-        """The locations in the form for :meth:`derivatives`, computed once for many draws."""
-        return log_alpha
-
-    def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
+    def derivatives(self, u: Tensor, log_alpha: Tensor, orders: Sequence[int]) -> list[Tensor]:
         """Derivatives of the draw in its location; order 0 is the draw itself.
 
         Args:
             u: Probabilities in (0, 1), shape ``(*many, *gates)``.
-            prepared: The result of :meth:`prepared`, shape ``(*gates)``.
+            log_alpha: Gate locations, shape ``(*gates)``, in float32 or float64.
             orders: The orders to compute.
 
         Returns:
             For each order a tensor shaped like ``u``; from order 1 on it is 0 where the draw is
             exactly 0 or 1.
         """
-        shape = untyped.broadcast_shapes(u.shape, prepared.shape)
-        spread = prepared.expand(shape)
+        shape = untyped.broadcast_shapes(u.shape, log_alpha.shape)
+        spread = log_alpha.expand(shape)
 
         def draw(la: Tensor) -> Tensor:
             return self._quantile(u, la)
 
         return [differentiated(draw, order, spread) for order in orders]
 
-    def evaluated(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """The values of :meth:`derivatives`, computed in blocks that fit the cache.
+    def _draw_slopes(
+        self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False
+    ) -> tuple[Tensor, ...]:
+        """For `smooth`: the draw's derivatives of orders ``order`` and ``order + 1``."""
+        return tuple(self.derivatives(u, log_alpha, (order, order + 1)))
 
-        Only for tensors outside every transform, because the blocks are written in place.
+    def _stream_slopes(
+        self, first: int, rank: int, order: int, log_alpha: Tensor, seed: Tensor, offset: Tensor
+    ) -> tuple[Tensor, ...]:
+        """For `smooth`: as ``_draw_slopes``, at the uniforms of keys.
+
+        Args:
+            first: The position of the first gate in every key's stream.
+            rank: The number of gate dimensions.
+            order: The order.
+            log_alpha: Locations, ``(*batch, *gates)``.
+            seed: The keys' seeds, ``(*batch, 1, ..., 1)``; the batches broadcast.
+            offset: Their offsets, likewise.
         """
-        if needs_blocks(u, prepared):
-            return in_blocks(self.derivatives, u, prepared, orders)
-        return self.derivatives(u, prepared, orders)
+        batch, gates = seed.dim() - rank, log_alpha.dim() - rank
+        keys = torch.stack((seed, offset), dim=-1).reshape(*seed.shape[:batch], 2)
+        u = random.uniform_from(keys, first, log_alpha.shape[gates:])
+        return self._draw_slopes(order, log_alpha, u.to(log_alpha.dtype))
+
+    def _moment_slopes(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
+        """For `smooth`: derivatives of mean and variance; both for ``order``, then both slopes."""
+        values = differentiated(self._mean_and_variance, order, log_alpha)
+        slopes = differentiated(self._mean_and_variance, order + 1, log_alpha)
+        return *values, *slopes
+
+    def _mean_and_variance(self, la: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance, in operations that torch can differentiate."""
+        return self._integrated(la, self.quadratures.of(la.dtype))
+
+    def _integrated(self, la: Tensor, quadrature: Quadrature) -> tuple[Tensor, Tensor]:
+        """Mean and variance, integrated by a given quadrature."""
+        return moments.mean_and_variance(
+            quadrature,
+            lambda t: self._survival(t, la),
+            lambda t: self._cumulative(t, la),
+        )
+
+    def _tail(self, t: float, log_alpha: Tensor) -> Tensor:
+        """P(z > t) for t = 0 and, as a limit, P(z = 1) for t = 1."""
+        return self._survival(t, log_alpha)
 
     # The public methods.
 
@@ -130,7 +172,31 @@ class GateDistribution(ABC):
         Returns:
             Gates in [0, 1], shape ``(*gates)``.
         """
-        return self.quantile(random.uniform(key, tuple(log_alpha.shape)), log_alpha)
+        return self.draws(key, log_alpha)
+
+    def draws(self, keys: Tensor, log_alpha: Tensor, first: int = 0, /) -> Tensor:
+        """One draw for each gate from each key.
+
+        Args:
+            keys: Keys, shape ``(*batch, 2)``.
+            log_alpha: Gate locations, shape ``(*gates)``.
+            first: The position of the first gate in every key's stream.
+
+        Returns:
+            Gates in [0, 1], shape ``(*batch, *gates)``.
+        """
+        rank = log_alpha.dim()
+
+        def draw(la: Tensor) -> Tensor:
+            if compiling():
+                # A compiler fuses uniforms and recorded operations, slopes included.
+                u = random.uniform_from(keys, first, la.shape)
+                return self._quantile(u.to(la.dtype), la)
+            lone = keys.reshape(*keys.shape[:-1], *(1,) * rank, 2)
+            slopes = partial(self._stream_slopes, first, rank)
+            return smooth(slopes, 0, la, lone[..., 0], lone[..., 1])[0]
+
+        return in_float(log_alpha, draw)
 
     def quantile(self, u: Tensor, log_alpha: Tensor, /) -> Tensor:
         """The reparameterised draw: a gate is below this value with probability ``u``.
@@ -149,7 +215,7 @@ class GateDistribution(ABC):
             if compiling():
                 # A compiler fuses the recorded operations, slopes included.
                 return self._quantile(wide_u, la)
-            return smooth(self._draws, 0, la, wide_u)[0]
+            return smooth(self._draw_slopes, 0, la, wide_u)[0]
 
         return in_float(log_alpha, draw)
 
@@ -182,7 +248,7 @@ class GateDistribution(ABC):
         Returns:
             Probabilities in [0, 1], shape ``(*gates)``.
         """
-        return in_float(log_alpha, lambda la: self._survival(0.0, la))
+        return in_float(log_alpha, lambda la: self._tail(0.0, la))
 
     def prob_one(self, log_alpha: Tensor, /) -> Tensor:
         """Probability that each gate is exactly one, :math:`P(z = 1)`.
@@ -193,7 +259,7 @@ class GateDistribution(ABC):
         Returns:
             Probabilities in [0, 1], shape ``(*gates)``.
         """
-        return in_float(log_alpha, lambda la: self._survival(1.0, la))
+        return in_float(log_alpha, lambda la: self._tail(1.0, la))
 
     def mean(self, log_alpha: Tensor, /) -> Tensor:
         r"""The exact expectation of each gate.
@@ -209,13 +275,7 @@ class GateDistribution(ABC):
         Returns:
             Expectations in [0, 1], shape ``(*gates)``.
         """
-
-        def evaluate(la: Tensor) -> Tensor:
-            quadrature = self.quadratures.of(la.dtype)
-            moment = moments.first_moment(quadrature, lambda t: self._survival(t, la))
-            return moment.clamp(max=1.0)
-
-        return in_float(log_alpha, evaluate)
+        return self.mean_and_variance(log_alpha)[0]
 
     def second_moment(self, log_alpha: Tensor, /) -> Tensor:
         r"""The exact second moment of each gate.
@@ -230,9 +290,8 @@ class GateDistribution(ABC):
         """
 
         def evaluate(la: Tensor) -> Tensor:
-            quadrature = self.quadratures.of(la.dtype)
-            moment = moments.second_moment(quadrature, lambda t: self._survival(t, la))
-            return moment.clamp(max=1.0)
+            mean, variance = self.mean_and_variance(la)
+            return (variance + mean * mean).clamp(max=1.0)
 
         return in_float(log_alpha, evaluate)
 
@@ -262,9 +321,10 @@ class GateDistribution(ABC):
         """
         wide = widened(log_alpha)
         if compiling():
+            # A compiler fuses the recorded operations, slopes included.
             mean, variance = self._mean_and_variance(wide)
         else:
-            mean, variance = smooth(self._moment_derivatives, 0, wide)[:2]
+            mean, variance = smooth(self._moment_slopes, 0, wide)[:2]
         return mean.to(log_alpha.dtype), variance.to(log_alpha.dtype)
 
     def deterministic(self, log_alpha: Tensor, estimator: Estimator = "louizos", /) -> Tensor:
@@ -323,68 +383,12 @@ class GateDistribution(ABC):
         given = given_fields(type(self)) or fields
         return {"kind": type(self).__name__, **{name: fields[name] for name in given}}
 
-    # Functions for `smooth`: they return values and then the values' slopes.
-
-    def _draws(
-        self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False
-    ) -> tuple[Tensor, ...]:
-        """The draw's derivatives of orders ``order`` and ``order + 1``."""
-        compute = self.derivatives if recorded else self.evaluated
-        return tuple(compute(u, self.prepared(log_alpha), (order, order + 1)))
-
-    def _moment_derivatives(self, order: int, log_alpha: Tensor) -> tuple[Tensor, ...]:
-        """Derivatives of mean and variance: both for ``order``, then both for ``order + 1``."""
-        values = differentiated(self._mean_and_variance, order, log_alpha)
-        slopes = differentiated(self._mean_and_variance, order + 1, log_alpha)
-        return *values, *slopes
-
-    def _mean_and_variance(self, la: Tensor) -> tuple[Tensor, Tensor]:
-        return moments.mean_and_variance(self._moments(la, self.quadratures.of(la.dtype)))
-
-    def _moments(self, la: Tensor, quadrature: Quadrature) -> RawMoments:
-        """The raw moments, integrated by a given quadrature."""
-        return moments.raw_moments(
-            quadrature,
-            lambda t: self._survival(t, la),
-            lambda t: self._cumulative(t, la),
-        )
-
     def _fields(self) -> dict[str, Any]:
         """The values that a caller gave, without those derived from them."""
         return {name: value for name, value in vars(self).items() if name not in _DERIVED}
 
-    def _find_quadratures(self) -> Quadratures:
-        return moments.find_quadratures(str(self), self._location, self._nodes, self._moments)
 
-
-def given_fields(cls: type[GateDistribution]) -> dict[str, Any]:
-    """The dataclass fields that the constructor takes, by name; empty without a dataclass."""
-    fields: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
-    return {name: field for name, field in fields.items() if field.init}
-
-
-def _check_dataclass(distribution: GateDistribution) -> None:
-    """Refuse a distribution that could not be compared, hashed and written to a file.
-
-    Raises:
-        TypeError: Its class is no frozen dataclass, or a setting is a tensor.
-    """
-    kind = type(distribution)
-    parameters: Any = getattr(kind, "__dataclass_params__", None)
-    if parameters is None or not parameters.frozen or "__dataclass_params__" not in vars(kind):
-        raise TypeError(
-            f"A gate distribution is a frozen dataclass, so that specs can be compared; decorate "
-            f"{kind.__name__} with @dataclass(frozen=True)."
-        )
-    for name in given_fields(kind):
-        if isinstance(getattr(distribution, name), Tensor):
-            raise TypeError(
-                f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "
-                f"{name} is a tensor. Give {name}.item()."
-            )
-
-
-_DERIVED = ("quadratures", "identity")
+_DERIVED = ("quadratures", "identity", "formula", "written", "limits", "nodes")
 
 _QUADRATURES: dict[GateDistribution, Quadratures] = {}
 """Found once for all equal distributions."""

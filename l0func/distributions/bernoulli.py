@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from l0func.distributions.base import GateDistribution
-from l0func.distributions.elementwise import differentiated
-from l0func.internal.untyped import untyped
+from l0func.distributions.formula_gate import FormulaGate
+from l0func.kernels.formula import Formula
+from l0func.kernels.vocabulary import clip, exp, where
 
 
 @dataclass(frozen=True)
-class BernoulliGate(GateDistribution):
+class BernoulliGate(FormulaGate):
     r"""A coin with log-odds ``log_alpha``.
 
     .. math:: z = 1[u > \sigma(-\log\alpha)], \quad P(z = 1) = \sigma(\log\alpha)
@@ -33,27 +33,12 @@ class BernoulliGate(GateDistribution):
         tensor([0.0474, 0.5000, 0.9526])
     """
 
-    def derivatives(self, u: Tensor, prepared: Tensor, orders: Sequence[int]) -> list[Tensor]:
-        """See :meth:`GateDistribution.derivatives`; from order 1 on, those of the expectation."""
-        shape = untyped.broadcast_shapes(u.shape, prepared.shape)
-
-        def of_order(order: int) -> Tensor:
-            if order == 0:
-                return _coin(u, prepared)
-            of_expectation = differentiated(untyped.sigmoid, order, prepared)
-            return of_expectation.expand(shape)
-
-        return [of_order(order) for order in orders]
+    def _formula(self) -> Formula:
+        return Formula(_probabilities, _coin, _any_value, _tails, ())
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        mean = log_alpha.sigmoid()
-        return _coin(u, log_alpha) + (mean - mean.detach())
-
-    def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return log_alpha.sigmoid() + untyped.zeros_like(log_alpha * t)
-
-    def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return (-log_alpha).sigmoid() + untyped.zeros_like(log_alpha * t)
+        mean = self._survival(0.0, log_alpha)
+        return super()._quantile(u, log_alpha) + (mean - mean.detach())
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         half = torch.full((), 0.5, dtype=log_alpha.dtype, device=log_alpha.device)
@@ -63,5 +48,22 @@ class BernoulliGate(GateDistribution):
         return math.log1p(-probability) - math.log(probability)
 
 
-def _coin(u: Tensor, log_alpha: Tensor) -> Tensor:
-    return (u > (-log_alpha).sigmoid()).to(log_alpha.dtype)
+def _probabilities(la: Any) -> Any:
+    """P(z = 0) and P(z = 1)."""
+    odds = exp(-clip(la, -85.0, 85.0))
+    is_open = 1.0 / (1.0 + odds)
+    return odds * is_open, is_open
+
+
+def _coin(u: Any, p: Any, q: Any) -> Any:
+    zero = 0.0 * u * p
+    return where(u > p, zero + 1.0, zero), p * q + zero
+
+
+def _any_value(t: Any) -> Any:
+    return t
+
+
+def _tails(c: Any, p: Any, q: Any) -> Any:
+    # The same for every gate value c; one that is a tensor gives its shape.
+    return q + 0.0 * c, p + 0.0 * c, p * q + 0.0 * c

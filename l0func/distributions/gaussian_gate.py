@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 from torch import Tensor
 
-from l0func.distributions.base import GateDistribution
 from l0func.distributions.elementwise import rectify
+from l0func.distributions.formula_gate import FormulaGate
 from l0func.distributions.settings import LARGEST_STRETCH, check_range, take_numbers
-from l0func.internal.untyped import untyped
+from l0func.kernels.formula import Formula, clipped, inside
+from l0func.kernels.vocabulary import clip, exp, ndtr, ndtri
 
 
 @dataclass(frozen=True)
-class GaussianGate(GateDistribution):
+class GaussianGate(FormulaGate):
     r"""A clipped normal variable; ``log_alpha`` is its mean :math:`\mu` before clipping.
 
     .. math:: z = \min(1, \max(0, \mu + \sigma\epsilon)), \quad \epsilon \sim N(0, 1)
@@ -47,14 +49,8 @@ class GaussianGate(GateDistribution):
         check_range(self, "sigma", 1e-6, LARGEST_STRETCH)
         super().__post_init__()
 
-    def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return rectify(log_alpha + self.sigma * untyped.special.ndtri(u))
-
-    def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return _normal_cdf((log_alpha - t) / self.sigma)
-
-    def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return _normal_cdf((t - log_alpha) / self.sigma)
+    def _formula(self) -> Formula:
+        return Formula(_locations, _draw, _value, _tails, (self.sigma,))
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         return rectify(log_alpha)
@@ -63,8 +59,21 @@ class GaussianGate(GateDistribution):
         return t - self.sigma * NormalDist().inv_cdf(probability)
 
 
-def _normal_cdf(x: Tensor) -> Tensor:
-    """The standard normal distribution function."""
-    # Beyond ±40 it is 0 or 1 in float64, and its slope is 0. The clamp keeps the second derivative
-    # at infinity, -x times the slope, from being infinity times 0.
-    return untyped.special.ndtr(x.clamp(-40.0, 40.0))
+def _locations(la: Any, sigma: Any) -> Any:
+    return la, la
+
+
+def _draw(u: Any, p: Any, q: Any, sigma: Any) -> Any:
+    z = clipped(p + sigma * ndtri(u))
+    return z, inside(z, 0.0 * z + 1.0)
+
+
+def _value(t: Any, sigma: Any) -> Any:
+    return t
+
+
+def _tails(c: Any, p: Any, q: Any, sigma: Any) -> Any:
+    # Beyond ±40 they are 0 or 1 in float64, and the slope is 0. The limits keep the second
+    # derivative at infinity, -x times the slope, from being infinity times 0.
+    x = clip((p - c) / sigma, -40.0, 40.0)
+    return ndtr(x), ndtr(-x), exp(-0.5 * x * x) * (0.3989422804014327 / sigma)

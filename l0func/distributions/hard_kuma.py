@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from l0func.distributions.base import GateDistribution
 from l0func.distributions.elementwise import rectify
+from l0func.distributions.formula_gate import FormulaGate
 from l0func.distributions.settings import check_range, check_stretch, take_numbers
-
-# Beyond this location every draw is 0 or 1 and every probability 0 or 1, in float64 too.
-_FARTHEST = 60.0
+from l0func.kernels.formula import Formula, clipped, inside
+from l0func.kernels.vocabulary import clip, exp, expm1, log, log1p, where
 
 
 @dataclass(frozen=True)
-class HardKuma(GateDistribution):
+class HardKuma(FormulaGate):
     r"""A stretched and rectified Kumaraswamy variable.
 
     .. math:: x = (1 - (1 - u)^{1/b})^{1/a}, \quad
@@ -61,48 +61,23 @@ class HardKuma(GateDistribution):
         check_range(self, "concentration", 1e-3, 1e3)
         super().__post_init__()
 
-    def _shapes(self, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """The two shapes a and b."""
-        half = log_alpha.clamp(-_FARTHEST, _FARTHEST) / 2.0
-        a = self.concentration * half.exp()
-        b = self.concentration * (-half).exp()
-        return a, b
-
-    def _log_at(self, t: float | Tensor) -> float | Tensor:
-        """The logarithm of the Kumaraswamy variable for a gate value t."""
-        x = (t - self.low) / (self.high - self.low)
-        return x.log() if isinstance(x, Tensor) else math.log(x)
-
-    def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        a, b = self._shapes(log_alpha)
-        log_x = _log1mexp(torch.log1p(-u) / b) / a
-        return self._rectified(log_x)
-
-    def _rectified(self, log_x: Tensor) -> Tensor:
-        return rectify(self.low + (self.high - self.low) * log_x.exp())
-
-    def _log_survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        a, b = self._shapes(log_alpha)
-        return b * _log1mexp(a * self._log_at(t))
-
-    def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return self._log_survival(t, log_alpha).exp()
-
-    def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return -torch.expm1(self._log_survival(t, log_alpha))
+    def _formula(self) -> Formula:
+        settings = (self.concentration, self.low, self.high)
+        return Formula(_shapes, _draw, _log_at, _tails, settings)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         closed, one = self._cumulative(0.0, log_alpha), self._survival(1.0, log_alpha)
         # Farther out the gate is 0 or 1, and the gamma functions of its shapes are too large to
         # subtract.
-        log_mean = _log_mean(*self._shapes(log_alpha.clamp(-12.0, 12.0)))
+        shapes = _shapes(log_alpha.clamp(-12.0, 12.0), *self.written.settings)
+        mean = self.low + (self.high - self.low) * _log_mean(*shapes).exp()
         atom = (one > closed).to(log_alpha.dtype)
         is_between = 1.0 - closed - one > torch.maximum(closed, one)
-        return torch.where(is_between, self._rectified(log_mean), atom)
+        return torch.where(is_between, rectify(mean), atom)
 
     def _location(self, probability: float, t: float) -> float:
-        log_x = float(self._log_at(t))
-        low, high = -_FARTHEST, _FARTHEST
+        log_x = math.log((t - self.low) / (self.high - self.low))
+        low, high = -60.0, 60.0
         # P(z <= t) falls as the location grows. 80 bisections find the location to the last bit.
         for _ in range(80):
             middle = (low + high) / 2.0
@@ -126,15 +101,45 @@ def _log_mean(a: Tensor, b: Tensor) -> Tensor:
     return b.log() + torch.lgamma(c) + torch.lgamma(b) - torch.lgamma(c + b)
 
 
-def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it.
+def _shapes(la: Any, concentration: Any, low: Any, high: Any) -> Any:
+    """The two shapes a and b."""
+    # Beyond ±60 every draw is 0 or 1 and every probability 0 or 1, in float64 too.
+    half = clip(la, -60.0, 60.0) / 2.0
+    return concentration * exp(half), concentration * exp(-half)
 
-    Each branch gets a harmless argument where the other branch is used, so that all gradients
-    are finite.
-    """
-    near = x > -math.log(2.0)
-    close = torch.where(near, x, -0.5)
-    far = torch.where(near, -1.0, x)
-    log_close = (-torch.expm1(close)).log()
-    log_far = torch.log1p(-far.exp())
-    return torch.where(near, log_close, log_far)
+
+def _draw(u: Any, a: Any, b: Any, concentration: Any, low: Any, high: Any) -> Any:
+    log_rest = log1p(-u) / b
+    log_x = _log1mexp(log_rest) / a
+    x = exp(log_x)
+    z = clipped(low + (high - low) * x)
+    slope = (high - low) * x * (_slope_log1mexp(log_rest) / a - log_x) * 0.5
+    return z, inside(z, slope)
+
+
+def _log_at(t: Any, concentration: Any, low: Any, high: Any) -> Any:
+    """The logarithm of the Kumaraswamy variable for a gate value t."""
+    return log((t - low) / (high - low))
+
+
+def _tails(c: Any, a: Any, b: Any, concentration: Any, low: Any, high: Any) -> Any:
+    log_rest = _log1mexp(a * c)
+    log_survival = b * log_rest
+    survival = exp(log_survival)
+    slope = survival * b * (_slope_log1mexp(a * c) - log_rest) * 0.5
+    return survival, -expm1(log_survival), slope
+
+
+def _log1mexp(x: Any) -> Any:
+    """log(1 - exp(x)) for x < 0, accurate near 0 and far from it."""
+    # Each branch gets a harmless argument where the other is used, so that all gradients are
+    # finite.
+    near = x > -0.6931471805599453
+    close = where(near, x, -0.5)
+    far = where(near, -1.0, x)
+    return where(near, log(-expm1(close)), log1p(-exp(far)))
+
+
+def _slope_log1mexp(x: Any) -> Any:
+    """The slope of ``_log1mexp`` times x: a number in (0, 1)."""
+    return x * exp(x) / expm1(x)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +16,6 @@ from l0func.distributions.quadrature import Quadrature, converged
 LEVELS = (1e-4, 1e-2, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
 THRESHOLDS = (0.0, 0.1, 0.5, 0.9, 0.999)
 """The search tests the locations where P(z <= t) is a level, for each level and threshold t."""
-
-
-class RawMoments(NamedTuple):
-    """Raw moments for a gate z and its complement 1 - z."""
-
-    mean: Tensor
-    second: Tensor
-    complement_mean: Tensor
-    complement_second: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,8 +35,8 @@ class Quadratures:
         return self.double if dtype == torch.float64 else self.single
 
 
-MomentFunction = Callable[[Tensor, Quadrature], RawMoments]
-"""``(log_alpha, quadrature)`` to the raw moments."""
+MomentFunction = Callable[[Tensor, Quadrature], tuple[Tensor, Tensor]]
+"""``(log_alpha, quadrature)`` to mean and variance."""
 
 
 def find_quadratures(
@@ -91,56 +81,27 @@ def find_quadratures(
     return Quadratures(*found)
 
 
-def integral(
-    quadrature: Quadrature, value: Callable[[float], Tensor], factor: Callable[[float], float]
-) -> Tensor:
-    """``factor(t) * value(t)`` integrated over t in [0, 1]."""
-    # One node at a time, so that memory holds one gate vector and not one for each node.
-    total: Tensor | float = 0.0
-    for t, weight in zip(*quadrature, strict=True):
-        total = total + (weight * factor(t)) * value(t)
-    assert isinstance(total, Tensor)
-    return total
-
-
-def first_moment(quadrature: Quadrature, tail: Callable[[float], Tensor]) -> Tensor:
-    r""":math:`E[z] = \int_0^1 P(z > t)\, dt`, from the tail :math:`P(z > t)`."""
-    return integral(quadrature, tail, _one)
-
-
-def second_moment(quadrature: Quadrature, tail: Callable[[float], Tensor]) -> Tensor:
-    r""":math:`E[z^2] = \int_0^1 2t\, P(z > t)\, dt`, from the tail :math:`P(z > t)`."""
-    return integral(quadrature, tail, _twice)
-
-
-def raw_moments(
+def mean_and_variance(
     quadrature: Quadrature,
     survival: Callable[[float], Tensor],
     cumulative: Callable[[float], Tensor],
-) -> RawMoments:
-    """Moments for z from P(z > t), for 1 - z from P(z <= t): neither cancels."""
-    mean = first_moment(quadrature, survival)
-    second = second_moment(quadrature, survival)
-    complement_mean = first_moment(quadrature, cumulative)
-    complement_second = integral(quadrature, cumulative, _twice_from_one)
-    return RawMoments(mean, second, complement_mean, complement_second)
+) -> tuple[Tensor, Tensor]:
+    r"""Mean and variance from P(z > t) and P(z <= t).
 
+    .. math:: E[z] = \int_0^1 P(z > t)\, dt, \quad E[z^2] = \int_0^1 2t\, P(z > t)\, dt
 
-def mean_and_variance(m: RawMoments) -> tuple[Tensor, Tensor]:
-    """Mean and variance; the variance comes from z or from 1 - z, whichever mean is smaller."""
-    of_gate = m.second - m.mean**2
-    of_complement = m.complement_second - m.complement_mean**2
-    variance = torch.where(m.mean < 0.5, of_gate, of_complement)
-    return m.mean.clamp(max=1.0), variance.clamp(min=0.0)
-
-
-def _one(t: float) -> float:
-    return 1.0
-
-
-def _twice(t: float) -> float:
-    return 2.0 * t
-
-
-def _twice_from_one(t: float) -> float:
-    return 2.0 * (1.0 - t)
+    The complement 1 - z has the same integrals over P(z <= t). The variance comes from z or from
+    1 - z, whichever mean is smaller, so that it does not cancel.
+    """
+    mean, second, complement, complement_second = 0.0, 0.0, 0.0, 0.0
+    # One node at a time, so that memory holds one gate vector and not one for each node.
+    for t, weight in zip(*quadrature, strict=True):
+        above, below = survival(t), cumulative(t)
+        mean = mean + weight * above
+        second = second + (2.0 * t * weight) * above
+        complement = complement + weight * below
+        complement_second = complement_second + (2.0 * (1.0 - t) * weight) * below
+    assert isinstance(mean, Tensor)
+    of_gate, of_complement = second - mean**2, complement_second - complement**2
+    variance = torch.where(mean < 0.5, of_gate, of_complement)
+    return mean.clamp(max=1.0), variance.clamp(min=0.0)

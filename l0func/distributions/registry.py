@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from l0func.distributions.base import GateDistribution, given_fields
+from l0func.distributions.base import GateDistribution
 from l0func.distributions.bernoulli import BernoulliGate
 from l0func.distributions.gaussian_gate import GaussianGate
 from l0func.distributions.hard_concrete import HardConcrete
 from l0func.distributions.hard_kuma import HardKuma
+from l0func.distributions.settings import given_fields
 from l0func.internal import names
 from l0func.internal.strict_json import shown
 

@@ -82,3 +82,30 @@ def check_range(distribution: Any, name: str, smallest: float, largest: float = 
             f"{type(distribution).__name__} computes in float32 with {name} in [{smallest:g}, "
             f"{largest:g}]; got {name}={value}."
         )
+
+
+def given_fields(cls: type[Any]) -> dict[str, Any]:
+    """The dataclass fields that the constructor takes, by name; empty without a dataclass."""
+    fields: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
+    return {name: field for name, field in fields.items() if field.init}
+
+
+def check_dataclass(distribution: Any) -> None:
+    """Refuse a distribution that could not be compared, hashed and written to a file.
+
+    Raises:
+        TypeError: Its class is no frozen dataclass, or a setting is a tensor.
+    """
+    kind: Any = distribution.__class__
+    parameters: Any = getattr(kind, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen or "__dataclass_params__" not in vars(kind):
+        raise TypeError(
+            f"A gate distribution is a frozen dataclass, so that specs can be compared; decorate "
+            f"{kind.__name__} with @dataclass(frozen=True)."
+        )
+    for name in given_fields(kind):
+        if isinstance(getattr(distribution, name), Tensor):
+            raise TypeError(
+                f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "
+                f"{name} is a tensor. Give {name}.item()."
+            )

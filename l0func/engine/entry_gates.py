@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor
 
-from l0func import random
 from l0func.distributions import GateDistribution
 
 WORDS_PER_CALL = 4
@@ -78,16 +76,7 @@ class EntryGates:
 
     def mask(self, rank: int) -> Tensor:
         """One draw for all gates, broadcastable to a weight with this rank."""
-        z = self.distribution.quantile(self._uniforms(), self.log_alpha)
+        z = self.distribution.draws(self.key, self.log_alpha, self.first)
         missing = rank - z.dim()
         z = z.reshape(*z.shape, *(1,) * missing)
         return z.transpose(-2, -1) if self.turned else z
-
-    def _uniforms(self) -> Tensor:
-        """The key's stream from ``first`` on, shaped like ``log_alpha``."""
-        call, skip = divmod(self.first, WORDS_PER_CALL)
-        seed = self.key[..., 0]
-        offset = self.key[..., 1] + call
-        start = torch.stack((seed, offset), dim=-1)
-        u = random.uniform(start, skip + self.log_alpha.numel())
-        return u[..., skip:].reshape(self.log_alpha.shape)

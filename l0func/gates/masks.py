@@ -18,8 +18,10 @@ from l0func.gates.checks import (
     check_single_key,
 )
 from l0func.internal import names, tree
+from l0func.internal.context import compiling
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
+from l0func.kernels.backends import drawn_by_machine_code
 from l0func.spec.plan import GateSpec, GateVector
 
 
@@ -61,7 +63,7 @@ def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Tensor
 
 
 def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gates:
-    """Draw some gates once, in one call to the generator.
+    """Draw some gates once.
 
     Args:
         keys: A key for each wanted gate vector, shape ``(*batch, G, 2)``.
@@ -73,10 +75,14 @@ def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gate
     """
     if not wanted:
         return {}
-    draws = random.uniforms(keys, [gate.shape for gate in wanted])
+    if compiling() or not drawn_by_machine_code(keys):
+        # One call to the generator: to trace or to start it costs more than to run it.
+        draws = random.uniforms(keys, [gate.shape for gate in wanted])
+        pairs = zip(wanted, draws, strict=True)
+        return {gate.name: gate.distribution.quantile(u, gates[gate.name]) for gate, u in pairs}
     z: Gates = {}
-    for gate, u in zip(wanted, draws, strict=True):
-        z[gate.name] = gate.distribution.quantile(u, gates[gate.name])
+    for number, gate in enumerate(wanted):
+        z[gate.name] = gate.distribution.draws(keys[..., number, :], gates[gate.name])
     return z
 
 

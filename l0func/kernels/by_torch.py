@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l0func.kernels import philox
+from l0func.kernels.draws import draw_uniforms
 from l0func.kernels.formula import Formula
 from l0func.kernels.streams import fold, normals, split, uniforms
 
@@ -61,8 +61,8 @@ def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple
     call, skip = divmod(first, 4)
     count = log_alpha.shape[-1]
     starts = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
-    word = philox.words(starts, -(-(skip + count) // 4))
-    u = philox.unit(word).flatten(-2)[:, skip : skip + count]
+    [draws] = draw_uniforms(starts.unsqueeze(-2), (-(-(skip + count) // 4),))
+    u = draws.flatten(-2)[:, skip : skip + count]
     return quantile(formula, u.to(log_alpha.dtype), log_alpha)
 
 

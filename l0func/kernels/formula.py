@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from l0func.kernels.vocabulary import where
+from l0func.kernels.vocabulary import clip, where
 
 Scalars = Callable[..., Any]
 """A function over numbers, in the vocabulary of :mod:`~l0func.kernels.vocabulary`.
@@ -48,14 +48,15 @@ class Formula:
     def tag(self) -> str:
         """A name for these functions: equal for all settings."""
         module = self.draw.__module__.rpartition(".")[2]
-        return f"{module}_{self.draw.__name__}"
+        names = [function.__name__ for function in self.functions.values()]
+        return "_".join([module, *names])
 
 
 def clipped(y: Any) -> Any:
-    """``y`` clipped to [0, 1]; a NaN stays one."""
-    return where(y <= 0.0, 0.0, where(y >= 1.0, 1.0, y))
+    """``y`` clipped to [0, 1], with derivative 0 at both ends and outside; a NaN stays one."""
+    return clip(y, 0.0, 1.0)
 
 
-def inside(y: Any, slope: Any) -> Any:
-    """The slope of the clipped y: 0 where y is clipped, and at both ends."""
-    return where(y <= 0.0, 0.0, where(y >= 1.0, 0.0, slope))
+def inside(z: Any, slope: Any) -> Any:
+    """The slope of a clipped draw z: 0 where z is exactly 0 or 1."""
+    return where((1.0 - z) * z == 0.0, 0.0, slope)

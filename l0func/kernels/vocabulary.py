@@ -12,7 +12,7 @@ import torch
 
 from l0func.internal.untyped import untyped
 
-NAMES = ("exp", "log", "log1p", "expm1", "sqrt", "where", "ndtr", "ndtri")
+NAMES = ("exp", "log", "log1p", "expm1", "sqrt", "where", "clip", "ndtr", "ndtri")
 
 exp = torch.exp
 log = torch.log
@@ -26,3 +26,9 @@ ndtri: Any = untyped.special.ndtri
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """``yes`` where the condition holds, else ``no``; one of the two is no constant."""
     return torch.where(condition, yes, no)
+
+
+def clip(x: Any, low: float, high: float) -> Any:
+    """``x`` limited to [low, high], with derivative 0 at both ends and outside; a NaN stays."""
+    # torch.clamp passes the gradient of an x that lands exactly on an end.
+    return untyped.nn.functional.hardtanh(x, low, high)

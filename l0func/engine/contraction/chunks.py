@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from l0func.distributions import GateDistribution
-from l0func.internal.context import compiling
 from l0func.kernels import philox
 from l0func.kernels.unfold import Unfold
 
@@ -101,11 +100,10 @@ def draw(
     """
     orders = sorted({output.order for output in outputs})
     distribution = contraction.distribution
-    derivatives = distribution.derivatives if compiling() else distribution.evaluated
     draws: Draws = []
     for plane, ready in zip(uniforms, chunk.ready, strict=True):
         u = plane.reshape(-1, *ready.shape).to(ready.dtype)
-        values = derivatives(u, ready, orders)
+        values = distribution.derivatives(u, ready, orders)
         entries = [_repeated(z, contraction.repeat) for z in values]
         draws.append(dict(zip(orders, entries, strict=True)))
     return draws

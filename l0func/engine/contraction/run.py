@@ -118,7 +118,7 @@ def count_vectors(contraction: Contraction, x: Tensor | None, g: Tensor | None) 
 
 def _weights_by_block(tiling: Tiling, operands: Operands) -> list[Weights]:
     """The shared factors, by block."""
-    ready = tiling.contraction.distribution.prepared(operands.log_alpha)
+    ready = operands.log_alpha
     weights: list[Weights] = []
     for block in tiling.blocks:
         a = None if operands.a is None else tiling.split(operands.a[block])

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from l0func.kernels.by_numba.gate_calls import draw
 from l0func.kernels.by_numba.stream_calls import fold, normals, split, uniforms
+from l0func.kernels.by_torch import moments, quantile, tail
 
-__all__ = ["draw", "fold", "normals", "split", "uniforms"]
+__all__ = ["draw", "fold", "moments", "normals", "quantile", "split", "tail", "uniforms"]

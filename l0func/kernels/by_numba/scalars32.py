@@ -85,3 +85,8 @@ def sqrt(x: Any) -> Any:
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """``yes`` where the condition holds, else ``no``."""
     return yes if condition else no
+
+
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """``x`` limited to [low, high]; a NaN stays."""
+    return where(x <= low, low, where(x >= high, high, x))

@@ -39,3 +39,8 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 def ndtr(x: Any) -> Any:
     """The standard normal distribution function."""
     return 0.5 * math.erfc(-x * 0.7071067811865476)
+
+
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """``x`` limited to [low, high]; a NaN stays."""
+    return where(x <= low, low, where(x >= high, high, x))
