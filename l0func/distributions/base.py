@@ -13,12 +13,13 @@ from l0func import random
 from l0func.distributions import moments
 from l0func.distributions.blocks import in_blocks, needs_blocks
 from l0func.distributions.elementwise import differentiated, in_float, widened
-from l0func.distributions.identities import identities
+from l0func.distributions.identities import identify
 from l0func.distributions.moments import Quadratures, RawMoments
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
 from l0func.distributions.smooth import smooth
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
+from l0func.kernels.formula import Formula
 
 Estimator = Literal["louizos", "median", "mean"]
 
@@ -46,8 +47,7 @@ class GateDistribution(ABC):
         if self not in _QUADRATURES:
             _QUADRATURES[self] = self._find_quadratures()
         object.__setattr__(self, "quadratures", _QUADRATURES[self])
-        description = f"{type(self).__module__}.{self!r}"
-        object.__setattr__(self, "identity", identities.identify(self, description))
+        object.__setattr__(self, "identity", identify(self, self._fields()))
 
     def __getstate__(self) -> dict[str, Any]:
         return self._fields()
@@ -78,6 +78,11 @@ class GateDistribution(ABC):
     @abstractmethod
     def _location(self, probability: float, t: float) -> float:
         """The location that makes P(z <= t) equal to ``probability``, for t in [0, 1)."""
+
+    @property
+    def formula(self) -> Formula | None:
+        """The formula for machine code; None if only torch can draw."""
+        return None
 
     # The hooks that a subclass may write, to be faster or more accurate.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from l0func.distributions.hard_concrete_moments import Node, mirrored_moments, r
 from l0func.distributions.moments import RawMoments
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
 from l0func.distributions.settings import check_range, check_stretch, take_numbers
+from l0func.kernels.formula import Formula, clipped, inside
+from l0func.kernels.vocabulary import exp, sqrt, where
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class HardConcrete(GateDistribution):
             )
         check_range(self, "temperature", 1e-6)
         super().__post_init__()
+
+    @property
+    def formula(self) -> Formula | None:
+        """See :attr:`GateDistribution.formula`; for the paper's temperature."""
+        if self.temperature != 2 / 3:
+            return None
+        settings = self.temperature, self.gamma, self.zeta
+        return Formula(_prepared, _draw, _node, _tails, settings)
 
     def _bend(self, t: float | Tensor) -> float | Tensor:
         """β logit((t - γ)/(ζ - γ)): the logit of the u that draws z = t at log_alpha 0."""
@@ -182,3 +193,28 @@ def _sigmoid_polynomial(order: int) -> list[int]:
         times_s, times_s_squared = [0, *slope, 0], [0, 0, *slope]
         p = [a - b for a, b in zip(times_s, times_s_squared, strict=True)]
     return p
+
+
+def _prepared(la: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
+    near = where(la > 40.0, 40.0, where(la < -40.0, -40.0, la))
+    far = where(la > 85.0, 85.0, where(la < -85.0, -85.0, la))
+    return exp(-near), exp(-far)
+
+
+def _draw(u: Any, p: Any, q: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
+    r = (1.0 - u) / u * p
+    s = 1.0 / (1.0 + r * sqrt(r))
+    y = s * (zeta - gamma) + gamma
+    slope = s * (1.0 - s) * ((zeta - gamma) / temperature)
+    return clipped(y), inside(y, slope)
+
+
+def _node(t: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
+    return ((t - gamma) / (zeta - t)) ** temperature
+
+
+def _tails(c: Any, p: Any, q: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
+    r = q * c
+    s = 1.0 / (1.0 + r)
+    other = where(r > 1.0, 1.0 - s, r * s)
+    return s, other, s * other

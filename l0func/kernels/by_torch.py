@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from l0func.kernels import philox
+from l0func.kernels.by_torch_contraction import contract
 from l0func.kernels.formula import Formula
+
+__all__ = ["Moments", "Node", "contract", "draw", "moments", "quantile", "tail"]
 
 
 class Moments(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from l0func.kernels.by_numba.contraction_calls import contract
 from l0func.kernels.by_numba.gate_calls import draw
 
-__all__ = ["draw"]
+__all__ = ["contract", "draw"]
