@@ -13,7 +13,7 @@ import l0func as l0
 def pytest_configure(config: pytest.Config) -> None:
     # The compiled kernel takes seconds for every shape; test_contraction holds it to the eager
     # one.
-    l0.use_kernel("eager")
+    l0.use_kernel("auto")
     if "PYTEST_XDIST_WORKER" in os.environ:
         # A worker for every core: threads of their own would only wait for each other.
         torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from l0func import random
 from l0func.distributions import moments
 from l0func.distributions.elementwise import differentiated, in_float, widened
-from l0func.distributions.identities import identities
+from l0func.distributions.identities import identify
 from l0func.distributions.moments import Quadratures
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
 from l0func.distributions.settings import check_dataclass, given_fields
@@ -54,8 +54,7 @@ class GateDistribution(ABC):
             )
             _QUADRATURES[self] = found
         object.__setattr__(self, "quadratures", _QUADRATURES[self])
-        description = f"{type(self).__module__}.{self!r}"
-        object.__setattr__(self, "identity", identities.identify(self, description))
+        object.__setattr__(self, "identity", identify(self, self._fields()))
 
     def __getstate__(self) -> dict[str, Any]:
         return self._fields()

@@ -1,43 +1,44 @@
-"""A table of values under texts that stand for them.
+"""Texts that stand for gate distributions.
 
-A compiled graph can store a text, but no distribution and no other object from this library.
-Distributions enter the table when they are built, and the contraction enters each of its sweeps.
+A compiled graph can store a text, but no distribution. The text depends on the class and its
+settings alone: compilers keep graphs on disk, and another process reads the text there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TypeVar
+import json
+from collections.abc import Mapping
+from typing import Any
 
-T = TypeVar("T")
-
-
-class Identities:
-    """Values by their identity; an identity is a text that describes the value."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, Hashable] = {}
-
-    def identify(self, value: Hashable, description: str) -> str:
-        """Enter a value and return its identity, the text for :meth:`find`.
-
-        Args:
-            value: Any value with equality by content.
-            description: Its text. It must depend on the content alone: compilers keep graphs on
-                disk, and another process reads the text there.
-        """
-        identity = description
-        # setdefault is atomic, so threads need no lock. Unequal values may share a description.
-        while self._values.setdefault(identity, value) != value:
-            identity += "'"
-        return identity
-
-    def find(self, identity: str, kind: type[T]) -> T:
-        """The value with this identity, an instance of ``kind``."""
-        value = self._values[identity]
-        assert isinstance(value, kind)
-        return value
+_distributions: dict[str, Any] = {}
+"""The distributions that this process has built, by their text."""
 
 
-identities = Identities()
-"""The table that this process uses."""
+def identify(distribution: object, fields: Mapping[str, Any]) -> str:
+    """A distribution's text; :func:`distribution_of` finds the distribution again.
+
+    Args:
+        distribution: Any value with equality by content.
+        fields: Its settings.
+    """
+    kind: Any = type(distribution)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    identity = json.dumps({"kind": name, **fields}, default=repr)
+    # setdefault is atomic, so threads need no lock. Classes that were defined twice share a name.
+    while _distributions.setdefault(identity, distribution) != distribution:
+        identity += "'"
+    return identity
+
+
+def distribution_of(identity: str) -> Any:
+    """The distribution with a text.
+
+    Raises:
+        KeyError: This process has built no such distribution.
+    """
+    if identity not in _distributions:
+        raise KeyError(
+            f"A compiled graph draws gates from {identity}, and this process has built no such "
+            "distribution. Build it before the graph runs."
+        )
+    return _distributions[identity]

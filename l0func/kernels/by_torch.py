@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l0func.kernels.draws import draw_uniforms
+from l0func.kernels.by_torch_contraction import contract
 from l0func.kernels.formula import Formula
 from l0func.kernels.streams import fold, normals, split, uniforms
 
 __all__ = [
+    "contract",
     "draw",
     "fold",
     "moments",
@@ -61,8 +62,7 @@ def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple
     call, skip = divmod(first, 4)
     count = log_alpha.shape[-1]
     starts = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
-    [draws] = draw_uniforms(starts.unsqueeze(-2), (-(-(skip + count) // 4),))
-    u = draws.flatten(-2)[:, skip : skip + count]
+    u = uniforms(starts.unsqueeze(-2), (skip + count,))[:, skip:]
     return quantile(formula, u.to(log_alpha.dtype), log_alpha)
 
 

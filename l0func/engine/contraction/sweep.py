@@ -6,24 +6,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, replace
-from functools import cache
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.distributions import GateDistribution
-from l0func.distributions.identities import identities
-from l0func.engine.contraction.chunks import Contraction, Kind, Output
-from l0func.engine.contraction.run import Operands, Sweep, count_vectors, inputs_shape, run
+from l0func.engine.contraction.operator import Constants, Sweep, computed, from_graph, in_graph
 from l0func.internal.compiler_import import graph_node
-from l0func.internal.context import compiles, compiling
+from l0func.internal.context import compiling
 from l0func.internal.forward_mode import forward_rule
-from l0func.kernels.inductor import inductor_in_use
-from l0func.kernels.unfold import Unfold
+from l0func.kernels.contraction import Contraction, Kind, Operands, Output
 
 
 def sweep(
@@ -46,114 +41,25 @@ def sweep(
         contraction: The sizes, and a distribution for z.
         output: The factor to compute, ``"y"`` (in place of g), ``"x"`` or ``"a"``, and k.
         keys: ``(B, 2)``.
-        log_alpha: ``(G, O, gates of a weight row)``.
-        a: The weight, ``(G, O, I)``.
+        log_alpha: ``(O, gates of a weight row)``.
+        a: The weight, ``(O, I)``.
         x: ``(B, R, I)``, or images.
-        g: ``(B, G, R, O)``.
+        g: ``(B, R, O)``, or images.
 
     Returns:
         The computed factor.
     """
-    compiled = inductor_in_use()
     if compiling():
-        flat = _graph_constants(contraction, output, compiled)
-        return _traced(flat, keys, log_alpha, a, x, g)
-    constants = Sweep(contraction, (output,), compiled)
-    return _apply(constants, keys, log_alpha, a, x, g)[0]
-
-
-# A compiler's graph can hold no objects of ours. Its constants are texts, numbers and tuples.
-
-
-def _graph_constants(contraction: Contraction, output: Output, compiled: bool) -> tuple[Any, ...]:
-    """A sweep with one output, as nested tuples."""
-    unfold = None if contraction.unfold is None else astuple(contraction.unfold)
-    identity = contraction.distribution.identity
-    sizes = (contraction.shape, contraction.repeat, contraction.first, unfold)
-    return identity, sizes, (output.kind, output.order), compiled
-
-
-def _from_constants(constants: tuple[Any, ...]) -> Sweep:
-    """The inverse of :func:`_graph_constants`."""
-    identity, sizes, output, compiled = _fixed(constants)
-    shape, repeat, first, windows = sizes
-    distribution = identities.find(identity, GateDistribution)
-    unfold = None if windows is None else Unfold(*windows)
-    contraction = Contraction(distribution, shape, repeat, first, unfold)
-    return Sweep(contraction, (Output(*output),), compiled)
-
-
-def _fixed(value: Any) -> Any:
-    # A compiler may leave sizes open; those of a weight are constants of the sweep.
-    if isinstance(value, tuple):
-        return tuple(_fixed(item) for item in cast("tuple[Any, ...]", value))
-    return int(value) if isinstance(value, torch.SymInt) else value
+        constants = in_graph(Sweep(contraction, (output,)))
+        return _traced(constants, keys, log_alpha, a, x, g)
+    return _apply(Sweep(contraction, (output,)), keys, log_alpha, a, x, g)[0]
 
 
 @graph_node
-def _traced(constants: tuple[Any, ...], *tensors: Tensor | None) -> Tensor:
+def _traced(constants: Constants, *tensors: Tensor | None) -> Tensor:
     # The compiler's front end cannot trace a Function with rules for jvp and vmap. It takes this
     # function as one node, and the later stages trace into that.
-    return _apply(_from_constants(constants), *tensors)[0]
-
-
-# A custom operator is opaque to a compiler around it. Otherwise the compiler would unroll the
-# chunks, or hold all masks in memory.
-
-
-def _computed(
-    identity: str,
-    keys: Tensor,
-    log_alpha: Tensor,
-    a: Tensor | None,
-    x: Tensor | None,
-    g: Tensor | None,
-) -> list[Tensor]:
-    """The operator: a sweep by its identity."""
-    return run(identities.find(identity, Sweep), keys, Operands(log_alpha, a, x, g))
-
-
-def _empty(
-    identity: str,
-    keys: Tensor,
-    log_alpha: Tensor,
-    a: Tensor | None,
-    x: Tensor | None,
-    g: Tensor | None,
-) -> list[Tensor]:
-    """Empty results in their shapes, for a compiler."""
-    sweep = identities.find(identity, Sweep)
-    contraction, batch = sweep.contraction, keys.shape[0]
-    groups, weight_rows, _ = contraction.shape
-    vectors = count_vectors(contraction, x, g)
-    shapes = {
-        "y": (batch, groups, vectors, weight_rows),
-        "x": inputs_shape(contraction, batch, vectors),
-        "a": contraction.shape,
-    }
-    return [log_alpha.new_empty(shapes[output.kind]) for output in sweep.outputs]
-
-
-SCHEMA = (
-    "(str identity, Tensor keys, Tensor log_alpha, Tensor? a, Tensor? x, Tensor? g) -> Tensor[]"
-)
-
-
-def _operator() -> Callable[..., list[Tensor]]:
-    if not compiles():
-        return _computed
-    library: Any = torch.library
-    operator = library.custom_op("l0func::sweep", _computed, mutates_args=(), schema=SCHEMA)
-    operator.register_fake(_empty)
-    return operator
-
-
-_sweep_operator = _operator()
-
-
-@cache
-def _identity(sweep: Sweep) -> str:
-    return identities.identify(sweep, f"{sweep.contraction.distribution.identity} {sweep!r}")
+    return _apply(from_graph(constants), *tensors)[0]
 
 
 # The differentiable function.
@@ -178,8 +84,8 @@ def _apply(sweep: Sweep, *tensors: Tensor | None) -> tuple[Tensor, ...]:
 class _Sweep(Function):
     @staticmethod
     def forward(*args: Any) -> Any:
-        sweep, *tensors = args
-        return tuple(_sweep_operator(_identity(sweep), *tensors))
+        sweep, keys, *factors = args
+        return tuple(computed(sweep, keys, Operands(*factors)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

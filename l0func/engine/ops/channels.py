@@ -17,7 +17,7 @@ from torch import Tensor
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.parameter import GatedParameter, broadcast_along, dense
 from l0func.internal.context import result_dtype
-from l0func.kernels.unfold import Unfold
+from l0func.kernels.convolution import ConvolutionSizes
 
 Side = tuple[int, int]
 """A kernel dimension, and the number of times that its scales repeat over the channels there."""
@@ -116,7 +116,7 @@ def per_dim(setting: Any, dims: int) -> list[int]:
     return sizes * dims if len(sizes) == 1 else sizes
 
 
-def unfold_of(
+def sizes_of(
     channels: int,
     space: Sequence[int],
     kernel: Sequence[int],
@@ -124,12 +124,12 @@ def unfold_of(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-) -> Unfold:
+) -> ConvolutionSizes:
     """A convolution's windows; images get size 1 for the dimensions that they lack."""
     space, kernel = _three(space, 1), _three(kernel, 1)
     stride, dilation = _three(stride, 1), _three(dilation, 1)
     padding = _three(padding, 0)
-    return Unfold(channels, space, kernel, stride, padding, dilation, groups)
+    return ConvolutionSizes(channels, space, kernel, stride, padding, dilation, groups)
 
 
 def _three(sizes: Sequence[int], missing: int) -> tuple[int, int, int]:

@@ -15,11 +15,11 @@ from l0func.engine.ops.channels import (
     Side,
     gated_convolution,
     per_dim,
-    unfold_of,
+    sizes_of,
 )
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, Handler
-from l0func.kernels.unfold import Unfold
+from l0func.kernels.convolution import ConvolutionSizes
 
 HANDLERS = HandlerTable()
 
@@ -43,19 +43,21 @@ class _Convolution(ConvolutionCall):
         assert kernel.entry_gates is not None
         batched = x.dim() == self.dims + 2
         images, padding = self._padded(x if batched else x.unsqueeze(0), kernel)
-        unfold = self._unfold(images, kernel, padding)
-        images = images.reshape(*images.shape[:2], *unfold.space)
-        y = product.masked_convolution(images, kernel.weight, kernel.entry_gates, unfold)
-        windows = unfold.windows[3 - self.dims :]
+        sizes = self._sizes(images, kernel, padding)
+        images = images.reshape(*images.shape[:2], *sizes.space)
+        y = product.masked_convolution(images, kernel.weight, kernel.entry_gates, sizes)
+        windows = sizes.windows[3 - self.dims :]
         y = y.reshape(*y.shape[:2], *windows)
         return y if batched else y.squeeze(0)
 
-    def _unfold(self, images: Tensor, kernel: GatedParameter, padding: list[int]) -> Unfold:
+    def _sizes(
+        self, images: Tensor, kernel: GatedParameter, padding: list[int]
+    ) -> ConvolutionSizes:
         stride = per_dim(self.stride, self.dims)
         dilation = per_dim(self.dilation, self.dims)
         channels, *space = images.shape[1:]
         window = kernel.shape[2:]
-        return unfold_of(channels, space, window, stride, padding, dilation, self.groups)
+        return sizes_of(channels, space, window, stride, padding, dilation, self.groups)
 
     def _padded(self, x: Tensor, kernel: GatedParameter) -> tuple[Tensor, list[int]]:
         """The images, padded if the padding is a word; and the padding that is left to do."""

@@ -20,11 +20,11 @@ from l0func.engine.ops.channels import (
     Side,
     gated_convolution,
     per_dim,
-    unfold_of,
+    sizes_of,
 )
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, Handler
-from l0func.kernels.unfold import Unfold
+from l0func.kernels.convolution import ConvolutionSizes
 
 HANDLERS = HandlerTable()
 
@@ -53,13 +53,13 @@ class _TransposedConvolution(ConvolutionCall):
         values = x if batched else x.unsqueeze(0)
         windows = list(values.shape[2:])
         space = self._output_space(windows, kernel)
-        unfold = self._unfold(space, kernel)
-        if list(unfold.windows[3 - self.dims :]) != windows:
+        sizes = self._sizes(space, kernel)
+        if list(sizes.windows[3 - self.dims :]) != windows:
             # An output padding of a stride or more gives the convolution more windows.
             return NotImplemented
-        y = product.masked_transposed_convolution(
-            values.flatten(2), kernel.weight, kernel.entry_gates, unfold
-        )
+        values = values.reshape(*values.shape[:2], *sizes.windows)
+        gates = kernel.entry_gates
+        y = product.masked_transposed_convolution(values, kernel.weight, gates, sizes)
         y = y.reshape(*y.shape[:2], *space)
         return y if batched else y.squeeze(0)
 
@@ -77,14 +77,14 @@ class _TransposedConvolution(ConvolutionCall):
             space.append(last_start + window_size - cut)
         return space
 
-    def _unfold(self, space: list[int], kernel: GatedParameter) -> Unfold:
+    def _sizes(self, space: list[int], kernel: GatedParameter) -> ConvolutionSizes:
         """The underlying convolution's windows over output images."""
         stride = per_dim(self.stride, self.dims)
         padding = per_dim(self.padding, self.dims)
         dilation = per_dim(self.dilation, self.dims)
         channels = kernel.shape[1] * self.groups
         window = kernel.shape[2:]
-        return unfold_of(channels, space, window, stride, padding, dilation, self.groups)
+        return sizes_of(channels, space, window, stride, padding, dilation, self.groups)
 
 
 def _transposed_handler(function: Callable[..., Tensor], dims: int) -> Handler:

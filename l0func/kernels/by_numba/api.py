@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from l0func.kernels.by_numba.contraction_calls import contract
 from l0func.kernels.by_numba.gate_calls import draw
 from l0func.kernels.by_numba.stream_calls import fold, normals, split, uniforms
 from l0func.kernels.by_torch import moments, quantile, tail
 
-__all__ = ["draw", "fold", "moments", "normals", "quantile", "split", "tail", "uniforms"]
+__all__ = [
+    "contract",
+    "draw",
+    "fold",
+    "moments",
+    "normals",
+    "quantile",
+    "split",
+    "tail",
+    "uniforms",
+]

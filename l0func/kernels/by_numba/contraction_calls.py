@@ -1,0 +1,68 @@
+"""Contractions in machine code, in tiles that do not depend on the number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from l0func.kernels import by_torch_contraction
+from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
+from l0func.kernels.by_numba import contraction as loops
+from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
+from l0func.kernels.by_numba.gate_calls import prepared
+from l0func.kernels.by_numba.stream_calls import uniforms
+from l0func.kernels.by_numba.vector_calls import contract_vectors
+from l0func.kernels.contraction import Contraction, Operands, Output
+from l0func.kernels.formula import Formula
+from l0func.kernels.pool import run_tiles
+
+TILE = 1 << 14
+"""The gates of a tile."""
+
+DRAW = 1 << 10
+"""The entries that are masked by one draw, so that they stay in a cache."""
+
+
+def contract(
+    contraction: Contraction, outputs: Sequence[Output], keys: Tensor, operands: Operands
+) -> list[Tensor]:
+    """See :func:`l0func.kernels.by_torch_contraction.contract`."""
+    formula = contraction.distribution.formula
+    if formula is None or any(output.order > 1 for output in outputs):
+        return by_torch_contraction.contract(contraction, outputs, keys, operands, uniforms)
+    if _has_one_vector(contraction, operands):
+        return contract_vectors(contraction, formula, outputs, keys, operands)
+    p, q = prepared(formula, operands.log_alpha.flatten())
+    a = p.new_empty(0) if operands.a is None else operands.a.flatten()
+    fill = partial(_fill, contraction, formula, p, q, a)
+    return contracted_by_chunks(contraction, outputs, keys, operands, fill)
+
+
+def _has_one_vector(contraction: Contraction, operands: Operands) -> bool:
+    """Whether the contraction is a linear map with one vector for each key."""
+    other = operands.x if operands.g is None else operands.g
+    assert other is not None
+    return contraction.convolution is None and other.shape[1] == 1
+
+
+def _fill(
+    contraction: Contraction, formula: Formula, p: Tensor, q: Tensor, a: Tensor, chunk: Chunk
+) -> None:
+    """Draw the masks for a chunk and fill its results; see :class:`Chunk`."""
+    dtype, gates, repeat = p.dtype, p.shape[0], contraction.repeat
+    run = compiled(loops.mask_entries, dtype, formula)
+    settings, keys = settings_of(formula, dtype), key_array(chunk.keys)
+    masked = [array(chunk.masked.get(order, p.new_empty(0, 0))) for order in (0, 1)]
+    sums = [array(chunk.sums.get(order, p.new_empty(0))) for order in (0, 1)]
+    shared = keys, contraction.first, array(p), array(q), settings, repeat
+    factors = array(a), array(chunk.products)
+    results = tuple(masked), tuple(sums)
+    size = max(1, DRAW // repeat)
+
+    def run_tile(tile: int) -> None:
+        own = tile * TILE, min((tile + 1) * TILE, gates)
+        run(*shared, *factors, *results, own, size)
+
+    run_tiles(run_tile, -(-gates // TILE), gates * keys.shape[0])

@@ -1,0 +1,147 @@
+"""Linear maps with one vector for each key: each mask meets its vector as soon as it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from l0func.kernels.by_numba import contraction as loops
+from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
+from l0func.kernels.by_numba.gate_calls import prepared
+from l0func.kernels.contraction import Contraction, Kind, Operands, Output
+from l0func.kernels.formula import Formula
+from l0func.kernels.pool import run_tiles
+
+PARTS = 8
+"""The most tiles of a weight; each has its own part of the inputs' gradients."""
+
+EXAMPLES, MOST_EXAMPLES = 128, 1024
+"""The fewest and the most examples that all tiles finish before the next ones."""
+
+DRAWS = 1 << 21
+"""The draws of these examples, between the two limits."""
+
+STRIP = 512
+"""The gates of one draw, where rows are shorter."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The cuts of a contraction; they depend on its sizes alone.
+
+    Args:
+        examples: Examples at a time.
+        weight_rows: The weight's rows.
+        rows: The rows in a tile.
+        lines: The rows of one draw.
+    """
+
+    examples: int
+    weight_rows: int
+    rows: int
+    lines: int
+
+    @property
+    def tiles(self) -> int:
+        """Their number; one for a weight without rows."""
+        return max(1, -(-self.weight_rows // self.rows))
+
+    def rows_of(self, tile: int) -> tuple[int, int]:
+        """A tile's first row, and the row after its last."""
+        return tile * self.rows, min((tile + 1) * self.rows, self.weight_rows)
+
+
+def tiled(contraction: Contraction, batch: int) -> Tiling:
+    """The tiling for a contraction with a number of examples."""
+    weight_rows, line = contraction.gates
+    examples = DRAWS // max(weight_rows * line, 1)
+    examples = max(EXAMPLES, min(examples, MOST_EXAMPLES))
+    lines = max(1, STRIP // max(line, 1))
+    strips = -(-weight_rows // lines)
+    rows = max(1, -(-strips // PARTS)) * lines
+    return Tiling(min(examples, max(batch, 1)), weight_rows, rows, lines)
+
+
+def contract_vectors(
+    contraction: Contraction,
+    formula: Formula,
+    outputs: Sequence[Output],
+    keys: Tensor,
+    operands: Operands,
+) -> list[Tensor]:
+    """See :func:`l0func.kernels.by_torch_contraction.contract`.
+
+    Args:
+        contraction: The sizes.
+        formula: The gates' formula.
+        outputs: The results to compute, of orders 0 and 1.
+        keys: ``(B, 2)``.
+        operands: The factors, with one vector for each key.
+    """
+    like, batch = operands.log_alpha, keys.shape[0]
+    tiling = tiled(contraction, batch)
+    shapes = {"y": (batch, contraction.shape[0]), "x": (batch, contraction.shape[1])}
+    results = {o: like.new_zeros(shapes.get(o.kind, contraction.shape)) for o in outputs}
+    size = tiling.tiles, tiling.examples, contraction.shape[1]
+    parts = {output: like.new_empty(size) for output in outputs if output.kind == "x"}
+    run = _kernel(contraction, formula, keys, operands, results)
+    own_parts = [
+        _pair("x", {o: part[i] for o, part in parts.items()}, like) for i in range(size[0])
+    ]
+    for low in range(0, batch, tiling.examples):
+        high = min(low + tiling.examples, batch)
+
+        def run_tile(tile: int, examples: tuple[int, int] = (low, high)) -> None:
+            run(own_parts[tile], examples, tiling.rows_of(tile), tiling.lines)
+
+        run_tiles(run_tile, tiling.tiles, (high - low) * like.numel())
+        for output, part in parts.items():
+            results[output][low:high] = _added(part)[: high - low]
+    return [results[o] if o.kind == "a" else results[o].unsqueeze(1) for o in outputs]
+
+
+def _kernel(
+    contraction: Contraction,
+    formula: Formula,
+    keys: Tensor,
+    operands: Operands,
+    results: Mapping[Output, Tensor],
+) -> Callable[..., None]:
+    """The kernel with all that its tiles share."""
+    like = operands.log_alpha
+    p, q = prepared(formula, like)
+    gates = array(p), array(q), settings_of(formula, like.dtype), contraction.repeat
+    factors = [_matrix(factor, like) for factor in operands[1:]]
+    shared = key_array(keys), contraction.first, *gates, *factors, _pair("y", results, like)
+    sums = _pair("a", results, like)
+    kernel = compiled(loops.contract_vectors, like.dtype, formula)
+
+    def run(parts: Any, examples: Any, rows: Any, lines: int) -> None:
+        kernel(*shared, parts, sums, examples, rows, lines)
+
+    return run
+
+
+def _matrix(factor: Tensor | None, like: Tensor) -> Any:
+    """A factor as an array without its dimension for vectors; an empty one stands for None."""
+    if factor is None:
+        return array(like.new_empty(0, 0))
+    return array(factor.reshape(factor.shape[0], factor.shape[-1]))
+
+
+def _pair(kind: Kind, results: Mapping[Output, Tensor], like: Tensor) -> tuple[Any, Any]:
+    """The arrays for the masks' and their slopes' results of a kind; empty ones for none."""
+    none = like.new_empty(0, 0)
+    values, slopes = [array(results.get(Output(kind, order), none)) for order in (0, 1)]
+    return values, slopes
+
+
+def _added(parts: Tensor) -> Tensor:
+    """The sum of all tiles' parts, always in the same order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total

@@ -1,0 +1,90 @@
+"""Contractions by torch operations: the masks are drawn in pieces that fit a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from l0func.kernels import streams
+from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
+from l0func.kernels.contraction import Contraction, Operands, Output
+
+Uniforms = Callable[[Tensor, Sequence[int]], Tensor]
+"""As :func:`l0func.kernels.streams.uniforms`."""
+
+DRAWS, DRAWS_ELSEWHERE = 1 << 16, 1 << 22
+"""The most draws in a piece, on a CPU and elsewhere."""
+
+
+def contract(
+    contraction: Contraction,
+    outputs: Sequence[Output],
+    keys: Tensor,
+    operands: Operands,
+    uniforms: Uniforms = streams.uniforms,
+) -> list[Tensor]:
+    """Several results from the same masks, without all the masks in memory.
+
+    Args:
+        contraction: The sizes.
+        outputs: The results to compute.
+        keys: A key for each example, ``(B, 2)``.
+        operands: The factors.
+        uniforms: A backend's function for uniforms.
+
+    Returns:
+        For each output a tensor: ``y (B, R, O)`` or images, ``x`` shaped like x, ``a (O, I)``.
+    """
+    log_alpha = operands.log_alpha.flatten()
+    a = None if operands.a is None else operands.a.flatten()
+    fill = partial(_fill, contraction, log_alpha, a, uniforms)
+    return contracted_by_chunks(contraction, outputs, keys, operands, fill)
+
+
+def _fill(
+    contraction: Contraction,
+    log_alpha: Tensor,
+    a: Tensor | None,
+    uniforms: Uniforms,
+    chunk: Chunk,
+) -> None:
+    """Draw the masks for a chunk and fill its results; see :class:`Chunk`."""
+    needed = sorted({*chunk.masked, *chunk.sums})
+    for piece in _pieces(log_alpha, chunk.keys):
+        entries = slice(piece.start * contraction.repeat, piece.stop * contraction.repeat)
+        u = _uniforms_of(contraction, chunk.keys, piece, uniforms).to(log_alpha.dtype)
+        gates = contraction.distribution.derivatives(u, log_alpha[piece], needed)
+        drawn = [_repeated(z, contraction.repeat) for z in gates]
+        masks = dict(zip(needed, drawn, strict=True))
+        for order, masked in chunk.masked.items():
+            assert a is not None
+            masked[:, entries] = masks[order] * a[entries]
+        for order, total in chunk.sums.items():
+            total[entries] += (chunk.products[:, entries] * masks[order]).sum(0)
+
+
+def _pieces(log_alpha: Tensor, keys: Tensor) -> Iterator[slice]:
+    """The gates of one piece after another."""
+    limit = DRAWS if log_alpha.device.type == "cpu" else DRAWS_ELSEWHERE
+    # Every piece but the first starts at a whole call of the generator.
+    step = max(4, limit // max(keys.shape[0], 1) // 4 * 4)
+    for start in range(0, log_alpha.shape[0], step):
+        yield slice(start, min(start + step, log_alpha.shape[0]))
+
+
+def _uniforms_of(
+    contraction: Contraction, keys: Tensor, piece: slice, uniforms: Uniforms
+) -> Tensor:
+    """The uniforms of some gates, ``(b, gates)``."""
+    call, skip = divmod(contraction.first + piece.start, 4)
+    starts = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
+    count = skip + piece.stop - piece.start
+    return uniforms(starts.unsqueeze(-2), (count,))[:, skip:]
+
+
+def _repeated(z: Tensor, repeat: int) -> Tensor:
+    """Each gate at all the entries that share it."""
+    return z if repeat == 1 else z.repeat_interleave(repeat, dim=-1)
