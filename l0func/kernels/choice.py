@@ -16,6 +16,7 @@ Backend = Literal["torch", "numba", "triton"]
 
 KERNELS: tuple[Kernel, ...] = ("auto", "eager", "compiled")
 VARIABLE = "L0FUNC_KERNEL"
+_COMPILERS: dict[str, Compiler] = {"cpu": "numba", "cuda": "triton"}
 
 
 class _Choice:
@@ -77,20 +78,10 @@ def kernel_in_use(device: str | torch.device = "cpu") -> Backend:
     Returns:
         ``"torch"``, ``"numba"`` or ``"triton"``.
     """
-    kind = torch.device(device).type
-    compiler = compiler_of(kind == "cpu", kind == "cuda")
-    if compiler is None or compiling() or machine_code(compiler) is None:
+    compiler = _COMPILERS.get(torch.device(device).type)
+    if compiler is None or _choice.kernel == "eager" or compiling():
         return "torch"
-    return compiler
-
-
-def compiler_of(on_cpu: bool, on_cuda: bool) -> Compiler | None:
-    """The compiler for a device; None where torch operations run."""
-    if _choice.kernel == "eager":
-        return None
-    if on_cpu:
-        return "numba"
-    return "triton" if on_cuda else None
+    return "torch" if machine_code(compiler) is None else compiler
 
 
 def machine_code(compiler: Compiler) -> Loaded | None:

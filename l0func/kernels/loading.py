@@ -13,7 +13,7 @@ from l0func.internal.watch import warn_user
 
 Compiler = Literal["numba", "triton"]
 
-OLDEST_NUMBA = (0, 59)
+OLDEST_NUMBA = (0, 57)
 
 _MODULES = {"numba": "l0func.kernels.by_numba.api", "triton": "l0func.kernels.by_triton.api"}
 

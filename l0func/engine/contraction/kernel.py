@@ -67,7 +67,7 @@ def _drawn_eagerly(request: Request, keys: Tensor, call: int, chunk: Chunk) -> D
     seed, offset = keys.unbind(-1)
     streams = torch.stack((seed, offset + call), dim=-1).unsqueeze(-2)
     [flat] = draw_uniforms(streams, (4 * request.calls,))
-    by_call = flat.unflatten(-1, (-1, 4))
+    by_call = flat.reshape(-1, request.calls, 4)
     if request.planes == 4:
         uniforms = list(by_call.unbind(-1))
     else:
