@@ -38,7 +38,7 @@ def kernels_for(*tensors: Tensor) -> Any:
         return by_torch
     on_cpu = tensors[0].is_cpu
     for tensor in tensors:
-        if not (_is_plain(tensor) and (tensor.is_cpu if on_cpu else tensor.is_cuda)):
+        if not (_has_plain_values(tensor) and (tensor.is_cpu if on_cpu else tensor.is_cuda)):
             return by_torch
     compiler = "numba" if on_cpu else "triton"
     found = choice.machine_code(compiler)
@@ -51,7 +51,7 @@ def _is_watched() -> bool:
     return modes > 0 or tracing is not None or compiling()
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _has_plain_values(tensor: Tensor) -> bool:
     """Whether the tensor is values in memory and nothing else."""
     return (
         type(tensor) in _PLAIN_TYPES

@@ -9,7 +9,7 @@ import torch
 
 from l0func.internal.context import compiling
 from l0func.internal.watch import warn_user
-from l0func.kernels.loading import Compiler, Loaded, first_line, load
+from l0func.kernels.loading import Compiler, Loaded, load_kernels, reason_of
 
 Kernel = Literal["auto", "eager", "compiled"]
 Backend = Literal["torch", "numba", "triton"]
@@ -94,7 +94,7 @@ def machine_code(compiler: Compiler) -> Loaded | None:
         return _required(compiler)
     if compiler in _choice.broken:
         return None
-    found = load(compiler)
+    found = load_kernels(compiler)
     return None if found.kernels is None else found
 
 
@@ -104,7 +104,7 @@ def give_up(compiler: Compiler, error: BaseException) -> None:
     Raises:
         RuntimeError: The choice is ``"compiled"``.
     """
-    reason = f"{compiler} cannot build a kernel of l0func: {first_line(error)}"
+    reason = f"{compiler} cannot build a kernel of l0func: {reason_of(error)}"
     if _choice.kernel == "compiled":
         raise RuntimeError(f"{reason}. l0func.use_kernel('eager') runs without it.") from error
     if compiler not in _choice.broken:
@@ -113,7 +113,7 @@ def give_up(compiler: Compiler, error: BaseException) -> None:
 
 
 def _required(compiler: Compiler) -> Loaded:
-    found = load(compiler)
+    found = load_kernels(compiler)
     if found.kernels is None:
         raise RuntimeError(
             f"use_kernel('compiled') needs {compiler}, and {found.why_not}. "

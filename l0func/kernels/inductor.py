@@ -6,7 +6,7 @@ import warnings
 
 from l0func.internal.context import compiles, compiling
 from l0func.kernels.choice import chosen
-from l0func.kernels.loading import first_line
+from l0func.kernels.loading import reason_of
 
 
 class _State:
@@ -38,6 +38,6 @@ def give_up_inductor(error: Exception) -> None:
     _state.broken = True
     warnings.warn(
         "The compiled kernel does not build on this machine, so the eager one runs: "
-        f"{first_line(error)}. Compiling needs a C++ compiler.",
+        f"{reason_of(error)}. Compiling needs a C++ compiler.",
         stacklevel=2,
     )

@@ -12,7 +12,7 @@ import pytest
 from l0func.kernels import loading
 
 pytestmark = pytest.mark.skipif(
-    loading.load("numba").kernels is None, reason="this platform has no numba"
+    loading.load_kernels("numba").kernels is None, reason="this platform has no numba"
 )
 
 DRAW = """
@@ -22,7 +22,8 @@ from l0func.kernels.by_numba import building
 hits, misses = [], []
 def counted(make, args, built=building.built):
     kernel = built(make, args)
-    hits.extend(kernel.stats.cache_hits.values()), misses.extend(kernel.stats.cache_misses.values())
+    hits.extend(kernel.stats.cache_hits.values())
+    misses.extend(kernel.stats.cache_misses.values())
     return kernel
 import l0func.kernels.by_numba.compiled as compiled
 compiled.built = counted

@@ -18,7 +18,7 @@ from l0func.kernels import by_torch, choice, loading
 from l0func.kernels.backends import kernels_for
 from l0func.kernels.loading import Loaded
 
-HAS_NUMBA = loading.load("numba").kernels is not None
+HAS_NUMBA = loading.load_kernels("numba").kernels is not None
 with_numba = pytest.mark.skipif(not HAS_NUMBA, reason="this platform has no numba")
 
 
@@ -199,7 +199,7 @@ def test_a_kernel_that_numba_refuses_warns_once_and_runs_in_torch(monkeypatch):
 
 def test_cuda_without_triton_runs_in_torch_and_compiled_says_so(monkeypatch):
     missing = Loaded(None, "triton is not installed")
-    monkeypatch.setattr(choice, "load", lambda _: missing)
+    monkeypatch.setattr(choice, "load_kernels", lambda _: missing)
     assert l0.kernel_in_use("cuda") == "torch"
     monkeypatch.setattr(choice._choice, "kernel", "compiled")
     with pytest.raises(RuntimeError, match="needs triton, and triton is not installed"):

@@ -9,7 +9,7 @@ from torch import Tensor
 import l0func as l0
 from l0func import random
 from l0func.kernels import by_torch, loading, philox
-from l0func.kernels.streams import BLOCK
+from l0func.kernels.by_torch_streams import BLOCK
 
 BACKENDS = ["eager", "compiled"]
 COUNTS = [
@@ -25,7 +25,7 @@ COUNTS = [
 
 @pytest.fixture(params=BACKENDS, autouse=True)
 def _backend(request):
-    if request.param == "compiled" and loading.load("numba").kernels is None:
+    if request.param == "compiled" and loading.load_kernels("numba").kernels is None:
         pytest.skip("this platform has no numba")
     l0.use_kernel(request.param)
     yield
