@@ -145,7 +145,7 @@ def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     check_key(key)
     size = _size(shape)
     [draw] = draw_uniforms(key.unsqueeze(-2), (math.prod(size),))
-    return draw.reshape((*key.shape[:-1], *size))
+    return _shaped(draw, key, size)
 
 
 def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
@@ -176,8 +176,7 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """
     check_key(key)
     size = _size(shape)
-    draw = draw_normals(key, math.prod(size))
-    return draw.reshape((*key.shape[:-1], *size))
+    return _shaped(draw_normals(key, math.prod(size)), key, size)
 
 
 def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]:
@@ -269,3 +268,8 @@ def _size(shape: ShapeLike) -> tuple[int, ...]:
     if any(n < 0 for n in size):
         raise ValueError(f"A shape has sizes of at least 0; got {size}.")
     return size
+
+
+def _shaped(draw: Tensor, key: Tensor, size: tuple[int, ...]) -> Tensor:
+    # The vector from one key has its shape; a reshape would cost a tenth of a small draw.
+    return draw if key.dim() == len(size) == 1 else draw.reshape((*key.shape[:-1], *size))

@@ -34,27 +34,24 @@ def kernels_for(*tensors: Tensor) -> Any:
     Raises:
         RuntimeError: The user's choice is ``"compiled"``, and nothing compiles for this device.
     """
-    if choice.chosen() == "eager" or _is_watched() or not all(map(_is_plain, tensors)):
+    if choice.chosen() == "eager" or _is_watched():
         return by_torch
-    on_cpu = all([t.is_cpu for t in tensors])
-    on_cuda = not on_cpu and all([t.is_cuda for t in tensors])
-    compiler = choice.compiler_of(on_cpu, on_cuda)
-    if compiler is None:
-        return by_torch
+    on_cpu = tensors[0].is_cpu
+    for tensor in tensors:
+        if not (_has_plain_values(tensor) and (tensor.is_cpu if on_cpu else tensor.is_cuda)):
+            return by_torch
+    compiler = "numba" if on_cpu else "triton"
     found = choice.machine_code(compiler)
     return by_torch if found is None else _with_torch_behind(compiler, found.kernels)
 
 
 def _is_watched() -> bool:
     """Whether something around this code records torch operations."""
-    return (
-        _core._len_torch_dispatch_stack() > 0
-        or _core._get_tracing_state() is not None
-        or compiling()
-    )
+    modes, tracing = _core._len_torch_dispatch_stack(), _core._get_tracing_state()
+    return modes > 0 or tracing is not None or compiling()
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _has_plain_values(tensor: Tensor) -> bool:
     """Whether the tensor is values in memory and nothing else."""
     return (
         type(tensor) in _PLAIN_TYPES

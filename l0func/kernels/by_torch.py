@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from l0func.kernels.by_torch_contraction import contract
+from l0func.kernels.by_torch_streams import fold, normals, split, uniforms
 from l0func.kernels.formula import Formula
-from l0func.kernels.streams import fold, normals, split, uniforms
 
 __all__ = [
     "contract",

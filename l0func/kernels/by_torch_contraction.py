@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from l0func.kernels import streams
+from l0func.kernels import by_torch_streams
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
 from l0func.kernels.contraction import Contraction, Operands, Output
 
 Uniforms = Callable[[Tensor, Sequence[int]], Tensor]
-"""As :func:`l0func.kernels.streams.uniforms`."""
+"""As :func:`l0func.kernels.by_torch_streams.uniforms`."""
 
 DRAWS, DRAWS_ELSEWHERE = 1 << 16, 1 << 22
 """The most draws in a piece, on a CPU and elsewhere."""
@@ -24,7 +24,7 @@ def contract(
     outputs: Sequence[Output],
     keys: Tensor,
     operands: Operands,
-    uniforms: Uniforms = streams.uniforms,
+    uniforms: Uniforms = by_torch_streams.uniforms,
 ) -> list[Tensor]:
     """Several results from the same masks, without all the masks in memory.
 

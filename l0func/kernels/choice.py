@@ -9,13 +9,14 @@ import torch
 
 from l0func.internal.context import compiling
 from l0func.internal.watch import warn_user
-from l0func.kernels.loading import Compiler, Loaded, first_line, load
+from l0func.kernels.loading import Compiler, Loaded, load_kernels, reason_of
 
 Kernel = Literal["auto", "eager", "compiled"]
 Backend = Literal["torch", "numba", "triton"]
 
 KERNELS: tuple[Kernel, ...] = ("auto", "eager", "compiled")
 VARIABLE = "L0FUNC_KERNEL"
+_COMPILERS: dict[str, Compiler] = {"cpu": "numba", "cuda": "triton"}
 
 
 class _Choice:
@@ -77,20 +78,10 @@ def kernel_in_use(device: str | torch.device = "cpu") -> Backend:
     Returns:
         ``"torch"``, ``"numba"`` or ``"triton"``.
     """
-    kind = torch.device(device).type
-    compiler = compiler_of(kind == "cpu", kind == "cuda")
-    if compiler is None or compiling() or machine_code(compiler) is None:
+    compiler = _COMPILERS.get(torch.device(device).type)
+    if compiler is None or _choice.kernel == "eager" or compiling():
         return "torch"
-    return compiler
-
-
-def compiler_of(on_cpu: bool, on_cuda: bool) -> Compiler | None:
-    """The compiler for a device; None where torch operations run."""
-    if _choice.kernel == "eager":
-        return None
-    if on_cpu:
-        return "numba"
-    return "triton" if on_cuda else None
+    return "torch" if machine_code(compiler) is None else compiler
 
 
 def machine_code(compiler: Compiler) -> Loaded | None:
@@ -103,7 +94,7 @@ def machine_code(compiler: Compiler) -> Loaded | None:
         return _required(compiler)
     if compiler in _choice.broken:
         return None
-    found = load(compiler)
+    found = load_kernels(compiler)
     return None if found.kernels is None else found
 
 
@@ -113,7 +104,7 @@ def give_up(compiler: Compiler, error: BaseException) -> None:
     Raises:
         RuntimeError: The choice is ``"compiled"``.
     """
-    reason = f"{compiler} cannot build a kernel of l0func: {first_line(error)}"
+    reason = f"{compiler} cannot build a kernel of l0func: {reason_of(error)}"
     if _choice.kernel == "compiled":
         raise RuntimeError(f"{reason}. l0func.use_kernel('eager') runs without it.") from error
     if compiler not in _choice.broken:
@@ -122,7 +113,7 @@ def give_up(compiler: Compiler, error: BaseException) -> None:
 
 
 def _required(compiler: Compiler) -> Loaded:
-    found = load(compiler)
+    found = load_kernels(compiler)
     if found.kernels is None:
         raise RuntimeError(
             f"use_kernel('compiled') needs {compiler}, and {found.why_not}. "

@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiling
+from l0func.internal.untyped import untyped
 from l0func.kernels import by_torch, philox
 from l0func.kernels.backends import kernels_for
 
@@ -28,10 +29,10 @@ def draw_uniforms(keys: Tensor, counts: tuple[int, ...], /) -> list[Tensor]:
         keys: Keys, shape ``(*batch, G, 2)``.
         counts: For each key its number of uniforms.
     """
-    if compiling():
+    if compiling() or not counts:
         return _traced_uniforms(keys, counts)
     together = _run("uniforms", keys, counts)
-    return [together] if len(counts) == 1 else list(together.split(list(counts), dim=-1))
+    return [together] if len(counts) == 1 else list(torch.split(together, list(counts), dim=-1))
 
 
 def draw_normals(keys: Tensor, count: int, /) -> Tensor:
@@ -67,7 +68,7 @@ def fold_keys(keys: Tensor, data: Tensor, /) -> Tensor:
     kernels = kernels_for(keys, data)
     if kernels is not by_torch:
         return kernels.fold(keys, data)
-    batch = torch.broadcast_shapes(keys.shape[:-1], data.shape)
+    batch: torch.Size = untyped.broadcast_shapes(keys.shape[:-1], data.shape)
     fold: Any = _Fold
     return fold.apply(keys.expand(*batch, 2), data.expand(batch))
 

@@ -13,7 +13,7 @@ from l0func.internal.watch import warn_user
 
 Compiler = Literal["numba", "triton"]
 
-OLDEST_NUMBA = (0, 59)
+OLDEST_NUMBA = (0, 57)
 
 _MODULES = {"numba": "l0func.kernels.by_numba.api", "triton": "l0func.kernels.by_triton.api"}
 
@@ -38,7 +38,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def load(compiler: Compiler) -> Loaded:
+def load_kernels(compiler: Compiler) -> Loaded:
     """The kernels that a compiler makes; a broken installation warns once."""
     found = _loaded.get(compiler)
     return _load_once(compiler) if found is None else found
@@ -61,7 +61,7 @@ def _load(compiler: Compiler) -> Loaded:
     except _Unfit as error:
         return Loaded(None, str(error))
     except Exception as error:
-        reason = f"{compiler} does not work here: {first_line(error)}"
+        reason = f"{compiler} does not work here: {reason_of(error)}"
         warn_user(f"{reason}. Torch operations run in its place: slower, with the same draws.")
         return Loaded(None, reason)
 
@@ -83,7 +83,7 @@ def _check_numba(numba: Any) -> None:
         raise _Unfit("numba compiles nothing, because NUMBA_DISABLE_JIT is set")
 
 
-def first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An error's first line of text, or its name."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)

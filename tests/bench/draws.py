@@ -1,9 +1,9 @@
-"""Draws against torch.rand, interleaved in one run: eager, and drawing with masking compiled.
+"""Draws against torch's own, interleaved in one run: eager, and drawing with masking compiled.
 
     python tests/bench/draws.py
 
-Prints a table and, as the last line, the same as JSON. Ratios are torch.rand's time over ours:
-larger is better."""
+Prints a table and, as the last line, the same as JSON. Ratios are torch's time over ours: larger
+is better. A split of keys stands against torch.randint's as many words."""
 
 from __future__ import annotations
 
@@ -36,21 +36,36 @@ def hard_concrete(u: Tensor, log_alpha: Tensor) -> Tensor:
     return (torch.sigmoid((torch.logit(u) + log_alpha) / (2 / 3)) * 1.2 - 0.1).clamp(0, 1)
 
 
+def eager_rows(threads: int) -> list[dict[str, Any]]:
+    """Draws without a compiler around them."""
+    key, words = random.key(0), 2**62
+    rows: list[dict[str, Any]] = []
+    pairs: list[tuple[str, int, Callable[[int], Any], Callable[[int], Any]]] = [
+        ("uniform", 3, lambda n: random.uniform(key, n), torch.rand),
+        ("uniform", 10**5, lambda n: random.uniform(key, n), torch.rand),
+        ("uniform", 10**6, lambda n: random.uniform(key, n), torch.rand),
+        ("uniform", 10**7, lambda n: random.uniform(key, n), torch.rand),
+        ("normal", 10**6, lambda n: random.normal(key, n), torch.randn),
+        ("split", 10**5, lambda n: random.split(key, n), lambda n: torch.randint(words, (n, 2))),
+    ]
+    for name, n, ours, theirs in pairs:
+        t = medians(
+            {"l0": lambda n=n, f=ours: f(n), "torch": lambda n=n, f=theirs: f(n)},
+            60 if n < 10**7 else 15,
+        )
+        case = f"{name}, eager, {l0.kernel_in_use()}, {threads} threads, {n:.0e} draws"
+        rows.append({"case": case, "ratio": t["torch"] / t["l0"], "draws_per_s": n / t["l0"]})
+    return rows
+
+
 def main() -> None:
     rows: list[dict[str, Any]] = []
     key = random.key(0)
-    for n in (10**5, 10**6, 10**7):
-        t = medians(
-            {"l0": lambda n=n: random.uniform(key, n), "torch": lambda n=n: torch.rand(n)},
-            60 if n < 10**7 else 15,
-        )
-        rows.append(
-            {
-                "case": f"uniform, eager, {n:.0e} draws",
-                "ratio": t["torch"] / t["l0"],
-                "draws_per_s": n / t["l0"],
-            }
-        )
+    default = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        rows += eager_rows(threads)
+    torch.set_num_threads(default)
     for n in (235_200, 2_352_000):
         params = {"w": torch.empty(n)}
         spec = l0.gate_spec(params)
@@ -88,7 +103,7 @@ def main() -> None:
                 "draws_per_s": speed,
             }
         )
-    print(f"{'case':62}{'torch.rand / l0func':>20}{'M draws/s':>12}")
+    print(f"{'case':62}{'torch / l0func':>20}{'M draws/s':>12}")
     for row in rows:
         print(f"{row['case']:62}{row['ratio']:20.2f}{row['draws_per_s'] / 1e6:12.0f}")
     print(

@@ -1,4 +1,4 @@
-"""Philox: the published known answers, and the same bits from numpy, tensors and blocks."""
+"""Philox: the published known answers, from integers, tensors and a twin."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import oracles
 import pytest
 import torch
 
-from l0func import random
 from l0func.kernels import philox
-from l0func.kernels.eager import draws_by_torch, eager_draws
-from l0func.kernels.numpy_blocks import BLOCK
 
 
 @pytest.mark.parametrize(
@@ -30,13 +27,3 @@ def test_philox_gives_the_published_known_answers(counter, key, words):
     tensors = philox.philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert [int(word) for word in tensors] == expected
     assert oracles.philox(list(counter), list(key)) == expected
-
-
-@pytest.mark.parametrize("n", [1, 4, BLOCK * 4 - 1, BLOCK * 6 + 3, 200_001])
-def test_blocks_of_numpy_and_of_tensors_and_no_blocks_give_the_same_bits(n):
-    streams, calls = random.split(random.key(2), 4), (2, -(-n // 4), 3, 1)
-    whole = torch.cat([philox.words(stream, c) for stream, c in zip(streams, calls, strict=True)])
-    assert torch.equal(eager_draws(streams, calls, False), whole)
-    assert torch.equal(draws_by_torch(streams, calls, False), whole)
-    assert torch.equal(eager_draws(streams, calls, True), philox.unit(whole))
-    assert torch.equal(draws_by_torch(streams, calls, True), philox.unit(whole))

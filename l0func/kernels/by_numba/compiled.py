@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func.internal.untyped import untyped
 from l0func.kernels.by_numba.binding import kernel
 from l0func.kernels.by_numba.building import BUILDING, built
 from l0func.kernels.by_numba.numba_names import numpy as np
@@ -56,7 +57,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor on the CPU for a kernel to fill; a context's default device changes nothing."""
     if math.prod(shape) * dtype.itemsize < _LARGE_PAGES:
         return torch.empty(shape, dtype=dtype, device="cpu")
-    return torch.from_numpy(np.empty(shape, _ARRAYS[dtype]))
+    return untyped.from_numpy(np.empty(shape, _ARRAYS[dtype]))
 
 
 def settings_of(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
@@ -71,4 +72,4 @@ def array(tensor: Tensor) -> Any:
 
 def key_array(keys: Tensor) -> Any:
     """Keys as unsigned words."""
-    return array(keys).view(np.uint64)
+    return keys.contiguous().numpy().view(np.uint64)

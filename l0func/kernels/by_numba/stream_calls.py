@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func.internal.untyped import untyped
 from l0func.kernels.by_numba import streams
 from l0func.kernels.by_numba.compiled import array, compiled, empty, key_array
 from l0func.kernels.by_numba.numba_names import numpy as np
@@ -19,15 +20,15 @@ _TILE = 1 << 18
 
 
 def split(keys: Tensor, num: int) -> Tensor:
-    """See :func:`l0func.kernels.streams.split`."""
+    """See :func:`l0func.kernels.by_torch_streams.split`."""
     batch = keys.shape[:-1]
     flat = key_array(keys).reshape(-1, 2)
     return _folded(flat, np.zeros(len(flat), np.uint64), num).reshape(*batch, num, 2)
 
 
 def fold(keys: Tensor, data: Tensor) -> Tensor:
-    """See :func:`l0func.kernels.streams.fold`."""
-    batch = torch.broadcast_shapes(keys.shape[:-1], data.shape)
+    """See :func:`l0func.kernels.by_torch_streams.fold`."""
+    batch: torch.Size = untyped.broadcast_shapes(keys.shape[:-1], data.shape)
     flat = key_array(keys.expand(*batch, 2)).reshape(-1, 2)
     first = array(data.expand(batch)).reshape(-1).view(np.uint64)
     return _folded(flat, first, 1).reshape(*batch, 2)
@@ -42,13 +43,13 @@ def _folded(keys: Any, first: Any, num: int) -> Tensor:
 
 
 def uniforms(keys: Tensor, counts: Sequence[int]) -> Tensor:
-    """See :func:`l0func.kernels.streams.uniforms`."""
+    """See :func:`l0func.kernels.by_torch_streams.uniforms`."""
     run = compiled(streams.fill_uniforms, torch.float32, None)
     return _drawn(run, keys, tuple(counts))
 
 
 def normals(keys: Tensor, count: int) -> Tensor:
-    """See :func:`l0func.kernels.streams.normals`."""
+    """See :func:`l0func.kernels.by_torch_streams.normals`."""
     run = compiled(streams.fill_normals, torch.float64, None)
     return _drawn(run, keys.unsqueeze(-2), (count,))
 

@@ -54,6 +54,7 @@ def fill_normals(keys: Any, ends: Any, out: Any, first: Any, last: Any) -> None:
     """As :func:`fill_uniforms`, with normals."""
     buffer = np.empty(BLOCK // 2 + 2, np.uint64)
     pairs = np.empty(BLOCK // 2 + 2, np.uint64)
+    radii = np.empty(BLOCK // 2 + 2, np.float64)
     normals = pairs.view(np.float32)
     row, place, g = begin_at(ends, first)
     position = first
@@ -62,8 +63,11 @@ def fill_normals(keys: Any, ends: Any, out: Any, first: Any, last: Any) -> None:
         count = min(BLOCK, ends[g] - place, last - position)
         fill_from(keys[row, g, 0], keys[row, g, 1], begin, count, buffer)
         part, skip = out[position : position + count], begin % 4
+        # Two loops: the compiler makes no vectors of one with all of this in it.
         for i in range((skip + count + 1) // 2):
-            pairs[i] = normal_pair(buffer[i])
+            radii[i] = radius_of(buffer[i])
+        for i in range((skip + count + 1) // 2):
+            pairs[i] = normal_pair(radii[i], buffer[i])
         for i in range(count):
             part[i] = normals[skip + i]
         position += count
@@ -96,11 +100,15 @@ def start_of(ends: Any, g: Any) -> Any:
     return ends[g - 1] if g > 0 else 0
 
 
-def normal_pair(words: Any) -> Any:
-    """Two normals in float32 from two words; both sides are packed into uint64."""
-    low, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    r = radius((np.float64(words & low) + 0.5) * 2.3283064365386962890625e-10)
-    u = (np.float64(words >> shift) + 0.5) * 2.3283064365386962890625e-10
+def radius_of(words: Any) -> Any:
+    """The radius from the first of two words in a uint64."""
+    u = (np.float64(words & np.uint64(0xFFFFFFFF)) + 0.5) * 2.3283064365386962890625e-10
+    return radius(u)
+
+
+def normal_pair(r: Any, words: Any) -> Any:
+    """Two normals in float32, packed into a uint64, from a radius and the second word."""
+    u = (np.float64(words >> np.uint64(32)) + 0.5) * 2.3283064365386962890625e-10
     cosine, sine = cosine_and_sine(6.283185307179586 * u)
     first, second = np.float32(r * cosine), np.float32(r * sine)
-    return np.uint64(bits_of(first)) | (np.uint64(bits_of(second)) << shift)
+    return np.uint64(bits_of(first)) | (np.uint64(bits_of(second)) << np.uint64(32))
