@@ -185,6 +185,7 @@ class GateDistribution(ABC):
         Returns:
             Gates in [0, 1], shape ``(*batch, *gates)``.
         """
+        random.check_key(keys)
         rank = log_alpha.dim()
 
         def draw(la: Tensor) -> Tensor:

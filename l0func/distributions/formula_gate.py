@@ -62,7 +62,7 @@ class FormulaGate(GateDistribution):
         return draw_derivatives(self.formula, u, log_alpha, orders)
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return by_torch.quantile(self.written, u, log_alpha)[0]
+        return by_torch.recorded_quantile(self.written, u, log_alpha)[0]
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
         return self._tails(t, log_alpha)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from l0func.kernels.by_numba.gate_calls import draw
-from l0func.kernels.by_torch import moments, quantile, tail
+from l0func.kernels.by_numba.gate_calls import draw, quantile
+from l0func.kernels.by_torch import moments, tail
 
 __all__ = ["draw", "moments", "quantile", "tail"]

@@ -46,7 +46,8 @@ def kernel(template: Any, real: Any, functions: Mapping[str, Any], tag: str) -> 
 def bound(function: FunctionType, real: Any) -> Any:
     """A formula, or a helper, compiled for inlining into kernels."""
     copy = _copied(function, function.__globals__, real)
-    return numba.njit(fastmath=_IN_FORMULAS, **_OPTIONS)(copy)
+    # A call that stays a call would keep the loop around it from becoming vectors.
+    return numba.njit(fastmath=_IN_FORMULAS, forceinline=True, **_OPTIONS)(copy)
 
 
 def _copied(function: Any, names: Mapping[str, Any], real: Any) -> Any:
