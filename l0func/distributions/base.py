@@ -389,7 +389,7 @@ class GateDistribution(ABC):
         return {name: value for name, value in vars(self).items() if name not in _DERIVED}
 
 
-_DERIVED = ("quadratures", "identity", "formula", "written", "limits", "nodes")
+_DERIVED = ("quadratures", "identity", "formula", "written", "limits", "known", "nodes")
 
 _QUADRATURES: dict[GateDistribution, Quadratures] = {}
 """Found once for all equal distributions."""

@@ -89,7 +89,8 @@ def stream_slopes(
     locations = lines.reshape(prod(lines.shape[: lines.dim() - rank]), size)
     kernels = kernels_for(log_alpha, seed)
     z, slopes = kernels.draw(formula, locations, keys.reshape(-1, 2), first)
-    return z.reshape(*batch, *gates), slopes.reshape(*batch, *gates)
+    shape = (*batch, *gates)
+    return z.reshape(shape), slopes.reshape(shape)
 
 
 def tail_slopes(

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from l0func.kernels import vocabulary
+
 np = pytest.importorskip("numpy")
 numba = pytest.importorskip("numba")
 binding = pytest.importorskip("l0func.kernels.by_numba.binding")
@@ -19,7 +21,7 @@ OF_TORCH = {
     "log1p": torch.log1p,
     "expm1": torch.expm1,
     "sqrt": torch.sqrt,
-    "ndtr": torch.special.ndtr,
+    "ndtr": vocabulary.ndtr,
     "ndtri": torch.special.ndtri,
 }
 NEAR = np.concatenate(
@@ -69,8 +71,8 @@ def test_float32_is_within_four_units_of_torch_in_float64_rounded(name):
     # Every sign, exponent and 2⁻¹⁰ of the mantissas: infinities, NaNs and denormals are there.
     bits = np.arange(0, 2**32, 8191, dtype=np.uint64).astype(np.uint32)
     x = np.concatenate([bits.view(np.float32), NEAR.astype(np.float32)])
-    exact = OF_TORCH[name](torch.from_numpy(x.astype(np.float64))).numpy()
     with np.errstate(all="ignore"):
+        exact = OF_TORCH[name](torch.from_numpy(x.astype(np.float64))).numpy()
         wanted = exact.astype(np.float32)
     assert_within(name, x, computed(name, np.float32, x), wanted, exact, 4)
 

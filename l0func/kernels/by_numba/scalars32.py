@@ -105,17 +105,21 @@ def ndtr(x: Any) -> Any:
     # exp(-a²/2) from two parts of a²: the first is exact, because its root has 12 bits. Rounding
     # the square would cost a hundred units in the last place far out.
     head = float_of(bits_of(a) & np.uint32(0xFFFFF000))
-    density = _exp_of_sum(-0.5 * head * head, -0.5 * (a - head) * (a + head))
-    t = 1.0 / (a + 2.0)
-    ratio = 2.429484298e01 * t - 7.102278063e01
-    ratio = ratio * t + 7.344267910e01
-    ratio = ratio * t - 3.121377263e01
-    ratio = ratio * t + 2.248517348e00
-    ratio = ratio * t + 3.404541116e-01
-    ratio = ratio * t + 1.226515913e00
-    ratio = ratio * t + 7.968225636e-01
-    ratio = ratio * t + 3.989582971e-01
-    tail = ratio * density / (a + 2.0)
+    shifted = a + 2.0
+    t = 1.0 / shifted
+    # What the sum lost goes into the exponent, where it costs no rounding.
+    lost = a - (shifted - 2.0)
+    density = _exp_of_sum(-0.5 * head * head, -0.5 * (a - head) * (a + head) - lost * t)
+    ratio = 1.294683078e02 * t - 1.999723528e02
+    ratio = ratio * t + 9.616174748e01
+    ratio = ratio * t + 3.257075594e00
+    ratio = ratio * t - 1.298554894e01
+    ratio = ratio * t - 7.789801462e-01
+    ratio = ratio * t + 6.610299912e-01
+    ratio = ratio * t + 1.205703001e00
+    ratio = ratio * t + 7.975729019e-01
+    ratio = ratio * t + 3.989468621e-01
+    tail = ratio * density / shifted
     square = x * x
     near = 5.368356159e-07 * square - 9.273105607e-06
     near = near * square + 1.153192741e-04
