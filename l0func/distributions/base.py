@@ -184,6 +184,7 @@ class GateDistribution(ABC):
         Returns:
             Gates in [0, 1], shape ``(*batch, *gates)``.
         """
+        random.check_key(keys)
         rank = log_alpha.dim()
 
         def draw(la: Tensor) -> Tensor:
@@ -387,7 +388,7 @@ class GateDistribution(ABC):
         return {name: value for name, value in vars(self).items() if name not in _DERIVED}
 
 
-_DERIVED = ("quadratures", "identity", "formula", "written", "limits", "nodes")
+_DERIVED = ("quadratures", "identity", "formula", "written", "limits", "known", "nodes")
 
 _QUADRATURES: dict[GateDistribution, Quadratures] = {}
 """Found once for all equal distributions."""

@@ -34,7 +34,7 @@ class BernoulliGate(FormulaGate):
     """
 
     def _formula(self) -> Formula:
-        return Formula(_probabilities, _coin, _any_value, _tails, ())
+        return Formula(_probabilities, _coin, _any_value, _coin_tails, ())
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
         mean = self._survival(0.0, log_alpha)
@@ -64,6 +64,6 @@ def _any_value(t: Any) -> Any:
     return t
 
 
-def _tails(c: Any, p: Any, q: Any) -> Any:
+def _coin_tails(c: Any, p: Any, q: Any) -> Any:
     # The same for every gate value c; one that is a tensor gives its shape.
     return q + 0.0 * c, p + 0.0 * c, p * q + 0.0 * c

@@ -21,6 +21,9 @@ from l0func.kernels.backends import kernels_for
 from l0func.kernels.by_torch import Node
 from l0func.kernels.formula import Formula
 
+_LONG_LINE = 32
+"""Gates from which on a line of its own costs a kernel less than repeated locations."""
+
 
 def constants_of(formula: Formula, values: Sequence[float]) -> tuple[float, ...]:
     """The numbers that stand for gate values in ``formula.tails``."""
@@ -50,7 +53,7 @@ def draw_derivatives(
     spread = log_alpha.expand(shape)
 
     def both(la: Tensor) -> tuple[Tensor, Tensor]:
-        return by_torch.quantile(formula, u, la)
+        return by_torch.recorded_quantile(formula, u, la)
 
     def of_order(order: int) -> Tensor:
         return differentiated(lambda la: both(la)[1], order - 1, spread)
@@ -86,7 +89,8 @@ def stream_slopes(
     locations = lines.reshape(prod(lines.shape[: lines.dim() - rank]), size)
     kernels = kernels_for(log_alpha, seed)
     z, slopes = kernels.draw(formula, locations, keys.reshape(-1, 2), first)
-    return z.reshape(*batch, *gates), slopes.reshape(*batch, *gates)
+    shape = (*batch, *gates)
+    return z.reshape(shape), slopes.reshape(shape)
 
 
 def tail_slopes(
@@ -100,8 +104,8 @@ def tail_slopes(
 
     if order > 0:
         return _derivatives(both, order, log_alpha)
-    results = kernels_for(log_alpha).tail(formula, constant, log_alpha.reshape(-1))
-    return tuple([result.reshape(log_alpha.shape) for result in results])
+    kernels = kernels_for(log_alpha)
+    return _in_blocks(kernels, lambda la: kernels.tail(formula, constant, la), log_alpha)
 
 
 def moment_slopes(
@@ -115,8 +119,8 @@ def moment_slopes(
 
     if order > 0:
         return _derivatives(both, order, log_alpha)
-    moments = kernels_for(log_alpha).moments(formula, nodes, log_alpha.reshape(-1))
-    return tuple([moment.reshape(log_alpha.shape) for moment in moments])
+    kernels = kernels_for(log_alpha)
+    return _in_blocks(kernels, lambda la: kernels.moments(formula, nodes, la), log_alpha)
 
 
 def _derivatives(
@@ -129,10 +133,21 @@ def _derivatives(
     return *values, *differentiated(slopes, order, log_alpha)
 
 
+def _in_blocks(
+    kernels: Any, function: Callable[[Tensor], Sequence[Tensor]], log_alpha: Tensor
+) -> tuple[Tensor, ...]:
+    """The results for all locations; torch computes them in blocks that fit the cache."""
+    flat = log_alpha.reshape(-1)
+    if kernels is not by_torch or flat.numel() <= by_torch.BLOCK:
+        return tuple([result.reshape(log_alpha.shape) for result in function(flat)])
+    blocks = [function(block) for block in torch.split(flat, by_torch.BLOCK)]
+    columns = zip(*blocks, strict=True)
+    return tuple([torch.cat(column).reshape(log_alpha.shape) for column in columns])
+
+
 def _in_lines(u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities ``(K, N)`` and locations ``(K, N)`` or ``(1, N)`` from two that broadcast."""
-    gates = log_alpha.shape
-    if u.shape[u.dim() - len(gates) :] == gates:
-        size = log_alpha.numel()
-        return u.reshape(u.numel() // max(size, 1), size), log_alpha.reshape(1, size)
+    gates, size = log_alpha.shape, log_alpha.numel()
+    if size >= _LONG_LINE and u.shape[u.dim() - len(gates) :] == gates:
+        return u.reshape(u.numel() // size, size), log_alpha.reshape(1, size)
     return u.reshape(1, -1), log_alpha.expand(u.shape).reshape(1, -1)

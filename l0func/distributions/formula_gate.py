@@ -42,14 +42,22 @@ class FormulaGate(GateDistribution):
     nodes: tuple[list[Node], list[Node]]
     """The nodes of the moments, for float64 and for float32."""
 
+    known: dict[float, float]
+    """``formula.node`` at the nodes of the moments."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "written", self._formula())
         if "_formula" in vars(type(self)):
             object.__setattr__(self, "formula", self.written)
         object.__setattr__(self, "limits", constants_of(self.written, (0.0, 1.0)))
+        object.__setattr__(self, "known", {})
         super().__post_init__()
         found = self.quadratures.double, self.quadratures.single
-        object.__setattr__(self, "nodes", tuple([nodes_of(self.written, q) for q in found]))
+        nodes = tuple([nodes_of(self.written, quadrature) for quadrature in found])
+        object.__setattr__(self, "nodes", nodes)
+        # Kept for a subclass: inside a transform no tensor becomes a number.
+        known = {node.t: node.constant for node in (*nodes[0], *nodes[1])}
+        object.__setattr__(self, "known", known)
 
     @abstractmethod
     def _formula(self) -> Formula:
@@ -62,7 +70,7 @@ class FormulaGate(GateDistribution):
         return draw_derivatives(self.formula, u, log_alpha, orders)
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return by_torch.quantile(self.written, u, log_alpha)[0]
+        return by_torch.recorded_quantile(self.written, u, log_alpha)[0]
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
         return self._tails(t, log_alpha)[0]
@@ -78,7 +86,9 @@ class FormulaGate(GateDistribution):
     def _constant(self, t: float | Tensor) -> float | Tensor:
         if isinstance(t, Tensor):
             return self.written.node(t, *self.written.settings)
-        return self.limits[int(t)] if t in (0.0, 1.0) else constants_of(self.written, (t,))[0]
+        if t in (0.0, 1.0):
+            return self.limits[int(t)]
+        return self.known[t] if t in self.known else constants_of(self.written, (t,))[0]
 
     def _draw_slopes(
         self, order: int, log_alpha: Tensor, u: Tensor, recorded: bool = False

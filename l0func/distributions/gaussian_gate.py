@@ -50,7 +50,7 @@ class GaussianGate(FormulaGate):
         super().__post_init__()
 
     def _formula(self) -> Formula:
-        return Formula(_locations, _draw, _value, _tails, (self.sigma,))
+        return Formula(_means, _normal_draw, _gate_value, _normal_tails, (self.sigma,))
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         return rectify(log_alpha)
@@ -59,20 +59,20 @@ class GaussianGate(FormulaGate):
         return t - self.sigma * NormalDist().inv_cdf(probability)
 
 
-def _locations(la: Any, sigma: Any) -> Any:
+def _means(la: Any, sigma: Any) -> Any:
     return la, la
 
 
-def _draw(u: Any, p: Any, q: Any, sigma: Any) -> Any:
+def _normal_draw(u: Any, p: Any, q: Any, sigma: Any) -> Any:
     z = clipped(p + sigma * ndtri(u))
     return z, inside(z, 0.0 * z + 1.0)
 
 
-def _value(t: Any, sigma: Any) -> Any:
+def _gate_value(t: Any, sigma: Any) -> Any:
     return t
 
 
-def _tails(c: Any, p: Any, q: Any, sigma: Any) -> Any:
+def _normal_tails(c: Any, p: Any, q: Any, sigma: Any) -> Any:
     # Beyond ±40 they are 0 or 1 in float64, and the slope is 0. The limits keep the second
     # derivative at infinity, -x times the slope, from being infinity times 0.
     x = clip((p - c) / sigma, -40.0, 40.0)

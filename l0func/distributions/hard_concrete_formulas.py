@@ -25,8 +25,8 @@ def hard_concrete_formula(temperature: float, gamma: float, zeta: float, mild: b
     if temperature == 2 / 3:
         return Formula(_odds_twice, _draw_by_root, _node_odds, _tails_of_odds, settings)
     if mild:
-        return Formula(_location_and_odds, _draw, _node_odds, _tails_of_odds, settings)
-    return Formula(_locations, _draw, _node_logit, _tails_of_logit, settings)
+        return Formula(_location_and_odds, _draw_by_log, _node_odds, _tails_of_odds, settings)
+    return Formula(_locations, _draw_by_log, _node_logit, _tails_of_logit, settings)
 
 
 def _odds_twice(la: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
@@ -50,7 +50,7 @@ def _draw_by_root(u: Any, p: Any, q: Any, temperature: Any, gamma: Any, zeta: An
     return z, inside(z, odds * s * s * ((zeta - gamma) / temperature))
 
 
-def _draw(u: Any, p: Any, q: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
+def _draw_by_log(u: Any, p: Any, q: Any, temperature: Any, gamma: Any, zeta: Any) -> Any:
     logit = (p - log((1.0 - u) / u)) / temperature
     # Beyond ±80 every draw is 0 or 1, and the exponential would overflow.
     odds = exp(-clip(logit, -80.0, 80.0))

@@ -63,7 +63,7 @@ class HardKuma(FormulaGate):
 
     def _formula(self) -> Formula:
         settings = (self.concentration, self.low, self.high)
-        return Formula(_shapes, _draw, _log_at, _tails, settings)
+        return Formula(_shapes, _kuma_draw, _log_at, _kuma_tails, settings)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         closed, one = self._cumulative(0.0, log_alpha), self._survival(1.0, log_alpha)
@@ -108,7 +108,7 @@ def _shapes(la: Any, concentration: Any, low: Any, high: Any) -> Any:
     return concentration * exp(half), concentration * exp(-half)
 
 
-def _draw(u: Any, a: Any, b: Any, concentration: Any, low: Any, high: Any) -> Any:
+def _kuma_draw(u: Any, a: Any, b: Any, concentration: Any, low: Any, high: Any) -> Any:
     log_rest = log1p(-u) / b
     log_x = _log1mexp(log_rest) / a
     x = exp(log_x)
@@ -122,7 +122,7 @@ def _log_at(t: Any, concentration: Any, low: Any, high: Any) -> Any:
     return log((t - low) / (high - low))
 
 
-def _tails(c: Any, a: Any, b: Any, concentration: Any, low: Any, high: Any) -> Any:
+def _kuma_tails(c: Any, a: Any, b: Any, concentration: Any, low: Any, high: Any) -> Any:
     log_rest = _log1mexp(a * c)
     log_survival = b * log_rest
     survival = exp(log_survival)

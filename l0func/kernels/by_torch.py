@@ -26,6 +26,8 @@ __all__ = [
     "tail",
     "uniforms",
 ]
+BLOCK = 1 << 14
+"""Gates at once: they fit the cache, and torch runs so few on one thread."""
 
 
 class Moments(NamedTuple):
@@ -74,6 +76,23 @@ def quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Te
         u: Probabilities in (0, 1), ``(K, N)``, in the dtype of ``log_alpha``.
         log_alpha: ``(K, N)`` or ``(1, N)``.
     """
+    if u.numel() <= BLOCK:
+        return recorded_quantile(formula, u, log_alpha)
+    z, slopes = torch.empty_like(u), torch.empty_like(u)
+    step = max(BLOCK // u.shape[1], 1)
+    for left in range(0, u.shape[1], BLOCK):
+        columns = slice(left, left + BLOCK)
+        p, q = formula.prepare(log_alpha[:, columns], *formula.settings)
+        for top in range(0, u.shape[0], step):
+            rows = slice(top, top + step)
+            of_rows = slice(None) if p.shape[0] == 1 else rows
+            own = u[rows, columns], p[of_rows], q[of_rows]
+            z[rows, columns], slopes[rows, columns] = formula.draw(*own, *formula.settings)
+    return z, slopes
+
+
+def recorded_quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`quantile`, for shapes that broadcast, in operations that torch differentiates."""
     p, q = formula.prepare(log_alpha, *formula.settings)
     return formula.draw(u, p, q, *formula.settings)
 

@@ -19,13 +19,18 @@ log = torch.log
 log1p = torch.log1p
 expm1 = torch.expm1
 sqrt = torch.sqrt
-ndtr: Any = untyped.special.ndtr
 ndtri: Any = untyped.special.ndtri
 
 
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """``yes`` where the condition holds, else ``no``; one of the two is no constant."""
     return torch.where(condition, yes, no)
+
+
+def ndtr(x: Any) -> Any:
+    """The standard normal distribution function, accurate in its left tail too."""
+    # torch.special.ndtr is 0 from -8.4 on.
+    return 0.5 * untyped.special.erfc(x * -0.7071067811865476)
 
 
 def clip(x: Any, low: float, high: float) -> Any:

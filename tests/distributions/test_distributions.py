@@ -18,6 +18,7 @@ from torch import Tensor
 import l0func as l0
 from l0func import distributions, random
 from l0func.distributions import GateDistribution
+from l0func.kernels.choice import chosen
 
 CASES: list[GateDistribution] = [
     l0.HardConcrete(),
@@ -47,6 +48,17 @@ costly_are_slow = pytest.mark.parametrize(
     [pytest.param(d, marks=pytest.mark.slow) if d in COSTLY else d for d in CASES],
     ids=repr,
 )
+
+
+@pytest.fixture(params=["eager", "auto"], autouse=True)
+def road(request):
+    """Every test runs on torch operations and on the kernels that are there."""
+    before = chosen()
+    l0.use_kernel(request.param)
+    yield
+    l0.use_kernel(before)
+
+
 GRID = [-6.0, -2.5, -1.0, -0.3, 0.0, 0.2, 0.7, 1.5, 3.0, 6.0]
 
 

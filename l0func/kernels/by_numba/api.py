@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from l0func.kernels.by_numba.contraction_calls import contract
-from l0func.kernels.by_numba.gate_calls import draw
+from l0func.kernels.by_numba.gate_calls import draw, quantile
 from l0func.kernels.by_numba.stream_calls import fold, normals, split, uniforms
-from l0func.kernels.by_torch import moments, quantile, tail
+from l0func.kernels.by_torch import moments, tail
 
 __all__ = [
     "contract",

@@ -22,7 +22,8 @@ _SCALARS: dict[Any, Any] = {np.float32: scalars32, np.float64: scalars64}
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # A sum may be reordered in a kernel's loops, where vectors need it; in formulas it would lose the
 # small differences that they are written to keep.
-_IN_LOOPS, _IN_FORMULAS = {"contract", "reassoc"}, {"contract"}
+# Formulas round after every operation, as torch does, so that gates are exactly 0 or 1 together.
+_IN_LOOPS, _IN_VOCABULARY = {"contract", "reassoc"}, {"contract"}
 
 
 def kernel(
@@ -49,7 +50,10 @@ def kernel(
 def bound(function: FunctionType, real: Any) -> Any:
     """A formula, or a helper, compiled for inlining into kernels."""
     copy = _copied(function, function.__globals__, real)
-    return numba.njit(fastmath=_IN_FORMULAS, **_OPTIONS)(copy)
+    # A call that stays a call would keep the loop around it from becoming vectors.
+    of_vocabulary = function.__module__ in (scalars32.__name__, scalars64.__name__)
+    fastmath = _IN_VOCABULARY if of_vocabulary else False
+    return numba.njit(fastmath=fastmath, forceinline=True, **_OPTIONS)(copy)
 
 
 def _copied(function: Any, names: Mapping[str, Any], real: Any) -> Any:

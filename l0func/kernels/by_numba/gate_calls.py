@@ -12,13 +12,21 @@ from l0func.kernels.formula import Formula
 
 def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.draw`."""
-    dtype = log_alpha.dtype
-    p, q = prepared(formula, log_alpha)
-    z = torch.empty(keys.shape[0], log_alpha.shape[-1], dtype=dtype)
+    z = torch.empty(keys.shape[0], log_alpha.shape[-1], dtype=log_alpha.dtype)
     slopes = torch.empty_like(z)
-    run = compiled(gates.draw_gates, dtype, formula)
-    settings = settings_of(formula, dtype)
-    run(key_array(keys), first, array(p), array(q), settings, array(z), array(slopes))
+    run = compiled(gates.draw_gates, log_alpha.dtype, formula)
+    settings = settings_of(formula, log_alpha.dtype)
+    run(key_array(keys), first, array(log_alpha), settings, array(z), array(slopes))
+    return z, slopes
+
+
+def quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`l0func.kernels.by_torch.quantile`."""
+    z = torch.empty(u.shape, dtype=log_alpha.dtype)
+    slopes = torch.empty_like(z)
+    run = compiled(gates.gates_at, log_alpha.dtype, formula)
+    settings = settings_of(formula, log_alpha.dtype)
+    run(array(u), array(log_alpha), settings, array(z), array(slopes))
     return z, slopes
 
 

@@ -1,0 +1,167 @@
+"""The roads of a draw: numba's kernels and torch give the same gates, under every transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from test_custom import GATE
+from test_distributions import CASES
+from torch import Tensor
+
+import l0func as l0
+from l0func import random
+from l0func.kernels import backends, by_torch
+from l0func.kernels.choice import chosen
+
+every = pytest.mark.parametrize("d", [*CASES, GATE], ids=repr)
+every_formula = pytest.mark.parametrize("d", CASES, ids=repr)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+@pytest.fixture(params=["eager", "auto"])
+def road(request):
+    before = chosen()
+    l0.use_kernel(request.param)
+    yield request.param
+    l0.use_kernel(before)
+
+
+@pytest.fixture
+def numba_road():
+    if backends.numba_kernels() is None:
+        pytest.skip("numba is not installed")
+    before = chosen()
+    l0.use_kernel("auto")
+    yield
+    l0.use_kernel(before)
+
+
+def assert_the_same_gates(d: l0.GateDistribution, dtype: torch.dtype, number: int) -> None:
+    """Atoms are equal but for one draw in ten million, values and slopes to rounding."""
+    assert d.formula is not None
+    la = torch.linspace(-4, 4, number // 4, dtype=dtype)[None]
+    keys = random.split(random.key(7), 4)
+    ours = backends.kernels_for(la).draw(d.formula, la, keys, 3)
+    theirs = by_torch.draw(d.formula, la, keys, 3)
+    for atom in (0.0, 1.0):
+        different = (ours[0] == atom) != (theirs[0] == atom)
+        assert different.sum().item() <= max(1, number * 1e-7)
+        # There a slope is 0 on one road alone.
+        ours[1][different] = theirs[1][different]
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12
+    if not isinstance(d, l0.BernoulliGate):
+        torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=10 * tolerance, atol=tolerance)
+
+
+@every_formula
+@dtypes
+def test_both_roads_draw_the_same_gates_and_slopes(d, dtype, numba_road):
+    assert_the_same_gates(d, dtype, 1_000_000)
+
+
+@pytest.mark.slow
+@every_formula
+def test_both_roads_draw_the_same_gates_a_hundred_million_times(d, numba_road):
+    for _ in range(10):
+        assert_the_same_gates(d, torch.float32, 10_000_000)
+
+
+@every
+@pytest.mark.parametrize("first", [0, 1, 6, 4096])
+def test_a_draw_is_the_quantile_at_the_keys_uniforms(d, first, road):
+    keys, la = random.split(random.key(2), 6).reshape(2, 3, 2), torch.randn(5, 2)
+    u = random.uniform(keys, first + 10)[..., first:].reshape(2, 3, 5, 2)
+    drawn = d.draws(keys, la, first)
+    torch.testing.assert_close(drawn, d.quantile(u, la), rtol=0, atol=5e-7)
+    assert torch.equal(d.draws(keys[0, 0], la[0, 0], first), drawn[0, 0, 0, 0])
+    assert d.draws(keys, la[:0], first).shape == (2, 3, 0, 2)
+    assert d.draws(keys[:0], la, first).shape == (0, 3, 5, 2)
+
+
+@every
+def test_draws_map_over_keys_locations_and_both(d, road):
+    keys, la = random.split(random.key(2), 4), torch.randn(4, 5)
+    of_keys = torch.vmap(lambda key: d.draws(key, la[0]))(keys)
+    assert torch.equal(of_keys, d.draws(keys, la[0]))
+    loop = torch.stack([d.draws(keys[0], row) for row in la])
+    of_locations = torch.vmap(lambda row: d.draws(keys[0], row))(la)
+    assert torch.equal(of_locations, loop)
+    turned = torch.vmap(lambda row: d.draws(keys[0], row), in_dims=1, out_dims=1)(la.t())
+    assert torch.equal(turned, loop.t())
+    pairs = torch.vmap(d.draws)(keys, la)
+    one_by_one = [d.draws(key, row) for key, row in zip(keys, la, strict=True)]
+    assert torch.equal(pairs, torch.stack(one_by_one))
+    product = torch.vmap(lambda row: torch.vmap(lambda key: d.draws(key, row))(keys))(la)
+    assert torch.equal(product, torch.stack([d.draws(keys, row) for row in la]))
+    inner = torch.vmap(lambda key: torch.vmap(lambda row: d.draws(key, row))(la))(keys)
+    assert torch.equal(inner, product.transpose(0, 1))
+
+
+@every
+def test_draws_have_the_slopes_of_the_quantile_to_every_order(d, road):
+    keys = random.split(random.key(2), 3)
+    la = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64).reshape(2, 3)
+    u = random.uniform(keys, (2, 3)).double()
+
+    def slopes(function):
+        def total(a: Tensor) -> Tensor:
+            return (function(a) * torch.arange(1, 4)[:, None, None]).sum()
+
+        first = torch.func.grad(total)
+        second = torch.func.grad(lambda a: first(a).sum())
+        forward = torch.func.jvp(function, (la,), (torch.full_like(la, 2.0),))[1]
+        mixed = torch.func.jvp(first, (la,), (torch.ones_like(la),))[1]
+        leaf = la.clone().requires_grad_()
+        (once,) = torch.autograd.grad(total(leaf), leaf, create_graph=True)
+        (twice,) = torch.autograd.grad(once.sum(), leaf)
+        return first(la), second(la), forward, mixed, once, twice
+
+    ours, theirs = slopes(lambda a: d.draws(keys, a)), slopes(lambda a: d.quantile(u, a))
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-11)
+    mapped = torch.vmap(torch.func.grad(lambda a, key: d.draws(key, a).sum()), (None, 0))(la, keys)
+    whole = [torch.func.grad(lambda a, key=key: d.draws(key, a).sum())(la) for key in keys]
+    torch.testing.assert_close(mapped, torch.stack(whole))
+
+
+@every_formula
+def test_a_nan_among_the_locations_or_probabilities_stays_one(d, road):
+    la, u = torch.tensor([0.0, torch.nan, 0.1]), torch.tensor([0.5, 0.5, torch.nan])
+    z = d.quantile(u, la)
+    assert z[0].isfinite()
+    if not isinstance(d, l0.BernoulliGate):
+        assert z[1:].isnan().all()
+    assert d.draws(random.key(0), la).isnan().tolist() == [False, True, False]
+    assert d.prob_nonzero(la).isnan().tolist() == [False, True, False]
+    assert d.mean(la).isnan().tolist() == [False, True, False]
+
+
+@every_formula
+@dtypes
+def test_infinite_locations_draw_atoms_without_slope(d, dtype, road):
+    la = torch.tensor([-torch.inf, -1e30, 1e30, torch.inf], dtype=dtype, requires_grad=True)
+    for z in (d.draws(random.key(0), la), d.quantile(torch.tensor(0.4), la)):
+        assert z.tolist() == [0.0, 0.0, 1.0, 1.0]
+        (slope,) = torch.autograd.grad(z.sum(), la, create_graph=True)
+        assert (slope.abs() < 1e-20).all()
+        if slope.requires_grad:
+            assert torch.autograd.grad(slope.sum(), la)[0].abs().max() < 1e-20
+
+
+def test_a_subclass_takes_the_road_through_torch(road):
+    @dataclass(frozen=True)
+    class Inverted(l0.HardConcrete):
+        def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+            return super()._quantile(1.0 - u, log_alpha)
+
+    assert l0.HardConcrete().formula is not None
+    assert Inverted().formula is None
+    assert GATE.formula is None
+    la, u = torch.tensor([-0.5, 0.4]), torch.tensor([0.3, 0.4])
+    expected = l0.HardConcrete().quantile(1.0 - u, la)
+    torch.testing.assert_close(Inverted().quantile(u, la), expected)
+    torch.testing.assert_close(Inverted().mean(la), l0.HardConcrete().mean(la))
+    torch.testing.assert_close(Inverted().prob_one(la), l0.HardConcrete().prob_one(la))
