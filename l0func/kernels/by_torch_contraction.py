@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import compiling
+from l0func.kernels import choice
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
-from l0func.kernels.contraction import Contraction, Operands, Output
+from l0func.kernels.contraction import Contraction, Distribution, Operands, Output
 from l0func.kernels.draws import draw_uniforms
+from l0func.kernels.fused import fused_derivatives
 
-DRAWS, DRAWS_ELSEWHERE = 1 << 16, 1 << 22
+DRAWS, DRAWS_ELSEWHERE = 1 << 18, 1 << 22
 """The most draws in a piece, on a CPU and elsewhere."""
 
 
@@ -69,9 +71,17 @@ def _drawn(
     streams = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
     [by_call] = draw_uniforms(streams.unsqueeze(-2), (-(-(skip + count) // 4),))
     u = by_call.flatten(-2)[:, skip : skip + count].to(ready.dtype)
-    distribution = contraction.distribution
-    derivatives = distribution.derivatives if compiling() else distribution.evaluated
-    gates = derivatives(u, ready[piece], orders)
+    gates = _derivatives(contraction.distribution, u, ready[piece], orders)
     if contraction.repeat == 1:
         return gates
     return [z.repeat_interleave(contraction.repeat, dim=-1) for z in gates]
+
+
+def _derivatives(
+    distribution: Distribution, u: Tensor, ready: Tensor, orders: Sequence[int]
+) -> list[Tensor]:
+    if compiling():
+        return distribution.derivatives(u, ready, orders)
+    if distribution.formula is None and choice.chosen() == "compiled":
+        return fused_derivatives(distribution.derivatives, u, ready, orders)
+    return distribution.evaluated(u, ready, orders)

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from contractions import by_hand, operands, without
 from torch import Tensor
 
 import l0func as l0
 from l0func import random
 from l0func.kernels import by_torch
 from l0func.kernels.backends import numba_kernels
-from l0func.kernels.contraction import Contraction, Operands, Output
+from l0func.kernels.contraction import Contraction, Output
 from l0func.kernels.convolution import ConvolutionSizes
-from contractions import by_hand, operands, without
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def test_a_linear_map_is_the_einsum_over_its_masks(
 
 @pytest.mark.parametrize("distribution", [DISTRIBUTIONS[0], DISTRIBUTIONS[-1]], ids=repr)
 @pytest.mark.parametrize("sizes", CONVOLUTIONS, ids=str)
-@pytest.mark.parametrize(("batch", "images", "first"), [(3, 1, 0), (2, 3, 5), (0, 1, 0), (2, 0, 0)])
+@pytest.mark.parametrize(
+    ("batch", "images", "first"), [(3, 1, 0), (2, 3, 5), (0, 1, 0), (2, 0, 0)]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_convolution_is_each_example_s_own(backend, batch, images, first, sizes, distribution):
     inner = sizes.channels // sizes.groups
