@@ -8,14 +8,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from l0func.kernels import by_torch_streams
+from l0func.internal.context import compiling
+from l0func.kernels import by_torch_streams, choice
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
-from l0func.kernels.contraction import Contraction, Operands, Output
+from l0func.kernels.contraction import Contraction, Distribution, Operands, Output
+from l0func.kernels.fused import fused_derivatives
 
 Uniforms = Callable[[Tensor, Sequence[int]], Tensor]
 """As :func:`l0func.kernels.by_torch_streams.uniforms`."""
 
-DRAWS, DRAWS_ELSEWHERE = 1 << 16, 1 << 22
+DRAWS, DRAWS_ELSEWHERE = 1 << 18, 1 << 22
 """The most draws in a piece, on a CPU and elsewhere."""
 
 
@@ -56,7 +58,7 @@ def _fill(
     for piece in _pieces(log_alpha, chunk.keys):
         entries = slice(piece.start * contraction.repeat, piece.stop * contraction.repeat)
         u = _uniforms_of(contraction, chunk.keys, piece, uniforms).to(log_alpha.dtype)
-        gates = contraction.distribution.derivatives(u, log_alpha[piece], needed)
+        gates = _derivatives(contraction.distribution, u, log_alpha[piece], needed)
         drawn = [_repeated(z, contraction.repeat) for z in gates]
         masks = dict(zip(needed, drawn, strict=True))
         for order, masked in chunk.masked.items():
@@ -83,6 +85,15 @@ def _uniforms_of(
     starts = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
     count = skip + piece.stop - piece.start
     return uniforms(starts.unsqueeze(-2), (count,))[:, skip:]
+
+
+def _derivatives(
+    distribution: Distribution, u: Tensor, log_alpha: Tensor, orders: Sequence[int]
+) -> list[Tensor]:
+    may_fuse = distribution.formula is None and choice.chosen() == "compiled"
+    if may_fuse and not compiling():
+        return fused_derivatives(distribution.derivatives, u, log_alpha, orders)
+    return distribution.derivatives(u, log_alpha, orders)
 
 
 def _repeated(z: Tensor, repeat: int) -> Tensor:
