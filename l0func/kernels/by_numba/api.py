@@ -3,5 +3,11 @@
 from __future__ import annotations
 
 from l0func.kernels.by_numba.gate_calls import draw
+from l0func.kernels.by_numba.moment_calls import (
+    masked_moment_grads,
+    masked_moments,
+    moments,
+    tail,
+)
 
-__all__ = ["draw"]
+__all__ = ["draw", "masked_moment_grads", "masked_moments", "moments", "tail"]
