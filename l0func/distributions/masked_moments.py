@@ -39,7 +39,8 @@ def masked_moments(
         Means and variances, in the weights' dtype.
     """
     la = widened(log_alpha)
-    if compiling() or distribution.formula is None or la.dtype != w.dtype:
+    has_kernel = getattr(distribution, "formula", None) is not None
+    if compiling() or not has_kernel or la.dtype != w.dtype:
         # A compiler fuses the recorded operations, slopes included.
         return _recorded_moments(distribution, la, w)
     return _fused(_MOMENTS, distribution, la, w)
@@ -58,7 +59,7 @@ def _recorded_grads(
 ) -> tuple[Tensor, Tensor]:
     """The gradients in locations and weights, in such operations."""
     recorded = partial(_recorded_moments, distribution)
-    la, weights, *grads = torch.broadcast_tensors(log_alpha, w, *moment_grads)
+    la, weights, *grads = untyped.broadcast_tensors(log_alpha, w, *moment_grads)
     pulled: Any = torch.func.vjp(recorded, la, weights)
     return pulled[1](tuple(grads))
 
@@ -113,14 +114,14 @@ class _Fused(Function):
     def jvp(ctx: Any, saved: Sequence[Tensor], *tangents: Tensor | None) -> tuple[Tensor, ...]:
         # No torch.func.jvp, which fails inside of dual_level. Each result depends on one entry of
         # every tensor, so its gradients are its slopes.
-        tensors = torch.broadcast_tensors(*saved)
+        tensors = untyped.broadcast_tensors(*saved)
         moved = with_zeros(tangents[2:], tensors)
         zero, one = torch.zeros_like(tensors[0]), torch.ones_like(tensors[0])
         results: list[Tensor] = []
         for grads in ((one, zero), (zero, one)):
             slopes = ctx.operation.pulled(ctx.distribution, tensors, grads)
             terms = [slope * change for slope, change in zip(slopes, moved, strict=True)]
-            results.append(sum(terms[1:], terms[0]))
+            results.append(torch.stack(terms).sum(0))
         return tuple(results)
 
     @staticmethod
