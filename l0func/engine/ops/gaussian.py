@@ -64,7 +64,7 @@ def _drawn(
     # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
     # give the gradient 0.
     deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
-    return mean + deviation * noise
+    return torch.addcmul(mean, deviation, noise)
 
 
 def _moments(gates: EntryGates, w: Tensor) -> tuple[Tensor, Tensor]:
