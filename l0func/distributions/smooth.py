@@ -70,7 +70,7 @@ class _Smooth(Function):
         slopes = smooth(ctx.function, ctx.order + 1, log_alpha, *others)
         results = [torch.zeros_like(d) if moved is None else d * moved for d in slopes]
         if any(tangent is not None for tangent in moved_others):
-            given = _with_zeros(moved_others, others)
+            given = with_zeros(moved_others, others)
             recorded = _function_of_others(ctx, log_alpha)
             pushed = torch.func.jvp(recorded, tuple(others), given)[1]
             results = [result + push for result, push in zip(results, pushed, strict=True)]
@@ -83,7 +83,7 @@ class _Smooth(Function):
         ranks = [t.dim() - (d is not None) for t, d in zip(tensors, dims, strict=True)]
         # The function works entry by entry, so the tensors must broadcast: each gets its mapped
         # dimension in front, and equally many dimensions behind it.
-        aligned = [_mapped_in_front(t, d, max(ranks)) for t, d in zip(tensors, dims, strict=True)]
+        aligned = [mapped_in_front(t, d, max(ranks)) for t, d in zip(tensors, dims, strict=True)]
         results = smooth(function, order, *aligned)
         return results, (0,) * len(results)
 
@@ -104,7 +104,7 @@ def _other_grads(ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Any]:
     log_alpha, *others = ctx.saved_tensors[: ctx.count]
     recorded: Any = torch.func.vjp(_function_of_others(ctx, log_alpha), *others)
     values, pull = recorded
-    return pull(_with_zeros(grads, values))
+    return pull(with_zeros(grads, values))
 
 
 def _function_of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -112,7 +112,7 @@ def _function_of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tens
     return lambda *others: ctx.function(ctx.order, log_alpha, *others, recorded=True)
 
 
-def _with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The tensors, with zeros like ``like`` for each None."""
     filled = list(tensors)
     for i, model in enumerate(like):
@@ -121,7 +121,7 @@ def _with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tup
     return cast("tuple[Tensor, ...]", tuple(filled))
 
 
-def _mapped_in_front(t: Tensor, dim: int | None, rank: int) -> Tensor:
+def mapped_in_front(t: Tensor, dim: int | None, rank: int) -> Tensor:
     """The tensor with its mapped dimension, if any, in front of ``rank`` others."""
     if dim is None:
         return t

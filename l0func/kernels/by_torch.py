@@ -19,6 +19,8 @@ __all__ = [
     "contract",
     "draw",
     "fold",
+    "masked_moment_grads",
+    "masked_moments",
     "moments",
     "normals",
     "quantile",
@@ -141,3 +143,42 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
     mean = torch.where(is_open, 1.0 - first, first)
     rest = second_slope - 2.0 * first * slope
     return Moments(mean, variance, slope, torch.where(is_open, -rest, rest))
+
+
+def masked_moments(
+    formula: Formula, nodes: Sequence[Node], log_alpha: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a weight times its gate, ``w * E[z]`` and ``w * w * Var[z]``.
+
+    Args:
+        formula: The gates' formula.
+        nodes: The quadrature.
+        log_alpha: ``(N,)``.
+        w: Weights, ``(N,)``, in the dtype of ``log_alpha``.
+    """
+    m = moments(formula, nodes, log_alpha)
+    return w * m.mean, w * w * m.variance
+
+
+def masked_moment_grads(
+    formula: Formula,
+    nodes: Sequence[Node],
+    log_alpha: Tensor,
+    w: Tensor,
+    mean_grad: Tensor,
+    variance_grad: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A loss's gradients in locations and weights, from those in :func:`masked_moments`.
+
+    Args:
+        formula: The gates' formula.
+        nodes: The quadrature.
+        log_alpha: ``(N,)``.
+        w: Weights, ``(N,)``; all tensors have one dtype.
+        mean_grad: The gradients in the means, ``(N,)``.
+        variance_grad: The gradients in the variances, ``(N,)``.
+    """
+    m = moments(formula, nodes, log_alpha)
+    w_variance_grad = w * variance_grad
+    la_grad = w * (mean_grad * m.mean_slope + w_variance_grad * m.variance_slope)
+    return la_grad, mean_grad * m.mean + 2.0 * w_variance_grad * m.variance

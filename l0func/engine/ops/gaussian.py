@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l0func import random
+from l0func.distributions.masked_moments import masked_moments
 from l0func.engine.entry_gates import EntryGates
 from l0func.engine.parameter import GatedParameter
 from l0func.internal.context import result_dtype, without_autocast
@@ -55,21 +56,20 @@ def _drawn(
     assert gates is not None
     stop = gates.first + gates.log_alpha.numel()
     gates.sums.add(weight.path, gates.first, stop)
-    z_mean, z_variance = _moments(gates)
-    mean = product(x, w * z_mean.to(w.dtype))
-    w_variance = w * w * z_variance.to(w.dtype)
+    w_mean, w_variance = _moments(gates, w)
+    mean = product(x, w_mean)
     variance = product(x * x, w_variance)
     noise_key = random.fold_in(gates.key, gates.first)
     noise = random.normal(noise_key, tuple(mean.shape)).to(mean.dtype)
     # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
     # give the gradient 0.
     deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
-    return mean + deviation * noise
+    return torch.addcmul(mean, deviation, noise)
 
 
-def _moments(gates: EntryGates) -> tuple[Tensor, Tensor]:
-    """The gates' means and variances, in the weight's shape."""
-    log_alpha = gates.log_alpha
-    if gates.turned:
-        log_alpha = log_alpha.transpose(-2, -1)
-    return gates.distribution.mean_and_variance(log_alpha)
+def _moments(gates: EntryGates, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the masked weight."""
+    if not gates.turned:
+        return masked_moments(gates.distribution, gates.log_alpha, w)
+    mean, variance = masked_moments(gates.distribution, gates.log_alpha, w.transpose(-2, -1))
+    return mean.transpose(-2, -1), variance.transpose(-2, -1)

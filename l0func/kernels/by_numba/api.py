@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from l0func.kernels.by_numba.contraction_calls import contract
 from l0func.kernels.by_numba.gate_calls import draw, quantile
+from l0func.kernels.by_numba.moment_calls import (
+    masked_moment_grads,
+    masked_moments,
+    moments,
+    tail,
+)
 from l0func.kernels.by_numba.stream_calls import fold, normals, split, uniforms
-from l0func.kernels.by_torch import moments, tail
 
 __all__ = [
     "contract",
     "draw",
     "fold",
+    "masked_moment_grads",
+    "masked_moments",
     "moments",
     "normals",
     "quantile",

@@ -19,6 +19,8 @@ from l0func.kernels.by_numba.numba_names import numba
 from l0func.kernels.by_numba.numba_names import numpy as np
 
 _SCALARS: dict[Any, Any] = {np.float32: scalars32, np.float64: scalars64}
+Bindings = tuple[tuple[str, FunctionType], ...]
+"""A formula's functions by name."""
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # A sum may be reordered in a kernel's loops, where vectors need it; in formulas it would lose the
 # small differences that they are written to keep.
@@ -38,34 +40,40 @@ def kernel(
         tag: A name for these functions, for the file on disk.
         on_disk: Whether the machine code stays on disk.
     """
-    names = {**template.__globals__, **functions}
-    loop = _copied(template, names, real)
+    formula = tuple(functions.items())
+    loop = _copied(template, real, formula)
     # The name on disk changes with every source: numba itself would look at one file alone.
-    digest = _digest(template, names)
+    digest = _digest(template, functions)
     loop.__qualname__ = f"{template.__qualname__}_{tag}_{real.__name__}_{digest}"
     return numba.njit(cache=on_disk, fastmath=_IN_LOOPS, **_OPTIONS)(loop)
 
 
 @cache
-def bound(function: FunctionType, real: Any) -> Any:
+def bound(function: FunctionType, real: Any, formula: Bindings = ()) -> Any:
     """A formula, or a helper, compiled for inlining into kernels."""
-    copy = _copied(function, function.__globals__, real)
+    copy = _copied(function, real, formula)
     # A call that stays a call would keep the loop around it from becoming vectors.
     of_vocabulary = function.__module__ in (scalars32.__name__, scalars64.__name__)
     fastmath = _IN_VOCABULARY if of_vocabulary else False
     return numba.njit(fastmath=fastmath, forceinline=True, **_OPTIONS)(copy)
 
 
-def _copied(function: Any, names: Mapping[str, Any], real: Any) -> Any:
+def _copied(function: Any, real: Any, formula: Bindings) -> Any:
     """The function with the names that it reads bound, and its floats in one type."""
-    names = {**names}
+    names = _names_in(function, dict(formula))
     for name, value in _functions_read(function, names):
         own = getattr(_SCALARS[real], name) if name in vocabulary.NAMES else value
-        names[name] = bound(own, real)
+        names[name] = bound(own, real, formula)
     code = _with_reals(function.__code__, real)
     copy = FunctionType(code, names, function.__name__, function.__defaults__)
     copy.__module__ = function.__module__
     return copy
+
+
+def _names_in(function: Any, formula: Mapping[str, Any]) -> dict[str, Any]:
+    """A function's globals; in this folder a formula's names stand for its functions."""
+    is_kernel = function.__module__.startswith(f"{__package__}.")
+    return {**function.__globals__, **(formula if is_kernel else {})}
 
 
 def _functions_read(function: Any, names: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -81,16 +89,17 @@ def _with_reals(code: CodeType, real: Any) -> CodeType:
     return code.replace(co_consts=constants)
 
 
-def _digest(template: Any, names: Mapping[str, Any]) -> str:
+def _digest(template: Any, functions: Mapping[str, Any]) -> str:
     """A text that stands for the sources of this folder and of all functions read."""
     files = {*Path(__file__).parent.glob("*.py")}
-    _add_files(template, names, files)
+    for function in (template, *functions.values()):
+        _add_files(function, files)
     text = b"".join(path.read_bytes() for path in sorted(files))
     return sha256(text).hexdigest()[:16]
 
 
-def _add_files(function: Any, names: Mapping[str, Any], files: set[Path]) -> None:
+def _add_files(function: Any, files: set[Path]) -> None:
     files.add(Path(function.__code__.co_filename))
-    for _, value in _functions_read(function, names):
+    for _, value in _functions_read(function, function.__globals__):
         if isinstance(value, FunctionType):
-            _add_files(value, value.__globals__, files)
+            _add_files(value, files)
