@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import known_values
 from l0func.internal.scalars import integer
 from l0func.kernels import philox
@@ -67,7 +69,7 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
     if num < 0:
         raise ValueError(f"split gives a number of keys that is at least 0; got {num}.")
     numbers = torch.arange(num, dtype=torch.int64, device=key.device)
-    return fold_keys(key.unsqueeze(-2), numbers)
+    return _folded(key.unsqueeze(-2), numbers)
 
 
 def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
@@ -103,14 +105,26 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
     number = known_values(data) if is_one_number else None
     if number is not None:
         return _fold_number(key, number)
-    return fold_keys(key, data.to(device=key.device, dtype=torch.int64))
+    return _folded(key, data.to(device=key.device, dtype=torch.int64))
+
+
+def _folded(key: Tensor, data: Tensor) -> Tensor:
+    # Equal ranks: below a vmap both have one more batch in front.
+    missing = data.dim() - (key.dim() - 1)
+    keys = key.reshape((1,) * missing + key.shape)
+    numbers = data.reshape((1,) * -missing + data.shape)
+    return below_vmap(_fold, keys, numbers)[0]
+
+
+def _fold(keys: Tensor, numbers: Tensor) -> list[Tensor]:
+    return [fold_keys(keys, numbers)]
 
 
 def _fold_number(key: Tensor, number: int) -> Tensor:
     word = _word(number, "The number for fold_in")
     key_words = known_values(key) if key.dim() == 1 else None
     if key_words is None:
-        return fold_keys(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
+        return _folded(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
     # In Python integers a fold costs microseconds; in tensor operations, hundreds.
     seed, offset = key_words
     folded = philox.folded(seed, offset, word)
@@ -171,6 +185,10 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """
     check_key(key)
     size = _size(shape)
+    return below_vmap(partial(_normals, size), key)[0]
+
+
+def _normals(size: tuple[int, ...], key: Tensor) -> list[Tensor]:
     count = math.prod(size)
     word = draw_words(key, _calls(count))
     u = (word.to(torch.float64) + 0.5) * 2.0**-32
@@ -179,7 +197,7 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     pair = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
     # Rounded from float64, eager and compiled code agree to the bit; float32 code does not.
     draw = pair.to(torch.float32).flatten(-3)[..., :count]
-    return draw.reshape((*key.shape[:-1], *size))
+    return [draw.reshape((*key.shape[:-1], *size))]
 
 
 def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]:
@@ -193,6 +211,10 @@ def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]
         ``G`` float32 tensors; the g-th has shape ``(*batch, *shapes[g])`` and equals
         ``uniform(keys[g], shapes[g])``.
     """
+    return list(below_vmap(partial(_uniforms, shapes), keys))
+
+
+def _uniforms(shapes: Sequence[tuple[int, ...]], keys: Tensor) -> list[Tensor]:
     counts = [math.prod(shape) for shape in shapes]
     calls = tuple(_calls(count) for count in counts)
     batch = keys.shape[:-2]

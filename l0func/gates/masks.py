@@ -18,6 +18,7 @@ from l0func.gates.checks import (
     check_single_key,
 )
 from l0func.internal import names, tree
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector
@@ -73,11 +74,14 @@ def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gate
     """
     if not wanted:
         return {}
-    draws = random.uniforms(keys, [gate.shape for gate in wanted])
-    z: Gates = {}
-    for gate, u in zip(wanted, draws, strict=True):
-        z[gate.name] = gate.distribution.quantile(u, gates[gate.name])
-    return z
+
+    def draw(keys: Tensor, *log_alphas: Tensor) -> list[Tensor]:
+        draws = random.uniforms(keys, [gate.shape for gate in wanted])
+        own = zip(wanted, draws, log_alphas, strict=True)
+        return [gate.distribution.quantile(u, log_alpha) for gate, u, log_alpha in own]
+
+    z = below_vmap(draw, keys, *[gates[gate.name] for gate in wanted])
+    return {gate.name: values for gate, values in zip(wanted, z, strict=True)}
 
 
 def mean_masks(gates: Tree, spec: GateSpec) -> Masks:

@@ -6,6 +6,7 @@ The handlers for linear layers and convolutions call it where the entry gates as
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from l0func import random
 from l0func.engine.entry_gates import EntryGates
 from l0func.engine.parameter import GatedParameter
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import result_dtype, without_autocast
 
 
@@ -55,21 +57,24 @@ def _drawn(
     assert gates is not None
     stop = gates.first + gates.log_alpha.numel()
     gates.sums.add(weight.path, gates.first, stop)
-    z_mean, z_variance = _moments(gates)
+    z_mean, z_variance = below_vmap(partial(_moments, gates), gates.log_alpha)
     mean = product(x, w * z_mean.to(w.dtype))
     w_variance = w * w * z_variance.to(w.dtype)
     variance = product(x * x, w_variance)
-    noise_key = random.fold_in(gates.key, gates.first)
-    noise = random.normal(noise_key, tuple(mean.shape)).to(mean.dtype)
+    noise = below_vmap(partial(_noise, gates.first, tuple(mean.shape)), gates.key)[0]
     # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
     # give the gradient 0.
     deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
-    return mean + deviation * noise
+    return mean + deviation * noise.to(mean.dtype)
 
 
-def _moments(gates: EntryGates) -> tuple[Tensor, Tensor]:
+def _moments(gates: EntryGates, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """The gates' means and variances, in the weight's shape."""
-    log_alpha = gates.log_alpha
     if gates.turned:
         log_alpha = log_alpha.transpose(-2, -1)
     return gates.distribution.mean_and_variance(log_alpha)
+
+
+def _noise(first: int, shape: tuple[int, ...], key: Tensor) -> list[Tensor]:
+    """Standard normal draws for the gates from number ``first`` on in a key's stream."""
+    return [random.normal(random.fold_in(key, first), shape)]
