@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.engine.entry_gates import EntryGates
+from l0func.engine.ops.weight_moments import weight_moments
 from l0func.engine.parameter import GatedParameter
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import result_dtype, without_autocast
@@ -57,10 +58,8 @@ def _drawn(
     assert gates is not None
     stop = gates.first + gates.log_alpha.numel()
     gates.sums.add(weight.path, gates.first, stop)
-    z_mean, z_variance = below_vmap(partial(_moments, gates), gates.log_alpha)
-    mean = product(x, w * z_mean.to(w.dtype))
-    w_variance = w * w * z_variance.to(w.dtype)
-    variance = product(x * x, w_variance)
+    w_mean, w_variance = below_vmap(partial(_moments, gates), gates.log_alpha, w)
+    mean, variance = product(x, w_mean), product(x * x, w_variance)
     noise = below_vmap(partial(_noise, gates.first, tuple(mean.shape)), gates.key)[0]
     # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
     # give the gradient 0.
@@ -68,11 +67,12 @@ def _drawn(
     return mean + deviation * noise.to(mean.dtype)
 
 
-def _moments(gates: EntryGates, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """The gates' means and variances, in the weight's shape."""
+def _moments(gates: EntryGates, log_alpha: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """The masked weight's means and variances, for the weight's values ``w``."""
     if gates.turned:
         log_alpha = log_alpha.transpose(-2, -1)
-    return gates.distribution.mean_and_variance(log_alpha)
+    z_mean, z_variance = gates.distribution.mean_and_variance(log_alpha)
+    return weight_moments(w, z_mean.to(w.dtype), z_variance.to(w.dtype))
 
 
 def _noise(first: int, shape: tuple[int, ...], key: Tensor) -> list[Tensor]:
