@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import known_values
 from l0func.internal.scalars import integer
 from l0func.kernels import philox
@@ -72,7 +74,11 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
     num = integer(num, "The number of new keys")
     if num < 0:
         raise ValueError(f"split gives a number of keys that is at least 0; got {num}.")
-    return split_keys(key, num)
+    return below_vmap(partial(_split, num), key)[0]
+
+
+def _split(num: int, keys: Tensor) -> list[Tensor]:
+    return [split_keys(keys, num)]
 
 
 def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
@@ -108,14 +114,26 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
     number = known_values(data) if is_one_number else None
     if number is not None:
         return _fold_number(key, number)
-    return fold_keys(key, data.to(device=key.device, dtype=torch.int64))
+    return _folded(key, data.to(device=key.device, dtype=torch.int64))
+
+
+def _folded(key: Tensor, data: Tensor) -> Tensor:
+    # Equal ranks: below a vmap both have one more batch in front.
+    missing = data.dim() - (key.dim() - 1)
+    keys = key.reshape((1,) * missing + key.shape)
+    numbers = data.reshape((1,) * -missing + data.shape)
+    return below_vmap(_fold, keys, numbers)[0]
+
+
+def _fold(keys: Tensor, numbers: Tensor) -> list[Tensor]:
+    return [fold_keys(keys, numbers)]
 
 
 def _fold_number(key: Tensor, number: int) -> Tensor:
     word = _word(number, "The number for fold_in")
     key_words = known_values(key) if key.dim() == 1 else None
     if key_words is None:
-        return fold_keys(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
+        return _folded(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
     # In Python integers a fold costs microseconds; in tensor operations, hundreds.
     seed, offset = key_words
     folded = philox.folded(seed, offset, word)
@@ -144,8 +162,7 @@ def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """
     check_key(key)
     size = _size(shape)
-    [draw] = draw_uniforms(key.unsqueeze(-2), (math.prod(size),))
-    return _shaped(draw, key, size)
+    return below_vmap(partial(_uniforms, [size]), key.unsqueeze(-2))[0]
 
 
 def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
@@ -176,7 +193,11 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
     """
     check_key(key)
     size = _size(shape)
-    return _shaped(draw_normals(key, math.prod(size)), key, size)
+    return below_vmap(partial(_normals, size), key)[0]
+
+
+def _normals(size: tuple[int, ...], key: Tensor) -> list[Tensor]:
+    return [_shaped(draw_normals(key, math.prod(size)), key, size)]
 
 
 def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]:
@@ -190,6 +211,10 @@ def uniforms(keys: Tensor, shapes: Sequence[tuple[int, ...]], /) -> list[Tensor]
         ``G`` float32 tensors; the g-th has shape ``(*batch, *shapes[g])`` and equals
         ``uniform(keys[g], shapes[g])``.
     """
+    return list(below_vmap(partial(_uniforms, shapes), keys))
+
+
+def _uniforms(shapes: Sequence[tuple[int, ...]], keys: Tensor) -> list[Tensor]:
     counts = tuple([math.prod(shape) for shape in shapes])
     batch = keys.shape[:-2]
     draws = draw_uniforms(keys, counts)

@@ -18,6 +18,7 @@ from l0func.distributions.moments import Quadratures
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
 from l0func.distributions.settings import check_dataclass, given_fields
 from l0func.distributions.smooth import smooth
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
 from l0func.kernels.formula import Formula
@@ -192,9 +193,11 @@ class GateDistribution(ABC):
                 # A compiler fuses uniforms and recorded operations, slopes included.
                 u = random.uniform_from(keys, first, la.shape)
                 return self._quantile(u.to(la.dtype), la)
+            # All with one rank, so that they broadcast with further batches in front.
             lone = keys.reshape(*keys.shape[:-1], *(1,) * rank, 2)
-            slopes = partial(self._stream_slopes, first, rank)
-            return smooth(slopes, 0, la, lone[..., 0], lone[..., 1])[0]
+            locations = la.reshape((1,) * (keys.dim() - 1) + la.shape)
+            streams = partial(smooth, partial(self._stream_slopes, first, rank), 0)
+            return below_vmap(streams, locations, lone[..., 0], lone[..., 1])[0]
 
         return in_float(log_alpha, draw)
 

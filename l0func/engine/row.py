@@ -119,4 +119,5 @@ def _only_row(x: Tensor, dim: int) -> Tensor:
             f"dimension {dim} of {tuple(x.shape)}. Say in out_dims where the rows of each output "
             "are, None for an output that has none."
         )
-    return x.select(dim, 0)
+    # Not select: its backward pass writes a zero tensor as large as the output.
+    return x.squeeze(dim)

@@ -6,6 +6,7 @@ The handlers for linear layers and convolutions call it where the entry gates as
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from l0func import random
 from l0func.distributions.masked_moments import masked_moments
 from l0func.engine.entry_gates import EntryGates
 from l0func.engine.parameter import GatedParameter
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import result_dtype, without_autocast
 
 
@@ -56,20 +58,23 @@ def _drawn(
     assert gates is not None
     stop = gates.first + gates.log_alpha.numel()
     gates.sums.add(weight.path, gates.first, stop)
-    w_mean, w_variance = _moments(gates, w)
-    mean = product(x, w_mean)
-    variance = product(x * x, w_variance)
-    noise_key = random.fold_in(gates.key, gates.first)
-    noise = random.normal(noise_key, tuple(mean.shape)).to(mean.dtype)
+    w_mean, w_variance = below_vmap(partial(_moments, gates), gates.log_alpha, w)
+    mean, variance = product(x, w_mean), product(x * x, w_variance)
+    noise = below_vmap(partial(_noise, gates.first, tuple(mean.shape)), gates.key)[0]
     # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
     # give the gradient 0.
     deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
-    return torch.addcmul(mean, deviation, noise)
+    return torch.addcmul(mean, deviation, noise.to(mean.dtype))
 
 
-def _moments(gates: EntryGates, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the masked weight."""
+def _moments(gates: EntryGates, log_alpha: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the masked weight, for the weight's values ``w``."""
     if not gates.turned:
-        return masked_moments(gates.distribution, gates.log_alpha, w)
-    mean, variance = masked_moments(gates.distribution, gates.log_alpha, w.transpose(-2, -1))
+        return masked_moments(gates.distribution, log_alpha, w)
+    mean, variance = masked_moments(gates.distribution, log_alpha, w.transpose(-2, -1))
     return mean.transpose(-2, -1), variance.transpose(-2, -1)
+
+
+def _noise(first: int, shape: tuple[int, ...], key: Tensor) -> list[Tensor]:
+    """Standard normal draws for the gates from number ``first`` on in a key's stream."""
+    return [random.normal(random.fold_in(key, first), shape)]
