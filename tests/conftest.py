@@ -1,4 +1,4 @@
-"""What the tests share: the compiler's mark, and the floor that has none."""
+"""What the tests share: the device, the compiler's mark, and the floor that has none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import pytest
 import torch
 
 import l0func as l0
+from tests import pretend
+
+DEVICE = os.environ.get("L0FUNC_TEST_DEVICE", "cpu")
+"""The device of every tensor that a test makes without naming one."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,9 +21,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # A worker for every core: threads of their own would only wait for each other.
         torch.set_num_threads(1)
+    if DEVICE != "cpu":
+        _choose_device()
     config.addinivalue_line(
         "markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1"
     )
+
+
+def _choose_device() -> None:
+    if DEVICE == pretend.NAME:
+        pretend.start()
+    torch.set_default_device(DEVICE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
