@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 NAME = "pretend"
 AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 
+_FACTORY_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect)
 _CPU_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 # Operations that read a tensor's value, or take a tensor from another device.
 _MIXED = {"aten::copy_", "aten::_local_scalar_dense", "aten::index", "aten::_index_put_impl_"}
@@ -48,9 +49,37 @@ class _Storages:
 _storages = _Storages()
 
 
+class _Module:
+    """What torch asks ``torch.pretend``: there is one device, and it draws from the CPU."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return True
+
+    def current_device(self) -> int:
+        return 0
+
+    def device_count(self) -> int:
+        return 1
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        pass
+
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        pass
+
+
 def start() -> None:
     """Register the device with torch, for the rest of the process."""
-    backend_registration._setup_privateuseone_for_python_backend(NAME)
+    backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(_run, "PrivateUse1")
     aten = torch.library.Library("aten", "IMPL")
@@ -99,7 +128,11 @@ def _called(op: Any, name: str, args: Any, kwargs: Any) -> Any:
         # torch gives a number for a tensor that came from one, and takes none itself.
         like = next(arg for arg in args if isinstance(arg, Tensor))
         args = [torch.tensor(arg, dtype=like.dtype) if type(arg) is int else arg for arg in args]
-    return _BY_ANOTHER_NAME.get(name, op)(*args, **kwargs)
+    # Without the transforms around: they have done their part.
+    done = torch._C._dispatch_tls_local_exclude_set()
+    alone = torch._C._ForceDispatchKeyGuard(_FACTORY_KEYS, done)
+    with alone:
+        return _BY_ANOTHER_NAME.get(name, op)(*args, **kwargs)
 
 
 def _copied(source: Tensor, into: Tensor, non_blocking: bool = False) -> Tensor:
@@ -119,6 +152,7 @@ def _convolution_backward(
 # torch asks a backend that it does not know for these; the CPU has others.
 _BY_ANOTHER_NAME = {
     "aten::_copy_from": _copied,
+    "aten::_efficientzerotensor": torch.ops.aten.zeros.default,
     "aten::convolution_overrideable": torch.ops.aten.convolution.default,
     "aten::convolution_backward_overrideable": _convolution_backward,
 }
@@ -133,7 +167,7 @@ def _lowered(t: Tensor, name: str, given: dict[int, tuple[Tensor, Tensor]]) -> T
             )
         return t
     own = t.untyped_storage().own
-    cpu = torch.empty(0, dtype=t.dtype)
+    cpu = torch.empty(0, dtype=t.dtype, device="cpu")
     cpu.set_(own, t.storage_offset(), t.shape, t.stride())
     given[id(cpu)] = cpu, t
     return cpu
