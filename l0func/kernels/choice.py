@@ -57,6 +57,11 @@ def use_kernel(kernel: Kernel) -> None:
     _choice.broken = False
 
 
+def chosen() -> Kernel:
+    """The process's choice."""
+    return _choice.kernel
+
+
 def kernel_in_use() -> Literal["eager", "compiled"]:
     """The kernel for a call made now; inside a compiler ``"auto"`` means the compiled one."""
     if _choice.broken or not compiles() or _choice.kernel == "eager":

@@ -1,0 +1,32 @@
+"""Draws and moments of gates: the functions of :mod:`l0func.kernels.by_torch`, in machine code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l0func.kernels.by_numba import gates
+from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
+from l0func.kernels.formula import Formula
+
+
+def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """See :func:`l0func.kernels.by_torch.draw`."""
+    dtype = log_alpha.dtype
+    p, q = prepared(formula, log_alpha)
+    z = torch.empty(keys.shape[0], log_alpha.shape[-1], dtype=dtype)
+    slopes = torch.empty_like(z)
+    run = compiled(gates.draw_gates, dtype, formula)
+    settings = settings_of(formula, dtype)
+    run(key_array(keys), first, array(p), array(q), settings, array(z), array(slopes))
+    return z, slopes
+
+
+def prepared(formula: Formula, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """``formula.prepare`` of all locations, shaped like them."""
+    p, q = torch.empty_like(log_alpha), torch.empty_like(log_alpha)
+    run = compiled(gates.prepare_gates, log_alpha.dtype, formula)
+    settings = settings_of(formula, log_alpha.dtype)
+    flat = array(log_alpha).reshape(-1)
+    run(flat, settings, array(p).reshape(-1), array(q).reshape(-1))
+    return p, q
