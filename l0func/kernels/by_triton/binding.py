@@ -28,19 +28,19 @@ def kernel(template: Any, formula: Formula) -> Any:
 def _with_functions(template: Any, draw: Any, tails: Any) -> Any:
     # The settings are arguments: formulas that differ in them alone share a kernel.
     names = {**template.__globals__, "draw": draw, "tails": tails}
-    return _compiled(template, names)
+    return compiled(template, names)
 
 
 @cache
 def _bound(function: Any) -> Any:
     """A formula, or a helper, for calls from kernels."""
-    return _compiled(function, function.__globals__)
+    return compiled(function, function.__globals__)
 
 
-def _compiled(function: Any, names: Mapping[str, Any]) -> Any:
-    """Triton's version of the function, with the functions that it reads bound first."""
-    # The interpreter looks for the name tl in every function.
-    bound = {**names, "tl": tl}
+def compiled(function: Any, names: Mapping[str, Any]) -> Any:
+    """Triton's version of a function, with the functions that it reads bound first."""
+    # The interpreter looks for the name tl in every function, and the compiler reads annotations.
+    bound = {**names, "tl": tl, "Any": tl.tensor}
     for name in _names_read(function):
         value = names.get(name)
         if name in vocabulary.NAMES:

@@ -19,7 +19,7 @@ CALLS = 256
 SUM_CALLS = 64
 """The same where one program adds all keys: more programs."""
 
-EXAMPLES, ROWS, COLUMNS = 4, 4, 128
+EXAMPLES, ROWS, COLUMNS = 2, 8, 128
 """The tile of a product with vectors: a program's registers hold it."""
 
 PROGRAMS = 1024
@@ -159,13 +159,13 @@ def outer_product(
     """By the order: output times input times mask, ``(O, I)``, summed over keys."""
     batch, tiles = keys.shape[0], _cuts(lines.columns, COLUMNS)
     programs = _cuts(lines.rows, ROWS) * tiles
-    part, parts = _parts(batch, 1, programs)
+    part, parts = _parts(batch, EXAMPLES, programs)
     shape = parts, lines.rows, lines.columns
     sums = {order: x.new_zeros(shape) for order in orders}
     if batch and lines.rows and lines.columns:
         into = sums.get(0, x), sums.get(1, x)
         run = kernel(vectors.outer_product, formula)[programs, parts]
-        tile = ROWS, COLUMNS, 0 in orders, 1 in orders, lines.by_calls
+        tile = EXAMPLES, ROWS, COLUMNS, 0 in orders, 1 in orders, lines.by_calls
         sizes = *_sizes(lines, batch), part, tiles
         run(keys, lines.p, lines.q, formula.settings, x, g, *into, *sizes, *tile)
     return {order: total.sum(0) for order, total in sums.items()}

@@ -21,12 +21,12 @@ def ndtr(x: Any) -> Any:
     p = p * s + 0.07749739289283752
     p = p * s + 0.11041394621133804
     p = p * s + 0.11955185234546661
-    p = p * s + 0.11968763917684555
-    p = p * s + 1.536359373055518e-10
+    p = (p * s + 0.11968763917684555) * s
     # The square of the upper bits is exact; the exponential would magnify its rounding.
     upper = (t.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
     rest = -0.5 * (t - upper) * (t + upper)
-    tail = p * exp(-0.5 * upper * upper) * (1.0 + expm1(rest))
+    tail = p * exp(-0.5 * upper * upper)
+    tail = tail + tail * expm1(rest)
     value = tl.where(x < 0.0, tail, 1.0 - tail)
     return tl.where(x != x, x, value)
 

@@ -149,6 +149,7 @@ def outer_product(
     first: Any,
     part: Any,
     tiles: Any,
+    B: tl.constexpr,
     O: tl.constexpr,
     I: tl.constexpr,
     VALUES: tl.constexpr,
@@ -173,6 +174,7 @@ def outer_product(
         first: As above.
         part: Keys for each part; program axis 1 is the part.
         tiles: Tiles along the columns; program axis 0 numbers all tiles.
+        B: As above.
         O: As above.
         I: As above.
         VALUES: Whether to write ``sums``.
@@ -184,10 +186,10 @@ def outer_product(
     o = (program // tiles).to(tl.int64) * O + tl.arange(0, O)[None, :, None]
     start = (program % tiles) * I
     i = start + tl.arange(0, I)[None, None, :]
-    total = tl.zeros((1, O, I), tl.float32)
-    slope_total = tl.zeros((1, O, I), tl.float32)
-    for key in range(piece * part, tl.minimum((piece + 1) * part, batch)):
-        b = tl.cast(key, tl.int64) + tl.arange(0, 1)[:, None, None]
+    total = tl.zeros((B, O, I), tl.float32)
+    slope_total = tl.zeros((B, O, I), tl.float32)
+    for key in range(piece * part, tl.minimum((piece + 1) * part, batch), B):
+        b = tl.cast(key, tl.int64) + tl.arange(0, B)[:, None, None]
         u, own_p, own_q = _tile(
             keys, p, q, b, o, start, batch, rows, columns, repeat, first, I, BY_CALLS
         )
@@ -198,9 +200,9 @@ def outer_product(
     place = (piece * rows + o) * columns + i
     is_own = (o < rows) & (i < columns)
     if VALUES:
-        tl.store(sums + place, total, mask=is_own)
+        tl.store(sums + place, tl.sum(total, 0, keep_dims=True), mask=is_own)
     if SLOPES:
-        tl.store(slope_sums + place, slope_total, mask=is_own)
+        tl.store(slope_sums + place, tl.sum(slope_total, 0, keep_dims=True), mask=is_own)
 
 
 def _tile(
