@@ -25,6 +25,8 @@ _CPU_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _MIXED = {"aten::copy_", "aten::_local_scalar_dense", "aten::index", "aten::_index_put_impl_"}
 _MIXED |= {"aten::_unsafe_index", "aten::index_put_", "aten::_unsafe_index_put", "aten::set_"}
 _MIXED |= {"aten::_copy_from", "aten::_copy_from_and_resize"}
+
+
 class _Storages:
     """For each storage on the CPU: the storage of pretence with the same memory."""
 

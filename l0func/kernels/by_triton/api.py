@@ -5,8 +5,6 @@ They compute in float32, orders 0 and 1. Torch operations do the rest.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

@@ -40,7 +40,7 @@ def _bound(function: Any) -> Any:
 def compiled(function: Any, names: Mapping[str, Any]) -> Any:
     """Triton's version of a function, with the functions that it reads bound first."""
     # The interpreter looks for the name tl in every function, and the compiler reads annotations.
-    bound = {**names, "tl": tl, "Any": tl.tensor}
+    bound = {**names, "tl": tl, "Any": tl.tensor, "constexpr": tl.constexpr}
     for name in _names_read(function):
         value = names.get(name)
         if name in vocabulary.NAMES:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from l0func.kernels.by_triton.triton_names import tl
+from l0func.kernels.by_triton.triton_names import constexpr, tl
 from l0func.kernels.by_triton.words import uniforms_by_calls
 
 draw: Any = None
@@ -25,7 +25,7 @@ def draw_gates(
     line: Any,
     first: Any,
     blocks: Any,
-    CALLS: tl.constexpr,
+    CALLS: constexpr,
 ) -> None:
     """Draw N gates, with slopes, from each of K keys.
 
@@ -64,9 +64,9 @@ def mask_entries(
     repeat: Any,
     first: Any,
     blocks: Any,
-    CALLS: tl.constexpr,
-    VALUES: tl.constexpr,
-    SLOPES: tl.constexpr,
+    CALLS: constexpr,
+    VALUES: constexpr,
+    SLOPES: constexpr,
 ) -> None:
     """Write a weight times each key's masks, or times their slopes.
 
@@ -115,9 +115,9 @@ def sum_entries(
     repeat: Any,
     first: Any,
     blocks: Any,
-    CALLS: tl.constexpr,
-    VALUES: tl.constexpr,
-    SLOPES: tl.constexpr,
+    CALLS: constexpr,
+    VALUES: constexpr,
+    SLOPES: constexpr,
 ) -> None:
     """Add products times masks, summed over keys; program axis 1 is the entry of a gate.
 
@@ -160,7 +160,7 @@ def sum_entries(
         tl.store(slope_sums + entry, before + slope_total, mask=is_own)
 
 
-def _block(keys: Any, k: Any, first: Any, block: Any, count: Any, CALLS: tl.constexpr) -> Any:
+def _block(keys: Any, k: Any, first: Any, block: Any, count: Any, CALLS: constexpr) -> Any:
     """The uniforms of one block of calls, their gates, and whether these are among the N."""
     seed = tl.load(keys + 2 * k)
     offset = tl.load(keys + 2 * k + 1)

@@ -39,10 +39,12 @@ class Lines(NamedTuple):
 
     @property
     def rows(self) -> int:
+        """The weight's rows."""
         return self.p.shape[0]
 
     @property
     def repeat(self) -> int:
+        """Consecutive entries that share a gate."""
         return self.columns // max(self.p.shape[1], 1)
 
     @property
@@ -146,7 +148,7 @@ def backward_product(
     x = a.new_zeros(parts, batch, lines.columns)
     if not a.numel() or not batch:
         return x.sum(0)
-    run = kernel(vectors.backward_product, formula)[*across, parts]
+    run = kernel(vectors.backward_product, formula)[(*across, parts)]
     tile = EXAMPLES, ROWS, COLUMNS, order, lines.by_calls
     sizes = *_sizes(lines, batch), part
     run(keys, lines.p, lines.q, formula.settings, a, g, x, *sizes, *tile)

@@ -12,7 +12,7 @@ from l0func.kernels import by_torch
 from l0func.kernels.by_torch import Moments, Node
 from l0func.kernels.by_triton.binding import kernel
 from l0func.kernels.by_triton.launches import prepared
-from l0func.kernels.by_triton.triton_names import tl
+from l0func.kernels.by_triton.triton_names import constexpr, tl
 from l0func.kernels.formula import Formula
 
 GATES = 256
@@ -50,7 +50,7 @@ def integrate(
     count: Any,
     size: Any,
     middle: Any,
-    GATES: tl.constexpr,
+    GATES: constexpr,
 ) -> None:
     """The kernel: see :func:`l0func.kernels.by_torch.moments` for the equations.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func.kernels.by_triton.binding import compiled
-from l0func.kernels.by_triton.triton_names import tl
+from l0func.kernels.by_triton.triton_names import constexpr, tl
 from l0func.kernels.by_triton.words import uniforms_by_calls, uniforms_by_entries
 
 BLOCK = 128
@@ -42,7 +42,7 @@ def _uniforms_kernel() -> Any:
 
 
 def _write_uniforms(
-    keys: Any, found: Any, count: Any, first: Any, BLOCK: tl.constexpr, BY_CALLS: tl.constexpr
+    keys: Any, found: Any, count: Any, first: Any, BLOCK: constexpr, BY_CALLS: constexpr
 ) -> None:
     k = tl.program_id(0)
     seed = tl.load(keys + 2 * k)
@@ -56,7 +56,7 @@ def _write_uniforms(
     tl.store(found + k * count + i, u, mask=(i >= 0) & (i < count))
 
 
-def _write_values(x: Any, found: Any, count: Any, BLOCK: tl.constexpr) -> None:
+def _write_values(x: Any, found: Any, count: Any, BLOCK: constexpr) -> None:
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     own = tl.load(x + i, mask=i < count, other=0.5)
     tl.store(found + i, function(own), mask=i < count)

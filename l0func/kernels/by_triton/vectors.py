@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from l0func.kernels.by_triton.triton_names import tl
+from l0func.kernels.by_triton.triton_names import constexpr, tl
 from l0func.kernels.by_triton.words import uniforms_by_calls, uniforms_by_entries
 
 draw: Any = None
@@ -28,13 +28,13 @@ def forward_product(
     columns: Any,
     repeat: Any,
     first: Any,
-    B: tl.constexpr,
-    O: tl.constexpr,
-    I: tl.constexpr,
-    ORDER: tl.constexpr,
-    BY_CALLS: tl.constexpr,
+    EXAMPLES: constexpr,
+    ROWS: constexpr,
+    COLUMNS: constexpr,
+    ORDER: constexpr,
+    BY_CALLS: constexpr,
 ) -> None:
-    """The output vectors: a program makes O numbers of B examples.
+    """The output vectors: a program makes some numbers of some examples.
 
     Args:
         keys: int64, ``(batch, 2)``.
@@ -49,19 +49,19 @@ def forward_product(
         columns: The weight's columns.
         repeat: Consecutive entries in a row that share a gate.
         first: The first gate's position in every key's stream.
-        B: Examples in a tile.
-        O: Rows in a tile.
-        I: Columns in a tile.
+        EXAMPLES: Examples in a tile.
+        ROWS: Rows in a tile.
+        COLUMNS: Columns in a tile.
         ORDER: 0 for masks, 1 for their slopes.
         BY_CALLS: Whether every row begins with a whole call, and no entries share a gate.
     """
-    b = tl.program_id(1).to(tl.int64) * B + tl.arange(0, B)[:, None, None]
-    o = tl.program_id(0).to(tl.int64) * O + tl.arange(0, O)[None, :, None]
-    total = tl.zeros((B, O, I), tl.float32)
-    for start in range(0, columns, I):
-        i = start + tl.arange(0, I)[None, None, :]
+    b = tl.program_id(1).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
+    o = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[None, :, None]
+    total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
+    for start in range(0, columns, COLUMNS):
+        i = start + tl.arange(0, COLUMNS)[None, None, :]
         u, own_p, own_q = _tile(
-            keys, p, q, b, o, start, batch, rows, columns, repeat, first, I, BY_CALLS
+            keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
         weight = _entries(a, o, i, rows, columns)
@@ -86,13 +86,13 @@ def backward_product(
     repeat: Any,
     first: Any,
     part: Any,
-    B: tl.constexpr,
-    O: tl.constexpr,
-    I: tl.constexpr,
-    ORDER: tl.constexpr,
-    BY_CALLS: tl.constexpr,
+    EXAMPLES: constexpr,
+    ROWS: constexpr,
+    COLUMNS: constexpr,
+    ORDER: constexpr,
+    BY_CALLS: constexpr,
 ) -> None:
-    """The input vectors: a program adds ``part`` weight rows into I numbers of B examples.
+    """The input vectors: a program adds ``part`` weight rows for some examples.
 
     Args:
         keys: As for :func:`forward_product`, as all that is not named here.
@@ -108,21 +108,21 @@ def backward_product(
         repeat: As above.
         first: As above.
         part: Weight rows for each part; program axis 2 is the part.
-        B: As above.
-        O: As above.
-        I: As above.
+        EXAMPLES: As above.
+        ROWS: As above.
+        COLUMNS: As above.
         ORDER: As above.
         BY_CALLS: As above.
     """
-    b = tl.program_id(1).to(tl.int64) * B + tl.arange(0, B)[:, None, None]
-    start = tl.program_id(0) * I
-    i = start + tl.arange(0, I)[None, None, :]
+    b = tl.program_id(1).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
+    start = tl.program_id(0) * COLUMNS
+    i = start + tl.arange(0, COLUMNS)[None, None, :]
     piece = tl.program_id(2)
-    total = tl.zeros((B, O, I), tl.float32)
-    for row in range(piece * part, tl.minimum((piece + 1) * part, rows), O):
-        o = tl.cast(row, tl.int64) + tl.arange(0, O)[None, :, None]
+    total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
+    for row in range(piece * part, tl.minimum((piece + 1) * part, rows), ROWS):
+        o = tl.cast(row, tl.int64) + tl.arange(0, ROWS)[None, :, None]
         u, own_p, own_q = _tile(
-            keys, p, q, b, o, start, batch, rows, columns, repeat, first, I, BY_CALLS
+            keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
         weight = _entries(a, o, i, rows, columns)
@@ -149,14 +149,14 @@ def outer_product(
     first: Any,
     part: Any,
     tiles: Any,
-    B: tl.constexpr,
-    O: tl.constexpr,
-    I: tl.constexpr,
-    VALUES: tl.constexpr,
-    SLOPES: tl.constexpr,
-    BY_CALLS: tl.constexpr,
+    EXAMPLES: constexpr,
+    ROWS: constexpr,
+    COLUMNS: constexpr,
+    VALUES: constexpr,
+    SLOPES: constexpr,
+    BY_CALLS: constexpr,
 ) -> None:
-    """Output times input times mask, summed over keys: a program adds ``part`` keys into O × I.
+    """Output times input times mask, summed over keys: a program adds ``part`` keys.
 
     Args:
         keys: As for :func:`forward_product`, as all that is not named here.
@@ -174,24 +174,24 @@ def outer_product(
         first: As above.
         part: Keys for each part; program axis 1 is the part.
         tiles: Tiles along the columns; program axis 0 numbers all tiles.
-        B: As above.
-        O: As above.
-        I: As above.
+        EXAMPLES: As above.
+        ROWS: As above.
+        COLUMNS: As above.
         VALUES: Whether to write ``sums``.
         SLOPES: Whether to write ``slope_sums``.
         BY_CALLS: As above.
     """
     program = tl.program_id(0)
     piece = tl.program_id(1)
-    o = (program // tiles).to(tl.int64) * O + tl.arange(0, O)[None, :, None]
-    start = (program % tiles) * I
-    i = start + tl.arange(0, I)[None, None, :]
-    total = tl.zeros((B, O, I), tl.float32)
-    slope_total = tl.zeros((B, O, I), tl.float32)
-    for key in range(piece * part, tl.minimum((piece + 1) * part, batch), B):
-        b = tl.cast(key, tl.int64) + tl.arange(0, B)[:, None, None]
+    o = (program // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[None, :, None]
+    start = (program % tiles) * COLUMNS
+    i = start + tl.arange(0, COLUMNS)[None, None, :]
+    total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
+    slope_total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
+    for key in range(piece * part, tl.minimum((piece + 1) * part, batch), EXAMPLES):
+        b = tl.cast(key, tl.int64) + tl.arange(0, EXAMPLES)[:, None, None]
         u, own_p, own_q = _tile(
-            keys, p, q, b, o, start, batch, rows, columns, repeat, first, I, BY_CALLS
+            keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
         product = _entries(x, b, i, batch, columns) * _entries(g, b, o, batch, rows)
@@ -217,16 +217,16 @@ def _tile(
     columns: Any,
     repeat: Any,
     first: Any,
-    I: tl.constexpr,
-    BY_CALLS: tl.constexpr,
+    COLUMNS: constexpr,
+    BY_CALLS: constexpr,
 ) -> Any:
     """Uniforms and prepared gates: examples b × rows o × the columns from ``start`` on."""
     seed = tl.load(keys + 2 * b, mask=b < batch, other=0)
     offset = tl.load(keys + 2 * b + 1, mask=b < batch, other=0)
     line = columns // repeat
-    i = start + tl.arange(0, I)[None, None, :]
+    i = start + tl.arange(0, COLUMNS)[None, None, :]
     if BY_CALLS:
-        call = (first + o * line + start) // 4 + tl.arange(0, I // 4)[None, None, :]
+        call = (first + o * line + start) // 4 + tl.arange(0, COLUMNS // 4)[None, None, :]
         u = uniforms_by_calls(seed, offset, call)
     else:
         u = uniforms_by_entries(seed, offset, first + o * line + i // repeat)
