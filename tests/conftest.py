@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pretend
 import pytest
 import torch
 
 import l0func as l0
-from tests import pretend
 
 DEVICE = os.environ.get("L0FUNC_TEST_DEVICE", "cpu")
 """The device of every tensor that a test makes without naming one."""
@@ -26,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1"
     )
+    config.addinivalue_line("markers", "on_cpu: about the CPU, whatever the device of the suite")
 
 
 def _choose_device() -> None:
@@ -35,10 +37,24 @@ def _choose_device() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if hasattr(torch.compiler, "is_compiling"):
-        return
+    reasons = {}
+    if not hasattr(torch.compiler, "is_compiling"):
+        reasons["compiles"] = "torch 2.1 is refused by name; see test_compose"
+    if DEVICE == pretend.NAME:
+        reasons["compiles"] = "torch has no compiler for a device of pretence"
+    if DEVICE != "cpu":
+        reasons["on_cpu"] = f"numpy, files, threads and printed tensors are not on {DEVICE}"
     for item in items:
-        if item.get_closest_marker("compiles"):
-            item.add_marker(
-                pytest.mark.skip(reason="torch 2.1 is refused by name; see test_compose")
-            )
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("on_cpu")
+        for mark, reason in reasons.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    try:
+        return (yield)
+    except pretend.LacksOperation as error:
+        pytest.skip(f"a device of pretence lacks {error}")

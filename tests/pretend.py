@@ -72,6 +72,9 @@ class _Module:
     def manual_seed_all(self, seed: int) -> None:
         pass
 
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
     def get_rng_state(self, device: Any = None) -> Tensor:
         return torch.get_rng_state()
 
@@ -125,6 +128,10 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     return tree_map(lift, found)
 
 
+class LacksOperation(Exception):
+    """The CPU has no kernel for an operation that torch chose for this device."""
+
+
 def _called(op: Any, name: str, args: Any, kwargs: Any) -> Any:
     if name.startswith("aten::bitwise"):
         # torch gives a number for a tensor that came from one, and takes none itself.
@@ -133,8 +140,11 @@ def _called(op: Any, name: str, args: Any, kwargs: Any) -> Any:
     # Without the transforms around: they have done their part.
     done = torch._C._dispatch_tls_local_exclude_set()
     alone = torch._C._ForceDispatchKeyGuard(_FACTORY_KEYS, done)
-    with alone:
-        return _BY_ANOTHER_NAME.get(name, op)(*args, **kwargs)
+    try:
+        with alone:
+            return _BY_ANOTHER_NAME.get(name, op)(*args, **kwargs)
+    except NotImplementedError as error:
+        raise LacksOperation(name) from error
 
 
 def _copied(source: Tensor, into: Tensor, non_blocking: bool = False) -> Tensor:
