@@ -62,6 +62,9 @@ def built(template: Any, constants: dict[str, Any], formula: Formula, capability
     """A kernel in machine code for a card."""
     names = list(signature(template).parameters)
     kinds = {name: _kind(name, constants, formula) for name in names}
+    if capability < 90:
+        # A position beyond 2**31 comes as 64 bits.
+        kinds = {name: "i64" if name == "first" else kind for name, kind in kinds.items()}
     aligned = [["tt.divisibility", 16]]
     pointers = [i for i, name in enumerate(names) if str(kinds[name]).startswith("*")]
     attributes = {(i,): aligned for i in pointers}

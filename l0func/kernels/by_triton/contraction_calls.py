@@ -26,13 +26,14 @@ def contract_vectors(
         formula: The gates' formula.
         outputs: Kinds and orders of the results.
         keys: ``(B, 2)``.
-        given: The factors ``log_alpha``, ``a (O, I)``, ``x (B, 1, I)`` and ``g (B, 1, O)``.
+        given: The factors ``log_alpha (O, gates of a row)``, ``a (O, I)``, ``x (B, 1, I)`` and
+            ``g (B, 1, O)``.
 
     Returns:
         For each output a tensor: ``y (B, 1, O)``, ``x (B, 1, I)``, ``a (O, I)``.
     """
-    log_alpha = given.log_alpha.reshape(contraction.shape[0], -1)
-    lines = Lines(*prepared(formula, log_alpha), contraction.shape[1], contraction.first)
+    ready = prepared(formula, given.log_alpha)
+    lines = Lines(*ready, contraction.shape[1], contraction.first)
     a = None if given.a is None else given.a.contiguous()
     x, g = _vectors(given.x), _vectors(given.g)
     keys = keys.contiguous()

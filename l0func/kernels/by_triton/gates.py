@@ -119,7 +119,7 @@ def sum_entries(
     VALUES: constexpr,
     SLOPES: constexpr,
 ) -> None:
-    """Add products times masks, summed over keys; program axis 1 is the entry of a gate.
+    """Add products times masks, summed over keys; a program adds one entry for each gate.
 
     Args:
         keys: int64, ``(K, 2)``.
@@ -138,9 +138,9 @@ def sum_entries(
         VALUES: Whether to add to ``sums``.
         SLOPES: Whether to add to ``slope_sums``.
     """
-    block = tl.program_id(0)
+    block = tl.program_id(0) % blocks
     u, i, is_own = _block(keys, 0, first, block, count, CALLS)
-    entry = i * repeat + tl.program_id(1)
+    entry = i * repeat + tl.program_id(0) // blocks
     own_p = tl.load(p + i, mask=is_own, other=1.0)
     own_q = tl.load(q + i, mask=is_own, other=1.0)
     total = u * 0.0

@@ -118,7 +118,7 @@ def sum_entries(
     blocks, repeat = _blocks(count, first, SUM_CALLS), products.shape[1] // count
     sums, slopes = into.get(0, products), into.get(1, products)
     sizes = keys.shape[0], count, repeat, first, blocks
-    run = kernel(gates.sum_entries, formula)[(blocks, repeat)]
+    run = kernel(gates.sum_entries, formula)[(blocks * repeat,)]
     flags = 0 in into, 1 in into
     run(keys, p, q, formula.settings, products, sums, slopes, *sizes, SUM_CALLS, *flags)
 
@@ -131,7 +131,8 @@ def forward_product(
     y = a.new_zeros(batch, lines.rows)
     if not y.numel():
         return y
-    grid = _cuts(lines.rows, ROWS), _cuts(batch, EXAMPLES)
+    # A card takes 2**31 programs along the first axis, and 65,535 along the others.
+    grid = _cuts(batch, EXAMPLES), _cuts(lines.rows, ROWS)
     run = kernel(vectors.forward_product, formula)[grid]
     tile = EXAMPLES, ROWS, COLUMNS, order, lines.by_calls
     run(keys, lines.p, lines.q, formula.settings, a, x, y, *_sizes(lines, batch), *tile)
@@ -143,7 +144,7 @@ def backward_product(
 ) -> Tensor:
     """Input vectors ``(B, I)`` from outputs ``(B, O)``."""
     batch = keys.shape[0]
-    across = _cuts(lines.columns, COLUMNS), _cuts(batch, EXAMPLES)
+    across = _cuts(batch, EXAMPLES), _cuts(lines.columns, COLUMNS)
     part, parts = _parts(lines.rows, ROWS, across[0] * across[1])
     x = a.new_zeros(parts, batch, lines.columns)
     if not a.numel() or not batch:

@@ -55,8 +55,8 @@ def forward_product(
         ORDER: 0 for masks, 1 for their slopes.
         BY_CALLS: Whether every row begins with a whole call, and no entries share a gate.
     """
-    b = tl.program_id(1).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
-    o = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[None, :, None]
+    b = tl.program_id(0).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
+    o = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[None, :, None]
     total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
     for start in range(0, columns, COLUMNS):
         i = start + tl.arange(0, COLUMNS)[None, None, :]
@@ -114,8 +114,8 @@ def backward_product(
         ORDER: As above.
         BY_CALLS: As above.
     """
-    b = tl.program_id(1).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
-    start = tl.program_id(0) * COLUMNS
+    b = tl.program_id(0).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
+    start = tl.program_id(1) * COLUMNS
     i = start + tl.arange(0, COLUMNS)[None, None, :]
     piece = tl.program_id(2)
     total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
