@@ -132,6 +132,18 @@ class LacksOperation(Exception):
     """The CPU has no kernel for an operation that torch chose for this device."""
 
 
+def is_lacking(error: BaseException) -> bool:
+    """Whether an error comes from an operation, or from autocast, that this device lacks."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LacksOperation):
+            return True
+        if isinstance(cause, NotImplementedError) and "PrivateUse1" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def _called(op: Any, name: str, args: Any, kwargs: Any) -> Any:
     if name.startswith("aten::bitwise"):
         # torch gives a number for a tensor that came from one, and takes none itself.
