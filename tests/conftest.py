@@ -1,13 +1,28 @@
-"""What the tests share: the compiler's mark, and the floor that has none."""
+"""What the tests share: the device, the compiler's mark, and the floor that has none."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import pretend
 import pytest
 import torch
+from device import DEVICE
 
 import l0func as l0
+
+ON_CPU = {
+    "test_devices.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_house.py",
+    "test_imports.py",
+    "test_pool.py",
+    "test_readme.py",
+    "test_triton.py",
+}
+"""Files about text, processes and the CPU: they say nothing of another device."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -17,16 +32,41 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         # A worker for every core: threads of their own would only wait for each other.
         torch.set_num_threads(1)
+    if DEVICE != "cpu":
+        _choose_device()
     config.addinivalue_line(
         "markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1"
     )
+    config.addinivalue_line("markers", "on_cpu: about the CPU, whatever the device of the suite")
+
+
+def _choose_device() -> None:
+    if DEVICE == pretend.NAME:
+        pretend.start()
+    torch.set_default_device(DEVICE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if hasattr(torch.compiler, "is_compiling"):
-        return
+    reasons = {}
+    if not hasattr(torch.compiler, "is_compiling"):
+        reasons["compiles"] = "torch 2.1 is refused by name; see test_compose"
+    if DEVICE == pretend.NAME:
+        reasons["compiles"] = "torch has no compiler for a device of pretence"
+    if DEVICE != "cpu":
+        reasons["on_cpu"] = f"numpy, files, threads and printed tensors are not on {DEVICE}"
     for item in items:
-        if item.get_closest_marker("compiles"):
-            item.add_marker(
-                pytest.mark.skip(reason="torch 2.1 is refused by name; see test_compose")
-            )
+        if isinstance(item, pytest.DoctestItem) or item.path.name in ON_CPU:
+            item.add_marker("on_cpu")
+        for mark, reason in reasons.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    try:
+        return (yield)
+    except Exception as error:
+        if DEVICE == pretend.NAME and pretend.is_lacking(error):
+            pytest.skip("a device of pretence lacks an operation of torch")
+        raise

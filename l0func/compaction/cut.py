@@ -46,7 +46,7 @@ class SubmoduleCut:
         of_tensor = self.kept_indices.get(name, {})
         if dim in of_tensor:
             return of_tensor[dim]
-        return torch.ones(self.shape(name)[dim], dtype=torch.bool)
+        return torch.ones(self.shape(name)[dim], dtype=torch.bool, device="cpu")
 
     def kept_count(self, name: str, dim: int) -> int:
         """The number of kept slices along a dimension."""

@@ -179,7 +179,7 @@ def _positions(unit: UnitSlices) -> Tensor:
     positions: list[int] = []
     for of_place in unit.values():
         positions.extend(of_place)
-    return torch.tensor(positions)
+    return torch.tensor(positions, device="cpu")
 
 
 def vector_of(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
@@ -209,7 +209,7 @@ def vector_of(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
 
 
 def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> list[Rule] | None:
-    positions = torch.tensor([unit[place] for unit in run])
+    positions = torch.tensor([unit[place] for unit in run], device="cpu")
     size = trace.shapes[place.path][place.dim]
     return rules_for(positions, place.dim, size)
 

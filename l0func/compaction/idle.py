@@ -122,7 +122,7 @@ def _read_units(params: Mapping[str, Tensor], groups: UnitGroups, name: str) -> 
     size = groups.sizes[name]
     if name in groups.normed:
         # The norm reads them.
-        return torch.ones(size, dtype=torch.bool)
+        return torch.ones(size, dtype=torch.bool, device="cpu")
     return _units_with_weights(params, groups[name].multiplies, size)
 
 
@@ -145,7 +145,7 @@ def _units_with_weights(
 
     Buffers are ignored.
     """
-    found = torch.zeros(size, dtype=torch.bool)
+    found = torch.zeros(size, dtype=torch.bool, device="cpu")
     for path, rules in slices:
         if path not in params:
             continue

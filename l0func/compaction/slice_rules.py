@@ -50,14 +50,14 @@ def rules_for(positions: Tensor, dim: int, size: int) -> list[Rule] | None:
 def _is_tiled(positions: Tensor) -> bool:
     """Whether unit i has the indices i, i + units, i + 2 units and so on."""
     units, slices = positions.shape
-    first = torch.arange(units)[:, None]
-    return torch.equal(positions, first + units * torch.arange(slices))
+    first = torch.arange(units, device="cpu")[:, None]
+    return torch.equal(positions, first + units * torch.arange(slices, device="cpu"))
 
 
 def _is_side_by_side(positions: Tensor, run: _Run) -> bool:
     """Whether each unit's indices begin where those of the unit before it end."""
-    starts = run.start + torch.arange(len(positions)) * run.length
-    return torch.equal(positions, starts[:, None] + torch.arange(run.length))
+    starts = run.start + torch.arange(len(positions), device="cpu") * run.length
+    return torch.equal(positions, starts[:, None] + torch.arange(run.length, device="cpu"))
 
 
 def _run_rule(run: _Run, units: int, dim: int, size: int) -> Rule:

@@ -71,7 +71,7 @@ def gates_at(gates: Gates, spec: GateSpec, density: Density) -> Gates:
     """
     pools = _pools(spec, density)
     places = _places_in_order(gates, spec)
-    opens = {name: torch.ones(place.shape) for name, place in places.items()}
+    opens = {name: torch.ones(place.shape, device=place.device) for name, place in places.items()}
     for pattern, (parameters, share) in pools.items():
         opens = _closed_to(share, pattern, parameters, places, opens)
     values: Gates = {}
@@ -131,7 +131,7 @@ def _places_in_order(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
         chances.append(gate.distribution.prob_nonzero(log_alpha).reshape(-1))
     order = torch.cat(chances).sort(descending=True, stable=True).indices
     place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
+    place[order] = torch.arange(len(order), device=order.device)
     places: dict[str, Tensor] = {}
     start = 0
     for gate in ordered:

@@ -1,4 +1,4 @@
-"""The check that a wrapped module still has the parameters that its gates are for."""
+"""Gates that fit a wrapped module: on its device, and for the parameters that it still has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from l0func.spec.plan import GateSpec
+
+
+def beside_parameters(
+    gates: Mapping[str, Tensor], params: Mapping[str, Tensor], spec: GateSpec
+) -> dict[str, Tensor]:
+    """The gates, each on the device of a parameter that it gates."""
+    placed = dict(gates)
+    for plan in spec.gated():
+        device = params[plan.path].device
+        for binding in plan.bindings:
+            # A parameter on the meta device has no values yet, and its gates have.
+            if device.type != "meta":
+                placed[binding.gate] = placed[binding.gate].to(device)
+    return placed
 
 
 def check_fits_spec(params: Mapping[str, Tensor], spec: GateSpec) -> None:

@@ -24,7 +24,7 @@ from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, refusals, settings
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
-from l0func.module.fitting import check_fits_spec
+from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.watch import watch
@@ -127,7 +127,7 @@ class L0Module(nn.Module):
         start_key = random.key(settings.chosen_seed(seed, generator))
         gates_key, weights_key, self.key = random.split(start_key, 3)
         gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
-        self.log_alpha = _gate_dict(gates)
+        self.log_alpha = _gate_dict(beside_parameters(gates, params, self.spec))
         if init_params is not None:
             _redraw_in_place(weights_key, params, init_params)
         watch(dict(module.named_parameters()), params)

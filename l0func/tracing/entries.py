@@ -36,10 +36,10 @@ class EntryLabels:
         """Pairs (path, roots): each such parameter's units, NONE where an entry is not used."""
         for path, start in self._first.items():
             used = self._used[path]
-            labels = torch.arange(used.numel()).reshape(used.shape) + start
+            labels = torch.arange(used.numel(), device="cpu").reshape(used.shape) + start
             yield path, torch.where(used, units.roots(labels), NONE)
 
     def _begin(self, path: str, shape: tuple[int, ...], units: Units) -> None:
         labels = units.fresh(torch.Size(shape).numel())
         self._first[path] = int(labels[0]) if labels.numel() else 0
-        self._used[path] = torch.zeros(shape, dtype=torch.bool)
+        self._used[path] = torch.zeros(shape, dtype=torch.bool, device="cpu")

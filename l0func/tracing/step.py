@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from l0func.tracing.call import Call
 from l0func.tracing.checks import RunsInsideUnits
 from l0func.tracing.trace import Reader, Trace
-from l0func.tracing.units import NONE, Units, varies
+from l0func.tracing.units import Units, no_units, varies
 from l0func.tracing.values import AbstractValue, AbstractValues, Weight, dimension_of
 
 
@@ -56,7 +55,7 @@ class Step:
         """A label for every element; a weight gets a label for each of its entries."""
         value = self.values.get(tensor)
         if value is None:
-            return torch.full((1,) * tensor.dim(), NONE).expand(tensor.shape)
+            return no_units((1,) * tensor.dim()).expand(tensor.shape)
         return self.trace.elements(value) if isinstance(value, Weight) else value
 
     def set(self, tensor: Tensor, value: AbstractValue) -> None:

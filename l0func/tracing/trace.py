@@ -127,14 +127,14 @@ class Trace:
     def count(self, weight: Weight, uses: int) -> None:
         """Record that each element in this weight is multiplied so many times."""
         shape = self.shapes[weight.path]
-        known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64))
+        known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64, device="cpu"))
         if weight.size == torch.Size(shape).numel():
             # The weight is the whole parameter, moved about: each entry occurs once.
             self.uses[weight.path] = known + uses
             return
         counts = known.expand(shape).clone()
         index = flat_index(weight, shape).reshape(-1)
-        added = torch.full((index.numel(),), float(uses), dtype=torch.float64)
+        added = torch.full((index.numel(),), float(uses), dtype=torch.float64, device="cpu")
         counts.view(-1).index_add_(0, index, added)
         self.uses[weight.path] = counts
 
@@ -189,7 +189,7 @@ class Trace:
             self._keep_reshaped(joined.path, joined.labels, joined.step)
             return
         dim, along = found
-        positions = torch.arange(len(along))
+        positions = torch.arange(len(along), device="cpu")
         self._set(joined.path, dim, positions, along, joined.reads)
 
     def _set(self, path: str, dim: int, positions: Tensor, labels: Tensor, reads: bool) -> None:
@@ -210,7 +210,7 @@ class Trace:
         if (path, dim) not in self.slices:
             size = self.shapes[path][dim]
             labels = no_units((size,))
-            reads, owns = torch.zeros(2, size, dtype=torch.bool)
+            reads, owns = torch.zeros(2, size, dtype=torch.bool, device="cpu")
             self.slices[path, dim] = UnitsAlongDim(labels, reads, owns)
         return self.slices[path, dim]
 

@@ -60,7 +60,7 @@ class Tracer(TorchDispatchMode):
 
     def begin_input(self, tensor: Tensor) -> None:
         """Make a tensor known as an input to the module."""
-        label = torch.full((1,) * tensor.dim(), INPUT)
+        label = torch.full((1,) * tensor.dim(), INPUT, device="cpu")
         self._values.set(tensor, label.expand(tensor.shape))
         self._history.mark_data(tensor)
 

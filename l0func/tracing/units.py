@@ -47,7 +47,7 @@ class Units:
         """New labels, each for a new unit; int64, shape ``(count,)``."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
-        return torch.arange(start, start + count)
+        return torch.arange(start, start + count, device="cpu")
 
     def fixed(self, reason: str) -> Tensor:
         """A new label, shape ``(1,)``, for a unit that cannot be removed."""
@@ -97,7 +97,7 @@ class Units:
         """Every label's root, in the shape of ``labels``; NONE stays NONE."""
         distinct, place = loose(labels).unique(return_inverse=True)
         found = [label if label < 0 else self.root(label) for label in distinct.tolist()]
-        return torch.tensor(found, dtype=torch.int64)[place]
+        return torch.tensor(found, dtype=torch.int64, device="cpu")[place]
 
     def reason(self, root: int) -> str | None:
         """Why the unit with this root cannot be removed; None if it can."""
@@ -146,4 +146,4 @@ def varies(labels: Tensor, dim: int) -> bool:
 
 def no_units(shape: tuple[int, ...]) -> Tensor:
     """Labels for a tensor without units: NONE everywhere, in fresh memory."""
-    return torch.full(shape, NONE)
+    return torch.full(shape, NONE, device="cpu")

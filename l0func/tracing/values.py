@@ -78,13 +78,13 @@ class AbstractValues:
 
 def whole_weight(path: str, shape: tuple[int, ...]) -> Weight:
     """A parameter as it is, with one dimension or more."""
-    axes = [torch.arange(n) for n in shape]
+    axes = [torch.arange(n, device="cpu") for n in shape]
     return Weight(path, torch.meshgrid(*axes, indexing="ij"))
 
 
 def flat_index(weight: Weight, shape: tuple[int, ...]) -> Tensor:
     """Each element's index in the flattened parameter, given the parameter's shape."""
-    flat = torch.zeros((), dtype=torch.int64)
+    flat = torch.zeros((), dtype=torch.int64, device="cpu")
     for coordinate, size in zip(weight.coordinates, shape, strict=True):
         flat = flat * size + coordinate
     return flat

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +65,7 @@ class Without(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.short(x)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(DEVICE, enabled=False):
             return self.wide(y.float())
 
 
@@ -170,7 +171,7 @@ RULES = {"entries": l0.element(), "rows": l0.axis(0), "columns": l0.axis(1)}
 def plain_under_autocast(net: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """The module's own output, or a skip where torch's kernel is missing."""
     try:
-        with torch.autocast("cpu", dtype):
+        with torch.autocast(DEVICE, dtype):
             return net(x)
     except (RuntimeError, NotImplementedError) as error:
         pytest.skip(f"this torch does not run the module itself under {dtype}: {error}")
@@ -195,7 +196,7 @@ def test_rows_have_the_dtype_of_the_plain_module(name: str, rule: str, dtype: to
     for parameter in params.values():
         parameter.requires_grad_()
     rows, keys = l0.per_example(l0.gated(fn, spec)), random.split(random.key(1), ROWS)
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(DEVICE, dtype):
         ours, _ = rows.with_buffers(params, gates, buffers, keys, x)
     wide, _ = rows.with_buffers(params, gates, buffers, keys, x)
     assert ours.dtype == expected
@@ -228,7 +229,7 @@ def test_local_reparameterisation_keeps_small_and_large_variances(
     rows = l0.per_example(l0.gated(fn, spec, sampling="local_reparam"))
     keys = random.split(random.key(1), ROWS)
     wide = rows(params, gates, buffers, keys, x)
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(DEVICE, dtype):
         ours = rows(params, gates, buffers, keys, x)
     assert ours.dtype == dtype
     size = wide.abs().max().item()
@@ -245,7 +246,7 @@ def test_keyed_dropout_between_layers_keeps_the_dtype_of_the_plain_module(dtype:
     gates = l0.init_gates(random.key(0), spec)
     apply = l0.gated(fn, spec)
     keys = random.split(random.key(1), ROWS)
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(DEVICE, dtype):
         assert apply(params, gates, buffers, keys[0], x).dtype == expected
         assert l0.per_example(apply)(params, gates, buffers, keys, x).dtype == expected
 
@@ -257,7 +258,7 @@ def test_a_batchnorm_after_a_short_layer_keeps_its_statistics_in_float32():
     gates = l0.init_gates(random.key(0), spec)
     rows = l0.per_example(l0.gated(fn, spec))
     keys, x = random.split(random.key(1), 64), torch.randn(64, 4)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         _, ours = rows.with_buffers(params, gates, buffers, keys, x)
     _, wide = rows.with_buffers(params, gates, buffers, keys, x)
     for name, value in wide.items():
@@ -274,7 +275,7 @@ def test_a_compiled_call_under_autocast_has_the_same_dtype():
     rows = l0.per_example(l0.gated(fn, spec))
     compiled = torch.compile(rows, fullgraph=True, backend="aot_eager")
     arguments = (params, gates, buffers, random.split(random.key(1), ROWS), torch.randn(VECTORS))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         ours, eager = compiled(*arguments), rows(*arguments)
     assert ours.dtype == eager.dtype == torch.bfloat16
     torch.testing.assert_close(ours, eager, rtol=0.05, atol=0.02)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import optree
 import pytest
 import torch
+from device import DEVICE
 from operations import OPERATIONS, Operation, tokens
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -325,7 +326,7 @@ def test_autocast_shortens_the_output(rule: Any):
     torch.manual_seed(0)
     r = roads(OPERATIONS[0]._replace(run=lambda p, x: F.linear(x, p["w"])), rule, torch.float32)
     expected = r.plain(*r.arguments)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         torch.testing.assert_close(r.fast(*r.arguments).float(), expected, rtol=5e-2, atol=5e-2)
 
 

@@ -1,0 +1,25 @@
+"""Triton's kernels under the names that all backends share; see :mod:`l0func.kernels.by_torch`.
+
+They compute in float32, orders 0 and 1. Torch operations do the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l0func.kernels import by_torch
+from l0func.kernels.by_torch import quantile, tail
+from l0func.kernels.by_triton import launches
+from l0func.kernels.by_triton.moments import moments
+from l0func.kernels.formula import Formula
+
+__all__ = ["draw", "moments", "quantile", "tail"]
+
+
+def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """See :func:`l0func.kernels.by_torch.draw`."""
+    if log_alpha.dtype != torch.float32:
+        return by_torch.draw(formula, log_alpha, keys, first)
+    p, q = launches.prepared(formula, log_alpha)
+    return launches.draw_gates(formula, p, q, keys.contiguous(), first)

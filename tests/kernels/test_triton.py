@@ -1,0 +1,56 @@
+"""The kernels in Triton, without a GPU: interpreted on the CPU, and compiled for absent cards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(
+    find_spec("triton") is None, reason="Triton is for Linux; this platform has none"
+)
+
+
+def _run(script: str, arguments: list[str], **variables: str) -> str:
+    # Triton reads the variable when it is imported, so each run has its own process.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, str(ROOT / "tests" / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+CONTRACTS = {
+    "words": ["words_are_those_of_random", "scalars_are_within_four_units_or_six_for_ndtr"],
+    "gates": ["draws_are_those_of_torch", "moments_are_those_of_torch"],
+    "products": ["products_are_those_of_masks_in_memory", "empty_sizes_give_empty_results"],
+    "masked": [
+        "masked_weights_are_those_of_masks_in_memory",
+        "linear_maps_and_convolutions_are_those_of_torch",
+    ],
+}
+
+
+@pytest.mark.parametrize("contracts", CONTRACTS.values(), ids=CONTRACTS.keys())
+def test_interpreted_kernels_agree_with_torch(contracts: list[str]) -> None:
+    arguments = [*contracts, "--device", "cpu"]
+    said = _run("triton_contracts.py", arguments, TRITON_INTERPRET="1")
+    assert said.splitlines() == [f"ok {name.replace('_', ' ')}" for name in contracts]
+
+
+def test_every_kernel_compiles_for_an_h100_and_an_a100_and_spills_no_registers() -> None:
+    # The interpreter takes code that the compiler refuses.
+    said = _run("triton_builds.py", ["90", "80"], TRITON_INTERPRET="0")
+    assert said.count("ok 90") == said.count("ok 80") > 10
+
+
+def test_importing_l0func_does_not_import_triton() -> None:
+    code = "import l0func, sys; assert 'triton' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

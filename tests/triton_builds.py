@@ -1,0 +1,99 @@
+"""Every kernel in Triton, compiled for cards that need not be there: H100 and A100.
+
+A kernel that the compiler refuses is an error, and one that runs out of registers too. The
+interpreter accepts code that the compiler does not.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from inspect import signature
+from itertools import product
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from gate_formulas import FORMULAS
+
+from l0func.kernels.by_triton import gates, launches, moments, vectors
+from l0func.kernels.by_triton.binding import kernel
+from l0func.kernels.by_triton.triton_names import triton
+from l0func.kernels.formula import Formula
+
+COMPILER: Any = triton.compiler
+POINTERS = {"p", "q", "a", "x", "y", "g", "z", "slopes", "masked", "masked_slopes", "nodes"}
+POINTERS |= {"products", "sums", "slope_sums", "means", "variances", "mean_slopes"}
+POINTERS |= {"variance_slopes"}
+
+BLOCK = {"CALLS": launches.CALLS}
+SUM = {"CALLS": launches.SUM_CALLS, "VALUES": True, "SLOPES": True}
+TILE = {"EXAMPLES": launches.EXAMPLES, "ROWS": launches.ROWS, "COLUMNS": launches.COLUMNS}
+KERNELS = [
+    (gates.draw_gates, BLOCK),
+    (gates.mask_entries, BLOCK | {"VALUES": True, "SLOPES": False}),
+    (gates.sum_entries, SUM),
+    (moments.integrate, {"GATES": moments.GATES}),
+]
+for by_calls in (True, False):
+    for order in (0, 1):
+        chosen = TILE | {"ORDER": order, "BY_CALLS": by_calls}
+        KERNELS += [(vectors.forward_product, chosen), (vectors.backward_product, chosen)]
+    both = TILE | {"VALUES": True, "SLOPES": True, "BY_CALLS": by_calls}
+    KERNELS += [(vectors.outer_product, both)]
+
+
+def _kind(name: str, constants: dict[str, Any], formula: Formula) -> Any:
+    if name in constants:
+        return "constexpr"
+    if name == "keys":
+        return "*i64"
+    if name == "settings":
+        return ("fp32",) * len(formula.settings)
+    if name in POINTERS:
+        return "*fp32"
+    return "fp32" if name == "middle" else "i32"
+
+
+def built(template: Any, constants: dict[str, Any], formula: Formula, capability: int) -> Any:
+    """A kernel in machine code for a card."""
+    names = list(signature(template).parameters)
+    kinds = {name: _kind(name, constants, formula) for name in names}
+    if capability < 90:
+        # A position beyond 2**31 comes as 64 bits.
+        kinds = {name: "i64" if name == "first" else kind for name, kind in kinds.items()}
+    aligned = [["tt.divisibility", 16]]
+    pointers = [i for i, name in enumerate(names) if str(kinds[name]).startswith("*")]
+    attributes = {(i,): aligned for i in pointers}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    source = COMPILER.ASTSource(kernel(template, formula), kinds, values, attributes)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    return triton.compile(source, target=target)
+
+
+def stack_of(machine_code: bytes) -> int:
+    """The bytes of local memory that a thread takes: where registers run out, they spill there."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(machine_code)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    [found] = re.findall(r"STACK:(\d+)", text)
+    return int(found)
+
+
+def main(capabilities: list[int]) -> None:
+    for name, formula in FORMULAS.items():
+        some = KERNELS if name == "root" else [KERNELS[0], KERNELS[3]]
+        for (template, constants), capability in product(some, capabilities):
+            found = built(template, constants, formula, capability)
+            assert stack_of(found.asm["cubin"]) == 0, (template.__name__, capability)
+            print("ok", capability, name, template.__name__, flush=True)
+
+
+if __name__ == "__main__":
+    main([int(text) for text in sys.argv[1:]] or [90, 80])
