@@ -11,7 +11,7 @@ from torch import Tensor
 from l0func.internal.context import compiling
 from l0func.kernels import choice
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
-from l0func.kernels.contraction import Contraction, Distribution, Operands, Output
+from l0func.kernels.contraction import Contraction, Operands, Output
 from l0func.kernels.draws import draw_uniforms
 from l0func.kernels.fused import fused_derivatives
 
@@ -71,17 +71,19 @@ def _drawn(
     streams = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
     [by_call] = draw_uniforms(streams.unsqueeze(-2), (-(-(skip + count) // 4),))
     u = by_call.flatten(-2)[:, skip : skip + count].to(ready.dtype)
-    gates = _derivatives(contraction.distribution, u, ready[piece], orders)
+    gates = _derivatives(contraction, u, ready[piece], orders)
     if contraction.repeat == 1:
         return gates
     return [z.repeat_interleave(contraction.repeat, dim=-1) for z in gates]
 
 
 def _derivatives(
-    distribution: Distribution, u: Tensor, ready: Tensor, orders: Sequence[int]
+    contraction: Contraction, u: Tensor, ready: Tensor, orders: Sequence[int]
 ) -> list[Tensor]:
+    distribution, chosen = contraction.distribution, choice.chosen()
     if compiling():
         return distribution.derivatives(u, ready, orders)
-    if distribution.formula is None and choice.chosen() == "compiled":
+    may_fuse = chosen == "compiled" or (contraction.in_graph and chosen == "auto")
+    if may_fuse and distribution.formula is None:
         return fused_derivatives(distribution.derivatives, u, ready, orders)
     return distribution.evaluated(u, ready, orders)
