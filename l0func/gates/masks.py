@@ -18,10 +18,9 @@ from l0func.gates.checks import (
     check_single_key,
 )
 from l0func.internal import names, tree
-from l0func.internal.context import compiling
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
-from l0func.kernels.backends import drawn_by_machine_code
+from l0func.kernels.choice import kernel_in_use
 from l0func.spec.plan import GateSpec, GateVector
 
 
@@ -75,7 +74,7 @@ def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gate
     """
     if not wanted:
         return {}
-    if compiling() or not drawn_by_machine_code(keys):
+    if kernel_in_use(keys.device) == "torch":
         # One call to the generator: to trace or to start it costs more than to run it.
         draws = random.uniforms(keys, [gate.shape for gate in wanted])
         pairs = zip(wanted, draws, strict=True)

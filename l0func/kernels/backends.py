@@ -85,8 +85,3 @@ def _with_torch_behind(compiler: Compiler, kernels: Any) -> SimpleNamespace:
         return run
 
     return SimpleNamespace(**{name: guarded(name) for name in kernels.__all__})
-
-
-def drawn_by_machine_code(*tensors: Tensor) -> bool:
-    """Whether draws for these tensors call a kernel, which starts in a microsecond."""
-    return kernels_for(*tensors) is not by_torch

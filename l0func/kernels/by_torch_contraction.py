@@ -11,7 +11,7 @@ from torch import Tensor
 from l0func.internal.context import compiling
 from l0func.kernels import by_torch_streams, choice
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
-from l0func.kernels.contraction import Contraction, Distribution, Operands, Output
+from l0func.kernels.contraction import Contraction, Operands, Output
 from l0func.kernels.fused import fused_derivatives
 
 Uniforms = Callable[[Tensor, Sequence[int]], Tensor]
@@ -58,7 +58,7 @@ def _fill(
     for piece in _pieces(log_alpha, chunk.keys):
         entries = slice(piece.start * contraction.repeat, piece.stop * contraction.repeat)
         u = _uniforms_of(contraction, chunk.keys, piece, uniforms).to(log_alpha.dtype)
-        gates = _derivatives(contraction.distribution, u, log_alpha[piece], needed)
+        gates = _derivatives(contraction, u, log_alpha[piece], needed)
         drawn = [_repeated(z, contraction.repeat) for z in gates]
         masks = dict(zip(needed, drawn, strict=True))
         for order, masked in chunk.masked.items():
@@ -88,10 +88,11 @@ def _uniforms_of(
 
 
 def _derivatives(
-    distribution: Distribution, u: Tensor, log_alpha: Tensor, orders: Sequence[int]
+    contraction: Contraction, u: Tensor, log_alpha: Tensor, orders: Sequence[int]
 ) -> list[Tensor]:
-    may_fuse = distribution.formula is None and choice.chosen() == "compiled"
-    if may_fuse and not compiling():
+    distribution, chosen = contraction.distribution, choice.chosen()
+    may_fuse = chosen == "compiled" or (contraction.in_graph and chosen == "auto")
+    if may_fuse and distribution.formula is None and not compiling():
         return fused_derivatives(distribution.derivatives, u, log_alpha, orders)
     return distribution.derivatives(u, log_alpha, orders)
 

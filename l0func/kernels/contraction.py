@@ -49,6 +49,7 @@ class Contraction:
         repeat: Consecutive entries in a row of A that share a gate.
         first: Position of the first gate in a key's stream.
         convolution: The sizes of a convolution; None for a linear map.
+        in_graph: Whether a compiled graph asks for it. Its user has a compiler, and waits for it.
     """
 
     distribution: Distribution
@@ -56,6 +57,7 @@ class Contraction:
     repeat: int = 1
     first: int = 0
     convolution: ConvolutionSizes | None = None
+    in_graph: bool = False
 
     @property
     def gates(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 
 import pytest
@@ -17,8 +18,9 @@ from torch import Tensor
 
 import l0func as l0
 from l0func import random
+from l0func.distributions.identities import distribution_of
 from l0func.engine.contraction.sweep import sweep
-from l0func.kernels import choice
+from l0func.kernels import choice, fused
 from l0func.kernels.contraction import Contraction, Operands, Output
 
 DISTRIBUTIONS = [l0.HardConcrete(), l0.HardConcrete(0.5), l0.GaussianGate(), l0.HardKuma()]
@@ -70,6 +72,92 @@ def test_a_kernel_is_one_of_three():
         env={**os.environ, choice.VARIABLE: "fast"},
     )
     assert "The environment variable L0FUNC_KERNEL takes one of" in result.stderr
+
+
+@pytest.mark.parametrize("kernel", ["eager", "auto"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [lambda: torch.nn.Linear(7, 5), lambda: torch.nn.Conv1d(2, 3, 2)])
+def test_a_half_precision_module_computes_in_float32_and_answers_in_its_own(make, dtype, kernel):
+    l0.use_kernel(kernel)
+    fn, params, buffers = l0.make_functional(make().to(dtype))
+    spec = l0.gate_spec(params)
+    gates = l0.init_gates(random.key(0), spec)
+    rows = l0.per_example(l0.gated(fn, spec))
+    x = torch.randn(4, 7) if params["weight"].dim() == 2 else torch.randn(4, 2, 6)
+    x, keys = x.to(dtype), random.split(random.key(1), 4)
+    ours = rows(params, gates, buffers, keys, x)
+    wide = {name: p.float() for name, p in params.items()}
+    theirs = rows(wide, gates, buffers, keys, x.float())
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.float(), theirs, rtol=2e-2, atol=2e-2)
+
+
+@dataclass(frozen=True)
+class LogisticGate(l0.CustomGate):
+    """A clipped logistic variable, of a user."""
+
+    scale: float = 0.3
+
+    def draw(self, u, log_alpha):
+        return 0.5 + log_alpha + self.scale * torch.logit(u)
+
+    def survival(self, t, log_alpha):
+        return torch.sigmoid((0.5 + log_alpha - t) / self.scale)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("rows", [1, 3])
+def test_gates_of_a_user_are_fused_and_stay_the_same(rows):
+    contraction = Contraction(LogisticGate(), (6, 9), in_graph=True)
+    keys, given = random.split(random.key(2), 3), operands(contraction, 3, rows)
+    for kind, order in product("yxa", (0, 1)):
+        output = Output(kind, order)
+        l0.use_kernel("eager")
+        alone = swept(contraction, output, keys, given)
+        l0.use_kernel("auto")
+        torch.testing.assert_close(swept(contraction, output, keys, given), alone)
+
+
+@pytest.mark.compiles
+def test_gates_that_do_not_compile_are_drawn_by_single_operations(monkeypatch):
+    def broken(*a, **k):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(fused, "_compiled", broken)
+    monkeypatch.setattr(fused._COMPILER, "works", True)
+    contraction = Contraction(LogisticGate(), (6, 9), in_graph=True)
+    keys, given = random.split(random.key(2), 3), operands(contraction, 3, 1)
+    output = Output("y", 0)
+    l0.use_kernel("auto")
+    with pytest.warns(UserWarning, match="does not build gates on this machine.*no compiler here"):
+        first = swept(contraction, output, keys, given)
+    # Warnings are errors here: a second one would fail.
+    assert torch.equal(swept(contraction, output, keys, given), first)
+    torch.testing.assert_close(first, by_hand(contraction, output, keys, given))
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("distribution", [l0.HardConcrete(), LogisticGate()], ids=repr)
+def test_inside_a_compiler_it_is_the_same(distribution):
+    spec = l0.gate_spec({"w": torch.ones(6, 9)}, distribution=distribution)
+    gates = l0.init_gates(random.key(0), spec)
+    rows = l0.per_example(l0.gated(lambda p, b, x: torch.nn.functional.linear(x, p["w"]), spec))
+    keys, x, params = random.split(random.key(1), 4), torch.randn(4, 9), {"w": torch.ones(6, 9)}
+
+    def loss(gates):
+        return (rows(params, gates, {}, keys, x) ** 2).sum()
+
+    l0.use_kernel("auto")
+    ours = torch.compile(torch.func.grad(loss), fullgraph=True)(gates)
+    torch.testing.assert_close(ours, torch.func.grad(loss)(gates), rtol=1e-4, atol=1e-5)
+
+
+def test_distributions_have_texts_that_depend_on_their_settings_alone():
+    gate = l0.HardConcrete(0.5)
+    assert distribution_of(gate.identity) == gate
+    assert gate.identity == l0.HardConcrete(0.5).identity != l0.HardConcrete().identity
+    with pytest.raises(KeyError, match="has built no such distribution"):
+        distribution_of("{}")
 
 
 PEAK = """

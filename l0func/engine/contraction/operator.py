@@ -71,9 +71,8 @@ def from_graph(constants: Constants) -> Sweep:
     # A compiler may leave sizes open; those of a weight are constants of the sweep.
     weight_rows, columns = [int(size) for size in shape]
     sizes = ConvolutionSizes.from_numbers([int(number) for number in convolution])
-    contraction = Contraction(
-        distribution_of(distribution), (weight_rows, columns), int(repeat), int(first), sizes
-    )
+    shared = (weight_rows, columns), int(repeat), int(first), sizes
+    contraction = Contraction(distribution_of(distribution), *shared, in_graph=True)
     pairs = zip(kinds, orders, strict=True)
     return Sweep(contraction, tuple([Output(kind, order) for kind, order in pairs]))
 
