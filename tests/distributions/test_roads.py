@@ -47,7 +47,9 @@ def assert_the_same_gates(d: l0.GateDistribution, dtype: torch.dtype, number: in
     theirs = by_torch.draw(d.formula, la, keys, 3)
     for atom in (0.0, 1.0):
         different = (ours[0] == atom) != (theirs[0] == atom)
-        assert different.sum().item() <= max(1, number * 1e-7)
+        # A stretch of a thousandth leaves a hundred times as many draws one rounding from 1.
+        share = 1e-5 if getattr(d, "zeta", 2.0) < 1.01 else 1e-7
+        assert different.sum().item() <= max(1, number * share)
         # There a slope is 0 on one road alone.
         ours[1][different] = theirs[1][different]
     tolerance = 2e-5 if dtype == torch.float32 else 1e-12
