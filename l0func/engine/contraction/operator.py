@@ -6,6 +6,7 @@ A compiler that saw the loop over examples would unroll it, or hold all masks in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -106,6 +107,16 @@ def _run(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
     return kernels.contract(sweep.contraction, sweep.outputs, keys, operands)
 
 
+def _with_transforms() -> AbstractContextManager[Any]:
+    """A context in which torch differentiates again: it runs operators below that layer.
+
+    A user's gates are differentiated as they are drawn.
+    """
+    core: Any = untyped._C
+    every = core._dispatch_keyset_full()
+    return core._ForceDispatchKeyGuard(core._dispatch_tls_local_include_set(), every - every)
+
+
 def _opaque(
     keys: Tensor,
     log_alpha: Tensor,
@@ -124,6 +135,11 @@ def _opaque(
     sizes = tuple(shape), repeat, first, tuple(convolution)
     sweep = from_graph(Constants(distribution, *sizes, tuple(kinds), tuple(orders)))
     return _run(sweep, keys, Operands(log_alpha, a, x, g))
+
+
+def _opaque_values(*args: Any) -> list[Tensor]:
+    with torch.no_grad(), _with_transforms():
+        return _opaque(*args)
 
 
 def _shaped(
@@ -159,7 +175,9 @@ def _custom_operator() -> Callable[..., list[Tensor]]:
     if not compiles():
         return _opaque
     library: Any = torch.library
-    operator = library.custom_op("l0func::contract", _opaque, mutates_args=(), schema=_SCHEMA)
+    operator = library.custom_op(
+        "l0func::contract", _opaque_values, mutates_args=(), schema=_SCHEMA
+    )
     operator.register_fake(_shaped)
     return operator
 
