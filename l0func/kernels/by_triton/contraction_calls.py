@@ -48,13 +48,13 @@ def contract_vectors(
         if kind == "a":
             results.append(sums[order])
             continue
-        product, vectors = _product(kind, x, g)
+        product, vectors = _launch_of(kind, x, g)
         assert a is not None
         results.append(product(formula, lines, keys, a, vectors, order).unsqueeze(1))
     return results
 
 
-def _product(kind: str, x: Tensor | None, g: Tensor | None) -> tuple[Any, Tensor]:
+def _launch_of(kind: str, x: Tensor | None, g: Tensor | None) -> tuple[Any, Tensor]:
     """The launch that computes y from x, or x from g, and its vectors."""
     vectors = x if kind == "y" else g
     assert vectors is not None
