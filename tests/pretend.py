@@ -27,6 +27,12 @@ _MIXED |= {"aten::_unsafe_index", "aten::index_put_", "aten::_unsafe_index_put",
 _MIXED |= {"aten::_copy_from", "aten::_copy_from_and_resize"}
 
 
+# Operations between two tensors that take no number for one of them.
+_WITHOUT_NUMBERS = {"aten::remainder", "aten::fmod", "aten::floor_divide", "aten::maximum"}
+_WITHOUT_NUMBERS |= {"aten::minimum", "aten::logical_and", "aten::logical_or"}
+_WITHOUT_NUMBERS |= {"aten::copysign", "aten::atan2", "aten::xlogy"}
+
+
 class _Storages:
     """For each storage on the CPU: the storage of pretence with the same memory."""
 
@@ -82,9 +88,17 @@ class _Module:
         pass
 
 
+def _cloned(storage: Any, plain: Any = torch.UntypedStorage.clone) -> Any:
+    # torch asks an allocator for the clone's memory, and this device has none.
+    if storage.device.type != NAME:
+        return plain(storage)
+    return _storages.twin(storage.own.clone())
+
+
 def start() -> None:
     """Register the device with torch, for the rest of the process."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, _Module())
+    torch.UntypedStorage.clone = _cloned
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(_run, "PrivateUse1")
     aten = torch.library.Library("aten", "IMPL")
@@ -102,6 +116,9 @@ _libraries: list[torch.library.Library] = []
 def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operation in the CPU's memory."""
     name = op._schema.name
+    if name == "aten::set_":
+        # It changes the tensor's place in memory, and no memory.
+        return op.redispatch(_CPU_KEYS, *args, **kwargs)
     given: dict[int, tuple[Tensor, Tensor]] = {}
 
     def lower(value: Any) -> Any:
@@ -145,7 +162,7 @@ def is_lacking(error: BaseException) -> bool:
 
 
 def _called(op: Any, name: str, args: Any, kwargs: Any) -> Any:
-    if name.startswith("aten::bitwise"):
+    if name in _WITHOUT_NUMBERS or name.startswith("aten::bitwise"):
         # torch gives a number for a tensor that came from one, and takes none itself.
         like = next(arg for arg in args if isinstance(arg, Tensor))
         args = [torch.tensor(arg, dtype=like.dtype) if type(arg) is int else arg for arg in args]

@@ -142,7 +142,12 @@ def test_files_are_small_and_only_one_knows_optree(path):
 
 
 def test_few_names_are_defined_in_two_files():
-    repeated = {name: files for name, files in files_of_names().items() if len(files) > 1}
+    repeated: dict[str, list[str]] = {}
+    for name, files in files_of_names().items():
+        # The backends share the names of their kernels, and a launch that of what it launches.
+        own = [file for file in files if not file.startswith("kernels.by_")]
+        if len(own) > 1:
+            repeated[name] = own
     assert len(repeated) <= 10, repeated
 
 

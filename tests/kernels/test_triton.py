@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(
-    find_spec("triton") is None, reason="Triton is for Linux; this platform has none"
+
+def _version() -> tuple[int, ...]:
+    """Triton's version, without importing it; (0,) where there is none."""
+    try:
+        return tuple([int(number) for number in version("triton").split(".")[:2]])
+    except PackageNotFoundError:
+        return (0,)
+
+
+needs_triton = pytest.mark.skipif(
+    _version() < (3, 7),
+    reason="the interpreter before Triton 3.7 has other gaps, or there is none",
 )
 
 
@@ -37,6 +47,7 @@ CONTRACTS = {
 }
 
 
+@needs_triton
 @pytest.mark.parametrize("contracts", CONTRACTS.values(), ids=CONTRACTS.keys())
 def test_interpreted_kernels_agree_with_torch(contracts: list[str]) -> None:
     arguments = [*contracts, "--device", "cpu"]
@@ -44,6 +55,7 @@ def test_interpreted_kernels_agree_with_torch(contracts: list[str]) -> None:
     assert said.splitlines() == [f"ok {name.replace('_', ' ')}" for name in contracts]
 
 
+@needs_triton
 def test_every_kernel_compiles_for_an_h100_and_an_a100_and_spills_no_registers() -> None:
     # The interpreter takes code that the compiler refuses.
     said = _run("triton_builds.py", ["90", "80"], TRITON_INTERPRET="0")
@@ -54,3 +66,17 @@ def test_importing_l0func_does_not_import_triton() -> None:
     code = "import l0func, sys; assert 'triton' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_an_old_triton_is_refused_by_its_version(tmp_path: Path) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text('__version__ = "2.1.0"\n')
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    code = "import l0func.kernels.by_triton.api"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert "ImportError: l0func needs Triton 3.3 or later, and finds 2.1.0" in done.stderr

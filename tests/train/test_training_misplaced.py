@@ -61,7 +61,7 @@ def test_a_sweep_refuses_a_loss_that_reaches_nothing():
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(0, NET), (0, {"weight": [1.0]}), (2, NET), (0, {"weight": X.numpy()}), (1, SPEC)],
+    [(0, NET), (0, {"weight": [1.0]}), (2, NET), (0, {"weight": X.cpu().numpy()}), (1, SPEC)],
 )
 def test_init_names_the_tree_that_is_none(place, value):
     init, _ = l0.training(loss, ADAM, ADAM)

@@ -22,4 +22,5 @@ def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple
     if log_alpha.dtype != torch.float32:
         return by_torch.draw(formula, log_alpha, keys, first)
     p, q = launches.prepared(formula, log_alpha)
-    return launches.draw_gates(formula, p, q, keys.contiguous(), first)
+    with launches.device_of(p):
+        return launches.draw_gates(formula, p, q, keys.contiguous(), first)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.kernels.by_triton import launches
-from l0func.kernels.by_triton.launches import Lines, prepared
+from l0func.kernels.by_triton.launches import Lines, device_of, prepared
 from l0func.kernels.formula import Formula
 
 
@@ -42,19 +42,21 @@ def contract_vectors(
     if orders:
         assert x is not None
         assert g is not None
-        sums = launches.outer_product(formula, lines, keys, x, g, orders)
+        with device_of(keys):
+            sums = launches.outer_product(formula, lines, keys, x, g, orders)
     results: list[Tensor] = []
     for kind, order in outputs:
         if kind == "a":
             results.append(sums[order])
             continue
-        product, vectors = _product(kind, x, g)
+        product, vectors = _launch_of(kind, x, g)
         assert a is not None
-        results.append(product(formula, lines, keys, a, vectors, order).unsqueeze(1))
+        with device_of(keys):
+            results.append(product(formula, lines, keys, a, vectors, order).unsqueeze(1))
     return results
 
 
-def _product(kind: str, x: Tensor | None, g: Tensor | None) -> tuple[Any, Tensor]:
+def _launch_of(kind: str, x: Tensor | None, g: Tensor | None) -> tuple[Any, Tensor]:
     """The launch that computes y from x, or x from g, and its vectors."""
     vectors = x if kind == "y" else g
     assert vectors is not None
@@ -81,7 +83,8 @@ def fill_chunk(
     """
     keys = chunk.keys.contiguous()
     place = formula, p, q, keys, contraction.first
-    if chunk.masked:
-        launches.mask_entries(*place, a.contiguous(), chunk.masked)
-    if chunk.sums:
-        launches.sum_entries(*place, chunk.products.contiguous(), chunk.sums)
+    with device_of(keys):
+        if chunk.masked:
+            launches.mask_entries(*place, a.contiguous(), chunk.masked)
+        if chunk.sums:
+            launches.sum_entries(*place, chunk.products.contiguous(), chunk.sums)

@@ -44,7 +44,7 @@ def draw_gates(
     """
     program = tl.program_id(0)
     k = (program // blocks).to(tl.int64)
-    u, i, is_own = _block(keys, k, first, program % blocks, count, CALLS)
+    u, i, is_own = _drawn_block(keys, k, first, program % blocks, count, CALLS)
     own_p = tl.load(p + k * line + i, mask=is_own, other=1.0)
     own_q = tl.load(q + k * line + i, mask=is_own, other=1.0)
     gate, slope = draw(u, own_p, own_q, *settings)
@@ -88,7 +88,7 @@ def mask_entries(
     """
     program = tl.program_id(0)
     k = (program // blocks).to(tl.int64)
-    u, i, is_own = _block(keys, k, first, program % blocks, count, CALLS)
+    u, i, is_own = _drawn_block(keys, k, first, program % blocks, count, CALLS)
     own_p = tl.load(p + i, mask=is_own, other=1.0)
     own_q = tl.load(q + i, mask=is_own, other=1.0)
     gate, slope = draw(u, own_p, own_q, *settings)
@@ -139,14 +139,14 @@ def sum_entries(
         SLOPES: Whether to add to ``slope_sums``.
     """
     block = tl.program_id(0) % blocks
-    u, i, is_own = _block(keys, 0, first, block, count, CALLS)
+    u, i, is_own = _drawn_block(keys, 0, first, block, count, CALLS)
     entry = i * repeat + tl.program_id(0) // blocks
     own_p = tl.load(p + i, mask=is_own, other=1.0)
     own_q = tl.load(q + i, mask=is_own, other=1.0)
     total = u * 0.0
     slope_total = u * 0.0
     for k in range(batch):
-        u, i, is_own = _block(keys, k, first, block, count, CALLS)
+        u, i, is_own = _drawn_block(keys, k, first, block, count, CALLS)
         gate, slope = draw(u, own_p, own_q, *settings)
         start = tl.cast(k, tl.int64) * count * repeat
         product = tl.load(products + start + entry, mask=is_own, other=0.0)
@@ -160,7 +160,7 @@ def sum_entries(
         tl.store(slope_sums + entry, before + slope_total, mask=is_own)
 
 
-def _block(keys: Any, k: Any, first: Any, block: Any, count: Any, CALLS: constexpr) -> Any:
+def _drawn_block(keys: Any, k: Any, first: Any, block: Any, count: Any, CALLS: constexpr) -> Any:
     """The uniforms of one block of calls, their gates, and whether these are among the N."""
     seed = tl.load(keys + 2 * k)
     offset = tl.load(keys + 2 * k + 1)

@@ -5,10 +5,12 @@ Sizes are fixed and depend on the shapes alone, so that results repeat.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from l0func.internal.untyped import untyped
 from l0func.kernels.by_triton import gates, vectors
 from l0func.kernels.by_triton.binding import kernel
 from l0func.kernels.formula import Formula
@@ -51,6 +53,11 @@ class Lines(NamedTuple):
     def by_calls(self) -> bool:
         """Whether every weight row begins with a whole call of the generator."""
         return self.repeat == 1 and self.columns % 4 == 0 and self.first % 4 == 0
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context for launches: Triton launches on torch's current card, not on the tensors'."""
+    return untyped.cuda.device_of(tensor)
 
 
 def prepared(formula: Formula, log_alpha: Tensor) -> tuple[Tensor, Tensor]:

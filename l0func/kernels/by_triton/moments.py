@@ -11,7 +11,7 @@ from torch import Tensor
 from l0func.kernels import by_torch
 from l0func.kernels.by_torch import Moments, Node
 from l0func.kernels.by_triton.binding import kernel
-from l0func.kernels.by_triton.launches import prepared
+from l0func.kernels.by_triton.launches import device_of, prepared
 from l0func.kernels.by_triton.triton_names import constexpr, tl
 from l0func.kernels.formula import Formula
 
@@ -34,7 +34,8 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
     run = kernel(integrate, formula)
     if count:
         sizes = count, len(nodes), middle, GATES
-        run[(-(-count // GATES),)](p, q, formula.settings, table, *results, *sizes)
+        with device_of(p):
+            run[(-(-count // GATES),)](p, q, formula.settings, table, *results, *sizes)
     return Moments(*results)
 
 

@@ -64,8 +64,8 @@ def forward_product(
             keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
-        weight = _entries(a, o, i, rows, columns)
-        vector = _entries(x, b, i, batch, columns)
+        weight = _matrix_entries(a, o, i, rows, columns)
+        vector = _matrix_entries(x, b, i, batch, columns)
         total += (slope if ORDER else gate) * (weight * vector)
     place = b * rows + o
     is_own = (b < batch) & (o < rows)
@@ -125,8 +125,8 @@ def backward_product(
             keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
-        weight = _entries(a, o, i, rows, columns)
-        vector = _entries(g, b, o, batch, rows)
+        weight = _matrix_entries(a, o, i, rows, columns)
+        vector = _matrix_entries(g, b, o, batch, rows)
         total += (slope if ORDER else gate) * (weight * vector)
     place = (piece * batch + b) * columns + i
     is_own = (b < batch) & (i < columns)
@@ -194,7 +194,7 @@ def outer_product(
             keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
-        product = _entries(x, b, i, batch, columns) * _entries(g, b, o, batch, rows)
+        product = _matrix_entries(x, b, i, batch, columns) * _matrix_entries(g, b, o, batch, rows)
         total += gate * product
         slope_total += slope * product
     place = (piece * rows + o) * columns + i
@@ -237,7 +237,7 @@ def _tile(
     return u, own_p, own_q
 
 
-def _entries(matrix: Any, row: Any, column: Any, rows: Any, columns: Any) -> Any:
+def _matrix_entries(matrix: Any, row: Any, column: Any, rows: Any, columns: Any) -> Any:
     """Entries of a matrix, and 0 outside of it."""
     is_own = (row < rows) & (column < columns)
     return tl.load(matrix + row * columns + column, mask=is_own, other=0.0)
