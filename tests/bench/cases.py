@@ -1,4 +1,4 @@
-"""What the benchmarks of masks share: contenders in turns, and a network with the ways to step it."""
+"""What the benchmarks of masks share: contenders in turns, and a network with its ways to step."""
 
 from __future__ import annotations
 
