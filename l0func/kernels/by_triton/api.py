@@ -9,12 +9,34 @@ import torch
 from torch import Tensor
 
 from l0func.kernels import by_torch
-from l0func.kernels.by_torch import quantile, tail
+from l0func.kernels.by_torch import (
+    fold,
+    masked_moment_grads,
+    masked_moments,
+    normals,
+    quantile,
+    split,
+    tail,
+    uniforms,
+)
 from l0func.kernels.by_triton import launches
+from l0func.kernels.by_triton.contract import contract
 from l0func.kernels.by_triton.moments import moments
 from l0func.kernels.formula import Formula
 
-__all__ = ["draw", "moments", "quantile", "tail"]
+__all__ = [
+    "contract",
+    "draw",
+    "fold",
+    "masked_moment_grads",
+    "masked_moments",
+    "moments",
+    "normals",
+    "quantile",
+    "split",
+    "tail",
+    "uniforms",
+]
 
 
 def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
