@@ -388,7 +388,8 @@ class GateDistribution(ABC):
 
     def _fields(self) -> dict[str, Any]:
         """The values that a caller gave, without those derived from them."""
-        return {name: value for name, value in vars(self).items() if name not in _DERIVED}
+        derived = set(_DERIVED) - set(given_fields(type(self)))
+        return {name: value for name, value in vars(self).items() if name not in derived}
 
 
 _DERIVED = ("quadratures", "identity", "formula", "written", "limits", "known", "nodes")

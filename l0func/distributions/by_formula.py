@@ -27,7 +27,7 @@ _LONG_LINE = 32
 
 def constants_of(formula: Formula, values: Sequence[float]) -> tuple[float, ...]:
     """The numbers that stand for gate values in ``formula.tails``."""
-    t = torch.tensor(values, dtype=torch.float64)
+    t = torch.tensor(values, dtype=torch.float64, device="cpu")
     return tuple(listed_floats(formula.node(t, *formula.settings)))
 
 

@@ -82,7 +82,7 @@ class CustomGate(GateDistribution):
         low, high = -_SEARCH_BOUND, _SEARCH_BOUND
         for _ in range(80):
             middle = (low + high) / 2.0
-            at = torch.tensor(middle, dtype=torch.float64)
+            at = torch.tensor(middle, dtype=torch.float64, device="cpu")
             if self.cumulative(t, at).item() > probability:
                 low = middle
             else:
@@ -109,7 +109,7 @@ class CustomGate(GateDistribution):
 
 def _check_precision(gate: CustomGate) -> None:
     """Refuse methods that answer float64 locations in another dtype or shape."""
-    log_alpha = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64)
+    log_alpha = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64, device="cpu")
     results: dict[str, Any] = {
         "draw": gate.draw(torch.full_like(log_alpha, 0.3), log_alpha),
         "survival": gate.survival(0.5, log_alpha),
@@ -136,7 +136,7 @@ def _check_agreement(gate: CustomGate) -> None:
 
     The draw at a probability a little below P(z <= t) is at most t, and a little above at least t.
     """
-    log_alpha = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64)
+    log_alpha = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64, device="cpu")
     for t in (0.1, 0.5, 0.9):
         at_most = gate.cumulative(t, log_alpha)
         below = rectify(gate.draw((at_most - 0.01).clamp(1e-6, 1 - 1e-6), log_alpha))

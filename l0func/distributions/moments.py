@@ -58,7 +58,7 @@ def find_quadratures(
     """
     # The survival functions bend most between these locations.
     locations = [location(level, t) for level in LEVELS for t in THRESHOLDS]
-    log_alpha = torch.tensor(locations, dtype=torch.float64)
+    log_alpha = torch.tensor(locations, dtype=torch.float64, device="cpu")
 
     def evaluate(size: int) -> Tensor:
         return torch.stack(moments(log_alpha, nodes(size)))

@@ -28,7 +28,7 @@ def gauss_legendre(size: int, /) -> Quadrature:
     Source: Golub & Welsch (1969), "Calculation of Gauss quadrature rules": the eigenvalues of the
     Jacobi matrix.
     """
-    k = torch.arange(1, size, dtype=torch.float64)
+    k = torch.arange(1, size, dtype=torch.float64, device="cpu")
     off_diagonal = k / (4.0 * k**2 - 1.0).sqrt()
     jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     nodes, vectors = untyped.linalg.eigh(jacobi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from numbers import Real
 from typing import Any
@@ -95,6 +96,7 @@ def check_dataclass(distribution: Any) -> None:
 
     Raises:
         TypeError: Its class is no frozen dataclass, or a setting is a tensor.
+        ValueError: A setting has a name that the library uses.
     """
     kind: Any = distribution.__class__
     parameters: Any = getattr(kind, "__dataclass_params__", None)
@@ -104,8 +106,22 @@ def check_dataclass(distribution: Any) -> None:
             f"{kind.__name__} with @dataclass(frozen=True)."
         )
     for name in given_fields(kind):
+        _check_is_free(kind, name)
         if isinstance(getattr(distribution, name), Tensor):
             raise TypeError(
                 f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "
                 f"{name} is a tensor. Give {name}.item()."
+            )
+
+
+def _check_is_free(kind: type[Any], name: str) -> None:
+    """Refuse a setting that would take the place of a value or method of the library."""
+    for base in kind.__mro__:
+        is_dataclass = "__dataclass_params__" in vars(base)
+        if is_dataclass or not base.__module__.startswith("l0func."):
+            continue
+        if name in vars(base) or name in inspect.get_annotations(base):
+            raise ValueError(
+                f"The name {name!r} belongs to {base.__name__}; rename this setting of "
+                f"{kind.__name__}."
             )

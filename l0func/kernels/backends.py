@@ -21,6 +21,7 @@ _PLAIN_TYPES = {Tensor, Parameter}
 _PLAIN_DTYPES = {torch.float32, torch.float64, torch.int64}
 
 _core: Any = untyped._C
+_is_zerotensor: Any = untyped._is_zerotensor
 _forward_mode: Any = untyped.autograd.forward_ad
 
 
@@ -59,6 +60,7 @@ def _has_plain_values(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not _core._functorch.is_functorch_wrapped_tensor(tensor)
         and not tensor.is_neg()
+        and not _is_zerotensor(tensor)
         and not (tensor.requires_grad and torch.is_grad_enabled())
         and (_forward_mode._current_level < 0 or not _has_tangent(tensor))
     )

@@ -82,13 +82,25 @@ class Marked(torch.Tensor):
         torch.ones(2).bfloat16(),
         torch.ones(2, dtype=torch.complex64).conj(),
         torch.ones(2, dtype=torch.complex64).conj().imag,
+        torch._efficientzerotensor(2),
         torch.ones(2).to_sparse(),
         torch.ones(2, device="meta"),
         torch.ones(2, requires_grad=True),
         torch.ones(2).as_subclass(Marked),
         FakeTensorMode().from_tensor(torch.ones(2)),
     ],
-    ids=["half", "bfloat16", "conj", "neg", "sparse", "meta", "autograd", "subclass", "fake"],
+    ids=[
+        "half",
+        "bfloat16",
+        "conj",
+        "neg",
+        "zeros",
+        "sparse",
+        "meta",
+        "autograd",
+        "subclass",
+        "fake",
+    ],
 )
 def test_other_tensors_go_to_torch(tensor):
     assert kernels_for(tensor) is by_torch

@@ -12,7 +12,7 @@ from l0func.kernels.formula import Formula
 
 def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.draw`."""
-    z = torch.empty(keys.shape[0], log_alpha.shape[-1], dtype=log_alpha.dtype)
+    z = log_alpha.new_empty(keys.shape[0], log_alpha.shape[-1])
     slopes = torch.empty_like(z)
     run = compiled(gates.draw_gates, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
@@ -22,7 +22,7 @@ def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple
 
 def quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.quantile`."""
-    z = torch.empty(u.shape, dtype=log_alpha.dtype)
+    z = log_alpha.new_empty(u.shape)
     slopes = torch.empty_like(z)
     run = compiled(gates.gates_at, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
