@@ -51,7 +51,7 @@ def _is_watched() -> bool:
     return modes > 0 or tracing is not None or compiling()
 
 
-def _has_plain_values(tensor: Tensor) -> bool:
+def _has_plain_values(tensor: Any) -> bool:
     """Whether the tensor is values in memory and nothing else."""
     return (
         type(tensor) in _PLAIN_TYPES
@@ -59,6 +59,7 @@ def _has_plain_values(tensor: Tensor) -> bool:
         and tensor.layout is torch.strided
         and not _core._functorch.is_functorch_wrapped_tensor(tensor)
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
         and not (tensor.requires_grad and torch.is_grad_enabled())
         and (_forward_mode._current_level < 0 or not _has_tangent(tensor))
     )
