@@ -94,7 +94,8 @@ def check_dataclass(distribution: Any) -> None:
     """Refuse a distribution that could not be compared, hashed and written to a file.
 
     Raises:
-        TypeError: Its class is no frozen dataclass, or a setting is a tensor.
+        TypeError: Its class is no frozen dataclass, or a setting is a tensor or has the name of
+            an attribute that is computed from the settings.
     """
     kind: Any = distribution.__class__
     parameters: Any = getattr(kind, "__dataclass_params__", None)
@@ -104,6 +105,11 @@ def check_dataclass(distribution: Any) -> None:
             f"{kind.__name__} with @dataclass(frozen=True)."
         )
     for name in given_fields(kind):
+        if name in kind.derived_names:
+            raise TypeError(
+                f"{kind.__name__} has a setting named {name}, and l0func computes an attribute of "
+                "that name; choose another name."
+            )
         if isinstance(getattr(distribution, name), Tensor):
             raise TypeError(
                 f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import pickle
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 import pytest
@@ -153,3 +155,34 @@ def test_a_draw_with_another_survival_function_is_named():
 
     with pytest.raises(ValueError, match=r"do not have its survival function.*growing in u"):
         Wrong()
+
+
+@dataclass(frozen=True)
+class ShiftedGate(LogisticGate):
+    """Its settings have the names of attributes that other distributions compute."""
+
+    limits: float = 0.0
+    nodes: float = 0.0
+
+    def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        return super().draw(u, log_alpha + self.limits + self.nodes)
+
+    def survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return super().survival(t, log_alpha + self.limits + self.nodes)
+
+
+def test_a_setting_with_any_name_survives_a_copy_and_a_pickle():
+    gate = ShiftedGate(0.3, 1.0, -3.0)
+    for twin in (copy.deepcopy(gate), pickle.loads(pickle.dumps(gate))):
+        assert twin == gate
+        assert (twin.limits, twin.nodes) == (1.0, -3.0)
+    assert gate.to_dict() == {"kind": "ShiftedGate", "scale": 0.3, "limits": 1.0, "nodes": -3.0}
+    assert ShiftedGate(0.3, 2.0).identity != gate.identity
+
+
+@pytest.mark.parametrize("name", ["formula", "identity", "quadratures"])
+def test_a_setting_may_not_have_the_name_of_a_computed_attribute(name):
+    fields = [(name, float, field(default=1.0))]
+    kind = make_dataclass("Renamed", fields, bases=(LogisticGate,), frozen=True)
+    with pytest.raises(TypeError, match=f"Renamed has a setting named {name}.*another name"):
+        kind()
