@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pretend
@@ -11,6 +12,8 @@ import torch
 from device import DEVICE
 
 import l0func as l0
+
+KERNEL: Any = os.environ.get("L0FUNC_KERNEL", "auto")
 
 ON_CPU = {
     "test_devices.py",
@@ -25,10 +28,14 @@ ON_CPU = {
 """Files about text, processes and the CPU: they say nothing of another device."""
 
 
+@pytest.fixture(autouse=True)
+def _same_kernel() -> Iterator[None]:
+    """A test that chooses a kernel leaves the choice to the next test."""
+    yield
+    l0.use_kernel(KERNEL)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    # The compiled kernel takes seconds for every shape; test_contraction holds it to the eager
-    # one.
-    l0.use_kernel("auto")
     if "PYTEST_XDIST_WORKER" in os.environ:
         # A worker for every core: threads of their own would only wait for each other.
         torch.set_num_threads(1)

@@ -91,7 +91,10 @@ def main(capabilities: list[int]) -> None:
         some = KERNELS if name == "root" else [KERNELS[0], KERNELS[3]]
         for (template, constants), capability in product(some, capabilities):
             found = built(template, constants, formula, capability)
-            assert stack_of(found.asm["cubin"]) == 0, (template.__name__, capability)
+            stack = stack_of(found.asm["cubin"])
+            # An A100 has less room; there a kernel may keep a few numbers in memory.
+            limit = 0 if capability >= 90 else 64
+            assert stack <= limit, (template.__name__, capability, stack)
             print("ok", capability, name, template.__name__, flush=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ class GateDistribution(ABC):
     Larger ``log_alpha`` means stochastically larger gates. Everything is computed in float32, or
     in float64 for float64 locations, and returned in the locations' dtype and on their device.
     """
+
+    derived_names: ClassVar[tuple[str, ...]] = ("quadratures", "identity", "formula")
+    """Attributes that are computed from the settings; no setting may have such a name."""
 
     quadratures: Quadratures
     """Nodes and weights for the moments."""
@@ -388,11 +391,8 @@ class GateDistribution(ABC):
 
     def _fields(self) -> dict[str, Any]:
         """The values that a caller gave, without those derived from them."""
-        derived = set(_DERIVED) - set(given_fields(type(self)))
-        return {name: value for name, value in vars(self).items() if name not in derived}
+        return {n: value for n, value in vars(self).items() if n not in self.derived_names}
 
-
-_DERIVED = ("quadratures", "identity", "formula", "written", "limits", "known", "nodes")
 
 _QUADRATURES: dict[GateDistribution, Quadratures] = {}
 """Found once for all equal distributions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,14 @@ class FormulaGate(GateDistribution):
 
     The hooks for torch come from the formula, and every kernel compiles it.
     """
+
+    derived_names: ClassVar[tuple[str, ...]] = (
+        *GateDistribution.derived_names,
+        "written",
+        "limits",
+        "known",
+        "nodes",
+    )
 
     written: Formula
     """The formula. :attr:`formula` is None in a subclass, because that may replace the hooks."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from l0func.internal.forward_mode import forward_rule, in_dual_level
+from l0func.internal.untyped import untyped
 
 SmoothFunction = Callable[..., tuple[Tensor, ...]]
 """``(order, log_alpha, *others)`` to values, and then their slopes.
@@ -43,7 +44,7 @@ class _Smooth(Function):
         if in_dual_level():
             # torch gives tangents to no two views of one tensor there.
             return tuple([result.clone() for result in results])
-        return results
+        return tuple([_owned(result) for result in results])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -110,6 +111,12 @@ def _other_grads(ctx: Any, grads: Sequence[Tensor | None]) -> Sequence[Any]:
 def _function_of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tensor, ...]]:
     """The function of the other tensors alone, in operations that torch differentiates."""
     return lambda *others: ctx.function(ctx.order, log_alpha, *others, recorded=True)
+
+
+def _owned(result: Any) -> Tensor:
+    """A result as no view of another tensor: torch lets a caller change only such in place."""
+    view: Any = untyped.ops.aten._unsafe_view
+    return view(result, result.shape) if result._is_view() else result
 
 
 def with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:

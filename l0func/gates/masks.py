@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from l0func.gates.checks import (
     check_single_key,
 )
 from l0func.internal import names, tree
+from l0func.internal.below_vmap import below_vmap
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
 from l0func.kernels.choice import kernel_in_use
@@ -76,13 +78,21 @@ def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gate
         return {}
     if kernel_in_use(keys.device) == "torch":
         # One call to the generator: to trace or to start it costs more than to run it.
-        draws = random.uniforms(keys, [gate.shape for gate in wanted])
-        pairs = zip(wanted, draws, strict=True)
-        return {gate.name: gate.distribution.quantile(u, gates[gate.name]) for gate, u in pairs}
-    z: Gates = {}
+        locations = [gates[gate.name] for gate in wanted]
+        z = below_vmap(partial(_drawn_together, wanted), keys, *locations)
+        return {gate.name: values for gate, values in zip(wanted, z, strict=True)}
+    drawn: Gates = {}
     for number, gate in enumerate(wanted):
-        z[gate.name] = gate.distribution.draws(keys[..., number, :], gates[gate.name])
-    return z
+        drawn[gate.name] = gate.distribution.draws(keys[..., number, :], gates[gate.name])
+    return drawn
+
+
+def _drawn_together(
+    wanted: Sequence[GateVector], keys: Tensor, *locations: Tensor
+) -> list[Tensor]:
+    draws = random.uniforms(keys, [gate.shape for gate in wanted])
+    own = zip(wanted, draws, locations, strict=True)
+    return [gate.distribution.quantile(u, log_alpha) for gate, u, log_alpha in own]
 
 
 def mean_masks(gates: Tree, spec: GateSpec) -> Masks:

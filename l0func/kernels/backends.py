@@ -52,7 +52,7 @@ def _is_watched() -> bool:
     return modes > 0 or tracing is not None or compiling()
 
 
-def _has_plain_values(tensor: Tensor) -> bool:
+def _has_plain_values(tensor: Any) -> bool:
     """Whether the tensor is values in memory and nothing else."""
     return (
         type(tensor) in _PLAIN_TYPES

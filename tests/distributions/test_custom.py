@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,3 +155,26 @@ def test_a_draw_with_another_survival_function_is_named():
 
     with pytest.raises(ValueError, match=r"do not have its survival function.*growing in u"):
         Wrong()
+
+
+@dataclass(frozen=True)
+class ShiftedGate(LogisticGate):
+    """Its settings have the names of attributes that other distributions compute."""
+
+    limits: float = 0.0
+    nodes: float = 0.0
+
+    def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        return super().draw(u, log_alpha + self.limits + self.nodes)
+
+    def survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return super().survival(t, log_alpha + self.limits + self.nodes)
+
+
+def test_a_setting_with_any_name_survives_a_copy_and_a_pickle():
+    gate = ShiftedGate(0.3, 1.0, -3.0)
+    for twin in (copy.deepcopy(gate), pickle.loads(pickle.dumps(gate))):
+        assert twin == gate
+        assert (twin.limits, twin.nodes) == (1.0, -3.0)
+    assert gate.to_dict() == {"kind": "ShiftedGate", "scale": 0.3, "limits": 1.0, "nodes": -3.0}
+    assert ShiftedGate(0.3, 2.0).identity != gate.identity

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -31,12 +30,6 @@ CASES = [
     ((4, 8), 1, 1, 4),
     ((3, 12), 2, 4, 0),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _kernel() -> Iterator[None]:
-    yield
-    l0.use_kernel("eager")
 
 
 def swept(contraction: Contraction, output: Output, keys: Tensor, given: Operands) -> Tensor:
@@ -116,6 +109,13 @@ def test_gates_of_a_user_are_fused_and_stay_the_same(rows):
         alone = swept(contraction, output, keys, given)
         l0.use_kernel("auto")
         torch.testing.assert_close(swept(contraction, output, keys, given), alone)
+
+
+@pytest.mark.compiles
+def test_equal_gates_of_a_user_share_one_compilation():
+    shared = fused._compiled(LogisticGate(0.3), (0, 1))
+    assert fused._compiled(LogisticGate(0.3), (0, 1)) is shared
+    assert fused._compiled(LogisticGate(0.4), (0, 1)) is not shared
 
 
 @pytest.mark.compiles

@@ -25,8 +25,6 @@ with_numba = pytest.mark.skipif(not HAS_NUMBA, reason="this platform has no numb
 @pytest.fixture(autouse=True)
 def _automatic():
     l0.use_kernel("auto")
-    yield
-    l0.use_kernel("eager")
 
 
 def fresh(code: str, **variables: str) -> subprocess.CompletedProcess[str]:

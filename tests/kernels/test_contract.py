@@ -14,9 +14,9 @@ from torch import Tensor
 import l0func as l0
 from l0func import random
 from l0func.kernels import by_torch
-from l0func.kernels.backends import numba_kernels
 from l0func.kernels.contraction import Contraction, Output
 from l0func.kernels.convolution import ConvolutionSizes
+from l0func.kernels.loading import load_kernels
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class LogisticGate(l0.CustomGate):
         return torch.sigmoid((0.5 + log_alpha - t) / self.scale)
 
 
-BACKENDS = [by_torch] if numba_kernels() is None else [by_torch, numba_kernels()]
+by_numba = load_kernels("numba").kernels
+BACKENDS = [by_torch] if by_numba is None else [by_torch, by_numba]
 DISTRIBUTIONS = [
     l0.HardConcrete(),
     l0.HardConcrete(0.5),

@@ -28,8 +28,6 @@ def _backend(request):
     if request.param == "compiled" and loading.load_kernels("numba").kernels is None:
         pytest.skip("this platform has no numba")
     l0.use_kernel(request.param)
-    yield
-    l0.use_kernel("eager")
 
 
 def defined(key: Tensor, count: int) -> Tensor:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from l0func.kernels.by_numba import gates
-from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
+from l0func.kernels.by_numba.compiled import array, compiled, empty, key_array, settings_of
 from l0func.kernels.formula import Formula
 
 
 def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.draw`."""
-    z = log_alpha.new_empty(keys.shape[0], log_alpha.shape[-1])
-    slopes = torch.empty_like(z)
+    shape = keys.shape[0], log_alpha.shape[-1]
+    z, slopes = empty(shape, log_alpha.dtype), empty(shape, log_alpha.dtype)
     run = compiled(gates.draw_gates, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
     run(key_array(keys), first, array(log_alpha), settings, array(z), array(slopes))
@@ -22,8 +21,7 @@ def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple
 
 def quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.quantile`."""
-    z = log_alpha.new_empty(u.shape)
-    slopes = torch.empty_like(z)
+    z, slopes = empty(u.shape, log_alpha.dtype), empty(u.shape, log_alpha.dtype)
     run = compiled(gates.gates_at, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
     run(array(u), array(log_alpha), settings, array(z), array(slopes))
@@ -31,8 +29,9 @@ def quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Te
 
 
 def prepared(formula: Formula, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """``formula.prepare`` of all locations, shaped like them."""
-    p, q = torch.empty_like(log_alpha), torch.empty_like(log_alpha)
+    """``formula.prepare`` of all locations, contiguous and shaped like them."""
+    shape = log_alpha.shape
+    p, q = empty(shape, log_alpha.dtype), empty(shape, log_alpha.dtype)
     run = compiled(gates.prepare_gates, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
     flat = array(log_alpha).reshape(-1)

@@ -35,13 +35,13 @@ def tail(formula: Formula, constant: float, log_alpha: Tensor) -> tuple[Tensor, 
 
 def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Moments:
     """See :func:`l0func.kernels.by_torch.moments`."""
-    results = log_alpha.new_empty(4, log_alpha.numel())
+    results = [torch.empty_like(log_alpha) for _ in range(4)]
     run = compiled(templates.moments_of_gates, log_alpha.dtype, formula)
     settings, la = settings_of(formula, log_alpha.dtype), array(log_alpha)
-    lines, into = _lines_of(nodes, la.dtype), array(results)
+    lines, into = _lines_of(nodes, la.dtype), [array(t) for t in results]
 
     def compute(gates: slice) -> None:
-        run(la[gates], settings, lines, into[:, gates])
+        run(la[gates], settings, lines, tuple([t[gates] for t in into]))
 
     _in_tiles(compute, la.size, len(nodes))
     return Moments(*results)

@@ -46,14 +46,14 @@ def moments_of_gates(la: Any, settings: Any, nodes: Any, results: Any) -> None:
         settings: The formula's.
         nodes: ``(1 + nodes, 3)``: gate value, weight and constant. The first line is the node in
             the middle, once more.
-        results: Receives the moments, ``(4, N)``.
+        results: Four arrays, ``(N,)``, that receive the moments.
     """
     buffer = np.empty(7 * BLOCK, la.dtype)
     for start in range(0, la.shape[0], BLOCK):
         own = la[start : start + BLOCK]
         fill_moments(own, settings, nodes, buffer, True)
         for k in range(4):
-            found, into = buffer[(3 + k) * BLOCK :], results[k, start : start + BLOCK]
+            found, into = buffer[(3 + k) * BLOCK :], results[k][start : start + BLOCK]
             for i in range(own.shape[0]):
                 into[i] = found[i]
 
