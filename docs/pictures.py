@@ -158,7 +158,32 @@ def one_call() -> str:
     return picture(800, 390, connected(boxes, arrows))
 
 
-PICTURES = {"dataflow.svg": dataflow, "per_example.svg": one_call}
+def backends() -> str:
+    """From a draw, a gate or a product to the backend that computes it."""
+    boxes = {
+        "random": function(130, 40, "uniform, normal, split", "random", width=190),
+        "gate": function(400, 40, "sample, mean_and_variance", "distributions", width=210),
+        "product": function(
+            680, 40, "product with a masked weight", "engine/contraction", width=230
+        ),
+        "formula": value(130, 140, "Formula", "draw and tails over numbers", width=200),
+        "kernels_for": function(400, 140, "kernels_for(tensors)", "kernels/backends", width=190),
+        "vocabulary": value(130, 240, "vocabulary", "exp, log, where, ndtri, …", width=190),
+        "torch": function(400, 240, "by_torch", "every device and transform", width=190),
+        "numba": function(690, 240, "by_numba", "plain tensors, CPU", width=150),
+        "triton": function(690, 140, "by_triton", "plain tensors, CUDA", width=150),
+    }
+    arrows = """
+        random > kernels_for > torch
+        gate > kernels_for > numba
+        product > kernels_for > triton
+        formula > vocabulary > torch
+        formula > kernels_for
+    """
+    return picture(820, 290, connected(boxes, arrows))
+
+
+PICTURES = {"dataflow.svg": dataflow, "per_example.svg": one_call, "kernels.svg": backends}
 
 
 def main() -> None:
