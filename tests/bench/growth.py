@@ -32,9 +32,9 @@ ENTRIES = {"*weight": l0.element(), "*": None}
 ROWS = {"*weight": l0.axis(0), "*": None}
 ROADS = ("exact", "local", "rows", "one mask", "ungated")
 AXES: dict[str, tuple[int, ...]] = {
-    "batch": (64, 128, 256, 512, 1024, 2048, 4096),
+    "batch": (64, 256, 1024, 4096),
     "width": (256, 512, 1024, 2048, 4096),
-    "parameters": (10, 40, 100, 400, 1000, 4000),
+    "parameters": (10, 100, 1000, 4000),
     "threads": (1, 2),
 }
 # What the other axes hold.
@@ -105,7 +105,7 @@ def measure(axis: str, size: int, road: str) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")
     before = megabytes("VmRSS")
     times: list[float] = []
-    while len(times) < 3 or (sum(times) < 2.0 and len(times) < 50):
+    while len(times) < 3 or (sum(times) < 1.0 and len(times) < 50):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
