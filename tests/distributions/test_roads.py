@@ -14,6 +14,7 @@ import l0func as l0
 from l0func import random
 from l0func.kernels import backends, by_torch
 from l0func.kernels.choice import chosen
+from l0func.kernels.loading import load_kernels
 
 every = pytest.mark.parametrize("d", [*CASES, GATE], ids=repr)
 every_formula = pytest.mark.parametrize("d", CASES, ids=repr)
@@ -30,7 +31,7 @@ def road(request):
 
 @pytest.fixture
 def numba_road():
-    if backends.numba_kernels() is None:
+    if load_kernels("numba").kernels is None:
         pytest.skip("numba is not installed")
     before = chosen()
     l0.use_kernel("auto")
