@@ -15,9 +15,9 @@ from l0func.kernels.contraction import Contraction, Operands, Output
 from l0func.kernels.convolution import ConvolutionSizes
 from l0func.kernels.loading import load_kernels
 
-pytestmark = pytest.mark.skipif(
-    load_kernels("numba").kernels is None, reason="numba is not installed"
-)
+NUMBA = load_kernels("numba").kernels
+
+pytestmark = pytest.mark.skipif(NUMBA is None, reason="numba is not installed")
 ALL = [Output(kind, order) for kind, order in product("yxa", (0, 1))]
 CASES = [
     (Contraction(l0.HardConcrete(), (97, 301)), 300, 1),
@@ -46,7 +46,7 @@ def test_one_two_and_three_threads_give_the_same_bits(contraction, batch, vector
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(load_kernels("numba").kernels.contract(contraction, ALL, keys, given))
+            found.append(NUMBA.contract(contraction, ALL, keys, given))
     finally:
         torch.set_num_threads(before)
     for others in found[1:]:
@@ -69,10 +69,8 @@ def test_factors_with_gaps_in_memory_give_the_same_bits(vectors):
     contraction = Contraction(l0.HardConcrete(), (5, 7))
     keys = random.split(random.key(0), 3)
     given = operands(contraction, 3, vectors, torch.float32)
-    ours = load_kernels("numba").kernels.contract(contraction, ALL, keys, given)
-    gaps = load_kernels("numba").kernels.contract(
-        contraction, ALL, keys.flip(0).flip(0), strided(given)
-    )
+    ours = NUMBA.contract(contraction, ALL, keys, given)
+    gaps = NUMBA.contract(contraction, ALL, keys.flip(0).flip(0), strided(given))
     assert all(torch.equal(a, b) for a, b in zip(ours, gaps, strict=True))
 
 
@@ -83,8 +81,8 @@ def test_expanded_factors_are_those_laid_out(vectors):
     given = operands(contraction, 3, vectors, torch.float32)
     wide = given._replace(x=given.x[:1].expand(3, -1, -1), g=given.g[:, :, :1].expand(-1, -1, 5))
     laid_out = Operands(*(t.clone() for t in wide))
-    ours = load_kernels("numba").kernels.contract(contraction, ALL, keys, wide)
-    theirs = load_kernels("numba").kernels.contract(contraction, ALL, keys.clone(), laid_out)
+    ours = NUMBA.contract(contraction, ALL, keys, wide)
+    theirs = NUMBA.contract(contraction, ALL, keys.clone(), laid_out)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -93,9 +91,9 @@ def test_several_results_are_those_computed_alone(vectors):
     contraction = Contraction(l0.HardConcrete(), (20, 33), 3, 1)
     keys = random.split(random.key(0), 5)
     given = operands(contraction, 5, vectors, torch.float32)
-    together = load_kernels("numba").kernels.contract(contraction, ALL, keys, given)
+    together = NUMBA.contract(contraction, ALL, keys, given)
     for output, result in zip(ALL, together, strict=True):
-        [alone] = load_kernels("numba").kernels.contract(contraction, [output], keys, given)
+        [alone] = NUMBA.contract(contraction, [output], keys, given)
         assert torch.equal(result, alone)
 
 
@@ -106,7 +104,7 @@ def test_masks_have_the_zeros_and_ones_of_the_torch_road(order):
     given = operands(contraction, 1, 1, torch.float32)
     units = given._replace(x=torch.ones(1, 1, 1000), g=torch.ones(1, 1, 1000))
     keys, outputs = random.split(random.key(0), 1), [Output("a", order)]
-    [ours] = load_kernels("numba").kernels.contract(contraction, outputs, keys, units)
+    [ours] = NUMBA.contract(contraction, outputs, keys, units)
     [theirs] = contract_by_torch(contraction, outputs, keys, units)
     for value in (0.0, 1.0):
         differing = ((ours == value) != (theirs == value)).sum().item()
@@ -118,5 +116,5 @@ def test_the_results_do_not_change_their_factors():
     keys = random.split(random.key(0), 5)
     given = operands(contraction, 5, 1, torch.float32)
     before = [t.clone() for t in given]
-    load_kernels("numba").kernels.contract(contraction, ALL, keys, given)
+    NUMBA.contract(contraction, ALL, keys, given)
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
