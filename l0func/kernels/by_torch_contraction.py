@@ -22,11 +22,7 @@ DRAWS, DRAWS_ELSEWHERE = 1 << 18, 1 << 22
 
 
 def contract(
-    contraction: Contraction,
-    outputs: Sequence[Output],
-    keys: Tensor,
-    operands: Operands,
-    uniforms: Uniforms = by_torch_streams.uniforms,
+    contraction: Contraction, outputs: Sequence[Output], keys: Tensor, operands: Operands
 ) -> list[Tensor]:
     """Several results from the same masks, without all the masks in memory.
 
@@ -35,11 +31,21 @@ def contract(
         outputs: The results to compute.
         keys: A key for each example, ``(B, 2)``.
         operands: The factors.
-        uniforms: A backend's function for uniforms.
 
     Returns:
         For each output a tensor: ``y (B, R, O)`` or images, ``x`` shaped like x, ``a (O, I)``.
     """
+    return contract_by(by_torch_streams.uniforms, contraction, outputs, keys, operands)
+
+
+def contract_by(
+    uniforms: Uniforms,
+    contraction: Contraction,
+    outputs: Sequence[Output],
+    keys: Tensor,
+    operands: Operands,
+) -> list[Tensor]:
+    """As :func:`contract`, with a backend's function for uniforms."""
     log_alpha = operands.log_alpha.flatten()
     a = None if operands.a is None else operands.a.flatten()
     fill = partial(_fill, contraction, log_alpha, a, uniforms)
@@ -93,7 +99,7 @@ def _derivatives(
     distribution, chosen = contraction.distribution, choice.chosen()
     may_fuse = chosen == "compiled" or (contraction.in_graph and chosen == "auto")
     if may_fuse and distribution.formula is None and not compiling():
-        return fused_derivatives(distribution.derivatives, u, log_alpha, orders)
+        return fused_derivatives(distribution, u, log_alpha, orders)
     return distribution.derivatives(u, log_alpha, orders)
 
 

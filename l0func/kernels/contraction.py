@@ -79,6 +79,13 @@ class Operands(NamedTuple):
     """``(B, R, O)``, or images ``(B, N, O, *windows)``."""
 
 
+def has_one_vector(contraction: Contraction, operands: Operands) -> bool:
+    """Whether the contraction is a linear map with one vector for each key."""
+    other = operands.x if operands.g is None else operands.g
+    assert other is not None
+    return contraction.convolution is None and other.shape[1] == 1
+
+
 def result_shape(
     kind: Kind, contraction: Contraction, keys: Tensor, operands: Operands
 ) -> tuple[int, ...]:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from l0func.internal.untyped import untyped
+from l0func.kernels.contraction import Distribution
 
 SIZE = 1 << 16
 """The draws in one call; the last ones may be padding."""
-
-FusedDerivatives = Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]]
 
 
 class _Compiler:
@@ -33,32 +32,32 @@ _COMPILER = _Compiler()
 
 
 def fused_derivatives(
-    derivatives: FusedDerivatives, u: Tensor, prepared: Tensor, orders: Sequence[int]
+    distribution: Distribution, u: Tensor, log_alpha: Tensor, orders: Sequence[int]
 ) -> list[Tensor]:
-    """``derivatives(u, prepared, orders)`` in one pass over memory.
+    """``distribution.derivatives(u, log_alpha, orders)`` in one pass over memory.
 
     Args:
-        derivatives: A distribution's elementwise function, equal for equal distributions.
+        distribution: A distribution; equal ones share a compilation.
         u: Probabilities in (0, 1), shape ``(b, N)``.
-        prepared: Shape ``(N,)``.
+        log_alpha: Locations, shape ``(N,)``.
         orders: The orders to compute.
     """
     if _COMPILER.works:
         try:
-            return _in_pieces(_compiled(derivatives, tuple(orders)), u, prepared, len(orders))
+            return _in_pieces(_compiled(distribution, tuple(orders)), u, log_alpha, len(orders))
         except Exception as error:
             _give_up(error)
-    return derivatives(u, prepared, orders)
+    return distribution.derivatives(u, log_alpha, orders)
 
 
 def _in_pieces(
-    fused: Callable[..., Any], u: Tensor, prepared: Tensor, results: int
+    fused: Callable[..., Any], u: Tensor, log_alpha: Tensor, results: int
 ) -> list[Tensor]:
     """The function's results, by calls with one fixed size."""
     count = u.numel()
     missing = -count % SIZE
     all_u = torch.cat((u.flatten(), u.new_full((missing,), 0.5)))
-    locations = prepared.expand(u.shape).flatten()
+    locations = log_alpha.expand(u.shape).flatten()
     locations = torch.cat((locations, locations.new_zeros(missing)))
     found = u.new_empty(results, count + missing)
     for start in range(0, count, SIZE):
@@ -69,13 +68,13 @@ def _in_pieces(
 
 
 @cache
-def _compiled(derivatives: FusedDerivatives, orders: tuple[int, ...]) -> Callable[..., Any]:
+def _compiled(distribution: Distribution, orders: tuple[int, ...]) -> Callable[..., Any]:
     # torch's compiler counts recompilations by code object, and after a few it stops; so each
     # distribution has one of its own.
     name = f"fused_{_compiled.cache_info().currsize}"
 
-    def fused(u: Tensor, prepared: Tensor) -> list[Tensor]:
-        return derivatives(u, prepared, orders)
+    def fused(u: Tensor, log_alpha: Tensor) -> list[Tensor]:
+        return distribution.derivatives(u, log_alpha, orders)
 
     code = fused.__code__.replace(co_name=name)
     own = FunctionType(code, fused.__globals__, name, None, fused.__closure__)

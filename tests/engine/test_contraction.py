@@ -119,6 +119,13 @@ def test_gates_of_a_user_are_fused_and_stay_the_same(rows):
 
 
 @pytest.mark.compiles
+def test_equal_gates_of_a_user_share_one_compilation():
+    shared = fused._compiled(LogisticGate(0.3), (0, 1))
+    assert fused._compiled(LogisticGate(0.3), (0, 1)) is shared
+    assert fused._compiled(LogisticGate(0.4), (0, 1)) is not shared
+
+
+@pytest.mark.compiles
 def test_gates_that_do_not_compile_are_drawn_by_single_operations(monkeypatch):
     def broken(*a, **k):
         raise RuntimeError("no compiler here")

@@ -22,9 +22,8 @@ _SCALARS: dict[Any, Any] = {np.float32: scalars32, np.float64: scalars64}
 Bindings = tuple[tuple[str, FunctionType], ...]
 """A formula's functions by name."""
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-# A sum may be reordered in a kernel's loops, where vectors need it; in formulas it would lose the
-# small differences that they are written to keep.
-# Formulas round after every operation, as torch does, so that gates are exactly 0 or 1 together.
+# Sums in a kernel's loops may be reordered, or the loops would not become vectors. The vocabulary
+# would lose the small differences that it is written to keep.
 _IN_LOOPS, _IN_VOCABULARY = {"contract", "reassoc"}, {"contract"}
 
 
@@ -53,6 +52,7 @@ def bound(function: FunctionType, real: Any, formula: Bindings = ()) -> Any:
     """A formula, or a helper, compiled for inlining into kernels."""
     copy = _copied(function, real, formula)
     # A call that stays a call would keep the loop around it from becoming vectors.
+    # Formulas round after every operation, as torch does, so that gates are 0 or 1 on both roads.
     of_vocabulary = function.__module__ in (scalars32.__name__, scalars64.__name__)
     fastmath = _IN_VOCABULARY if of_vocabulary else False
     return numba.njit(fastmath=fastmath, forceinline=True, **_OPTIONS)(copy)

@@ -7,14 +7,14 @@ from functools import partial
 
 from torch import Tensor
 
-from l0func.kernels import by_torch_contraction
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
 from l0func.kernels.by_numba import contraction as loops
 from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
 from l0func.kernels.by_numba.gate_calls import prepared
 from l0func.kernels.by_numba.stream_calls import uniforms
 from l0func.kernels.by_numba.vector_calls import contract_vectors
-from l0func.kernels.contraction import Contraction, Operands, Output
+from l0func.kernels.by_torch_contraction import contract_by
+from l0func.kernels.contraction import Contraction, Operands, Output, has_one_vector
 from l0func.kernels.formula import Formula
 from l0func.kernels.pool import run_tiles
 
@@ -31,20 +31,13 @@ def contract(
     """See :func:`l0func.kernels.by_torch_contraction.contract`."""
     formula = contraction.distribution.formula
     if formula is None or any(output.order > 1 for output in outputs):
-        return by_torch_contraction.contract(contraction, outputs, keys, operands, uniforms)
-    if _has_one_vector(contraction, operands):
+        return contract_by(uniforms, contraction, outputs, keys, operands)
+    if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)
     p, q = prepared(formula, operands.log_alpha.flatten())
     a = p.new_empty(0) if operands.a is None else operands.a.flatten()
     fill = partial(_fill, contraction, formula, p, q, a)
     return contracted_by_chunks(contraction, outputs, keys, operands, fill)
-
-
-def _has_one_vector(contraction: Contraction, operands: Operands) -> bool:
-    """Whether the contraction is a linear map with one vector for each key."""
-    other = operands.x if operands.g is None else operands.g
-    assert other is not None
-    return contraction.convolution is None and other.shape[1] == 1
 
 
 def _fill(

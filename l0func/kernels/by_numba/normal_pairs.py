@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from l0func.kernels.by_numba.bits64 import double_bits, double_of
+from l0func.kernels.by_numba.bits import bits_of_double, double_of
 from l0func.kernels.by_numba.numba_names import numpy as np
 
 
@@ -18,7 +18,7 @@ def radius(u: Any) -> Any:
 
     Source: the logarithm in FreeBSD's libm, e_log.c.
     """
-    bits, shift = double_bits(u), np.uint64(52)
+    bits, shift = bits_of_double(u), np.uint64(52)
     # The mantissa in [sqrt(1/2), sqrt(2)), and its exponent with 64 added: an unsigned number.
     lift = np.uint64(64) << shift
     raised = (bits - np.uint64(0x3FE6A09E667F3BCD) + lift) >> shift

@@ -20,7 +20,7 @@ from l0func.kernels.by_torch import (
     uniforms,
 )
 from l0func.kernels.by_triton import launches
-from l0func.kernels.by_triton.contract import contract
+from l0func.kernels.by_triton.contraction_calls import contract
 from l0func.kernels.by_triton.moments import moments
 from l0func.kernels.formula import Formula
 

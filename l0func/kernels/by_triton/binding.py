@@ -18,7 +18,6 @@ from l0func.kernels.by_triton.triton_names import tl, triton
 from l0func.kernels.formula import Formula
 
 
-@cache
 def kernel(template: Any, formula: Formula) -> Any:
     """A template for a formula's functions, compiled at its first launch."""
     return _with_functions(template, formula.draw, formula.tails)

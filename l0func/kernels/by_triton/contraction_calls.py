@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor
 
+from l0func.kernels import by_torch_contraction
+from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
 from l0func.kernels.by_triton import launches
 from l0func.kernels.by_triton.launches import Lines, device_of, prepared
+from l0func.kernels.contraction import Contraction, Kind, Operands, Output, has_one_vector
 from l0func.kernels.formula import Formula
 
 
+def contract(
+    contraction: Contraction, outputs: Sequence[Output], keys: Tensor, operands: Operands
+) -> list[Tensor]:
+    """See :func:`l0func.kernels.by_torch_contraction.contract`."""
+    formula, log_alpha = contraction.distribution.formula, operands.log_alpha
+    is_steep = any(output.order > 1 for output in outputs)
+    if formula is None or is_steep or log_alpha.dtype != torch.float32:
+        return by_torch_contraction.contract(contraction, outputs, keys, operands)
+    if has_one_vector(contraction, operands):
+        return contract_vectors(contraction, formula, outputs, keys, operands)
+    p, q = prepared(formula, log_alpha.flatten())
+    a = p.new_empty(0) if operands.a is None else operands.a.flatten()
+    fill = partial(fill_chunk, contraction, formula, p, q, a)
+    return contracted_by_chunks(contraction, outputs, keys, operands, fill)
+
+
 def contract_vectors(
-    contraction: Any,
+    contraction: Contraction,
     formula: Formula,
-    outputs: Sequence[tuple[str, int]],
+    outputs: Sequence[Output],
     keys: Tensor,
-    given: Any,
+    given: Operands,
 ) -> list[Tensor]:
     """A linear map with one vector for each key.
 
     Args:
-        contraction: Its ``shape (O, I)`` and the position ``first``.
+        contraction: The sizes.
         formula: The gates' formula.
-        outputs: Kinds and orders of the results.
+        outputs: The results to compute, of orders 0 and 1.
         keys: ``(B, 2)``.
-        given: The factors ``log_alpha (O, gates of a row)``, ``a (O, I)``, ``x (B, 1, I)`` and
-            ``g (B, 1, O)``.
+        given: The factors, with one vector for each key.
 
     Returns:
         For each output a tensor: ``y (B, 1, O)``, ``x (B, 1, I)``, ``a (O, I)``.
@@ -56,7 +75,9 @@ def contract_vectors(
     return results
 
 
-def _launch_of(kind: str, x: Tensor | None, g: Tensor | None) -> tuple[Any, Tensor]:
+def _launch_of(
+    kind: Kind, x: Tensor | None, g: Tensor | None
+) -> tuple[Callable[..., Tensor], Tensor]:
     """The launch that computes y from x, or x from g, and its vectors."""
     vectors = x if kind == "y" else g
     assert vectors is not None
@@ -68,18 +89,17 @@ def _vectors(t: Tensor | None) -> Tensor | None:
 
 
 def fill_chunk(
-    contraction: Any, formula: Formula, p: Tensor, q: Tensor, a: Tensor, chunk: Any
+    contraction: Contraction, formula: Formula, p: Tensor, q: Tensor, a: Tensor, chunk: Chunk
 ) -> None:
     """Draw the masks for some examples: masked weights and sums over masks, in memory.
 
     Args:
-        contraction: Its position ``first``.
+        contraction: The sizes.
         formula: The gates' formula.
         p: The gates, prepared, ``(N,)``.
         q: As p.
         a: The weight, ``(E,)``; empty if no weights are to be masked.
-        chunk: The ``keys (b, 2)``, ``products (b, E)``, and by the order what to fill: ``masked``
-            with ``(b, E)``, and ``sums`` with ``(E,)``.
+        chunk: The examples, and what to fill.
     """
     keys = chunk.keys.contiguous()
     place = formula, p, q, keys, contraction.first
