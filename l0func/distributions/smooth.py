@@ -15,6 +15,10 @@ from torch.autograd import Function
 from l0func.internal.forward_mode import forward_rule, in_dual_level
 from l0func.internal.untyped import untyped
 
+_FEW = 4096
+
+_AS_OWN: Any = untyped.ops.aten._unsafe_view.default
+
 SmoothFunction = Callable[..., tuple[Tensor, ...]]
 """``(order, log_alpha, *others)`` to values, and then their slopes.
 
@@ -115,8 +119,10 @@ def _function_of_others(ctx: Any, log_alpha: Tensor) -> Callable[..., tuple[Tens
 
 def _owned(result: Any) -> Tensor:
     """A result as no view of another tensor: torch lets a caller change only such in place."""
-    view: Any = untyped.ops.aten._unsafe_view
-    return view(result, result.shape) if result._is_view() else result
+    if not result._is_view():
+        return result
+    # To copy a few numbers takes less time than to call an operator of this kind.
+    return result.clone() if result.numel() < _FEW else _AS_OWN(result, result.shape)
 
 
 def with_zeros(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> tuple[Tensor, ...]:

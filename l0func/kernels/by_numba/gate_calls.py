@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from l0func.kernels.by_numba import gates
@@ -12,7 +13,8 @@ from l0func.kernels.formula import Formula
 def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.draw`."""
     shape = keys.shape[0], log_alpha.shape[-1]
-    z, slopes = empty(shape, log_alpha.dtype), empty(shape, log_alpha.dtype)
+    z = empty(shape, log_alpha.dtype)
+    slopes = torch.empty_like(z)
     run = compiled(gates.draw_gates, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
     run(key_array(keys), first, array(log_alpha), settings, array(z), array(slopes))
@@ -21,7 +23,8 @@ def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple
 
 def quantile(formula: Formula, u: Tensor, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`l0func.kernels.by_torch.quantile`."""
-    z, slopes = empty(u.shape, log_alpha.dtype), empty(u.shape, log_alpha.dtype)
+    z = empty(u.shape, log_alpha.dtype)
+    slopes = torch.empty_like(z)
     run = compiled(gates.gates_at, log_alpha.dtype, formula)
     settings = settings_of(formula, log_alpha.dtype)
     run(array(u), array(log_alpha), settings, array(z), array(slopes))
