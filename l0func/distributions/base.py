@@ -51,13 +51,19 @@ class GateDistribution(ABC):
 
     def __post_init__(self) -> None:
         check_dataclass(self)
-        # Stored, not computed at each use: a compiler reads attributes but follows no cache.
-        if self not in _QUADRATURES:
-            found = moments.find_quadratures(
-                str(self), self._location, self._nodes, self._integrated
-            )
-            _QUADRATURES[self] = found
-        object.__setattr__(self, "quadratures", _QUADRATURES[self])
+        # Stored, not computed at each use: a compiler reads attributes but follows no cache. A
+        # compiler that traces this call finds what an equal distribution has computed.
+        if self not in _COMPUTED:
+            self._compute()
+            attributes = vars(self)
+            _COMPUTED[self] = {n: attributes[n] for n in self.derived_names if n in attributes}
+        for name, value in _COMPUTED[self].items():
+            object.__setattr__(self, name, value)
+
+    def _compute(self) -> None:
+        """Set the attributes named in ``derived_names``."""
+        found = moments.find_quadratures(str(self), self._location, self._nodes, self._integrated)
+        object.__setattr__(self, "quadratures", found)
         object.__setattr__(self, "identity", identify(self, self._fields()))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -394,5 +400,5 @@ class GateDistribution(ABC):
         return {n: value for n, value in vars(self).items() if n not in self.derived_names}
 
 
-_QUADRATURES: dict[GateDistribution, Quadratures] = {}
-"""Found once for all equal distributions."""
+_COMPUTED: dict[GateDistribution, dict[str, Any]] = {}
+"""What distributions have computed from their settings, by attribute; for all equal ones."""

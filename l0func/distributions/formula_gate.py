@@ -54,13 +54,13 @@ class FormulaGate(GateDistribution):
     known: dict[float, float]
     """``formula.node`` at the nodes of the moments."""
 
-    def __post_init__(self) -> None:
+    def _compute(self) -> None:
         object.__setattr__(self, "written", self._formula())
         if "_formula" in vars(type(self)):
             object.__setattr__(self, "formula", self.written)
         object.__setattr__(self, "limits", constants_of(self.written, (0.0, 1.0)))
         object.__setattr__(self, "known", {})
-        super().__post_init__()
+        super()._compute()
         found = self.quadratures.double, self.quadratures.single
         nodes = tuple([nodes_of(self.written, quadrature) for quadrature in found])
         object.__setattr__(self, "nodes", nodes)

@@ -226,6 +226,9 @@ import masks
 def status(field):
     return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
 
+# The machine code is loaded first.
+small = masks.Case(torch.nn.Linear(5, 3), torch.randn(2, 5), masks.ENTRIES)
+getattr(small, sys.argv[2])()()
 case = masks.Case(torch.nn.Linear(784, 300), torch.randn(int(sys.argv[3]), 784), masks.ENTRIES)
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")

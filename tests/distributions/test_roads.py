@@ -168,3 +168,16 @@ def test_a_subclass_takes_the_road_through_torch(road):
     torch.testing.assert_close(Inverted().quantile(u, la), expected)
     torch.testing.assert_close(Inverted().mean(la), l0.HardConcrete().mean(la))
     torch.testing.assert_close(Inverted().prob_one(la), l0.HardConcrete().prob_one(la))
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("kind", [l0.HardConcrete, l0.GaussianGate, l0.HardKuma, l0.BernoulliGate])
+def test_a_compiled_function_may_build_a_distribution(kind):
+    la, u = torch.linspace(-3, 3, 9), torch.linspace(0.05, 0.95, 9)
+    expected = kind().quantile(u, la) + kind().mean(la)
+
+    def built_inside(la, u):
+        return kind().quantile(u, la) + kind().mean(la)
+
+    found = torch.compile(built_inside, fullgraph=True, backend="aot_eager")(la, u)
+    torch.testing.assert_close(found, expected)
