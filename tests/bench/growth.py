@@ -138,7 +138,7 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Time above memory, for each axis; a line for each road."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     axes = figure.subplots(2, 3)
-    labels = {"batch": "batch size", "width": "width of the layer", "parameters": "gated weights"}
+    labels = {"batch": "batch size", "width": "width of the layer", "parameters": "gated tensors"}
     for column, (axis, label) in enumerate(labels.items()):
         for road in ROADS:
             own = [p for p in points if p["axis"] == axis and p["road"] == road]
@@ -148,9 +148,12 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
             used = [max(p["megabytes"], 0.1) for p in own]
             axes[1, column].loglog(sizes, used, style, label=road)
         axes[1, column].set_xlabel(label)
+        for panel in axes[:, column]:
+            panel.set_xticks(AXES[axis], AXES[axis])
+            panel.minorticks_off()
     axes[0, 0].set_ylabel("a step (ms)")
     axes[1, 0].set_ylabel("peak memory above the start (MB)")
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
     figure.suptitle("Forward and backward, draws included, against the size of the work")
     figure.savefig(path, dpi=120)
 
