@@ -51,12 +51,10 @@ class GateDistribution(ABC):
 
     def __post_init__(self) -> None:
         check_dataclass(self)
-        # Stored, not computed at each use: a compiler reads attributes but follows no cache. A
-        # compiler that traces this call finds what an equal distribution has computed.
+        # Stored, not computed at each use: a compiler reads attributes but follows no cache.
         if self not in _COMPUTED:
             self._compute()
-            attributes = vars(self)
-            _COMPUTED[self] = {n: attributes[n] for n in self.derived_names if n in attributes}
+            _COMPUTED[self] = {name: getattr(self, name) for name in self.derived_names}
         for name, value in _COMPUTED[self].items():
             object.__setattr__(self, name, value)
 
@@ -381,9 +379,8 @@ class GateDistribution(ABC):
         """
         if not 0.0 < droprate < 1.0:
             raise ValueError(
-                f"droprate is the probability that a gate starts closed, strictly between 0 and "
-                f"1; got {droprate}. "
-                "For gates that stay open exclude the parameter (rule None)."
+                "droprate is the probability that a gate starts closed, strictly between 0 and 1; "
+                f"got {droprate}. For gates that stay open exclude the parameter (rule None)."
             )
         if not 0.0 <= at < 1.0:
             raise ValueError(f"The threshold ``at`` is a gate value in [0, 1); got at={at}.")
@@ -391,9 +388,8 @@ class GateDistribution(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The distribution as JSON values, for :func:`l0func.distributions.from_dict`."""
-        fields = self._fields()
-        given = given_fields(type(self)) or fields
-        return {"kind": type(self).__name__, **{name: fields[name] for name in given}}
+        given = given_fields(type(self)) or self._fields()
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in given}}
 
     def _fields(self) -> dict[str, Any]:
         """The values that a caller gave, without those derived from them."""
