@@ -56,7 +56,7 @@ def test_interpreted_kernels_agree_with_torch(contracts: list[str]) -> None:
 
 
 @needs_triton
-def test_every_kernel_compiles_for_an_h100_and_an_a100_and_spills_no_registers() -> None:
+def test_every_kernel_compiles_for_an_h100_without_spills_and_for_an_a100() -> None:
     # The interpreter takes code that the compiler refuses.
     said = _run("triton_builds.py", ["90", "80"], TRITON_INTERPRET="0")
     assert said.count("ok 90") == said.count("ok 80") > 10
