@@ -37,8 +37,12 @@ def _run(script: str, arguments: list[str], **variables: str) -> str:
 
 
 CONTRACTS = {
-    "words": ["words_are_those_of_random", "scalars_are_within_four_units_or_six_for_ndtr"],
-    "gates": ["draws_are_those_of_torch", "moments_are_those_of_torch"],
+    "gates": [
+        "words_are_those_of_random",
+        "scalars_are_within_four_units_or_six_for_ndtr",
+        "draws_are_those_of_torch",
+        "moments_are_those_of_torch",
+    ],
     "products": ["products_are_those_of_masks_in_memory", "empty_sizes_give_empty_results"],
     "masked": [
         "masked_weights_are_those_of_masks_in_memory",
