@@ -16,7 +16,7 @@ from l0func.distributions.settings import check_dataclass
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
 
-KEPT = 1024
+KEPT_DISTRIBUTIONS = 1024
 """The distributions that stay when nothing else holds them; each takes about 8 kB."""
 
 
@@ -85,7 +85,7 @@ def keeping(last: int) -> Callable[[Any], Any]:
     return first
 
 
-_twin = keeping(KEPT)
+_twin = keeping(KEPT_DISTRIBUTIONS)
 
 
 def _as_constant(function: Callable[..., str]) -> Callable[..., str]:

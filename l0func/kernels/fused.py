@@ -21,7 +21,7 @@ from l0func.kernels.contraction import Distribution
 SIZE = 1 << 16
 """The draws in one call; the last ones may be padding."""
 
-KEPT = 64
+COMPILED_DRAWS = 64
 """The compiled draws that stay: a network that anneals a setting compiles one for each value."""
 
 
@@ -35,7 +35,7 @@ class _Compiler:
 _COMPILER = _Compiler()
 
 
-class _Fused:
+class _FusedDraw:
     """A distribution's draw, compiled, and whether the compiler follows it."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -84,8 +84,8 @@ def _in_pieces(
     return [values[:number].reshape(u.shape) for values in found]
 
 
-@lru_cache(maxsize=KEPT)
-def _compiled(distribution: Distribution, orders: tuple[int, ...]) -> _Fused:
+@lru_cache(maxsize=COMPILED_DRAWS)
+def _compiled(distribution: Distribution, orders: tuple[int, ...]) -> _FusedDraw:
     # torch's compiler counts recompilations by code object, and after a few it stops; so each
     # distribution has one of its own.
     name = f"fused_{next(_NUMBERS)}"
@@ -95,14 +95,14 @@ def _compiled(distribution: Distribution, orders: tuple[int, ...]) -> _Fused:
 
     code = fused.__code__.replace(co_name=name)
     own = FunctionType(code, fused.__globals__, name, None, fused.__closure__)
-    return _Fused(untyped.compile(own, dynamic=False, fullgraph=True))
+    return _FusedDraw(untyped.compile(own, dynamic=False, fullgraph=True))
 
 
 _NUMBERS = count()
 
 
 def _give_up(
-    distribution: Distribution, fused: _Fused, error: Exception, device: torch.device
+    distribution: Distribution, fused: _FusedDraw, error: Exception, device: torch.device
 ) -> None:
     """Draw by single operations from now on: these gates, or all if the compiler is broken."""
     lines = str(error).strip().splitlines()
