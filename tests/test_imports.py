@@ -71,6 +71,7 @@ def run(code: str) -> str:
 
 def test_the_import_brings_no_compiler_with_it():
     heavy = ("torch._dynamo", "torch._inductor", "sympy", "numba", "matplotlib", "safetensors")
+    heavy += ("triton",)
     code = (
         "import sys, torch; earlier = {*sys.modules}\nimport l0func\n"
         f"print([name for name in {heavy} if name in {{*sys.modules}} - earlier])"
