@@ -51,7 +51,8 @@ def masks(contraction: Contraction, order: int, keys: Tensor, log_alpha: Tensor)
     """Every example's masks, ``(B, O, I)``."""
     drawn = [_uniforms(contraction, key, log_alpha) for key in keys]
     u = torch.stack(drawn) if drawn else log_alpha.new_empty(0, *log_alpha.shape)
-    z = derivative(contraction.distribution, order, u, log_alpha.expand(u.shape))
+    # A copy: torch writes tangents into no expanded tensor.
+    z = derivative(contraction.distribution, order, u, log_alpha.expand(u.shape).clone())
     return z.repeat_interleave(contraction.repeat, -1)
 
 
