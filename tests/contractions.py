@@ -49,22 +49,23 @@ def derivative(distribution: Any, order: int, u: Tensor, la: Tensor) -> Tensor:
 
 def masks(contraction: Contraction, order: int, keys: Tensor, log_alpha: Tensor) -> Tensor:
     """Every example's masks, ``(B, O, I)``."""
-    drawn = [_mask(contraction, order, key, log_alpha) for key in keys]
-    return torch.stack(drawn) if drawn else log_alpha.new_empty(0, *contraction.shape)
+    drawn = [_uniforms(contraction, key, log_alpha) for key in keys]
+    u = torch.stack(drawn) if drawn else log_alpha.new_empty(0, *log_alpha.shape)
+    # A copy: torch writes tangents into no expanded tensor.
+    z = derivative(contraction.distribution, order, u, log_alpha.expand(u.shape).clone())
+    return z.repeat_interleave(contraction.repeat, -1)
 
 
-def _mask(contraction: Contraction, order: int, key: Tensor, log_alpha: Tensor) -> Tensor:
+def _uniforms(contraction: Contraction, key: Tensor, log_alpha: Tensor) -> Tensor:
     # The generator's calls make four numbers each.
     call, skip = divmod(contraction.first, 4)
     start = torch.stack((key[0], key[1] + call))
     u = random.uniform(start, skip + log_alpha.numel())[skip:].reshape(log_alpha.shape)
-    z = derivative(contraction.distribution, order, u.to(log_alpha.dtype), log_alpha)
-    return z.repeat_interleave(contraction.repeat, -1)
+    return u.to(log_alpha.dtype)
 
 
-def by_hand(contraction: Contraction, output: Output, keys: Tensor, given: Operands) -> Tensor:
-    """A contraction over masks that are laid out."""
-    z = masks(contraction, output.order, keys, given.log_alpha)
+def by_hand(contraction: Contraction, output: Output, z: Tensor, given: Operands) -> Tensor:
+    """A contraction over masks z that are laid out, ``(B, O, I)``."""
     if contraction.convolution is not None:
         return _by_convolutions(contraction.convolution, output, z, given)
     a, x, g = given.a, given.x, given.g

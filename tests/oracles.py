@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -111,6 +112,7 @@ def survival(distribution: GateDistribution, t: np.ndarray, la: float) -> np.nda
     return (1 - x**a) ** b
 
 
+@cache
 def moment(distribution: GateDistribution, la: float, order: int, panels: int = 4000) -> float:
     """E[z^order] by Simpson's rule in an angle, which crowds its points at both ends."""
     angle = np.linspace(0, np.pi, 2 * panels + 1)

@@ -116,7 +116,7 @@ def moments_are_those_of_torch(device: str) -> None:
 
 def cases(device: str) -> Iterator[tuple[str, Formula, tuple[int, int, int, int], Tensor]]:
     for (name, formula), sizes, batch in product(FORMULAS.items(), SIZES, BATCHES):
-        if name != "root" and (sizes not in SIZES[1:4] or batch == 1):
+        if name != "root" and (sizes not in SIZES[1:4:2] or batch == 1):
             continue
         yield f"{name} {sizes} batch {batch}", formula, sizes, keys_on(device, batch)
 

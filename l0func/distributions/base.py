@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from l0func import random
 from l0func.distributions import moments
+from l0func.distributions.derived import Derived
 from l0func.distributions.elementwise import differentiated, in_float, widened
 from l0func.distributions.identities import identify
 from l0func.distributions.moments import Quadratures
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
-from l0func.distributions.settings import check_dataclass, given_fields
+from l0func.distributions.settings import given_fields
 from l0func.distributions.smooth import smooth
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import compiling
@@ -26,7 +27,7 @@ from l0func.kernels.formula import Formula
 Estimator = Literal["louizos", "median", "mean"]
 
 
-class GateDistribution(ABC):
+class GateDistribution(Derived, ABC):
     """A distribution on [0, 1] with atoms at 0 and 1, one location ``log_alpha`` a gate.
 
     Your own distribution derives from :class:`l0func.CustomGate`. A subclass is a frozen dataclass
@@ -37,8 +38,12 @@ class GateDistribution(ABC):
     in float64 for float64 locations, and returned in the locations' dtype and on their device.
     """
 
-    derived_names: ClassVar[tuple[str, ...]] = ("quadratures", "identity", "formula")
-    """Attributes that are computed from the settings; no setting may have such a name."""
+    derived_names: ClassVar[tuple[str, ...]] = (
+        "quadratures",
+        "identity",
+        "first_equal",
+        "formula",
+    )
 
     quadratures: Quadratures
     """Nodes and weights for the moments."""
@@ -46,31 +51,19 @@ class GateDistribution(ABC):
     identity: str
     """A text that stands for the distribution in a compiled graph."""
 
+    first_equal: GateDistribution
+    """An equal distribution that is found by ``identity``, for as long as one of them lives."""
+
     formula: Formula | None = None
     """The formula for kernels; None where only torch computes the gates."""
-
-    def __post_init__(self) -> None:
-        check_dataclass(self)
-        # Stored, not computed at each use: a compiler reads attributes but follows no cache.
-        if self not in _COMPUTED:
-            self._compute()
-            _COMPUTED[self] = {name: getattr(self, name) for name in self.derived_names}
-        for name, value in _COMPUTED[self].items():
-            object.__setattr__(self, name, value)
 
     def _compute(self) -> None:
         """Set the attributes named in ``derived_names``."""
         found = moments.find_quadratures(str(self), self._location, self._nodes, self._integrated)
         object.__setattr__(self, "quadratures", found)
-        object.__setattr__(self, "identity", identify(self, self._fields()))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self._fields()
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        vars(self).update(state)
-        # The table of identities belongs to one process; this may be another.
-        self.__post_init__()
+        identity, first = identify(self, self._fields())
+        object.__setattr__(self, "identity", identity)
+        object.__setattr__(self, "first_equal", first)
 
     # The hooks that a subclass writes. Locations arrive as float32 or float64.
 
@@ -390,11 +383,3 @@ class GateDistribution(ABC):
         """The distribution as JSON values, for :func:`l0func.distributions.from_dict`."""
         given = given_fields(type(self)) or self._fields()
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in given}}
-
-    def _fields(self) -> dict[str, Any]:
-        """The values that a caller gave, without those derived from them."""
-        return {n: value for n, value in vars(self).items() if n not in self.derived_names}
-
-
-_COMPUTED: dict[GateDistribution, dict[str, Any]] = {}
-"""What distributions have computed from their settings, by attribute; for all equal ones."""

@@ -41,10 +41,10 @@ class CustomGate(GateDistribution):
         tensor([0.1589, 0.8411, 0.9933])
     """
 
-    def __post_init__(self) -> None:
+    def _compute(self) -> None:
         _check_precision(self)
         _check_agreement(self)
-        super().__post_init__()
+        super()._compute()
 
     @abstractmethod
     def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
-_distributions: dict[str, Any] = {}
-"""The distributions that this process has built, by their text."""
+_DISTRIBUTIONS: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""The distributions in this process, by their text; of equal ones, the first."""
 
 
-def identify(distribution: object, fields: Mapping[str, Any]) -> str:
-    """A distribution's text; :func:`distribution_of` finds the distribution again.
+def identify(distribution: object, fields: Mapping[str, Any]) -> tuple[str, Any]:
+    """A distribution's text, and the distribution that :func:`distribution_of` finds by it.
+
+    The text is found as long as something holds the second, which is equal to the first.
 
     Args:
         distribution: Any value with equality by content.
@@ -24,21 +27,22 @@ def identify(distribution: object, fields: Mapping[str, Any]) -> str:
     kind: Any = type(distribution)
     name = f"{kind.__module__}.{kind.__qualname__}"
     identity = json.dumps({"kind": name, **fields}, default=repr)
-    # setdefault is atomic, so threads need no lock. Classes that were defined twice share a name.
-    while _distributions.setdefault(identity, distribution) != distribution:
+    # Classes that were defined twice share a name.
+    while (first := _DISTRIBUTIONS.setdefault(identity, distribution)) != distribution:
         identity += "'"
-    return identity
+    return identity, first
 
 
 def distribution_of(identity: str) -> Any:
     """The distribution with a text.
 
     Raises:
-        KeyError: This process has built no such distribution.
+        KeyError: This process has no such distribution.
     """
-    if identity not in _distributions:
+    found = _DISTRIBUTIONS.get(identity)
+    if found is None:
         raise KeyError(
-            f"A compiled graph draws gates from {identity}, and this process has built no such "
-            "distribution. Build it before the graph runs."
+            f"A compiled graph draws gates from {identity}, and this process has no such "
+            "distribution. Build it before the graph runs, and keep it."
         )
-    return _distributions[identity]
+    return found

@@ -36,18 +36,6 @@ CASES: list[GateDistribution] = [
 every = pytest.mark.parametrize("d", CASES, ids=repr)
 CONTINUOUS = [d for d in CASES if not isinstance(d, l0.BernoulliGate)]
 continuous = pytest.mark.parametrize("d", CONTINUOUS, ids=repr)
-# Their quadratures have many nodes: to derive through all of them takes a minute each.
-COSTLY = (
-    l0.HardConcrete(5.0),
-    l0.HardConcrete(2 / 3, -0.001, 1.001),
-    l0.HardKuma(),
-    l0.HardKuma(1.0, -0.2, 1.05),
-)
-costly_are_slow = pytest.mark.parametrize(
-    "d",
-    [pytest.param(d, marks=pytest.mark.slow) if d in COSTLY else d for d in CASES],
-    ids=repr,
-)
 
 
 @pytest.fixture(params=["eager", "auto"], autouse=True)
@@ -198,38 +186,6 @@ def test_derivatives_of_a_draw_equal_finite_differences(d):
     la = la[(z > 1e-4) & (z < 1 - 1e-4)]
     assert torch.autograd.gradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
     assert torch.autograd.gradgradcheck(lambda a: d.quantile(u, a), la.clone().requires_grad_())
-
-
-@costly_are_slow
-def test_written_slopes_are_the_recorded_ones_as_often_as_one_derives(d):
-    la, u = (
-        torch.linspace(-3, 3, 13, dtype=torch.float64),
-        torch.linspace(0.05, 0.95, 13, dtype=torch.float64),
-    )
-
-    def thrice(f):
-        slopes = [f]
-        for _ in range(2):
-            slopes.append(torch.func.grad(lambda *a, f=slopes[-1]: f(*a).sum()))
-        for inner in (2, 3, 0, 5):
-            slopes.append(
-                lambda *a, f=slopes[inner]: torch.func.jvp(
-                    lambda la: f(la, *a[1:]), a[:1], (torch.ones_like(a[0]),)
-                )[1]
-            )
-        return slopes
-
-    for n in (0, 1):
-        written, recorded = (
-            thrice(lambda a, n=n: d.mean_and_variance(a)[n]),
-            thrice(lambda a, n=n: d._mean_and_variance(a)[n]),
-        )
-        for ours, theirs in zip(written, recorded, strict=True):
-            torch.testing.assert_close(ours(la), theirs(la), rtol=1e-8, atol=1e-9)
-    for ours, theirs in zip(
-        thrice(lambda a, u: d.quantile(u, a)), thrice(lambda a, u: d._quantile(u, a)), strict=True
-    ):
-        torch.testing.assert_close(ours(la, u), theirs(la, u), rtol=1e-8, atol=1e-9)
 
 
 @every

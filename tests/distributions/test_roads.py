@@ -39,37 +39,48 @@ def numba_road():
     l0.use_kernel(before)
 
 
-def assert_the_same_gates(d: l0.GateDistribution, dtype: torch.dtype, number: int) -> None:
-    """Atoms are equal but for one draw in ten million, values and slopes to rounding."""
+def atoms_that_differ(
+    d: l0.GateDistribution, dtype: torch.dtype, number: int, seed: int = 7
+) -> Tensor:
+    """How often one road alone draws 0, and 1; values and slopes are equal to rounding."""
     assert d.formula is not None
     la = torch.linspace(-4, 4, number // 4, dtype=dtype)[None]
-    keys = random.split(random.key(7), 4)
+    keys = random.split(random.key(seed), 4)
     ours = backends.kernels_for(la).draw(d.formula, la, keys, 3)
     theirs = by_torch.draw(d.formula, la, keys, 3)
+    counts = []
     for atom in (0.0, 1.0):
         different = (ours[0] == atom) != (theirs[0] == atom)
-        # A stretch of a thousandth leaves a hundred times as many draws one rounding from 1.
-        share = 1e-5 if getattr(d, "zeta", 2.0) < 1.01 else 1e-7
-        assert different.sum().item() <= max(1, number * share)
+        counts.append(different.sum())
         # There a slope is 0 on one road alone.
         ours[1][different] = theirs[1][different]
     tolerance = 2e-5 if dtype == torch.float32 else 1e-12
     if not isinstance(d, l0.BernoulliGate):
         torch.testing.assert_close(ours[0], theirs[0], rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(ours[1], theirs[1], rtol=10 * tolerance, atol=tolerance)
+    return torch.stack(counts)
+
+
+def share_that_may_differ(d: l0.GateDistribution) -> float:
+    """One draw in ten million."""
+    # A stretch of a thousandth leaves a hundred times as many draws one rounding from 1.
+    return 1e-5 if getattr(d, "zeta", 2.0) < 1.01 else 1e-7
 
 
 @every_formula
 @dtypes
 def test_both_roads_draw_the_same_gates_and_slopes(d, dtype, numba_road):
-    assert_the_same_gates(d, dtype, 1_000_000)
+    number = 1_000_000
+    counts = atoms_that_differ(d, dtype, number)
+    assert counts.max().item() <= max(1, number * share_that_may_differ(d))
 
 
 @pytest.mark.slow
 @every_formula
 def test_both_roads_draw_the_same_gates_a_hundred_million_times(d, numba_road):
-    for _ in range(10):
-        assert_the_same_gates(d, torch.float32, 10_000_000)
+    number = 10_000_000
+    counts = [atoms_that_differ(d, torch.float32, number, seed) for seed in range(10)]
+    assert sum(counts).max().item() <= 10 * number * share_that_may_differ(d)
 
 
 @every

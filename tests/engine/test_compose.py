@@ -155,7 +155,7 @@ def test_a_compiled_step_takes_batches_and_layers_of_other_sizes():
 
     torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    for batch, out, into in ((4, 3, 5), (6, 3, 5), (7, 3, 5), (7, 4, 6), (5, 2, 8), (9, 6, 7)):
+    for batch, out, into in ((4, 3, 5), (6, 3, 5), (7, 3, 5), (7, 4, 6), (5, 2, 8)):
         fn, params, _ = l0.make_functional(torch.nn.Linear(into, out))
         spec = l0.gate_spec(params)
         rows = l0.per_example(l0.gated(fn, spec))

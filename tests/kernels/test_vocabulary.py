@@ -12,8 +12,6 @@ from l0func.kernels import vocabulary
 np = pytest.importorskip("numpy")
 numba = pytest.importorskip("numba")
 binding = pytest.importorskip("l0func.kernels.by_numba.binding")
-scalars32 = pytest.importorskip("l0func.kernels.by_numba.scalars32")
-scalars64 = pytest.importorskip("l0func.kernels.by_numba.scalars64")
 
 OF_TORCH = {
     "exp": torch.exp,
@@ -38,8 +36,7 @@ NEAR = np.concatenate(
 
 def computed(name, real, x):
     """A function of the vocabulary at every x."""
-    scalars = scalars32 if real is np.float32 else scalars64
-    function = binding.bound(getattr(scalars, name), real)
+    function = binding.bound(binding.word(real, name), real)
 
     @numba.njit(error_model="numpy")
     def loop(x, y):

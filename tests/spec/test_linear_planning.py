@@ -15,7 +15,7 @@ from torch import Tensor
 import l0func as l0
 from l0func.spec.plan import Group
 
-FEW, MANY = 1_000, 4_000
+FEW, MANY = 250, 1_000
 KEY = l0.random.key(0)
 Params = dict[str, Tensor]
 

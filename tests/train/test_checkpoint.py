@@ -13,6 +13,7 @@ from torch.testing import assert_close
 import l0func as l0
 from l0func.internal import tree
 
+pytestmark = pytest.mark.on_cpu
 X = l0.random.normal(l0.random.key(10), (8, 6))
 Y = torch.arange(8) % 3
 SETTINGS = {"lr": 0.01, "targets": (0.5, 0.6)}

@@ -14,11 +14,12 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from l0func.kernels import vocabulary
-from l0func.kernels.by_numba import scalars32, scalars64
+from l0func.kernels.by_numba import scalars, scalars32, scalars64
 from l0func.kernels.by_numba.numba_names import numba
 from l0func.kernels.by_numba.numba_names import numpy as np
 
 _SCALARS: dict[Any, Any] = {np.float32: scalars32, np.float64: scalars64}
+_VOCABULARY = {module.__name__ for module in (scalars, *_SCALARS.values())}
 Bindings = tuple[tuple[str, FunctionType], ...]
 """A formula's functions by name."""
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -53,7 +54,7 @@ def bound(function: FunctionType, real: Any, formula: Bindings = ()) -> Any:
     copy = _copied(function, real, formula)
     # A call that stays a call would keep the loop around it from becoming vectors.
     # Formulas round after every operation, as torch does, so that gates are 0 or 1 on both roads.
-    of_vocabulary = function.__module__ in (scalars32.__name__, scalars64.__name__)
+    of_vocabulary = function.__module__ in _VOCABULARY
     fastmath = _IN_VOCABULARY if of_vocabulary else False
     return numba.njit(fastmath=fastmath, forceinline=True, **_OPTIONS)(copy)
 
@@ -62,12 +63,18 @@ def _copied(function: Any, real: Any, formula: Bindings) -> Any:
     """The function with the names that it reads bound, and its floats in one type."""
     names = _names_in(function, dict(formula))
     for name, value in _functions_read(function, names):
-        own = getattr(_SCALARS[real], name) if name in vocabulary.NAMES else value
+        own = word(real, name) if name in vocabulary.NAMES else value
         names[name] = bound(own, real, formula)
     code = _with_reals(function.__code__, real)
     copy = FunctionType(code, names, function.__name__, function.__defaults__)
     copy.__module__ = function.__module__
     return copy
+
+
+def word(real: Any, name: str) -> Any:
+    """The function for a word of the vocabulary."""
+    own = _SCALARS[real]
+    return getattr(own if hasattr(own, name) else scalars, name)
 
 
 def _names_in(function: Any, formula: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from l0func.kernels.by_numba.bits import bits_of_double, double_of, select
+from l0func.kernels.by_numba.bits import bits_of_double, double_of
 from l0func.kernels.by_numba.numba_names import numpy as np
+from l0func.kernels.by_numba.scalars import sqrt, where
 
 # exp and log are those of the FreeBSD library (Sun Microsystems, 1993), ndtri is that of Cephes.
 
@@ -66,15 +67,6 @@ def log(x: Any) -> Any:
     return where(x < 0.0, np.float64(np.nan), where(x != x, x, value))
 
 
-def log1p(x: Any) -> Any:
-    """log(1 + x), accurate for small x."""
-    total = 1.0 + x
-    # Exact by Sterbenz where it matters; the quotient restores the bits that the sum lost.
-    lost = total - 1.0
-    corrected = log(total) * (x / where(lost == 0.0, 1.0, lost))
-    return where(lost == 0.0, x, where(total > 1e300, log(total), corrected))
-
-
 def expm1(x: Any) -> Any:
     """exp(x) - 1, accurate for small x."""
     r = where(x > 0.5, 0.5, where(x < -0.5, -0.5, x))
@@ -94,22 +86,6 @@ def expm1(x: Any) -> Any:
     tail = tail * r + 0.5
     near = tail * r * r + r
     return where(r == x, near, exp(x) - 1.0)
-
-
-def sqrt(x: Any) -> Any:
-    """The square root."""
-    return np.sqrt(x)
-
-
-def where(condition: Any, yes: Any, no: Any) -> Any:
-    """``yes`` where the condition holds, else ``no``."""
-    # An instruction, not a branch: beside a branch no loop becomes vectors.
-    return select(condition, yes, no)
-
-
-def clip(x: Any, low: Any, high: Any) -> Any:
-    """``x`` limited to [low, high]; a NaN stays."""
-    return where(x <= low, low, where(x >= high, high, x))
 
 
 def ndtr(x: Any) -> Any:
