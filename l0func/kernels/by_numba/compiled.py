@@ -15,8 +15,8 @@ from l0func.kernels.by_numba.building import BUILDING, built
 from l0func.kernels.by_numba.numba_names import numpy as np
 from l0func.kernels.formula import Formula
 
-_REALS = {torch.float32: np.float32, torch.float64: np.float64}
-_ARRAYS = {**_REALS, torch.int64: np.int64}
+REALS = {torch.float32: np.float32, torch.float64: np.float64}
+_ARRAYS = {**REALS, torch.int64: np.int64}
 _built: dict[Any, Callable[..., Any]] = {}
 # numpy asks the system for large pages from this size on: a large draw waits less for memory.
 _LARGE_PAGES = 1 << 22
@@ -41,7 +41,7 @@ def _first_call(
     tag = "plain" if formula is None else formula.tag
 
     def make(on_disk: bool) -> Any:
-        return kernel(template, _REALS[dtype], functions, tag, on_disk)
+        return kernel(template, REALS[dtype], functions, tag, on_disk)
 
     def run(*args: Any) -> Any:
         # Threads that come meanwhile wait, and find the kernel.
@@ -62,7 +62,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def settings_of(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
     """A formula's settings as numbers of a dtype."""
-    return tuple([_REALS[dtype](setting) for setting in formula.settings])
+    return tuple([REALS[dtype](setting) for setting in formula.settings])
 
 
 def array(tensor: Tensor) -> Any:

@@ -12,6 +12,7 @@ from l0func.kernels.by_numba import contraction as loops
 from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
 from l0func.kernels.by_numba.gate_calls import prepared
 from l0func.kernels.by_numba.stream_calls import uniforms
+from l0func.kernels.by_numba.strip import strip_room
 from l0func.kernels.by_numba.vector_calls import contract_vectors
 from l0func.kernels.by_torch_contraction import contract_by
 from l0func.kernels.contraction import Contraction, Operands, Output, has_one_vector
@@ -56,6 +57,6 @@ def _fill(
 
     def run_tile(tile: int) -> None:
         own = tile * TILE, min((tile + 1) * TILE, gates)
-        run(*shared, *factors, *results, own, size)
+        run(*shared, *factors, *results, own, *strip_room(size, repeat, 2, p))
 
     run_tiles(run_tile, -(-gates // TILE), gates * keys.shape[0])
