@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if math.prod(shape) * dtype.itemsize < _LARGE_PAGES:
         return torch.empty(shape, dtype=dtype, device="cpu")
     return untyped.from_numpy(np.empty(shape, _ARRAYS[dtype]))
+
+
+@cache
+def nothing(dtype: torch.dtype) -> Any:
+    """An array without entries, for a matrix that is not there."""
+    return np.empty((0, 0), REALS[dtype])
 
 
 def settings_of(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:

@@ -19,11 +19,11 @@ from l0func.kernels.contraction import Contraction, Operands, Output, has_one_ve
 from l0func.kernels.formula import Formula
 from l0func.kernels.pool import run_tiles
 
-TILE = 1 << 14
-"""The gates of a tile."""
-
 DRAW = 1 << 10
 """The entries that are masked by one draw, so that they stay in a cache."""
+
+TILES, DRAWS = 8, 16
+"""The tiles of a weight, where it has enough gates for them, and the most draws of a tile."""
 
 
 def contract(
@@ -54,9 +54,11 @@ def _fill(
     factors = array(a), array(chunk.products)
     results = tuple(masked), tuple(sums)
     size = max(1, DRAW // repeat)
+    step = size * max(1, min(gates // (size * TILES), DRAWS))
 
     def run_tile(tile: int) -> None:
-        own = tile * TILE, min((tile + 1) * TILE, gates)
+        own = tile * step, min((tile + 1) * step, gates)
         run(*shared, *factors, *results, own, *strip_room(size, repeat, 2, p))
 
-    run_tiles(run_tile, -(-gates // TILE), gates * keys.shape[0])
+    # With its slope and its products a gate takes twice the time of a uniform.
+    run_tiles(run_tile, -(-gates // step), 2 * gates * keys.shape[0])

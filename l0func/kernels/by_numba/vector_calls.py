@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.kernels.by_numba import contraction as loops
-from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
+from l0func.kernels.by_numba.compiled import array, compiled, key_array, nothing, settings_of
 from l0func.kernels.by_numba.strip import strip_room
 from l0func.kernels.contraction import Contraction, Kind, Operands, Output
 from l0func.kernels.formula import Formula
@@ -95,9 +95,7 @@ def contract_vectors(
     size = tiling.tiles, tiling.examples, contraction.shape[1]
     parts = {output: like.new_empty(size) for output in outputs if output.kind == "x"}
     run = _kernel(contraction, formula, keys, operands, results)
-    own_parts = [
-        _pair("x", {o: part[i] for o, part in parts.items()}, like) for i in range(size[0])
-    ]
+    own_parts = _parts_of_tiles(parts, tiling.tiles, like)
     for low in range(0, batch, tiling.examples):
         high = min(low + tiling.examples, batch)
 
@@ -136,15 +134,22 @@ def _kernel(
 def _matrix(factor: Tensor | None, like: Tensor) -> Any:
     """A factor as an array without its dimension for vectors; an empty one stands for None."""
     if factor is None:
-        return array(like.new_empty(0, 0))
+        return nothing(like.dtype)
     return array(factor.reshape(factor.shape[0], factor.shape[-1]))
 
 
 def _pair(kind: Kind, results: Mapping[Output, Tensor], like: Tensor) -> tuple[Any, Any]:
     """The arrays for the masks' and their slopes' results of a kind; empty ones for none."""
-    none = like.new_empty(0, 0)
-    values, slopes = [array(results.get(Output(kind, order), none)) for order in (0, 1)]
+    found = [results.get(Output(kind, order)) for order in (0, 1)]
+    values, slopes = [nothing(like.dtype) if t is None else array(t) for t in found]
     return values, slopes
+
+
+def _parts_of_tiles(parts: Mapping[Output, Tensor], tiles: int, like: Tensor) -> list[Any]:
+    """For each tile the arrays for its part of the inputs' gradients."""
+    if not parts:
+        return [_pair("x", parts, like)] * tiles
+    return [_pair("x", {o: part[i] for o, part in parts.items()}, like) for i in range(tiles)]
 
 
 def _added(parts: Tensor) -> Tensor:
