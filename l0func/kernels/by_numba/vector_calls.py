@@ -26,7 +26,7 @@ DRAWS = 1 << 21
 """The draws of these examples, between the two limits."""
 
 STRIP, WIDTH = 512, 1024
-"""The gates of one draw where rows are shorter, and its most entries where they are longer.
+"""The entries of one draw where rows are shorter, and its most entries where they are longer.
 
 A strip's gates, masks and factors stay in the first cache.
 """
@@ -65,7 +65,7 @@ def tiled(contraction: Contraction, batch: int) -> Tiling:
     weight_rows, line = contraction.gates
     examples = DRAWS // max(weight_rows * line, 1)
     examples = max(EXAMPLES, min(examples, MOST_EXAMPLES))
-    lines = max(1, STRIP // max(line, 1))
+    lines = max(1, STRIP // max(contraction.shape[1], 1))
     strips = -(-weight_rows // lines)
     rows = max(1, -(-strips // PARTS)) * lines
     width = max(1, min(line, WIDTH // contraction.repeat))
