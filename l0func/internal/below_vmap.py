@@ -14,13 +14,13 @@ from torch import Tensor
 from l0func.internal.context import compiling, innermost_is_vmap
 from l0func.internal.untyped import untyped
 
-Function = Callable[..., Sequence[Tensor]]
-Dims = Sequence[int | None]
+BatchFunction = Callable[..., Sequence[Tensor]]
+MappedDims = Sequence[int | None]
 """For each tensor its mapped dimension, or None."""
-Rule = Callable[..., Sequence[Tensor]]
+MapRule = Callable[..., Sequence[Tensor]]
 
 
-def below_vmap(function: Function, /, *tensors: Tensor) -> Sequence[Tensor]:
+def below_vmap(function: BatchFunction, /, *tensors: Tensor) -> Sequence[Tensor]:
     """``function(*tensors)``, called with whole batches where a vmap around this code has rows.
 
     Args:
@@ -33,14 +33,14 @@ def below_vmap(function: Function, /, *tensors: Tensor) -> Sequence[Tensor]:
         Its results, as rows again.
     """
 
-    def rule(size: int, dims: Dims, *batches: Any) -> Sequence[Tensor]:
+    def rule(size: int, dims: MappedDims, *batches: Any) -> Sequence[Tensor]:
         pairs = zip(batches, dims, strict=True)
         return below_vmap(function, *[_batch_in_front(x, dim) for x, dim in pairs])
 
     return by_rule(function, rule, *tensors)
 
 
-def by_rule(function: Function, rule: Rule, /, *tensors: Any) -> Sequence[Tensor]:
+def by_rule(function: BatchFunction, rule: MapRule, /, *tensors: Any) -> Sequence[Tensor]:
     """``function(*tensors)``, by a rule where a vmap around this code maps some of the tensors.
 
     Args:

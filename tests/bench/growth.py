@@ -3,8 +3,8 @@
     python tests/bench/growth.py [--picture tests/bench/growth.png]
 
 Every point is a fresh process: the median time of a step, forward and backward with all draws, and
-the peak memory above the start (Linux only). All axes but that of threads take one thread. Prints a
-table and, as the last line, the same as JSON; draws the picture."""
+the peak memory above the start (Linux only). All axes but that of threads take one thread. Prints
+a table and, as the last line, the same as JSON; draws the picture."""
 
 from __future__ import annotations
 

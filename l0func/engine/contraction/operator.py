@@ -117,7 +117,7 @@ def _with_transforms() -> AbstractContextManager[Any]:
     return core._ForceDispatchKeyGuard(core._dispatch_tls_local_include_set(), every - every)
 
 
-def _parted(args: tuple[Any, ...]) -> tuple[Sweep, Tensor, Operands]:
+def _sweep_of(args: tuple[Any, ...]) -> tuple[Sweep, Tensor, Operands]:
     """The operator's arguments, as in its schema: keys, factors and constants."""
     keys, log_alpha, a, x, g, *constants = args
     return from_graph(Constants(*constants)), keys, Operands(log_alpha, a, x, g)
@@ -125,7 +125,7 @@ def _parted(args: tuple[Any, ...]) -> tuple[Sweep, Tensor, Operands]:
 
 def _opaque(*args: Any) -> list[Tensor]:
     """The operator's values."""
-    return _run(*_parted(args))
+    return _run(*_sweep_of(args))
 
 
 def _opaque_values(*args: Any) -> list[Tensor]:
@@ -135,7 +135,7 @@ def _opaque_values(*args: Any) -> list[Tensor]:
 
 def _shaped(*args: Any) -> list[Tensor]:
     """Empty results in their shapes, for a compiler."""
-    sweep, keys, operands = _parted(args)
+    sweep, keys, operands = _sweep_of(args)
     contraction = sweep.contraction
     shapes = [result_shape(kind, contraction, keys, operands) for kind, _ in sweep.outputs]
     return [operands.log_alpha.new_empty(shape) for shape in shapes]

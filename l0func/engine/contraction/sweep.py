@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from l0func.engine.contraction.operator import Constants, Sweep, computed, from_graph, in_graph
-from l0func.internal.below_vmap import Dims, by_rule
+from l0func.internal.below_vmap import MappedDims, by_rule
 from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiling
 from l0func.internal.forward_mode import forward_rule
@@ -82,8 +82,8 @@ def _factors_by_name(factors: Sequence[Any]) -> Factors:
 def _apply(sweep: Sweep, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Run a sweep; the tensors are keys, locations and factors."""
 
-    def rule(size: int, dims: Dims, *batches: Any) -> Sequence[Tensor]:
-        return _mapped(_apply, sweep, size, dims, batches)
+    def rule(size: int, dims: MappedDims, *batches: Any) -> Sequence[Tensor]:
+        return _over_batch(_apply, sweep, size, dims, batches)
 
     return tuple(by_rule(partial(_plain_or_recorded, sweep), rule, *tensors))
 
@@ -145,7 +145,7 @@ class _Sweep(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         sweep, *tensors = args
-        results = _mapped(_recorded, sweep, info.batch_size, in_dims[1:], tensors)
+        results = _over_batch(_recorded, sweep, info.batch_size, in_dims[1:], tensors)
         return results, (0,) * len(results)
 
 
@@ -153,8 +153,8 @@ Run = Callable[..., tuple[Tensor, ...]]
 """A function of a sweep and its tensors."""
 
 
-def _mapped(
-    run: Run, sweep: Sweep, size: int, dims: Dims, tensors: Sequence[Any]
+def _over_batch(
+    run: Run, sweep: Sweep, size: int, dims: MappedDims, tensors: Sequence[Any]
 ) -> tuple[Tensor, ...]:
     """The rule for vmap; results have the batch in front."""
     mapped = [dim is not None for dim in dims]

@@ -57,8 +57,10 @@ def draw_strip(
             slopes[i] = draw(unit(words[skip + i]), p[i], q[i], *settings)[1]
     if repeat > 1:
         for order in range(2):
+            own, mask = gates[order], masks[order]
             for i in range(count if orders[order] else 0):
-                masks[order, i * repeat : (i + 1) * repeat] = gates[order, i]
+                for r in range(repeat):
+                    mask[i * repeat + r] = own[i]
 
 
 def contract_vectors(

@@ -22,7 +22,7 @@ from l0func.kernels.pool import run_tiles
 DRAW = 1 << 10
 """The entries that are masked by one draw, so that they stay in a cache."""
 
-TILES, DRAWS = 8, 16
+TILES, DRAWS_IN_TILE = 8, 16
 """The tiles of a weight, where it has enough gates for them, and the most draws of a tile."""
 
 
@@ -54,7 +54,7 @@ def _fill(
     factors = array(a), array(chunk.products)
     results = tuple(masked), tuple(sums)
     size = max(1, DRAW // repeat)
-    step = size * max(1, min(gates // (size * TILES), DRAWS))
+    step = size * max(1, min(gates // (size * TILES), DRAWS_IN_TILE))
 
     def run_tile(tile: int) -> None:
         own = tile * step, min((tile + 1) * step, gates)
