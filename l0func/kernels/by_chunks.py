@@ -15,12 +15,10 @@ from torch import Tensor
 from l0func.internal.context import without_autocast
 from l0func.kernels.contraction import Contraction, Operands, Output, result_shape
 
-ENTRIES, ENTRIES_ELSEWHERE = 1 << 20, 1 << 24
-"""The entries of masked weights in a chunk, on a CPU and elsewhere.
+ENTRIES = 1 << 18
+"""The most entries of masked weights in a chunk on a CPU; one example has its own at least."""
 
-A chunk has at least so many, if there are enough examples: enough work for several threads. Larger
-ones leave a CPU's caches.
-"""
+ENTRIES_ELSEWHERE = 1 << 24
 
 
 class Chunk(NamedTuple):
@@ -79,7 +77,7 @@ def contracted_by_chunks(
 def _examples(entries: int, keys: Tensor) -> int:
     """Examples in a chunk."""
     limit = ENTRIES if keys.device.type == "cpu" else ENTRIES_ELSEWHERE
-    return -(-limit // max(entries, 1))
+    return max(1, limit // max(entries, 1))
 
 
 def _cut(t: Tensor | None, batch: slice) -> Tensor | None:

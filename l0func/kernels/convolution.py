@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from l0func.internal.untyped import untyped
 
@@ -135,8 +134,9 @@ class ConvolutionSizes:
         """
         sides = self.kernel[1:], self.dilation[1:], self.padding[1:], self.stride[1:]
         images = x.reshape(-1, self.channels, *self.space[1:])
-        patches = F.unfold(images, *sides).unflatten(0, x.shape[:2])
-        columns = patches.transpose(2, 3).flatten(1, 2)
+        patches: Tensor = untyped.nn.functional.unfold(images, *sides)
+        by_example = patches.reshape(*x.shape[:2], *patches.shape[1:])
+        columns = by_example.transpose(2, 3).flatten(1, 2)
         return torch.bmm(g.flatten(3).transpose(1, 2).flatten(2), columns)
 
     def _backward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from itertools import product
 
 import pytest
@@ -15,12 +14,8 @@ from l0func.kernels.by_torch import contract as contract_by_torch
 from l0func.kernels.contraction import Contraction, Operands, Output
 from l0func.kernels.convolution import ConvolutionSizes
 from l0func.kernels.loading import load_kernels
-from l0func.kernels.pool import LARGE, run_tiles
 
 by_numba = load_kernels("numba").kernels
-contraction_calls = (
-    None if by_numba is None else import_module("l0func.kernels.by_numba.contraction_calls")
-)
 pytestmark = pytest.mark.skipif(by_numba is None, reason="numba is not installed")
 ALL = [Output(kind, order) for kind, order in product("yxa", (0, 1))]
 CASES = [
@@ -122,22 +117,3 @@ def test_the_results_do_not_change_their_factors():
     before = [t.clone() for t in given]
     by_numba.contract(contraction, ALL, keys, given)
     assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("shape", "batch"), [((300, 784), 12), ((64, 64), 300), ((1100, 1000), 2)]
-)
-def test_a_chunk_of_masked_weights_is_work_for_several_threads(shape, batch, monkeypatch):
-    contraction = Contraction(l0.HardConcrete(), shape)
-    chunks = []
-
-    def noted(function, count, work):
-        chunks.append((count, work))
-        run_tiles(function, count, work)
-
-    monkeypatch.setattr(contraction_calls, "run_tiles", noted)
-    keys = random.split(random.key(0), batch)
-    by_numba.contract(contraction, ALL[:1], keys, operands(contraction, batch, 2, torch.float32))
-    *full, _ = chunks
-    assert full, "several chunks"
-    assert all(count > 1 and work >= LARGE for count, work in full)

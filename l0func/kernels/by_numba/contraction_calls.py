@@ -60,5 +60,4 @@ def _fill(
         own = tile * step, min((tile + 1) * step, gates)
         run(*shared, *factors, *results, own, *strip_room(size, repeat, 2, p))
 
-    # With its slope and its products a gate takes twice the time of a uniform.
-    run_tiles(run_tile, -(-gates // step), 2 * gates * keys.shape[0])
+    run_tiles(run_tile, -(-gates // step), gates * keys.shape[0])
