@@ -218,6 +218,37 @@ def empty_sizes_give_empty_results(device: str) -> None:
     assert api.draw(formula, torch.zeros(1, 0, device=device), none, 0)[0].shape == (0, 0)
 
 
+class _Grids:
+    """In place of a kernel: notes the grids of its launches and runs nothing."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        self.seen.append(grid)
+        return lambda *_: None
+
+
+def every_grid_fits_a_card(device: str) -> None:
+    # A card takes 2**31 - 1 programs along the first axis and 65,535 along the others.
+    grids, kernel, formula = _Grids(), launches.kernel, FORMULAS["root"]
+    keys, one = keys_on(device, 1), torch.ones(1, 1, device=device)
+    launches.kernel = lambda *_: grids
+    try:
+        for rows, columns in ((600_000, 1), (1, 9_000_000)):
+            a = one.expand(rows, columns)
+            lines = launches.Lines(a, a, columns, 0)
+            launches.forward_product(formula, lines, keys, a, a[:1], 0)
+            launches.backward_product(formula, lines, keys, a, a[:, :1].t(), 0)
+            launches.outer_product(formula, lines, keys, a[:1], a[:, :1].t(), {0, 1})
+    finally:
+        launches.kernel = kernel
+    assert len(grids.seen) == 6
+    for first, *others in grids.seen:
+        assert first < 2**31, grids.seen
+        assert max(others, default=1) <= 65_535, grids.seen
+
+
 CONTRACTS: list[Callable[[str], None]] = [
     words_are_those_of_random,
     scalars_are_within_four_units_or_six_for_ndtr,
@@ -227,6 +258,7 @@ CONTRACTS: list[Callable[[str], None]] = [
     masked_weights_are_those_of_masks_in_memory,
     linear_maps_and_convolutions_are_those_of_torch,
     empty_sizes_give_empty_results,
+    every_grid_fits_a_card,
 ]
 
 

@@ -78,6 +78,14 @@ def stream_slopes(
     Returns:
         Gates and slopes, ``(*batch, *gates)``.
     """
+    # Modes around a call see the draw as a whole: they would take longer than a small draw.
+    with untyped._C.DisableTorchFunction():
+        return _stream_slopes(formula, first, rank, log_alpha, seed, offset)
+
+
+def _stream_slopes(
+    formula: Formula, first: int, rank: int, log_alpha: Tensor, seed: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor]:
     gates = log_alpha.shape[log_alpha.dim() - rank :]
     own = log_alpha.shape[: log_alpha.dim() - rank]
     of_keys = seed.shape[: seed.dim() - rank]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.internal.scalars import integer
 from l0func.pure.functional import Functional, PureModule
 from l0func.spec.plan import GateSpec
@@ -59,6 +60,21 @@ def check_gated(apply: Any) -> None:
         raise TypeError(
             f"per_example maps a gated function, {_APPLY_FORM}; got {type(apply).__name__}. Make "
             "one with l0func.gated(fn, spec)."
+        )
+
+
+def check_not_exported() -> None:
+    """Refuse ``torch.export``: it traces no stand-ins for weights.
+
+    Raises:
+        ValueError: torch.export is tracing this code.
+    """
+    if compiling() and not traced_by_dynamo():
+        raise ValueError(
+            "torch.export cannot trace l0func.per_example: each row's weights are stand-ins, and "
+            "an exported program has none. Export the gated function for one mask, "
+            f"{_APPLY_FORM}, or the test-time network, with key=None or behind l0func.compact. "
+            "torch.compile traces per_example."
         )
 
 

@@ -17,6 +17,7 @@ from l0func.engine.arguments import (
     check_chunk_size,
     check_gated,
     check_keys_argument,
+    check_not_exported,
 )
 from l0func.engine.kept import watch_hooks
 from l0func.engine.row import Axis, Row, RowResult
@@ -171,6 +172,7 @@ class PerExample:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call ``apply`` on every row, one chunk at a time."""
+        check_not_exported()
         check_keys_argument(keys)
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)

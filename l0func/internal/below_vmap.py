@@ -14,8 +14,13 @@ from torch import Tensor
 from l0func.internal.context import compiling, innermost_is_vmap
 from l0func.internal.untyped import untyped
 
+BatchFunction = Callable[..., Sequence[Tensor]]
+MappedDims = Sequence[int | None]
+"""For each tensor its mapped dimension, or None."""
+MapRule = Callable[..., Sequence[Tensor]]
 
-def below_vmap(function: Callable[..., Sequence[Tensor]], /, *tensors: Tensor) -> Sequence[Tensor]:
+
+def below_vmap(function: BatchFunction, /, *tensors: Tensor) -> Sequence[Tensor]:
     """``function(*tensors)``, called with whole batches where a vmap around this code has rows.
 
     Args:
@@ -27,22 +32,42 @@ def below_vmap(function: Callable[..., Sequence[Tensor]], /, *tensors: Tensor) -
     Returns:
         Its results, as rows again.
     """
+
+    def rule(size: int, dims: MappedDims, *batches: Any) -> Sequence[Tensor]:
+        pairs = zip(batches, dims, strict=True)
+        return below_vmap(function, *[_batch_in_front(x, dim) for x, dim in pairs])
+
+    return by_rule(function, rule, *tensors)
+
+
+def by_rule(function: BatchFunction, rule: MapRule, /, *tensors: Any) -> Sequence[Tensor]:
+    """``function(*tensors)``, by a rule where a vmap around this code maps some of the tensors.
+
+    Args:
+        function: A function of tensors and of None.
+        rule: ``(batch size, dims, *tensors)`` to results with the batch in front, as the vmap rule
+            of an autograd function. It runs outside of that vmap.
+        *tensors: The arguments.
+
+    Returns:
+        The results, as rows again.
+    """
     if compiling() or not innermost_is_vmap():
         return function(*tensors)
     functorch: Any = untyped._C._functorch
     level: int = functorch.peek_interpreter_stack().level()
-    pairs: list[tuple[Tensor, int | None]] = []
+    pairs: list[tuple[Any, int | None]] = []
     for tensor in tensors:
-        pairs.append(functorch._unwrap_batched(tensor, level))
-    is_mapped = any(dim is not None for _, dim in pairs)
-    batches = [_batch_in_front(x, dim) for x, dim in pairs] if is_mapped else tensors
+        pairs.append((None, None) if tensor is None else functorch._unwrap_batched(tensor, level))
+    batches, dims = [x for x, _ in pairs], [dim for _, dim in pairs]
+    sizes = [x.shape[dim] for x, dim in pairs if dim is not None]
     vmap = functorch.pop_dynamic_layer_stack()
     try:
-        results = below_vmap(function, *batches)
+        if not sizes:
+            return by_rule(function, rule, *tensors)
+        results = rule(sizes[0], dims, *batches)
     finally:
         functorch.push_dynamic_layer_stack(vmap)
-    if not is_mapped:
-        return results
     return [functorch._add_batch_dim(result, 0, level) for result in results]
 
 

@@ -79,7 +79,9 @@ def _with_torch_behind(compiler: Compiler, kernels: Any) -> SimpleNamespace:
 
         def run(*args: Any) -> Any:
             try:
-                return fast(*args)
+                # Modes for torch functions have nothing to change in a kernel's own arrays.
+                with _core.DisableTorchFunction():
+                    return fast(*args)
             except Unbuilt as error:
                 choice.give_up(compiler, error.reason)
             return slow(*args)

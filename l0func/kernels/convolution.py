@@ -1,14 +1,17 @@
 """Convolutions with a kernel of its own for each example, and their derivatives.
 
-An example's channels are groups of one large convolution, so that no image is laid out as patches.
+An example's channels are groups of one large convolution. Images are laid out as patches only
+where those are few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from l0func.internal.untyped import untyped
@@ -113,9 +116,28 @@ class ConvolutionSizes:
         weights = g.new_empty(examples, rows, columns)
         if g.numel() == 0 or x.numel() == 0:
             return weights.zero_()
+        if self._has_small_patches(g):
+            return self._by_patches(g, x)
         wanted = [False, True, False]
         gradient = self._backward(g, self._joined(x), self._kernels(weights), wanted)[1]
         return gradient.reshape(weights.shape)
+
+    def _has_small_patches(self, g: Tensor) -> bool:
+        """Whether all patches of an example together are much smaller than its weight."""
+        places = g.shape[1] * prod(g.shape[3:])
+        return self._dims == 2 and self.groups == 1 and 4 * places <= g.shape[2]
+
+    def _by_patches(self, g: Tensor, x: Tensor) -> Tensor:
+        """The gradients in the weights as products with patches.
+
+        torch's convolution for many small images takes up to five times as long.
+        """
+        sides = self.kernel[1:], self.dilation[1:], self.padding[1:], self.stride[1:]
+        images = x.reshape(-1, self.channels, *self.space[1:])
+        patches: Tensor = untyped.nn.functional.unfold(images, *sides)
+        by_example = patches.reshape(*x.shape[:2], *patches.shape[1:])
+        columns = by_example.transpose(2, 3).flatten(1, 2)
+        return torch.bmm(g.flatten(3).transpose(1, 2).flatten(2), columns)
 
     def _backward(
         self, g: Tensor, x: Tensor, kernels: Tensor, wanted: list[bool]

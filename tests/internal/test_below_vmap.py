@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.internal.below_vmap import below_vmap
+from l0func.internal.below_vmap import below_vmap, by_rule
 
 
 def product(x: Tensor, y: Tensor) -> Tensor:
@@ -104,3 +104,39 @@ def test_mapped_numbers_fold_into_one_key_or_into_mapped_keys():
     assert torch.equal(torch.vmap(random.fold_in, (None, 0))(keys[0], numbers), wanted)
     own = torch.stack([random.fold_in(keys[i], numbers[i]) for i in range(4)])
     assert torch.equal(torch.vmap(random.fold_in)(keys, numbers), own)
+
+
+def products(x: Tensor, w: Tensor, nothing: None) -> list[Tensor]:
+    assert nothing is None
+    return [x @ w, x + 1.0]
+
+
+def by_hand(size: int, dims, x: Tensor, w: Tensor, nothing: None) -> list[Tensor]:
+    """A rule for vmap that runs the rows one after another."""
+    cut = [
+        [t] * size if dim is None else t.unbind(dim)
+        for t, dim in zip((x, w), dims[:2], strict=True)
+    ]
+    rows = [by_rule(products, by_hand, *row, nothing) for row in zip(*cut, strict=True)]
+    return [torch.stack(each) for each in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("dims", [(0, None), (None, 1), (1, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("outer", [None, (0, None), (None, 0), (1, 1)], ids=str)
+def test_a_rule_gets_the_batch_of_every_vmap_and_none_stays_none(dims, outer):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3, 3, 3), (3, 3, 3)] if outer else [(3, 3), (3, 3)]
+    ranks = [2 - (dim is None) for dim in dims]
+    shapes = []
+    for size, rank, dim in zip(sizes, ranks, outer or (0, 0), strict=True):
+        shapes.append(size[: rank + (outer is not None and dim is not None)])
+    x, w = [torch.randn(shape, generator=generator) for shape in shapes]
+
+    def mapped(function):
+        inner = torch.vmap(function, dims)
+        return inner if outer is None else torch.vmap(inner, outer)
+
+    ours = mapped(lambda x, w: tuple(by_rule(products, by_hand, x, w, None)))(x, w)
+    wanted = mapped(lambda x, w: tuple(products(x, w, None)))(x, w)
+    for mine, theirs in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -43,7 +43,11 @@ CONTRACTS = {
         "draws_are_those_of_torch",
         "moments_are_those_of_torch",
     ],
-    "products": ["products_are_those_of_masks_in_memory", "empty_sizes_give_empty_results"],
+    "products": [
+        "products_are_those_of_masks_in_memory",
+        "empty_sizes_give_empty_results",
+        "every_grid_fits_a_card",
+    ],
     "masked": [
         "masked_weights_are_those_of_masks_in_memory",
         "linear_maps_and_convolutions_are_those_of_torch",

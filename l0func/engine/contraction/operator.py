@@ -117,24 +117,15 @@ def _with_transforms() -> AbstractContextManager[Any]:
     return core._ForceDispatchKeyGuard(core._dispatch_tls_local_include_set(), every - every)
 
 
-def _opaque(
-    keys: Tensor,
-    log_alpha: Tensor,
-    a: Tensor | None,
-    x: Tensor | None,
-    g: Tensor | None,
-    distribution: str,
-    shape: Sequence[int],
-    repeat: int,
-    first: int,
-    convolution: Sequence[int],
-    kinds: Sequence[Kind],
-    orders: Sequence[int],
-) -> list[Tensor]:
+def _sweep_of(args: tuple[Any, ...]) -> tuple[Sweep, Tensor, Operands]:
+    """The operator's arguments, as in its schema: keys, factors and constants."""
+    keys, log_alpha, a, x, g, *constants = args
+    return from_graph(Constants(*constants)), keys, Operands(log_alpha, a, x, g)
+
+
+def _opaque(*args: Any) -> list[Tensor]:
     """The operator's values."""
-    sizes = tuple(shape), repeat, first, tuple(convolution)
-    sweep = from_graph(Constants(distribution, *sizes, tuple(kinds), tuple(orders)))
-    return _run(sweep, keys, Operands(log_alpha, a, x, g))
+    return _run(*_sweep_of(args))
 
 
 def _opaque_values(*args: Any) -> list[Tensor]:
@@ -142,26 +133,12 @@ def _opaque_values(*args: Any) -> list[Tensor]:
         return _opaque(*args)
 
 
-def _shaped(
-    keys: Tensor,
-    log_alpha: Tensor,
-    a: Tensor | None,
-    x: Tensor | None,
-    g: Tensor | None,
-    distribution: str,
-    shape: Sequence[int],
-    repeat: int,
-    first: int,
-    convolution: Sequence[int],
-    kinds: Sequence[Kind],
-    orders: Sequence[int],
-) -> list[Tensor]:
+def _shaped(*args: Any) -> list[Tensor]:
     """Empty results in their shapes, for a compiler."""
-    sizes = tuple(shape), repeat, first, tuple(convolution)
-    sweep = from_graph(Constants(distribution, *sizes, tuple(kinds), tuple(orders)))
-    operands = Operands(log_alpha, a, x, g)
-    shapes = [result_shape(kind, sweep.contraction, keys, operands) for kind in kinds]
-    return [log_alpha.new_empty(shape) for shape in shapes]
+    sweep, keys, operands = _sweep_of(args)
+    contraction = sweep.contraction
+    shapes = [result_shape(kind, contraction, keys, operands) for kind, _ in sweep.outputs]
+    return [operands.log_alpha.new_empty(shape) for shape in shapes]
 
 
 _SCHEMA = (

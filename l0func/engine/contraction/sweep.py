@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from l0func.engine.contraction.operator import Constants, Sweep, computed, from_graph, in_graph
+from l0func.internal.below_vmap import MappedDims, by_rule
 from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiling
 from l0func.internal.forward_mode import forward_rule
+from l0func.kernels import by_torch
+from l0func.kernels.backends import kernels_for
 from l0func.kernels.contraction import Contraction, Kind, Operands, Output
 
 
@@ -59,7 +63,7 @@ def sweep(
 def _traced(constants: Constants, *tensors: Tensor | None) -> Tensor:
     # The compiler's front end cannot trace a Function with rules for jvp and vmap. It takes this
     # function as one node, and the later stages trace into that.
-    return _apply(from_graph(constants), *tensors)[0]
+    return _recorded(from_graph(constants), *tensors)[0]
 
 
 # The differentiable function.
@@ -77,6 +81,22 @@ def _factors_by_name(factors: Sequence[Any]) -> Factors:
 
 def _apply(sweep: Sweep, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Run a sweep; the tensors are keys, locations and factors."""
+
+    def rule(size: int, dims: MappedDims, *batches: Any) -> Sequence[Tensor]:
+        return _over_batch(_apply, sweep, size, dims, batches)
+
+    return tuple(by_rule(partial(_plain_or_recorded, sweep), rule, *tensors))
+
+
+def _plain_or_recorded(sweep: Sweep, *tensors: Any) -> tuple[Tensor, ...]:
+    keys, *factors = tensors
+    if kernels_for(*[t for t in tensors if t is not None]) is by_torch:
+        return _recorded(sweep, *tensors)
+    # Nothing differentiates here, and torch takes longer to apply a Function than to find out.
+    return tuple(computed(sweep, keys, Operands(*factors)))
+
+
+def _recorded(sweep: Sweep, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     function: Any = _Sweep
     return function.apply(sweep, *tensors)
 
@@ -125,16 +145,26 @@ class _Sweep(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         sweep, *tensors = args
-        mapped = [dim is not None for dim in in_dims[1:]]
-        pairs = zip(tensors, in_dims[1:], strict=True)
-        tensors = [t if dim is None else t.movedim(dim, 0) for t, dim in pairs]
-        _, maps_gates, maps_weight, *_ = mapped
-        sums_examples = any(output.kind == "a" for output in sweep.outputs)
-        if maps_gates or maps_weight or sums_examples:
-            results = _one_by_one(sweep, info.batch_size, tensors, mapped)
-        else:
-            results = _as_one_batch(sweep, info.batch_size, tensors, mapped)
+        results = _over_batch(_recorded, sweep, info.batch_size, in_dims[1:], tensors)
         return results, (0,) * len(results)
+
+
+Run = Callable[..., tuple[Tensor, ...]]
+"""A function of a sweep and its tensors."""
+
+
+def _over_batch(
+    run: Run, sweep: Sweep, size: int, dims: MappedDims, tensors: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    """The rule for vmap; results have the batch in front."""
+    mapped = [dim is not None for dim in dims]
+    pairs = zip(tensors, dims, strict=True)
+    in_front = [t if dim is None else t.movedim(dim, 0) for t, dim in pairs]
+    _, maps_gates, maps_weight, *_ = mapped
+    sums_examples = any(output.kind == "a" for output in sweep.outputs)
+    if maps_gates or maps_weight or sums_examples:
+        return _one_by_one(run, sweep, size, in_front, mapped)
+    return _as_one_batch(run, sweep, size, in_front, mapped)
 
 
 def _grads_from(
@@ -193,19 +223,19 @@ def _gate_term(
 
 
 def _one_by_one(
-    sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
+    run: Run, sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
 ) -> tuple[Tensor, ...]:
     """A sweep for each model: for mapped weights or gates, and for sums over examples."""
     results: list[tuple[Tensor, ...]] = []
     for i in range(count):
         pairs = zip(tensors, mapped, strict=True)
         own = [t[i] if is_mapped else t for t, is_mapped in pairs]
-        results.append(_apply(sweep, *own))
+        results.append(run(sweep, *own))
     return tuple(torch.stack(each) for each in zip(*results, strict=True))
 
 
 def _as_one_batch(
-    sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
+    run: Run, sweep: Sweep, count: int, tensors: list[Any], mapped: list[bool]
 ) -> tuple[Tensor, ...]:
     """One sweep for mapped examples with one weight: the mapped dimension joins the batch."""
     keys, log_alpha, a, x, g = tensors
@@ -213,7 +243,7 @@ def _as_one_batch(
     all_keys = _joined_to_batch(keys, count, maps_keys)
     all_x = _joined_to_batch(x, count, maps_x)
     all_g = _joined_to_batch(g, count, maps_g)
-    merged = _apply(sweep, all_keys, log_alpha, a, all_x, all_g)
+    merged = run(sweep, all_keys, log_alpha, a, all_x, all_g)
     batch = merged[0].shape[0] // count
     return tuple(t.reshape(count, batch, *t.shape[1:]) for t in merged)
 

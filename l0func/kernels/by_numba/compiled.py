@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from l0func.kernels.by_numba.building import BUILDING, built
 from l0func.kernels.by_numba.numba_names import numpy as np
 from l0func.kernels.formula import Formula
 
-_REALS = {torch.float32: np.float32, torch.float64: np.float64}
-_ARRAYS = {**_REALS, torch.int64: np.int64}
+REALS = {torch.float32: np.float32, torch.float64: np.float64}
+_ARRAYS = {**REALS, torch.int64: np.int64}
 _built: dict[Any, Callable[..., Any]] = {}
 # numpy asks the system for large pages from this size on: a large draw waits less for memory.
 _LARGE_PAGES = 1 << 22
@@ -41,7 +42,7 @@ def _first_call(
     tag = "plain" if formula is None else formula.tag
 
     def make(on_disk: bool) -> Any:
-        return kernel(template, _REALS[dtype], functions, tag, on_disk)
+        return kernel(template, REALS[dtype], functions, tag, on_disk)
 
     def run(*args: Any) -> Any:
         # Threads that come meanwhile wait, and find the kernel.
@@ -60,9 +61,15 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return untyped.from_numpy(np.empty(shape, _ARRAYS[dtype]))
 
 
+@cache
+def nothing(dtype: torch.dtype) -> Any:
+    """An array without entries, for a matrix that is not there."""
+    return np.empty((0, 0), REALS[dtype])
+
+
 def settings_of(formula: Formula, dtype: torch.dtype) -> tuple[Any, ...]:
     """A formula's settings as numbers of a dtype."""
-    return tuple([_REALS[dtype](setting) for setting in formula.settings])
+    return tuple([REALS[dtype](setting) for setting in formula.settings])
 
 
 def array(tensor: Tensor) -> Any:

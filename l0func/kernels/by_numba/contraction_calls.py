@@ -12,17 +12,18 @@ from l0func.kernels.by_numba import contraction as loops
 from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
 from l0func.kernels.by_numba.gate_calls import prepared
 from l0func.kernels.by_numba.stream_calls import uniforms
+from l0func.kernels.by_numba.strip import strip_room
 from l0func.kernels.by_numba.vector_calls import contract_vectors
 from l0func.kernels.by_torch_contraction import contract_by
 from l0func.kernels.contraction import Contraction, Operands, Output, has_one_vector
 from l0func.kernels.formula import Formula
 from l0func.kernels.pool import run_tiles
 
-TILE = 1 << 14
-"""The gates of a tile."""
-
 DRAW = 1 << 10
 """The entries that are masked by one draw, so that they stay in a cache."""
+
+TILES, DRAWS_IN_TILE = 8, 16
+"""The tiles of a weight, where it has enough gates for them, and the most draws of a tile."""
 
 
 def contract(
@@ -53,9 +54,10 @@ def _fill(
     factors = array(a), array(chunk.products)
     results = tuple(masked), tuple(sums)
     size = max(1, DRAW // repeat)
+    step = size * max(1, min(gates // (size * TILES), DRAWS_IN_TILE))
 
     def run_tile(tile: int) -> None:
-        own = tile * TILE, min((tile + 1) * TILE, gates)
-        run(*shared, *factors, *results, own, size)
+        own = tile * step, min((tile + 1) * step, gates)
+        run(*shared, *factors, *results, own, *strip_room(size, repeat, 2, p))
 
-    run_tiles(run_tile, -(-gates // TILE), gates * keys.shape[0])
+    run_tiles(run_tile, -(-gates // step), gates * keys.shape[0])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
 from l0func.kernels.by_numba import contraction as loops
-from l0func.kernels.by_numba.compiled import array, compiled, key_array, settings_of
-from l0func.kernels.by_numba.gate_calls import prepared
+from l0func.kernels.by_numba.compiled import array, compiled, key_array, nothing, settings_of
+from l0func.kernels.by_numba.strip import strip_room
 from l0func.kernels.contraction import Contraction, Kind, Operands, Output
 from l0func.kernels.formula import Formula
 from l0func.kernels.pool import run_tiles
@@ -24,8 +25,11 @@ EXAMPLES, MOST_EXAMPLES = 128, 1024
 DRAWS = 1 << 21
 """The draws of these examples, between the two limits."""
 
-STRIP = 512
-"""The gates of one draw, where rows are shorter."""
+STRIP, WIDTH = 512, 1024
+"""The entries of one draw where rows are shorter, and its most entries where they are longer.
+
+A strip's gates, masks and factors stay in the first cache.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,14 @@ class Tiling:
         weight_rows: The weight's rows.
         rows: The rows in a tile.
         lines: The rows of one draw.
+        width: The gates of one draw in each of these rows; all of a row's, if there are several.
     """
 
     examples: int
     weight_rows: int
     rows: int
     lines: int
+    width: int
 
     @property
     def tiles(self) -> int:
@@ -59,10 +65,11 @@ def tiled(contraction: Contraction, batch: int) -> Tiling:
     weight_rows, line = contraction.gates
     examples = DRAWS // max(weight_rows * line, 1)
     examples = max(EXAMPLES, min(examples, MOST_EXAMPLES))
-    lines = max(1, STRIP // max(line, 1))
+    lines = max(1, STRIP // max(contraction.shape[1], 1))
     strips = -(-weight_rows // lines)
     rows = max(1, -(-strips // PARTS)) * lines
-    return Tiling(min(examples, max(batch, 1)), weight_rows, rows, lines)
+    width = max(1, min(line, WIDTH // contraction.repeat))
+    return Tiling(min(examples, max(batch, 1)), weight_rows, rows, lines, width)
 
 
 def contract_vectors(
@@ -88,14 +95,13 @@ def contract_vectors(
     size = tiling.tiles, tiling.examples, contraction.shape[1]
     parts = {output: like.new_empty(size) for output in outputs if output.kind == "x"}
     run = _kernel(contraction, formula, keys, operands, results)
-    own_parts = [
-        _pair("x", {o: part[i] for o, part in parts.items()}, like) for i in range(size[0])
-    ]
+    own_parts = _parts_of_tiles(parts, tiling.tiles, like)
     for low in range(0, batch, tiling.examples):
         high = min(low + tiling.examples, batch)
 
         def run_tile(tile: int, examples: tuple[int, int] = (low, high)) -> None:
-            run(own_parts[tile], examples, tiling.rows_of(tile), tiling.lines)
+            strip = tiling.lines, tiling.width
+            run(own_parts[tile], examples, tiling.rows_of(tile), strip)
 
         run_tiles(run_tile, tiling.tiles, (high - low) * like.numel())
         for output, part in parts.items():
@@ -112,15 +118,15 @@ def _kernel(
 ) -> Callable[..., None]:
     """The kernel with all that its tiles share."""
     like = operands.log_alpha
-    p, q = prepared(formula, like)
-    gates = array(p), array(q), settings_of(formula, like.dtype), contraction.repeat
+    gates = array(like), settings_of(formula, like.dtype), contraction.repeat
     factors = [_matrix(factor, like) for factor in operands[1:]]
     shared = key_array(keys), contraction.first, *gates, *factors, _pair("y", results, like)
     sums = _pair("a", results, like)
     kernel = compiled(loops.contract_vectors, like.dtype, formula)
 
-    def run(parts: Any, examples: Any, rows: Any, lines: int) -> None:
-        kernel(*shared, parts, sums, examples, rows, lines)
+    def run(parts: Any, examples: Any, rows: Any, strip: tuple[int, int]) -> None:
+        room = strip_room(prod(strip), contraction.repeat, 4, like)
+        kernel(*shared, parts, sums, examples, rows, strip, *room)
 
     return run
 
@@ -128,15 +134,22 @@ def _kernel(
 def _matrix(factor: Tensor | None, like: Tensor) -> Any:
     """A factor as an array without its dimension for vectors; an empty one stands for None."""
     if factor is None:
-        return array(like.new_empty(0, 0))
+        return nothing(like.dtype)
     return array(factor.reshape(factor.shape[0], factor.shape[-1]))
 
 
 def _pair(kind: Kind, results: Mapping[Output, Tensor], like: Tensor) -> tuple[Any, Any]:
     """The arrays for the masks' and their slopes' results of a kind; empty ones for none."""
-    none = like.new_empty(0, 0)
-    values, slopes = [array(results.get(Output(kind, order), none)) for order in (0, 1)]
+    found = [results.get(Output(kind, order)) for order in (0, 1)]
+    values, slopes = [nothing(like.dtype) if t is None else array(t) for t in found]
     return values, slopes
+
+
+def _parts_of_tiles(parts: Mapping[Output, Tensor], tiles: int, like: Tensor) -> list[Any]:
+    """For each tile the arrays for its part of the inputs' gradients."""
+    if not parts:
+        return [_pair("x", parts, like)] * tiles
+    return [_pair("x", {o: part[i] for o, part in parts.items()}, like) for i in range(tiles)]
 
 
 def _added(parts: Tensor) -> Tensor:

@@ -139,8 +139,8 @@ def forward_product(
     if not y.numel():
         return y
     # A card takes 2**31 programs along the first axis, and 65,535 along the others.
-    grid = _cuts(batch, EXAMPLES), _cuts(lines.rows, ROWS)
-    run = kernel(vectors.forward_product, formula)[grid]
+    programs = _cuts(batch, EXAMPLES) * _cuts(lines.rows, ROWS)
+    run = kernel(vectors.forward_product, formula)[(programs,)]
     tile = EXAMPLES, ROWS, COLUMNS, order, lines.by_calls
     run(keys, lines.p, lines.q, formula.settings, a, x, y, *_sizes(lines, batch), *tile)
     return y
@@ -151,12 +151,12 @@ def backward_product(
 ) -> Tensor:
     """Input vectors ``(B, I)`` from outputs ``(B, O)``."""
     batch = keys.shape[0]
-    across = _cuts(batch, EXAMPLES), _cuts(lines.columns, COLUMNS)
-    part, parts = _parts(lines.rows, ROWS, across[0] * across[1])
+    programs = _cuts(batch, EXAMPLES) * _cuts(lines.columns, COLUMNS)
+    part, parts = _parts(lines.rows, ROWS, programs)
     x = a.new_zeros(parts, batch, lines.columns)
     if not a.numel() or not batch:
         return x.sum(0)
-    run = kernel(vectors.backward_product, formula)[(*across, parts)]
+    run = kernel(vectors.backward_product, formula)[programs, parts]
     tile = EXAMPLES, ROWS, COLUMNS, order, lines.by_calls
     sizes = *_sizes(lines, batch), part
     run(keys, lines.p, lines.q, formula.settings, a, g, x, *sizes, *tile)

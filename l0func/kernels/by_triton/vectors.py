@@ -55,8 +55,10 @@ def forward_product(
         ORDER: 0 for masks, 1 for their slopes.
         BY_CALLS: Whether every row begins with a whole call, and no entries share a gate.
     """
-    b = tl.program_id(0).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
-    o = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[None, :, None]
+    tiles = (batch + EXAMPLES - 1) // EXAMPLES
+    tile, line = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    b = tile.to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
+    o = line.to(tl.int64) * ROWS + tl.arange(0, ROWS)[None, :, None]
     total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
     for start in range(0, columns, COLUMNS):
         i = start + tl.arange(0, COLUMNS)[None, None, :]
@@ -107,17 +109,19 @@ def backward_product(
         columns: As above.
         repeat: As above.
         first: As above.
-        part: Weight rows for each part; program axis 2 is the part.
+        part: Weight rows for each part; program axis 1 is the part.
         EXAMPLES: As above.
         ROWS: As above.
         COLUMNS: As above.
         ORDER: As above.
         BY_CALLS: As above.
     """
-    b = tl.program_id(0).to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
-    start = tl.program_id(1) * COLUMNS
+    tiles = (batch + EXAMPLES - 1) // EXAMPLES
+    tile, line = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    b = tile.to(tl.int64) * EXAMPLES + tl.arange(0, EXAMPLES)[:, None, None]
+    start = line * COLUMNS
     i = start + tl.arange(0, COLUMNS)[None, None, :]
-    piece = tl.program_id(2)
+    piece = tl.program_id(1)
     total = tl.zeros((EXAMPLES, ROWS, COLUMNS), tl.float32)
     for row in range(piece * part, tl.minimum((piece + 1) * part, rows), ROWS):
         o = tl.cast(row, tl.int64) + tl.arange(0, ROWS)[None, :, None]
