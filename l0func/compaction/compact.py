@@ -106,7 +106,8 @@ def compact(
         check_has_values({**tensors, **named_gates}, "compact")
         check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)
-        pruned = pruned_by(tensors, z, spec)
+        pruned = _unshared(pruned_by(tensors, z, spec), tensors)
+        named_buffers = _unshared(named_buffers, named_buffers)
         opens = {name: value != 0 for name, value in z.items()}
         opens = _with_open_units(opens, spec, empty)
         warn_if_closed(opens, spec, decision(spec, estimator, density))
@@ -119,6 +120,14 @@ def compact(
         expected = inputs.call(fn, pruned, named_buffers)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
+
+
+def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory with the given ones: those among them are copied."""
+    own: dict[str, Tensor] = {}
+    for path, tensor in tensors.items():
+        own[path] = tensor.detach().clone() if tensor is given[path] else tensor
+    return own
 
 
 def _check_empty(empty: str) -> None:
