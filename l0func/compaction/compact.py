@@ -26,6 +26,7 @@ from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
+from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import Functional, PureModule, check_function
 from l0func.pure.inputs import Inputs, read_examples
 from l0func.spec.plan import GateSpec, check_spec
@@ -117,7 +118,8 @@ def compact(
             return small
         inputs = read_examples(fn, example_inputs)
         check_rows(inputs)
-        expected = inputs.call(fn, pruned, named_buffers)
+        with explained_kinds(inputs, tensors):
+            expected = inputs.call(fn, pruned, named_buffers)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +51,11 @@ class Trial:
     inputs: Inputs
     tolerance: float
     _expected: _Expected = field(default_factory=lambda: _Expected())
+
+    @cached_property
+    def output(self) -> Any:
+        """The output of the whole network."""
+        return self.inputs.call(self.fn, self.params, self.buffers)
 
     def failure(self, groups: Mapping[str, Group]) -> Failure | None:
         """Compare the smaller network with the pruned one, for many choices of closed units.
@@ -117,9 +123,11 @@ def _opens(spec: GateSpec, closed: Sequence[int], run: int) -> Gates:
     sizes = [gate.shape[0] for gate in spec.gates]
     u = random.uniform(random.fold_in(random.key(1), run), (sum(sizes),))
     opens: Gates = {}
-    for gate, of_gate, count in zip(spec.gates, u.split(sizes), closed, strict=True):
-        rank = of_gate.argsort().argsort()
+    start = 0
+    for gate, size, count in zip(spec.gates, sizes, closed, strict=True):
+        rank = u[start : start + size].argsort().argsort()
         opens[gate.name] = rank >= count
+        start += size
     return opens
 
 

@@ -44,10 +44,10 @@ def slices_by_unit(trace: Trace) -> dict[int, UnitSlices]:
         for position, root in enumerate(listed(trace.units.roots(slices.labels))):
             if root < 0:
                 continue
-            read = reads[position]
+            read = bool(reads[position])
             # A closed unit under an RMSNorm must output exact zeros: otherwise the norm would
             # scale the other units by it.
-            multiplies = (owns[position] and not is_scale) if root in normed else read
+            multiplies = bool(owns[position]) and not is_scale if root in normed else read
             place = places.get((read, multiplies))
             if place is None:
                 place = places[read, multiplies] = SlicePlace(path, dim, read, multiplies)
