@@ -5,7 +5,7 @@ from __future__ import annotations
 _BY_HAND = "write the group by hand with l0func.group"
 
 # The first phrase that is in the reason decides.
-_ADVICE: dict[str, str] = {
+ADVICE: dict[str, str] = {
     "a trial without some of them": (
         "read the sizes in forward from tensors, or name the attribute that holds one in the "
         "attrs of a group by hand"
@@ -30,7 +30,7 @@ _ADVICE: dict[str, str] = {
 
 def with_advice(reason: str) -> str:
     """The reason, and after it what a user could do, if anything."""
-    for phrase, advice in _ADVICE.items():
+    for phrase, advice in ADVICE.items():
         if phrase in reason:
             return f"{reason}; {advice}"
     return reason
