@@ -12,10 +12,9 @@ from torch import Tensor, nn
 import l0func as l0
 from l0func.compaction import advice
 from l0func.compaction.advice import with_advice
+from l0func.tracing.units import OUTPUT_REASON
 
 SOURCES = Path(l0.__file__).parent
-# An output is refused for good reason, and "they all" begin other sentences.
-OUTPUT = "they are an output of the module"
 
 
 def reasons() -> list[str]:
@@ -30,7 +29,9 @@ def reasons() -> list[str]:
 
 
 def test_every_reason_in_the_sources_has_advice():
-    texts = [text for text in reasons() if text not in (OUTPUT, "they go through {operation}")]
+    texts = [
+        text for text in reasons() if text not in (OUTPUT_REASON, "they go through {operation}")
+    ]
     assert len(texts) > 8
     assert [text for text in texts if with_advice(text) == text] == []
 
@@ -84,3 +85,10 @@ def test_no_advice_is_dead():
         path.read_text() for path in SOURCES.rglob("*.py") if path.name != "advice.py"
     )
     assert [phrase for phrase in advice.ADVICE if phrase not in sources] == []
+
+
+def test_the_deepest_reason_is_named():
+    # One more layer would read the output; the norm would keep its units all the same.
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 6), nn.LayerNorm(6))
+    refused = l0.unit_groups(net, torch.randn(3, 4)).refused["2.weight"]
+    assert "'native_layer_norm', runs over them" in refused
