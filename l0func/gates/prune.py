@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -72,7 +73,9 @@ def prune(
 
 def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[str, Tensor]:
     """Flat parameters under these gate values, with exact zeros behind the closed gates."""
-    opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
+    bindings = chain.from_iterable(p.bindings for p in spec.gated())
+    owning = {binding.gate for binding in bindings if not binding.multiplies}
+    opens = {name: (z[name] != 0).to(z[name].dtype) for name in owning}
     pruned = dict(params)
     for p in spec.gated():
         # One product for both: a gate's value where it multiplies, and 1 or 0 where it owns.

@@ -7,14 +7,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Timer
 
-# Seconds before the line.
-_PATIENCE = 2.0
+PATIENCE = 2.0
+"""Seconds before the line."""
 
 
 @contextmanager
 def line_when_slow(text: str) -> Generator[None, None, None]:
     """A context that writes one line to stderr if it is still open after two seconds."""
-    timer = Timer(_PATIENCE, _write, (text,))
+    timer = Timer(PATIENCE, _write, (text,))
     timer.daemon = True
     timer.start()
     try:

@@ -36,7 +36,8 @@ def explained_kinds(inputs: Inputs, tensors: Mapping[str, Tensor]) -> Generator[
 
 def _named(inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
     """The tensors among examples, with their places."""
-    for label, value in (("inputs", inputs.args), ("", inputs.kwargs)):
+    numbered = {f"inputs[{i}]": value for i, value in enumerate(inputs.args)}
+    for label, value in (numbered | inputs.kwargs).items():
         for trail, leaf in visible_leaves(value):
             if isinstance(leaf, Tensor):
                 yield place_of(label, trail), leaf

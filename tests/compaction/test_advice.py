@@ -52,7 +52,7 @@ class Mixed(nn.Module):
         elif self.operation == "softmax":
             y = y.softmax(-1)
         elif self.operation == "unknown":
-            y = torch.linalg.vector_norm(y, ord=3, dim=-1, keepdim=True) * y
+            y = y @ torch.linalg.inv(torch.eye(6, dtype=y.dtype) + y.T @ y)
         elif self.operation == "fixed":
             y = y.view(-1, 2, 3).transpose(1, 2).reshape(-1, 6)
         return self.b(y) + self.free(x)
@@ -61,7 +61,7 @@ class Mixed(nn.Module):
 ADVICE = {
     "norm": "'native_layer_norm', runs over them; units can go under an nn.RMSNorm",
     "softmax": "'_softmax' runs over them; units can go behind one more linear layer",
-    "unknown": "'linalg_vector_norm', which cannot be followed.*; use operations that can",
+    "unknown": "which cannot be followed.*; use operations that can",
     "fixed": "; .*",
 }
 

@@ -82,7 +82,11 @@ def test_random_weights_follow_the_formula_in_every_row_of_a_large_tensor():
     large = changed["large"]
     assert large.dtype == torch.float64
     assert bool(((large >= 0.4) & (large <= 1.6)).all())
-    assert len(large.flatten().unique()) == 65_521
+    rows = large.flatten()[: 2 * 65_521].view(2, 65_521)
+    assert torch.equal(rows[0], rows[1])
+    # Two of 2**40 pairs of random numbers seldom have the same sum.
+    assert len(rows[0].unique()) > 65_000
+    assert len(large.unique(dim=0)) == 3
     assert len(changed["small"].unique()) == 7
     assert torch.equal(changed["count"], tensors["count"])
     assert not torch.equal(random_weights(tensors, 1, 0.1)["large"], large)

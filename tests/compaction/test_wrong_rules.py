@@ -108,7 +108,7 @@ class Tied(nn.Module):
         return self.out(torch.relu(first) * torch.sigmoid(second) + torch.tanh(third))
 
 
-@pytest.mark.parametrize(("left", "right"), combinations(range(3), 2))
+@pytest.mark.parametrize(("left", "right"), list(combinations(range(3), 2)))
 def test_groups_that_must_lose_the_same_units_fail_apart(left, right):
     torch.manual_seed(0)
     (third,) = {0, 1, 2} - {left, right}
