@@ -11,6 +11,7 @@ from l0func.compaction.attributes import lowered
 from l0func.compaction.examples import same_output
 from l0func.compaction.resize import RESIZERS
 from l0func.compaction.trial import Trial
+from l0func.pure.functional import Functional
 from l0func.pure.part import Part
 
 # How many levels to search below an attribute: the items of containers, the attributes of objects.
@@ -67,7 +68,7 @@ def are_read(trial: Trial, numbers: Sequence[ModuleNumber]) -> bool:
             value = lowered(part.attributes()[name], keys, 1, number.path)
             changed[number.module] = part.with_attribute(name, value)
         other = trial.fn.resized(trial.fn.shapes, changed)
-        output = trial.inputs.call(other, trial.params, trial.buffers)
+        output = trial.call(Functional(other, trial.params, trial.buffers))
     except Exception:
         # A forward of unknown code may raise anything when a number in it changes.
         return True

@@ -44,7 +44,16 @@ def remove(
         ValueError: The slices contradict each other, or a module cannot lose some.
     """
     opens = {name: opened.cpu() for name, opened in opens.items()}
-    kept = kept_slices(spec, opens)
+    return cut_out(
+        Functional(fn, dict(params), dict(buffers)), kept_slices(spec, opens), spec, opens
+    )
+
+
+def cut_out(
+    function: Functional, kept: KeptSlices, spec: GateSpec, opens: Mapping[str, Tensor]
+) -> Functional:
+    """:func:`remove` where the kept slices are known already; ``opens`` are on the CPU."""
+    fn, params, buffers = function
     tensors = {**params, **buffers}
     submodules = dict(fn.parts())
     cuts = _submodule_cuts(submodules, tensors, kept)

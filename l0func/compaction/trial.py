@@ -11,19 +11,21 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from l0func import random
 from l0func.compaction.closings import closings
 from l0func.compaction.examples import same_output
 from l0func.compaction.failure import Failure, Progress, difference, failure_by
-from l0func.compaction.removal import kept_slices, remove
+from l0func.compaction.removal import cut_out, kept_slices
 from l0func.compaction.scratch import Scratch
 from l0func.compaction.trial_weights import as_before, random_weights
 from l0func.gates.checks import Gates
 from l0func.internal.outputs import copied
 from l0func.pure.functional import Functional, PureModule
 from l0func.pure.inputs import Inputs
+from l0func.pure.keyed import Keyed
 from l0func.spec.build import gate_spec
 from l0func.spec.plan import GateSpec, Group, GroupSlices
 
@@ -55,7 +57,13 @@ class Trial:
     @cached_property
     def output(self) -> Any:
         """The output of the whole network."""
-        return self.inputs.call(self.fn, self.params, self.buffers)
+        return self.call(Functional(self.fn, self.params, self.buffers))
+
+    def call(self, function: Functional) -> Any:
+        """A function's output on the trial's inputs."""
+        args, kwargs, _ = self.inputs.copied()
+        with torch.no_grad(), self.inputs.explained(), Keyed(None):
+            return function.fn.run(function.params, function.buffers, *args, **kwargs)[0]
 
     def failure(self, groups: Mapping[str, Group]) -> Failure | None:
         """Compare the smaller network with the pruned one, for many choices of closed units.
@@ -82,13 +90,14 @@ class Trial:
         self, spec: GateSpec, opens: Gates, scratch: Scratch, run: int, progress: Progress
     ) -> bool:
         """Whether the smaller network equals the pruned one, with these units open."""
-        pruned = scratch.pruned(kept_slices(spec, opens))
+        kept = kept_slices(spec, opens)
+        pruned = Functional(self.fn, scratch.pruned(kept), self.buffers)
         if run == len(self._expected.outputs):
-            output = self.inputs.call(self.fn, pruned, self.buffers)
-            self._expected.outputs.append(output)
-        small = remove(self.fn, pruned, self.buffers, spec, opens)
+            # A copy: a module may return a parameter, which later runs write again.
+            self._expected.outputs.append(copied(Tensor.clone, self.call(pruned)))
+        small = cut_out(pruned, kept, spec, opens)
         with progress:
-            output = self.inputs.call(*small)
+            output = self.call(small)
         return same_output(output, self._expected.outputs[run], self.tolerance)
 
     def _sizes(self) -> list[int]:
@@ -172,7 +181,7 @@ def _prepared(function: Functional, inputs: Inputs, draw: int) -> tuple[Trial, _
 def _is_informative(trial: Trial, output: Any) -> bool:
     """Whether the output changes with the weights: behind a dead ReLU every network is right."""
     other = {path: 0.8 * p for path, p in trial.params.items() if p.is_floating_point()}
-    changed = trial.inputs.call(trial.fn, {**trial.params, **other}, trial.buffers)
+    changed = trial.call(Functional(trial.fn, {**trial.params, **other}, trial.buffers))
     return not same_output(changed, output, trial.tolerance)
 
 
@@ -182,7 +191,7 @@ _Output = tuple[Any] | None
 
 def _output(trial: Trial) -> _Output:
     try:
-        return (trial.inputs.call(trial.fn, trial.params, trial.buffers),)
+        return (trial.output,)
     except Exception:
         # A forward of unknown code may raise anything on inputs that it does not expect.
         return None

@@ -74,7 +74,10 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
         groups = groups_in(function, inputs, follow(*function, inputs))
     if not groups:
         reasons = [f"{path!r}: {reason}" for path, reason in groups.refused.items()]
-        text = "; ".join(reasons) or "it has no parameters"
+        nothing = (
+            "No layer of it reads what another one makes" if params else "It has no parameters"
+        )
+        text = "; ".join(reasons) or nothing
         raise ValueError(f"No units of this {kind} can be removed. {text}.")
     return groups
 

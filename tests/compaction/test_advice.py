@@ -92,3 +92,12 @@ def test_the_deepest_reason_is_named():
     net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 6), nn.LayerNorm(6))
     refused = l0.unit_groups(net, torch.randn(3, 4)).refused["2.weight"]
     assert "'native_layer_norm', runs over them" in refused
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [(nn.ReLU(), r"It has no parameters\."), (nn.Linear(4, 3), "'weight': they are an output")],
+)
+def test_nothing_to_remove_has_a_sentence_too(net, words):
+    with pytest.raises(ValueError, match=f"No units of this .* can be removed. {words}"):
+        l0.unit_groups(net, torch.randn(3, 4))

@@ -90,3 +90,24 @@ def test_random_weights_follow_the_formula_in_every_row_of_a_large_tensor():
     assert len(changed["small"].unique()) == 7
     assert torch.equal(changed["count"], tensors["count"])
     assert not torch.equal(random_weights(tensors, 1, 0.1)["large"], large)
+
+
+class Returning(nn.Module):
+    """A module that returns a parameter beside its output, and counts units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 6
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = torch.tanh(self.a(x)).view(len(x), self.width)
+        return self.c(torch.tanh(self.b(y))), self.c.bias
+
+
+def test_a_parameter_in_the_output_is_compared_in_every_try():
+    groups = l0.unit_groups(Returning(), torch.randn(3, 4))
+    assert groups["a"].attrs == {"width": 1}
+    trial = parts(Returning(), torch.randn(3, 4))
+    assert trial.failure(groups) is None
+    assert trial.failure(groups) is None
