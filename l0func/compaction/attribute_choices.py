@@ -98,7 +98,7 @@ def _kind(key: Key, numbers: Sequence[ModuleNumber], sizes: Collection[int]) -> 
     return AttributeKind(key, attrs, key.each in sizes, holders)
 
 
-def _distance(kind: AttributeKind) -> int:
+def _steps_away(kind: AttributeKind) -> int:
     return kind.key.distance
 
 
@@ -109,7 +109,7 @@ def _rank(kind: AttributeKind) -> tuple[bool, int]:
 def nearest_of_shared(kinds: Sequence[AttributeKind]) -> list[AttributeKind]:
     """The kinds; those in an object that many modules share are there once, near the units."""
     nearest: dict[tuple[str, frozenset[int]], AttributeKind] = {}
-    for kind in sorted(kinds, key=_distance):
+    for kind in sorted(kinds, key=_steps_away):
         nearest.setdefault((kind.key.name, kind.holders), kind)
     kept = {kind.key for kind in nearest.values()}
     return [kind for kind in kinds if kind.key in kept or _PLAIN in kind.holders]

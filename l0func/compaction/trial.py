@@ -81,7 +81,9 @@ class Trial:
             sizes = [gate.shape[0] for gate in spec.gates]
             for runs, closed in enumerate(closings(sizes, self._sizes())):
                 progress = Progress()
-                if not self._is_exact(spec, _opens(spec, closed, runs), scratch, runs, progress):
+                if not self._is_exact(
+                    spec, _open_units(spec, closed, runs), scratch, runs, progress
+                ):
                     return difference(runs)
         except Exception as error:
             # A forward of unknown code may raise anything when its sizes change.
@@ -132,7 +134,7 @@ class _Expected:
             self.slices, self.outputs = slices, {}
 
 
-def _opens(spec: GateSpec, closed: Sequence[int], run: int) -> Gates:
+def _open_units(spec: GateSpec, closed: Sequence[int], run: int) -> Gates:
     """Open gates in one run: random ones are closed, as many in each group as ``closed`` says."""
     sizes = [gate.shape[0] for gate in spec.gates]
     u = random.uniform(random.fold_in(random.key(1), run), (sum(sizes),))

@@ -8,9 +8,9 @@ from torch import nn
 
 from l0func.compaction.advice import with_advice
 from l0func.compaction.examples import check_rows
+from l0func.compaction.found_groups import UnitGroups
 from l0func.compaction.grouping import unit_vectors
 from l0func.compaction.trial import prepare_trial
-from l0func.compaction.unit_groups import UnitGroups
 from l0func.compaction.verification import verified
 from l0func.internal.waiting import line_when_slow
 from l0func.pure.functional import Functional, PureModule, make_functional

@@ -14,7 +14,7 @@ PATIENCE = 2.0
 @contextmanager
 def line_when_slow(text: str) -> Generator[None, None, None]:
     """A context that writes one line to stderr if it is still open after two seconds."""
-    timer = Timer(PATIENCE, _write, (text,))
+    timer = Timer(PATIENCE, _print, (text,))
     timer.daemon = True
     timer.start()
     try:
@@ -23,5 +23,5 @@ def line_when_slow(text: str) -> Generator[None, None, None]:
         timer.cancel()
 
 
-def _write(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
