@@ -20,6 +20,10 @@ _MOST_LEFT_OUT = 2
 _NEAREST = 1
 
 
+# The holder of an integer that is an attribute itself.
+_PLAIN = -1
+
+
 class Key(NamedTuple):
     """A kind of attributes; like attributes in like blocks have equal keys.
 
@@ -45,11 +49,13 @@ class AttributeKind(NamedTuple):
         key: The kind.
         attrs: ``{attribute path: amount for one unit}``.
         counts_slices: Whether they count units or single slices, rather than runs of slices.
+        holders: The objects that hold them, by ``id``; a configuration is one for many modules.
     """
 
     key: Key
     attrs: dict[str, int]
     counts_slices: bool
+    holders: frozenset[int]
 
 
 Choice = tuple[AttributeKind, ...]
@@ -74,53 +80,51 @@ def attribute_kinds(numbers: Sequence[ModuleNumber], vector: UnitVector) -> list
     distances = _distances(vector.paths(), {number.module for number in numbers})
     makers, readers = _modules_of(vector.owns), _modules_of(vector.multiplies)
     sizes = {1, *vector.sizes}
-    found: dict[Key, dict[str, int]] = {}
+    found: dict[Key, list[ModuleNumber]] = {}
     for number in numbers:
         module = number.module
         each, rest = divmod(number.value, vector.count)
         if module not in distances or rest or not _divides_any(each, sizes):
             continue
         key = Key(distances[module], number.name, each, module in makers, module in readers)
-        found.setdefault(key, {})[number.path] = each
-    kinds = [AttributeKind(key, attrs, key.each in sizes) for key, attrs in found.items()]
+        found.setdefault(key, []).append(number)
+    kinds = [_kind(key, alike, sizes) for key, alike in found.items()]
     return sorted(kinds, key=_rank)
+
+
+def _kind(key: Key, numbers: Sequence[ModuleNumber], sizes: Collection[int]) -> AttributeKind:
+    attrs = {number.path: key.each for number in numbers}
+    holders = frozenset(number.holder for number in numbers)
+    return AttributeKind(key, attrs, key.each in sizes, holders)
+
+
+def _steps_away(kind: AttributeKind) -> int:
+    return kind.key.distance
 
 
 def _rank(kind: AttributeKind) -> tuple[bool, int]:
     return not kind.counts_slices, kind.key.distance
 
 
-def attribute_choices(
-    kinds: Sequence[AttributeKind], earlier: Sequence[Collection[Key]]
-) -> Iterator[Choice]:
-    """Choices of attributes, likely ones first.
-
-    Nothing; the choices that fitted other units; all attributes up to some distance; then single
-    kinds, pairs and triples, and all but one or two kinds, near the units first.
-
-    Args:
-        kinds: The kinds to choose from.
-        earlier: The choices that fitted other units, by their keys.
-    """
-    seen: set[frozenset[str]] = set()
-    for choice in _all_choices(kinds, earlier):
-        paths = frozenset(as_attrs(choice))
-        if paths not in seen:
-            seen.add(paths)
-            yield choice
+def nearest_of_shared(kinds: Sequence[AttributeKind]) -> list[AttributeKind]:
+    """The kinds; those in an object that many modules share are there once, near the units."""
+    nearest: dict[tuple[str, frozenset[int]], AttributeKind] = {}
+    for kind in sorted(kinds, key=_steps_away):
+        nearest.setdefault((kind.key.name, kind.holders), kind)
+    kept = {kind.key for kind in nearest.values()}
+    return [kind for kind in kinds if kind.key in kept or _PLAIN in kind.holders]
 
 
-def _all_choices(
-    kinds: Sequence[AttributeKind], earlier: Sequence[Collection[Key]]
-) -> Iterator[Choice]:
-    yield ()
-    for keys in earlier:
-        yield tuple(kind for kind in kinds if kind.key in keys)
-    distances = sorted({kind.key.distance for kind in kinds})
-    for distance in distances:
+def levels(kinds: Sequence[AttributeKind]) -> Iterator[Choice]:
+    """All kinds up to some distance: those that count slices, then the others too."""
+    for distance in sorted({kind.key.distance for kind in kinds}):
         near = [kind for kind in kinds if kind.key.distance <= distance]
         yield tuple(kind for kind in near if kind.counts_slices)
         yield tuple(near)
+
+
+def subsets(kinds: Sequence[AttributeKind]) -> Iterator[Choice]:
+    """Single kinds, pairs and triples; then all but one or two kinds; near ones first."""
     nearest = [kind for kind in kinds if kind.key.distance <= _NEAREST]
     for some in (nearest, kinds):
         for number in range(1, min(len(some), _MOST_AT_ONCE) + 1):

@@ -26,6 +26,7 @@ from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
+from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import Functional, PureModule, check_function
 from l0func.pure.inputs import Inputs, read_examples
 from l0func.spec.plan import GateSpec, check_spec
@@ -106,7 +107,8 @@ def compact(
         check_has_values({**tensors, **named_gates}, "compact")
         check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)
-        pruned = pruned_by(tensors, z, spec)
+        pruned = _unshared(pruned_by(tensors, z, spec), tensors)
+        named_buffers = _unshared(named_buffers, named_buffers)
         opens = {name: value != 0 for name, value in z.items()}
         opens = _with_open_units(opens, spec, empty)
         warn_if_closed(opens, spec, decision(spec, estimator, density))
@@ -116,9 +118,18 @@ def compact(
             return small
         inputs = read_examples(fn, example_inputs)
         check_rows(inputs)
-        expected = inputs.call(fn, pruned, named_buffers)
+        with explained_kinds(inputs, tensors):
+            expected = inputs.call(fn, pruned, named_buffers)
         _check_equal(small, inputs, expected)
         return _without_idle_units(small, inputs, expected, empty)
+
+
+def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory with the given ones: those among them are copied."""
+    own: dict[str, Tensor] = {}
+    for path, tensor in tensors.items():
+        own[path] = tensor.detach().clone() if tensor is given[path] else tensor
+    return own
 
 
 def _check_empty(empty: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from operator import sub
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from l0func.compaction.slice_rules import rules_for
 from l0func.compaction.unit_slices import (
@@ -163,10 +164,13 @@ def _places_and_sizes(slices: UnitSlices) -> _Places:
 def _runs_of_equal_steps(units: Sequence[UnitSlices]) -> Iterator[list[UnitSlices]]:
     """Split units into runs; within a run all slices advance by equal steps from unit to unit."""
     run: list[UnitSlices] = [units[0]]
-    run_step: Tensor | None = None
+    run_step: list[int] | None = None
+    before = _positions(units[0])
     for unit in units[1:]:
-        step = _positions(unit) - _positions(run[-1])
-        if run_step is None or torch.equal(step, run_step):
+        positions = _positions(unit)
+        step = list(map(sub, positions, before))
+        before = positions
+        if run_step is None or step == run_step:
             run.append(unit)
             run_step = step
         else:
@@ -175,11 +179,8 @@ def _runs_of_equal_steps(units: Sequence[UnitSlices]) -> Iterator[list[UnitSlice
     yield run
 
 
-def _positions(unit: UnitSlices) -> Tensor:
-    positions: list[int] = []
-    for of_place in unit.values():
-        positions.extend(of_place)
-    return torch.tensor(positions, device="cpu")
+def _positions(unit: UnitSlices) -> list[int]:
+    return list(chain.from_iterable(unit.values()))
 
 
 def vector_of(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:

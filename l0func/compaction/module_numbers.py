@@ -11,6 +11,7 @@ from l0func.compaction.attributes import lowered
 from l0func.compaction.examples import same_output
 from l0func.compaction.resize import RESIZERS
 from l0func.compaction.trial import Trial
+from l0func.pure.functional import Functional
 from l0func.pure.part import Part
 
 # How many levels to search below an attribute: the items of containers, the attributes of objects.
@@ -24,11 +25,13 @@ class ModuleNumber(NamedTuple):
         module: The module's path.
         name: The attribute's dotted name in the module.
         value: The integer.
+        holder: The ``id`` of the attribute, if that is an object around the integer; or -1.
     """
 
     module: str
     name: str
     value: int
+    holder: int
 
     @property
     def path(self) -> str:
@@ -44,41 +47,43 @@ def read_numbers(trial: Trial) -> list[ModuleNumber]:
     """
     by_name: dict[str, list[ModuleNumber]] = {}
     for path, part in trial.fn.parts():
-        for name, value in _integers(part):
-            if value > 1:
-                by_name.setdefault(name, []).append(ModuleNumber(path, name, value))
-    expected = trial.inputs.call(trial.fn, trial.params, trial.buffers)
+        for number in _integers(path, part):
+            if number.value > 1:
+                by_name.setdefault(number.name, []).append(number)
     found: list[ModuleNumber] = []
     for numbers in by_name.values():
-        if _are_read(trial, numbers, expected):
+        if are_read(trial, numbers):
             found += numbers
     return found
 
 
-def _are_read(trial: Trial, numbers: Sequence[ModuleNumber], expected: Any) -> bool:
+def are_read(trial: Trial, numbers: Sequence[ModuleNumber]) -> bool:
+    """Whether the output on the trial's inputs changes if these numbers are lower by one."""
     parts = dict(trial.fn.parts())
     changed: dict[str, Part] = {}
     try:
         for number in numbers:
             name, *keys = number.name.split(".")
-            part = parts[number.module]
+            part = changed.get(number.module, parts[number.module])
             value = lowered(part.attributes()[name], keys, 1, number.path)
             changed[number.module] = part.with_attribute(name, value)
         other = trial.fn.resized(trial.fn.shapes, changed)
-        output = trial.inputs.call(other, trial.params, trial.buffers)
+        output = trial.call(Functional(other, trial.params, trial.buffers))
     except Exception:
         # A forward of unknown code may raise anything when a number in it changes.
         return True
-    return not same_output(output, expected, trial.tolerance)
+    return not same_output(output, trial.output, trial.tolerance)
 
 
-def _integers(part: Part) -> Iterator[tuple[str, int]]:
-    """A module's integer attributes: dotted names and values."""
+def _integers(path: str, part: Part) -> Iterator[ModuleNumber]:
+    """The integers in a module's attributes."""
     if issubclass(part.kind, tuple(RESIZERS)) and part.paths():
         # A resizer sets this module's attributes.
         return
-    for name, value in part.attributes().items():
-        yield from _integers_in(name, value, depth=_DEEPEST)
+    for attribute, value in part.attributes().items():
+        holder = -1 if type(value) is int else id(value)
+        for name, number in _integers_in(attribute, value, depth=_DEEPEST):
+            yield ModuleNumber(path, name, number, holder)
 
 
 def _integers_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, int]]:

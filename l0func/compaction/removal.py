@@ -38,13 +38,22 @@ def remove(
         opens: For each gate vector a bool tensor: True where the gate is open.
 
     Returns:
-        The smaller function and its tensors; the tensors are copies.
+        The smaller function and its tensors. A tensor that loses nothing is the given one.
 
     Raises:
         ValueError: The slices contradict each other, or a module cannot lose some.
     """
     opens = {name: opened.cpu() for name, opened in opens.items()}
-    kept = kept_slices(spec, opens)
+    return cut_out(
+        Functional(fn, dict(params), dict(buffers)), kept_slices(spec, opens), spec, opens
+    )
+
+
+def cut_out(
+    function: Functional, kept: KeptSlices, spec: GateSpec, opens: Mapping[str, Tensor]
+) -> Functional:
+    """:func:`remove` where the kept slices are known already; ``opens`` are on the CPU."""
+    fn, params, buffers = function
     tensors = {**params, **buffers}
     submodules = dict(fn.parts())
     cuts = _submodule_cuts(submodules, tensors, kept)
@@ -112,9 +121,8 @@ def _rescaling_factors(cuts: list[SubmoduleCut]) -> dict[str, float]:
 
 
 def _sliced(tensor: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
-    if not kept:
-        return tensor.detach().clone()
+    tensor = tensor.detach()
     for dim, keep in kept.items():
         indices = keep.nonzero().flatten().to(tensor.device)
-        tensor = tensor.detach().index_select(dim, indices)
+        tensor = tensor.index_select(dim, indices)
     return tensor

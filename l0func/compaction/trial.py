@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,20 +18,21 @@ from l0func import random
 from l0func.compaction.closings import closings
 from l0func.compaction.examples import same_output
 from l0func.compaction.failure import Failure, Progress, difference, failure_by
-from l0func.compaction.removal import remove
+from l0func.compaction.removal import cut_out, kept_slices
+from l0func.compaction.scratch import Scratch
+from l0func.compaction.trial_weights import as_before, random_weights
 from l0func.gates.checks import Gates
-from l0func.gates.masks import deterministic_gates
-from l0func.gates.prune import pruned_by
-from l0func.internal import tree
-from l0func.internal.names import stream
 from l0func.internal.outputs import copied
 from l0func.pure.functional import Functional, PureModule
 from l0func.pure.inputs import Inputs
+from l0func.pure.keyed import Keyed
 from l0func.spec.build import gate_spec
-from l0func.spec.plan import GateSpec, GateVector, Group
+from l0func.spec.plan import GateSpec, Group, GroupSlices
 
 # How many times to draw weights until the output depends on them.
 _WEIGHT_DRAWS = 5
+# The outputs that are remembered; wrong attributes fail early.
+_REMEMBERED_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,18 @@ class Trial:
     buffers: dict[str, Tensor]
     inputs: Inputs
     tolerance: float
+    _expected: _Expected = field(default_factory=lambda: _Expected())
+
+    @cached_property
+    def output(self) -> Any:
+        """The output of the whole network."""
+        return self.call(Functional(self.fn, self.params, self.buffers))
+
+    def call(self, function: Functional) -> Any:
+        """A function's output on the trial's inputs."""
+        args, kwargs, _ = self.inputs.copied()
+        with torch.no_grad(), self.inputs.explained(), Keyed(None):
+            return function.fn.run(function.params, function.buffers, *args, **kwargs)[0]
 
     def failure(self, groups: Mapping[str, Group]) -> Failure | None:
         """Compare the smaller network with the pruned one, for many choices of closed units.
@@ -61,33 +76,36 @@ class Trial:
         progress, runs = Progress(), 0
         try:
             spec = gate_spec(self.params, groups=groups, buffers=self.buffers)
+            self._expected.begin(groups)
+            scratch = Scratch(self.params)
             sizes = [gate.shape[0] for gate in spec.gates]
             for runs, closed in enumerate(closings(sizes, self._sizes())):
                 progress = Progress()
-                if not self._is_exact(spec, self._gates(spec, closed, runs), progress):
+                if not self._is_exact(
+                    spec, _open_units(spec, closed, runs), scratch, runs, progress
+                ):
                     return difference(runs)
         except Exception as error:
             # A forward of unknown code may raise anything when its sizes change.
             return failure_by(error, progress, runs)
         return None
 
-    def _is_exact(self, spec: GateSpec, gates: Gates, progress: Progress) -> bool:
-        """Whether the smaller network equals the pruned one, with these gates."""
-        z = deterministic_gates(gates, spec, "louizos")
-        pruned = pruned_by(self.params, z, spec)
-        expected = self.inputs.call(self.fn, pruned, self.buffers)
-        opens = {name: value != 0 for name, value in z.items()}
-        small = remove(self.fn, pruned, self.buffers, spec, opens)
+    def _is_exact(
+        self, spec: GateSpec, opens: Gates, scratch: Scratch, run: int, progress: Progress
+    ) -> bool:
+        """Whether the smaller network equals the pruned one, with these units open."""
+        kept = kept_slices(spec, opens)
+        pruned = Functional(self.fn, scratch.pruned(kept), self.buffers)
+        expected = self._expected.outputs.get(run)
+        if expected is None:
+            # A copy: a module may return a parameter, which later runs write again.
+            expected = copied(Tensor.clone, self.call(pruned))
+            if run < _REMEMBERED_RUNS:
+                self._expected.outputs[run] = expected
+        small = cut_out(pruned, kept, spec, opens)
         with progress:
-            output = self.inputs.call(*small)
+            output = self.call(small)
         return same_output(output, expected, self.tolerance)
-
-    def _gates(self, spec: GateSpec, closed: Sequence[int], run: int) -> Gates:
-        device = next(iter(self.params.values())).device
-        gates: Gates = {}
-        for gate, count in zip(spec.gates, closed, strict=True):
-            gates[gate.name] = _random_gates(gate, count, run).to(device, gate.dtype)
-        return gates
 
     def _sizes(self) -> list[int]:
         """The sizes of inputs and parameters along their dimensions, frequent ones first."""
@@ -97,6 +115,38 @@ class Trial:
         return [size for size, _ in sizes.most_common()]
 
 
+@dataclass
+class _Expected:
+    """The pruned network's outputs: tries with other attributes and the same slices need them too.
+
+    Attributes:
+        slices: The slices of the groups that they are for.
+        outputs: The outputs of the first runs, by their numbers.
+    """
+
+    slices: list[tuple[GroupSlices, GroupSlices]] = field(default_factory=list[Any])
+    outputs: dict[int, Any] = field(default_factory=dict[int, Any])
+
+    def begin(self, groups: Mapping[str, Group]) -> None:
+        """Forget the outputs if they are for other slices."""
+        slices = [(group.multiplies, group.owns) for group in groups.values()]
+        if slices != self.slices:
+            self.slices, self.outputs = slices, {}
+
+
+def _open_units(spec: GateSpec, closed: Sequence[int], run: int) -> Gates:
+    """Open gates in one run: random ones are closed, as many in each group as ``closed`` says."""
+    sizes = [gate.shape[0] for gate in spec.gates]
+    u = random.uniform(random.fold_in(random.key(1), run), (sum(sizes),))
+    opens: Gates = {}
+    start = 0
+    for gate, size, count in zip(spec.gates, sizes, closed, strict=True):
+        rank = u[start : start + size].argsort().argsort()
+        opens[gate.name] = rank >= count
+        start += size
+    return opens
+
+
 def prepare_trial(function: Functional, inputs: Inputs) -> Trial:
     """A trial on these inputs, in float64 if the function's forward accepts that.
 
@@ -104,48 +154,54 @@ def prepare_trial(function: Functional, inputs: Inputs) -> Trial:
     it could not tell right from wrong. Weights are drawn again while the output does not depend on
     them.
     """
-    trials: list[Trial] = []
+    first: Trial | None = None
     for draw in range(_WEIGHT_DRAWS):
-        trial = _prepared(function, inputs, draw)
-        if _is_informative(trial):
+        trial, output = _prepared(function, inputs, draw)
+        if output is not None and _is_informative(trial, output[0]):
             return trial
-        trials.append(trial)
-    return trials[0]
+        first = first or trial
+    assert first is not None
+    return first
 
 
-def _prepared(function: Functional, inputs: Inputs, draw: int) -> Trial:
+def _prepared(function: Functional, inputs: Inputs, draw: int) -> tuple[Trial, _Output]:
     # Weights near the function's own first; then others, which may wake what is dead.
-    params = _randomised(function.params, draw, noise=0.03 + 0.3 * draw)
-    buffers = _randomised(function.buffers, draw, noise=0.0)
-    wide_params, wide_buffers = tree.map_tensors(_in_float64, (params, buffers))
+    params = random_weights(function.params, draw, noise=0.05 + 0.5 * draw)
+    buffers = random_weights(function.buffers, draw, noise=0.0)
     varied = copied(_varied, inputs)
     for examples in (varied, inputs):
         wide_inputs = copied(_in_float64, examples)
-        wide = Trial(function.fn, wide_params, wide_buffers, wide_inputs, tolerance=1e-7)
-        if _runs(wide):
-            return wide
+        wide = Trial(function.fn, params, buffers, wide_inputs, tolerance=1e-7)
+        output = _output(wide)
+        if output is not None:
+            return wide, output
     # Forward makes tensors of a fixed type.
+    params, buffers = as_before(params, function.params), as_before(buffers, function.buffers)
     narrow = Trial(function.fn, params, buffers, varied, tolerance=1e-3)
-    return narrow if _runs(narrow) else replace(narrow, inputs=inputs)
+    output = _output(narrow)
+    if output is not None:
+        return narrow, output
+    narrow = replace(narrow, inputs=inputs)
+    return narrow, _output(narrow)
 
 
-def _is_informative(trial: Trial) -> bool:
+def _is_informative(trial: Trial, output: Any) -> bool:
     """Whether the output changes with the weights: behind a dead ReLU every network is right."""
-    if not _runs(trial):
-        return False
     other = {path: 0.8 * p for path, p in trial.params.items() if p.is_floating_point()}
-    output = trial.inputs.call(trial.fn, trial.params, trial.buffers)
-    changed = trial.inputs.call(trial.fn, {**trial.params, **other}, trial.buffers)
+    changed = trial.call(Functional(trial.fn, {**trial.params, **other}, trial.buffers))
     return not same_output(changed, output, trial.tolerance)
 
 
-def _runs(trial: Trial) -> bool:
+_Output = tuple[Any] | None
+"""The output of a call; None if the call failed."""
+
+
+def _output(trial: Trial) -> _Output:
     try:
-        trial.inputs.call(trial.fn, trial.params, trial.buffers)
+        return (trial.output,)
     except Exception:
         # A forward of unknown code may raise anything on inputs that it does not expect.
-        return False
-    return True
+        return None
 
 
 def _input_tensors(inputs: Inputs) -> list[Tensor]:
@@ -171,29 +227,3 @@ def _varied(tensor: Tensor) -> Tensor:
         return tensor
     shape = tuple(tensor.shape)
     return random.normal(random.key(3), shape).to(tensor)
-
-
-def _randomised(tensors: Mapping[str, Tensor], draw: int, noise: float) -> dict[str, Tensor]:
-    """Tensors in which no two channels are alike; integers stay.
-
-    In a fresh BatchNorm all channels are alike, so that a trial could not tell them apart.
-    """
-    result = dict(tensors)
-    for path, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            continue
-        shape = tuple(tensor.shape)
-        key = random.fold_in(random.key(draw), stream(path))
-        scale_key, noise_key = random.split(key, 2)
-        scale = 0.5 + random.uniform(scale_key, shape).to(tensor)
-        offset = random.normal(noise_key, shape).to(tensor)
-        result[path] = tensor * scale + noise * offset
-    return result
-
-
-def _random_gates(gate: GateVector, closed: int, run: int) -> Tensor:
-    """Gate locations that close ``closed`` random gates and open the others to random degrees."""
-    key = random.fold_in(random.key(1), stream(gate.name))
-    u = random.uniform(random.fold_in(key, run), gate.shape[0])
-    rank = u.argsort().argsort()
-    return torch.where(rank < closed, -20.0, 4 * u)

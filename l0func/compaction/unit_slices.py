@@ -37,20 +37,21 @@ def slices_by_unit(trace: Trace) -> dict[int, UnitSlices]:
     units: dict[int, UnitSlices] = {}
     normed = _normed_units(trace)
     for (path, dim), slices in trace.slices.items():
-        roots = listed(trace.units.roots(slices.labels))
+        # Plain numbers, and one place for all like positions: there are tens of thousands.
+        is_scale = path in trace.norm_weights
         reads, owns = listed(slices.reads), listed(slices.owns)
-        for position, root in enumerate(roots):
+        places: dict[tuple[bool, bool], SlicePlace] = {}
+        for position, root in enumerate(listed(trace.units.roots(slices.labels))):
             if root < 0:
                 continue
-            if root in normed:
-                # A closed unit under an RMSNorm must output exact zeros: otherwise the norm would
-                # scale the other units by it.
-                multiplies = bool(owns[position]) and path not in trace.norm_weights
-            else:
-                multiplies = bool(reads[position])
-            place = SlicePlace(path, dim, bool(reads[position]), multiplies)
-            unit = units.setdefault(root, {})
-            unit.setdefault(place, []).append(position)
+            read = bool(reads[position])
+            # A closed unit under an RMSNorm must output exact zeros: otherwise the norm would
+            # scale the other units by it.
+            multiplies = bool(owns[position]) and not is_scale if root in normed else read
+            place = places.get((read, multiplies))
+            if place is None:
+                place = places[read, multiplies] = SlicePlace(path, dim, read, multiplies)
+            units.setdefault(root, {}).setdefault(place, []).append(position)
     return units
 
 

@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from l0func.compaction.advice import with_advice
 from l0func.compaction.examples import check_rows
-from l0func.compaction.grouping import UnitVector, unit_vectors
+from l0func.compaction.found_groups import UnitGroups
+from l0func.compaction.grouping import unit_vectors
 from l0func.compaction.trial import prepare_trial
 from l0func.compaction.verification import verified
+from l0func.internal.waiting import line_when_slow
 from l0func.pure.functional import Functional, PureModule, make_functional
 from l0func.pure.inputs import Inputs, fitting, read_examples
-from l0func.spec.plan import Group
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
-
-
-class UnitGroups(dict[str, Group]):
-    """``{name: group}``, for ``gate_spec(params, groups=…, buffers=…)``.
-
-    Attributes:
-        sizes: The number of units in each group.
-        refused: For units that cannot be removed: the reason, by the parameter that makes them.
-        normed: The groups with an RMSNorm over their units. Their gates multiply the slices that
-            make the units, not those that read them.
-    """
-
-    def __init__(
-        self, groups: Mapping[str, Group], found: Sequence[UnitVector], refused: Mapping[str, str]
-    ) -> None:
-        super().__init__(groups)
-        kept = [vector for vector in found if vector.name in groups]
-        self.sizes = {vector.name: vector.count for vector in kept}
-        self.refused = dict(refused)
-        self.normed = frozenset(vector.name for vector in kept if vector.normed)
-
-    def __repr__(self) -> str:
-        units = sum(self.sizes.values())
-        groups = "1 group" if len(self) == 1 else f"{len(self)} groups"
-        lines = [f"UnitGroups: {units} units in {groups}"]
-        for name, size in self.sizes.items():
-            lines.append(f"  {name}: {size} units")
-        for name, reason in self.refused.items():
-            lines.append(f"  stays {name}: {reason}")
-        return "\n".join(lines)
 
 
 def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitGroups:
@@ -55,9 +26,10 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
     normalisation and running statistics included. A closed unit is therefore gone, whatever the
     activation.
 
-    The module runs once, in eval mode, on the examples, and the trace follows its units through
-    every operation. Units are refused, with the reason, if an operation cannot be followed or if
-    they cannot be removed exactly (a LayerNorm runs over them, or they are a module output).
+    The module runs once on the examples, in eval mode whatever its own, and the trace follows its
+    units through every operation. Units are refused, with the reason and with advice, if an
+    operation cannot be followed or if they cannot be removed exactly (a LayerNorm runs over them,
+    or they are a module output).
 
     Then each group is tried: some units are removed from a copy with random weights, and the
     smaller copy must have the same output as the pruned one. Trials also find the attributes that
@@ -77,8 +49,9 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
     Raises:
         TypeError: ``module`` is not an eager nn.Module; forward does not take these inputs; or it
             returns tensors in an object that cannot be taken apart.
-        ValueError: Forward branches on data or returns no tensor; or no unit at all can be
-            removed, with the reasons.
+        ValueError: An example is on another device or of another type than the module; forward
+            branches on data or returns no tensor; or no unit at all can be removed, with the
+            reasons.
 
     Example:
         >>> import torch
@@ -92,12 +65,20 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
     inputs = _inputs_of(fn, example_inputs, kwargs)
     check_rows(inputs)
     function = Functional(fn.eval(), params, buffers)
-    trace = follow(*function, inputs)
-    groups = groups_in(function, inputs, trace)
+    count = sum(p.numel() for p in params.values()) / 1e6
+    kind = type(module).__name__
+    with line_when_slow(
+        f"l0func.unit_groups: {kind} has {count:.1f} million parameters; its units are traced and "
+        "removed on trial. The time grows with the cost of one call: two short rows are enough."
+    ):
+        groups = groups_in(function, inputs, follow(*function, inputs))
     if not groups:
         reasons = [f"{path!r}: {reason}" for path, reason in groups.refused.items()]
-        text = "; ".join(reasons) or "it has no parameters"
-        raise ValueError(f"No units of this {type(module).__name__} can be removed. {text}.")
+        nothing = (
+            "No layer of it reads what another one makes" if params else "It has no parameters"
+        )
+        text = "; ".join(reasons) or nothing
+        raise ValueError(f"No units of this {kind} can be removed. {text}.")
     return groups
 
 
@@ -123,4 +104,7 @@ def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
     vectors, groups, refusals = verified(prepare_trial(function, inputs), found, trace)
     for maker, reason in refusals:
         refused.setdefault(maker, reason)
-    return UnitGroups(groups, vectors, refused)
+    sizes = {vector.name: vector.count for vector in vectors}
+    normed = [vector.name for vector in vectors if vector.normed]
+    advised = {maker: with_advice(reason) for maker, reason in refused.items()}
+    return UnitGroups(groups, sizes, advised, normed)

@@ -6,30 +6,17 @@ as the halves of one tensor that forward cuts in the middle, become one group.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
 from typing import NamedTuple
 
-from l0func.compaction.attribute_choices import (
-    Choice,
-    Key,
-    as_attrs,
-    attribute_choices,
-    attribute_kinds,
-    without_each,
-)
+from l0func.compaction.attribute_search import AttributeSearch, Fit
 from l0func.compaction.failure import Failure
 from l0func.compaction.grouping import Refusal, UnitVector, named
 from l0func.compaction.joining import joinings
-from l0func.compaction.module_numbers import ModuleNumber, read_numbers
 from l0func.compaction.trial import Trial
 from l0func.spec.plan import Group
 from l0func.tracing.trace import Trace
-
-# The most choices of attributes to try for one vector.
-_TRIES = 60
 
 
 class Verified(NamedTuple):
@@ -51,9 +38,9 @@ def verified(trial: Trial, found: Sequence[UnitVector], trace: Trace) -> Verifie
     plain = {vector.name: vector.group({}) for vector in found}
     if not plain or trial.failure(plain) is None:
         return Verified(list(found), plain, [])
-    search = _Search(trial)
-    alone: _Results = {vector.name: (vector, search.fit(vector)) for vector in found}
-    fits: list[_Fit] = []
+    search = AttributeSearch(trial)
+    alone = _fitted(search, found)
+    fits: list[Fit] = []
     refusals: list[Refusal] = []
     for vector, result in _with_joined(search, trace, alone).values():
         if isinstance(result, Failure):
@@ -64,7 +51,7 @@ def verified(trial: Trial, found: Sequence[UnitVector], trace: Trace) -> Verifie
     return _renamed(list(kept.values()), refusals + conflicts)
 
 
-def _renamed(fits: Sequence[_Fit], refusals: list[Refusal]) -> Verified:
+def _renamed(fits: Sequence[Fit], refusals: list[Refusal]) -> Verified:
     """The result, with names that fit the vectors that are left."""
     vectors = named([fit.vector for fit in fits])
     groups: dict[str, Group] = {}
@@ -73,71 +60,23 @@ def _renamed(fits: Sequence[_Fit], refusals: list[Refusal]) -> Verified:
     return Verified(vectors, groups, refusals)
 
 
-class _Fit(NamedTuple):
-    """A vector that passed a trial of its own, and its group."""
-
-    vector: UnitVector
-    group: Group
-
-
-@dataclass
-class _Search:
-    """A search through attributes, for one vector after the other.
-
-    Attributes:
-        trial: The trial.
-        earlier: The choices that fitted earlier vectors, by their keys, the last one first.
-    """
-
-    trial: Trial
-    earlier: list[frozenset[Key]] = field(default_factory=list[frozenset[Key]])
-
-    @cached_property
-    def numbers(self) -> list[ModuleNumber]:
-        """The integers that forward reads; vectors that need none do not ask."""
-        return read_numbers(self.trial)
-
-    def fit(self, vector: UnitVector) -> _Fit | Failure:
-        """The vector with the fewest attributes that make its removal exact.
-
-        Returns:
-            The fit, or the failure of the try that came furthest.
-        """
-        furthest = self.trial.failure({vector.name: vector.group({})})
-        if furthest is None:
-            return _Fit(vector, vector.group({}))
-        kinds = attribute_kinds(self.numbers, vector)
-        choices = attribute_choices(kinds, self.earlier)
-        for choice in islice(choices, 1, _TRIES):
-            failure = self._failure(vector, choice)
-            if failure is None:
-                return self._noted(vector, self._least(vector, choice))
-            furthest = max(furthest, failure, key=_reached)
-        return furthest
-
-    def _failure(self, vector: UnitVector, choice: Choice) -> Failure | None:
-        return self.trial.failure({vector.name: vector.group(as_attrs(choice))})
-
-    def _least(self, vector: UnitVector, choice: Choice) -> Choice:
-        """The choice without the kinds that it does not need."""
-        if frozenset(kind.key for kind in choice) in self.earlier:
-            return choice
-        for smaller in without_each(choice):
-            if smaller and self._failure(vector, smaller) is None:
-                return self._least(vector, smaller)
-        return choice
-
-    def _noted(self, vector: UnitVector, choice: Choice) -> _Fit:
-        keys = frozenset(kind.key for kind in choice)
-        self.earlier = [keys, *[other for other in self.earlier if other != keys]]
-        return _Fit(vector, vector.group(as_attrs(choice)))
-
-
-_Results = dict[str, tuple[UnitVector, "_Fit | Failure"]]
+_Results = dict[str, tuple[UnitVector, "Fit | Failure"]]
 """For each vector, by its name: the result of its own trials."""
 
 
-def _with_joined(search: _Search, trace: Trace, results: _Results) -> _Results:
+def _fitted(search: AttributeSearch, found: Sequence[UnitVector]) -> _Results:
+    """Each vector's own result; like vectors of like blocks are tried together first."""
+    fits: dict[str, Fit | Failure] = {}
+    classes: dict[tuple[str, int], list[UnitVector]] = {}
+    for vector in found:
+        in_any_block = re.sub(r"\d+", "", vector.name)
+        classes.setdefault((in_any_block, vector.count), []).append(vector)
+    for alike in classes.values():
+        fits |= search.fit_alike(alike)
+    return {vector.name: (vector, fits[vector.name]) for vector in found}
+
+
+def _with_joined(search: AttributeSearch, trace: Trace, results: _Results) -> _Results:
     """The results with vectors joined that fail alone and pass together."""
     standing = dict(results)
     tried: set[frozenset[str]] = set()
@@ -148,7 +87,7 @@ def _with_joined(search: _Search, trace: Trace, results: _Results) -> _Results:
 
 
 def _with_one_joined(
-    search: _Search,
+    search: AttributeSearch,
     trace: Trace,
     vector: UnitVector,
     results: _Results,
@@ -170,12 +109,12 @@ def _with_one_joined(
             continue
         tried.add(members)
         fit = search.fit(one)
-        if isinstance(fit, _Fit):
+        if isinstance(fit, Fit):
             return _replaced(results, members, fit)
     return results
 
 
-def _replaced(results: _Results, members: Collection[str], fit: _Fit) -> _Results:
+def _replaced(results: _Results, members: Collection[str], fit: Fit) -> _Results:
     """The results with one vector in place of several, where the first of them was."""
     changed: _Results = {}
     for name, result in results.items():
@@ -187,8 +126,8 @@ def _replaced(results: _Results, members: Collection[str], fit: _Fit) -> _Result
 
 
 def _together(
-    trial: Trial, kept: Mapping[str, _Fit], more: Sequence[_Fit]
-) -> tuple[dict[str, _Fit], list[Refusal]]:
+    trial: Trial, kept: Mapping[str, Fit], more: Sequence[Fit]
+) -> tuple[dict[str, Fit], list[Refusal]]:
     """Add fits to those that pass together already.
 
     All are tried at once. If that fails, each half is added in turn.
@@ -208,10 +147,6 @@ def _together(
     first, refused = _together(trial, kept, more[:middle])
     both, refused_later = _together(trial, first, more[middle:])
     return both, refused + refused_later
-
-
-def _reached(failure: Failure) -> tuple[int, float]:
-    return failure.reached
 
 
 def _refusal(vector: UnitVector, failure: Failure, how: str = "") -> Refusal:

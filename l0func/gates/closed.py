@@ -58,5 +58,8 @@ def _is_closed(p: ParameterPlan, opens: Gates, sizes: Mapping[str, int]) -> bool
     on_it = {binding.gate for binding in p.bindings}
     if sum(sizes[name] for name in on_it) < 2:
         return False
+    if len(on_it) == 1 and known_values(opens[on_it.pop()].any()):
+        # Every gate has an entry in each of its parameters.
+        return False
     entries = p.spread(opens, owned=True) != 0
     return known_values(entries.any()) is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -72,16 +73,24 @@ def prune(
 
 def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[str, Tensor]:
     """Flat parameters under these gate values, with exact zeros behind the closed gates."""
-    opened = open_entries(z, spec)
+    bindings = chain.from_iterable(p.bindings for p in spec.gated())
+    owning = {binding.gate for binding in bindings if not binding.multiplies}
+    opens = {name: (z[name] != 0).to(z[name].dtype) for name in owning}
     pruned = dict(params)
     for p in spec.gated():
-        weight = params[p.path]
-        if p.multiplied:
-            weight = weight * p.spread(z, owned=False).to(real_dtype(weight.dtype))
-        # A zero of the tensor's own type: beside a Python 0, bool becomes int64.
-        zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
-        pruned[p.path] = torch.where(opened[p.path], weight, zero)
+        # One product for both: a gate's value where it multiplies, and 1 or 0 where it owns.
+        mask = p.spread(z, owned=True, owners=opens)
+        pruned[p.path] = _masked(params[p.path], mask, p.multiplied)
     return pruned
+
+
+def _masked(weight: Tensor, mask: Tensor, multiplied: bool) -> Tensor:
+    # A zero of the tensor's own type: beside a Python 0, bool becomes int64.
+    zero = torch.zeros((), dtype=weight.dtype, device=weight.device)
+    if not multiplied:
+        return torch.where(mask != 0, weight, zero)
+    # The sum with 0 turns -0.0, which a negative weight leaves behind a closed gate, into 0.0.
+    return torch.addcmul(zero, weight, mask.to(real_dtype(weight.dtype)))
 
 
 def open_entries(z: Gates, spec: GateSpec) -> dict[str, Tensor]:

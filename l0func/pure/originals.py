@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -134,11 +135,16 @@ class _Memory:
 
     def __init__(self, originals: Originals) -> None:
         self._originals = originals
-        self._paths: dict[Any, str] = {}
-        for original in originals.by_id.values():
+
+    @cached_property
+    def _paths(self) -> dict[Any, str]:
+        """The path at each address; most modules hold nothing, and never ask."""
+        paths: dict[Any, str] = {}
+        for original in self._originals.by_id.values():
             memory = _memory_key(original.reference())
             if memory is not None:
-                self._paths.setdefault(memory, original.path)
+                paths.setdefault(memory, original.path)
+        return paths
 
     def path_of(self, tensor: Tensor) -> str | None:
         """The path of the original that a tensor is, or is a view of."""

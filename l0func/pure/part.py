@@ -58,14 +58,14 @@ class Part:
         tables = [_placed_items(attributes[table], places) for table in _REGISTERED]
         part = cls(type(module), {}, *tables)
         for name, value in attributes.items():
-            if name not in _REGISTERED:
+            if is_bookkeeping(name) and not value:
+                # Most attributes are empty hook tables.
+                part.plain[name] = cast("Any", type(value))()
+            elif name not in _REGISTERED:
                 part._hold(name, _own(module, name, value), places)
         return part
 
     def _hold(self, name: str, value: Any, places: Places) -> None:
-        if is_bookkeeping(name) and not value:
-            self.plain[name] = value
-            return
         placed = places.put_in(value)
         # Calls share a hook table, unless a hook is bound to one of the tree's modules.
         is_shared = placed is value or (is_bookkeeping(name) and not holds_place(placed))
@@ -145,7 +145,7 @@ def _own(module: nn.Module, name: str, value: Any) -> Any:
         return None
     if is_bookkeeping(name):
         # A hook that the original gets later is not the function's.
-        return copy(value) if value else cast("Any", type(value))()
+        return copy(value)
     if name == "_graph" and is_graph_module(type(module)):
         return copied_graph(value)
     return value

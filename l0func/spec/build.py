@@ -30,6 +30,7 @@ from l0func.spec.plan import (
     ParameterPlan,
     check_distributions,
     check_instances,
+    plain_number,
 )
 from l0func.spec.rules import RuleOrRules, as_rules, element, has_sharers
 
@@ -73,8 +74,12 @@ def group(
                 f"Gates with sharers own a run of indices; {path!r} is multiplied. Name it in "
                 f"owns."
             )
-    text = json.dumps(dict(attrs or {}), sort_keys=True)
-    return Group(_group_slices(multiplies), _group_slices(owns or {}), text)
+    plain = json.loads(_text_of(attrs or {}))
+    return Group(_group_slices(multiplies), _group_slices(owns or {}), plain)
+
+
+def _text_of(attrs: Mapping[str, Any]) -> str:
+    return json.dumps(dict(attrs), sort_keys=True, default=plain_number)
 
 
 def _group_slices(slices: Mapping[str, RuleOrRules]) -> GroupSlices:
@@ -201,7 +206,7 @@ def _planned(
         _gate_vectors(bound, tensors, distribution),
         _parameter_plans(params, by_path),
         _parameter_plans(owned_buffers, by_path),
-        tuple((name, group.attrs) for name, group in groups.items()),
+        tuple((name, _text_of(group.attrs)) for name, group in groups.items()),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -156,10 +157,25 @@ class Group:
     Attributes:
         multiplies: The multiplied slices.
         owns: The owned slices.
-        attrs: ``{module attribute: amount for one unit}``, as JSON text; without the closed units
-            the attributes become lower.
+        attrs: ``{module attribute: amount for one unit}``; without the closed units the attributes
+            become lower.
     """
 
     multiplies: GroupSlices
     owns: GroupSlices = ()
-    attrs: str = "{}"
+    attrs: dict[str, Any] = field(default_factory=dict[str, Any], hash=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Groups that were pickled by earlier versions hold JSON text.
+        attrs = state["attrs"]
+        self.__dict__.update(state, attrs=json.loads(attrs) if isinstance(attrs, str) else attrs)
+
+    def paths(self) -> list[str]:
+        """The paths of the tensors that have slices, then those of the attributes."""
+        return [*[path for path, _ in (*self.multiplies, *self.owns)], *self.attrs]
+
+    def renamed(self, new_path: Callable[[str], str]) -> Group:
+        """The group with other paths for its tensors and attributes."""
+        multiplies = tuple((new_path(path), rules) for path, rules in self.multiplies)
+        owns = tuple((new_path(path), rules) for path, rules in self.owns)
+        return Group(multiplies, owns, {new_path(path): n for path, n in self.attrs.items()})

@@ -23,6 +23,7 @@ __all__ = [
     "check_distributions",
     "check_instances",
     "check_spec",
+    "plain_number",
     "spec_from",
 ]
 
@@ -78,7 +79,7 @@ class GateSpec:
         record["parameters"] = [p.to_dict() for p in self.parameters]
         record["buffers"] = [p.to_dict() for p in self.buffers]
         record["attrs"] = self.attrs
-        return json.dumps(record, default=_plain_number)
+        return json.dumps(record, default=plain_number)
 
     @staticmethod
     def from_json(text: str, /) -> GateSpec:
@@ -149,13 +150,13 @@ def check_distributions(distribution: Any) -> None:
             )
 
 
-def _plain_number(value: Any) -> int | float:
+def plain_number(value: Any) -> int | float:
     """A number of another library, such as numpy's, as Python's own."""
     if hasattr(value, "__index__"):
         return operator.index(value)
     if hasattr(value, "__float__"):
         return float(value)
-    raise TypeError(f"A spec in JSON holds numbers, texts and bools; got {value!r}.")
+    raise TypeError(f"A spec holds numbers, texts and bools; got {value!r}.")
 
 
 def _is_mapping(value: Any) -> bool:

@@ -17,6 +17,7 @@ from l0func import random
 from l0func.internal import tree
 from l0func.internal.interception import Interception
 from l0func.internal.outputs import hidden_in, visible_tensors
+from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import PureModule
 from l0func.pure.inputs import Inputs
 from l0func.pure.keyed import Keyed
@@ -58,7 +59,8 @@ def follow(
     for tensor in _all_tensors((args, kwargs)):
         tracer.begin_input(tensor)
     modes = (WrittenOut(), _RMSNorms(tracer), Keyed(random.key(0)), tracer)
-    with torch.no_grad(), inputs.explained(), ExitStack() as stack:
+    kinds = explained_kinds(inputs, tensors)
+    with torch.no_grad(), kinds, inputs.explained(), ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
         output, _ = fn.run(params, buffers, *args, **kwargs)

@@ -20,7 +20,7 @@ from l0func.tracing.trace import Trace
 from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
-from l0func.tracing.units import INPUT, has_units, no_units
+from l0func.tracing.units import INPUT, OUTPUT_REASON, has_units, no_units
 from l0func.tracing.values import AbstractValues, whole_weight
 
 _READ_NUMBERS = frozenset(
@@ -83,7 +83,7 @@ class Tracer(TorchDispatchMode):
                 self.trace.output_error = error
         for tensor in outputs:
             if outside.value_of(tensor) is not None:
-                outside.fix(outside.labels(tensor), "they are an output of the module")
+                outside.fix(outside.labels(tensor), OUTPUT_REASON)
         self.trace.finish(self._history.used(outputs))
         return self.trace
 

@@ -22,6 +22,10 @@ INPUT = 0
 """The label for all elements of all inputs."""
 
 
+OUTPUT_REASON = "they are an output of the module"
+"""Why the units that a module returns are kept."""
+
+
 class _Request(NamedTuple):
     """A request to keep units; it counts if the outputs depend on the step that asks."""
 
@@ -105,7 +109,13 @@ class Units:
 
     def _give_reason(self, labels: Tensor, reason: str) -> None:
         for label in _distinct(labels):
-            self._reasons.setdefault(self.root(label), reason)
+            self._note(self.root(label), reason)
+
+    def _note(self, root: int, reason: str) -> None:
+        # The deepest reason: an output can be read by one more layer, and then another one, such
+        # as a norm over the units, still keeps them.
+        if self._reasons.get(root, OUTPUT_REASON) == OUTPUT_REASON:
+            self._reasons[root] = reason
 
     def _join(self, a: int, b: int) -> None:
         if a == b:
@@ -116,7 +126,7 @@ class Units:
         self._parent[b] = a
         reason = self._reasons.pop(b, None)
         if reason is not None:
-            self._reasons.setdefault(a, reason)
+            self._note(a, reason)
 
 
 def _distinct(labels: Tensor) -> list[int]:

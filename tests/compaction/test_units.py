@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from stranger_sequences import Encoder, GroupedQueries
@@ -158,12 +156,12 @@ def test_under_an_rms_norm_the_gate_is_on_what_makes_the_stream():
 
 def test_attributes_that_forward_reads_sizes_from_are_found_by_trial():
     groups = l0.unit_groups(Encoder(), torch.randint(0, 11, (2, 4)))
-    attrs = json.loads(groups["blocks.0.attention.query"].attrs)
+    attrs = groups["blocks.0.attention.query"].attrs
     assert attrs == {
         "blocks.0.attention.num_attention_heads": 1,
         "blocks.0.attention.all_head_size": 2,
     }
-    assert json.loads(l0.unit_groups(GroupedQueries(), torch.randn(2, 3, 6))["q"].attrs) == {
+    assert l0.unit_groups(GroupedQueries(), torch.randn(2, 3, 6))["q"].attrs == {
         "n_heads": 2,
         "n_kv": 1,
     }

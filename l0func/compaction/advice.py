@@ -1,0 +1,36 @@
+"""For each reason to keep units: what a user could do about it."""
+
+from __future__ import annotations
+
+_BY_HAND = "write the group by hand with l0func.group"
+
+# The first phrase that is in the reason decides.
+ADVICE: dict[str, str] = {
+    "a trial without some of them": (
+        "read the sizes in forward from tensors, or name the attribute that holds one in the "
+        "attrs of a group by hand"
+    ),
+    "a normalisation": "units can go under an nn.RMSNorm, or behind one more linear layer",
+    "which cannot be followed": f"use operations that can, or {_BY_HAND}",
+    "runs over them": "units can go behind one more linear layer",
+    "joined with an input": "put a linear layer between the input and these units",
+    "the only unit along": "give the dimension two units or more",
+    "is reshaped before it is used": "store the parameter in the shape in which it is used",
+    "along no single dimension": "give the units a dimension of their own in this tensor",
+    "to a fixed size": "pad along another dimension",
+    "spread over other units": "give it one entry for each unit",
+    "all units of a product": "give each unit its own share of the other factor",
+    "works along another dimension": "apply it along the dimension of the units",
+    "they come out of": "multiply the activation by one weight after the other",
+    "all go together, as one unit": f"to remove the whole, {_BY_HAND}",
+    "in an order that no rule has": "store their slices side by side, or in equal runs",
+    "nothing that has parameters": "only units between two layers with parameters can go",
+}
+
+
+def with_advice(reason: str) -> str:
+    """The reason, and after it what a user could do, if anything."""
+    for phrase, advice in ADVICE.items():
+        if phrase in reason:
+            return f"{reason}; {advice}"
+    return reason

@@ -1,0 +1,103 @@
+"""What is refused comes with a reason, and with what a user could do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import l0func as l0
+from l0func.compaction import advice
+from l0func.compaction.advice import with_advice
+from l0func.tracing.units import OUTPUT_REASON
+
+SOURCES = Path(l0.__file__).parent
+
+
+def reasons() -> list[str]:
+    """The texts in the sources that are reasons to keep units."""
+    found: list[str] = []
+    for folder in ("tracing", "compaction"):
+        for path in sorted((SOURCES / folder).rglob("*.py")):
+            text = path.read_text()
+            found += re.findall(r'f?"((?:they|all units of) [^"]+)"', text)
+            found += re.findall(r'reason = f?"([^"]+ (?:runs over them|units))"', text)
+    return found
+
+
+def test_every_reason_in_the_sources_has_advice():
+    texts = [
+        text for text in reasons() if text not in (OUTPUT_REASON, "they go through {operation}")
+    ]
+    assert len(texts) > 8
+    assert [text for text in texts if with_advice(text) == text] == []
+
+
+class Mixed(nn.Module):
+    """A hidden layer between operations by name."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__()
+        self.operation = operation
+        self.a, self.norm, self.b = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.free = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.operation == "norm":
+            y = self.norm(y)
+        elif self.operation == "softmax":
+            y = y.softmax(-1)
+        elif self.operation == "unknown":
+            y = y @ torch.linalg.inv(torch.eye(6, dtype=y.dtype) + y.T @ y)
+        elif self.operation == "fixed":
+            y = y.view(-1, 2, 3).transpose(1, 2).reshape(-1, 6)
+        return self.b(y) + self.free(x)
+
+
+ADVICE = {
+    "norm": "'native_layer_norm', runs over them; units can go under an nn.RMSNorm",
+    "softmax": "'_softmax' runs over them; units can go behind one more linear layer",
+    "unknown": "which cannot be followed.*; use operations that can",
+    "fixed": "; .*",
+}
+
+
+@pytest.mark.parametrize("operation", ADVICE)
+def test_a_refusal_says_why_and_what_to_do(operation):
+    groups = l0.unit_groups(Mixed(operation), torch.randn(3, 4))
+    assert groups.sizes["free.0"] == 5
+    refused = groups.refused["a.weight"]
+    assert re.search(ADVICE[operation], refused)
+    assert f"stays a.weight: {refused}" in repr(groups)
+
+
+def test_where_no_unit_can_go_every_reason_is_in_the_error():
+    with pytest.raises(ValueError, match=r"runs over them; units can go under an nn\.RMSNorm"):
+        l0.unit_groups(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), torch.randn(3, 4))
+
+
+def test_no_advice_is_dead():
+    sources = "".join(
+        path.read_text() for path in SOURCES.rglob("*.py") if path.name != "advice.py"
+    )
+    assert [phrase for phrase in advice.ADVICE if phrase not in sources] == []
+
+
+def test_the_deepest_reason_is_named():
+    # One more layer would read the output; the norm would keep its units all the same.
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 6), nn.LayerNorm(6))
+    refused = l0.unit_groups(net, torch.randn(3, 4)).refused["2.weight"]
+    assert "'native_layer_norm', runs over them" in refused
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [(nn.ReLU(), r"It has no parameters\."), (nn.Linear(4, 3), "'weight': they are an output")],
+)
+def test_nothing_to_remove_has_a_sentence_too(net, words):
+    with pytest.raises(ValueError, match=f"No units of this .* can be removed. {words}"):
+        l0.unit_groups(net, torch.randn(3, 4))
