@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
+from l0func.compaction.unread_sizes import with_unread_sizes
 from l0func.gates.checks import (
     Gates,
     MaskEstimator,
@@ -112,13 +113,13 @@ def compact(
         warn_if_closed(opens, spec, decision(spec, estimator, density))
         _check_buffers(fn, named_buffers, spec)
         small = remove(fn, pruned, named_buffers, spec, opens)
-        if example_inputs is None:
-            return small
-        inputs = read_examples(fn, example_inputs)
-        check_rows(inputs)
-        expected = inputs.call(fn, pruned, named_buffers)
-        _check_equal(small, inputs, expected)
-        return _without_idle_units(small, inputs, expected, empty)
+        if example_inputs is not None:
+            inputs = read_examples(fn, example_inputs)
+            check_rows(inputs)
+            expected = inputs.call(fn, pruned, named_buffers)
+            _check_equal(small, inputs, expected)
+            small = _without_idle_units(small, inputs, expected, empty)
+        return with_unread_sizes(fn, {**pruned, **named_buffers}, small)
 
 
 def _check_empty(empty: str) -> None:
