@@ -68,6 +68,9 @@ def _own_sizes(part: Part, before: Shapes, after: Shapes) -> list[NearSize]:
             continue
         made = _made_dim(part, name, before, after)
         for dim in (0, 1):
+            if not new[dim]:
+                # A layer that became a constant reads nothing.
+                continue
             found.append(NearSize(old[dim], new[dim], dim == made))
     return found
 

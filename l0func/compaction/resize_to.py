@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0func.compaction.constants import constants_in
 from l0func.compaction.examples import check_rows
 from l0func.compaction.near_sizes import near_sizes
 from l0func.compaction.removal import remove
@@ -86,7 +87,10 @@ def _resized(
 ) -> PureModule:
     """The function for the state's shapes, by the shapes alone."""
     parts = dict(fn.parts())
-    changed = {cut.path: resize(cut) for cut in state_cuts(parts, own, tensors)}
+    changed = constants_in(parts, own, tensors)
+    for cut in state_cuts(parts, own, tensors):
+        if cut.path not in changed:
+            changed[cut.path] = resize(cut)
     after = _shapes_of(tensors)
     near = near_sizes(parts, _shapes_of(own), after)
     for path in parts:
@@ -108,12 +112,12 @@ def _resized_by_groups(
     trace = follow(fn, params, buffers, inputs)
     groups = groups_in(Functional(fn, params, buffers), inputs, trace)
     spec = gate_spec(params, groups=groups, buffers=buffers)
+    own = {**params, **buffers}
     after = _shapes_of(tensors)
-    opens = open_units(spec, {**params, **buffers}, after)
-    small = remove(function.fn, params, buffers, spec, opens)
-    near = near_sizes(dict(fn.parts()), _shapes_of({**params, **buffers}), after)
+    small = remove(function.fn, params, buffers, spec, open_units(spec, own, after))
+    near = near_sizes(dict(fn.parts()), _shapes_of(own), after)
     parts = {path: with_near_sizes(path, part, near) for path, part in small.fn.parts()}
-    return small.fn.resized(after, parts)
+    return small.fn.resized(after, parts | constants_in(parts, own, tensors))
 
 
 def _shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:

@@ -74,6 +74,9 @@ def _losses(
             each[plan.path, dim][binding.gate] += int((numbers == 0).sum())
     losses: list[_Loss] = []
     for (path, dim), of_groups in each.items():
+        if not after[path][dim]:
+            # A layer that became a constant; the tensors that made its inputs tell.
+            continue
         lost = tensors[path].shape[dim] - after[path][dim]
         losses.append(_Loss(path, dim, lost, of_groups))
     return losses
@@ -94,7 +97,9 @@ def _solved(losses: list[_Loss], sizes: Mapping[str, int]) -> dict[str, int]:
     return {group: min(max(closed.get(group, 0), 0), size) for group, size in sizes.items()}
 
 
-def _no_removal(loss: _Loss, tensors: Mapping[str, Tensor], after: Mapping[str, Shape]) -> ValueError:
+def _no_removal(
+    loss: _Loss, tensors: Mapping[str, Tensor], after: Mapping[str, Shape]
+) -> ValueError:
     own = tuple(tensors[loss.path].shape)
     groups = ", ".join(map(repr, loss.each)) or "no group"
     return ValueError(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
 from l0func.compaction.attributes import lowered
 from l0func.compaction.near_sizes import NearSizes, near_sizes
 from l0func.compaction.size_attributes import (
@@ -18,26 +16,24 @@ from l0func.compaction.size_attributes import (
 )
 from l0func.compaction.size_words import is_head_size, meaning
 from l0func.internal.attributes import attributes_of
-from l0func.pure.functional import Functional, PureModule
+from l0func.pure.functional import Functional
 from l0func.pure.part import Part
 
 
-def with_unread_sizes(
-    fn: PureModule, tensors: Mapping[str, Tensor], small: Functional
-) -> Functional:
+def with_unread_sizes(whole: Functional, small: Functional) -> Functional:
     """A smaller function whose modules also hold right sizes where forward does not read them.
 
     A number that does not follow from the shapes stays.
 
     Args:
-        fn: The function before the removal.
-        tensors: Its parameters and buffers.
+        whole: The function before the removal, with its tensors.
         small: The function after the removal, with its tensors.
     """
+    tensors = {**whole.params, **whole.buffers}
     before = {path: tuple(tensor.shape) for path, tensor in tensors.items()}
     left = {**small.params, **small.buffers}
     after = {path: tuple(tensor.shape) for path, tensor in left.items()}
-    near = near_sizes(dict(fn.parts()), before, after)
+    near = near_sizes(dict(whole.fn.parts()), before, after)
     parts = {path: with_near_sizes(path, part, near) for path, part in small.fn.parts()}
     return small._replace(fn=small.fn.resized(after, with_shared_sizes(parts, near)))
 
