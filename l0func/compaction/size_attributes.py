@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from l0func.compaction.attributes import lowered
-from l0func.compaction.near_sizes import NearSizes, common_ratio
+from l0func.compaction.near_sizes import NearSize, NearSizes, common_ratio
 from l0func.compaction.read_names import names_read_by
 from l0func.compaction.resize import RESIZERS
 from l0func.compaction.size_words import meaning
@@ -83,6 +83,8 @@ def new_value(number: SizeNumber, near: NearSizes) -> int:
         return number.value
     if kind == "heads":
         return _in_ratio(number, common_ratio(sizes, number.value))
+    if kind == "unknown":
+        return _not_a_size(number, sizes)
     exact = [size for size in sizes if size.old == number.value]
     if kind in ("inputs", "outputs"):
         exact = [size for size in exact if size.makes == (kind == "outputs")]
@@ -96,6 +98,14 @@ def new_value(number: SizeNumber, near: NearSizes) -> int:
     if kind == "width" and number.is_read:
         raise UnclearSize(number, "forward may read a size from it, or scale numbers by it")
     raise UnclearSize(number, f"sizes near it went from {number.value} to {sorted(values)}")
+
+
+def _not_a_size(number: SizeNumber, sizes: Iterable[NearSize]) -> int:
+    """The number as it is, unless forward reads it and it may count units that went."""
+    for size in sizes:
+        if number.is_read and size.new < size.old and size.old % number.value == 0:
+            raise UnclearSize(number, "forward reads it, and its name does not say what it counts")
+    return number.value
 
 
 def _in_ratio(number: SizeNumber, ratio: Fraction | None) -> int:

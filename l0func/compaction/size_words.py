@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Meaning = Literal["heads", "inputs", "outputs", "inner", "width", "else"]
-"""What a number counts: heads; inputs, outputs or inner units; a width of either; or else."""
+Meaning = Literal["heads", "inputs", "outputs", "inner", "width", "else", "unknown"]
+"""What a number counts: heads; inputs, outputs or inner units; a width of one of these; else."""
 
 _HEAD_SIZES = frozenset(
     {"d_kv", "d_k", "d_v", "d_head", "dhead", "headdim", "key_value_proj_dim", "kv_channels"}
@@ -16,6 +16,16 @@ _HEADS = frozenset({"heads", "nhead", "nheads"})
 _OUTPUTS = frozenset({"nf", "out", "output", "outputs"})
 _INPUTS = frozenset({"nx", "in", "input", "inputs"})
 _INNER = frozenset({"inner", "split", "all", "intermediate", "ffn", "ff", "mlp", "expanded"})
+_WIDTHS = _SIZES | {
+    "hidden",
+    "units",
+    "planes",
+    "filters",
+    "neurons",
+    "model",
+    "embed",
+    "embedding",
+}
 _NO_WIDTHS = frozenset(
     """
     bucket buckets position positions seq sequence len length vocab vocabulary patch patches image
@@ -44,7 +54,9 @@ def meaning(name: str) -> Meaning:
         return "outputs"
     if _INPUTS & set(words[:1]):
         return "inputs"
-    return "inner" if _INNER & set(words) else "width"
+    if _INNER & set(words):
+        return "inner"
+    return "width" if _WIDTHS & set(words) else "unknown"
 
 
 def is_head_size(name: str) -> bool:
