@@ -15,6 +15,8 @@ from zoo import CASES
 import l0func as l0
 from l0func.internal import tree
 
+# Their forward reads numbers under names that do not say what they count.
+UNCLEAR: tuple[str, ...] = ()
 REMOVABLE = [case for case in [*CASES, *STRANGERS] if problem(case, torch.float32) is not None]
 
 
@@ -40,12 +42,11 @@ def test_every_network_takes_its_compacted_state_or_asks_for_examples(case):
     small, inputs = small_module(case)
     fresh = case.build().eval()
     before = copy.deepcopy(fresh.state_dict())
-    try:
-        resized = l0.resize_to(fresh, small.state_dict())
-    except ValueError as error:
-        assert "Pass example_inputs" in str(error)
+    if case.name in UNCLEAR:
+        with pytest.raises(ValueError, match="Pass example_inputs"):
+            l0.resize_to(fresh, small.state_dict())
     else:
-        assert_same(resized, small, inputs)
+        assert_same(l0.resize_to(fresh, small.state_dict()), small, inputs)
     assert_same(l0.resize_to(fresh, small.state_dict(), example_inputs=inputs), small, inputs)
     after = fresh.state_dict()
     assert all(torch.equal(before[path], after[path]) for path in before)

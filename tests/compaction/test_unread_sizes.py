@@ -46,7 +46,7 @@ def test_a_shared_config_changes_only_where_all_layers_agree(uniform):
     closed["q_proj" if uniform else "0.self_attn.q_proj"] = 1
     small = without_units(module, inputs_of("llama"), closed)
     config = small.config
-    assert [layer.mlp.intermediate_size for layer in small.model.layers][0] == 30
+    assert small.model.layers[0].mlp.intermediate_size == 30
     expected = (30, 2, 1) if uniform else (48, 4, 2)
     found = (config.intermediate_size, config.num_attention_heads, config.num_key_value_heads)
     assert found == expected
