@@ -16,6 +16,7 @@ from l0func.compaction.resize import resize
 from l0func.compaction.size_attributes import with_near_sizes
 from l0func.compaction.state_cuts import state_cuts
 from l0func.compaction.state_groups import open_units
+from l0func.compaction.state_norms import with_norm_eps
 from l0func.compaction.state_tensors import state_tensors
 from l0func.compaction.units import groups_in
 from l0func.pure.functional import Functional, PureModule, make_functional
@@ -90,7 +91,7 @@ def _resized(
     changed = constants_in(parts, own, tensors)
     for cut in state_cuts(parts, own, tensors):
         if cut.path not in changed:
-            changed[cut.path] = resize(cut)
+            changed[cut.path] = with_norm_eps(cut, resize(cut))
     after = _shapes_of(tensors)
     near = near_sizes(parts, _shapes_of(own), after)
     for path in parts:

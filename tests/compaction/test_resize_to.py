@@ -172,6 +172,35 @@ def test_a_width_that_forward_reads_is_not_guessed_and_examples_settle_it():
     assert torch.equal(loaded(x), small(x))
 
 
+class WrittenNorm(nn.Module):
+    """An RMSNorm that its author wrote out, in one of three ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.variance_epsilon, self.slope = way, 0.1, 0.1
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = x.pow(2).mean(-1, keepdim=True)
+        if self.way == "outside":
+            return self.weight * (x / (square.sqrt() + self.variance_epsilon))
+        scale = 1 + self.weight if self.way == "one plus" else self.weight
+        return x * torch.rsqrt(square + self.variance_epsilon) * scale
+
+
+@pytest.mark.parametrize("way", ["inside", "outside", "one plus"])
+def test_a_norm_that_is_written_out_gets_an_eps_for_the_units_that_are_left(way):
+    whole = WrittenNorm(way)
+    kept = torch.tensor([0, 2, 3, 5])
+    ratio = (6 / 4) ** 0.5
+    weight = whole.weight.detach()[kept]
+    scaled = (weight + 1) * ratio - 1 if way == "one plus" else weight * ratio
+    small = l0.resize_to(whole, {"weight": scaled})
+    x = torch.zeros(3, 6).index_copy(1, kept, torch.randn(3, 4))
+    torch.testing.assert_close(small(x[:, kept]), whole(x)[:, kept])
+    assert small.slope == 0.1
+
+
 class Heads(nn.Module):
     """Attention that infers the heads' size from their number, under a telling name or not."""
 
