@@ -83,6 +83,9 @@ def constant_part(part: Part, tensors: Mapping[str, Tensor]) -> Part | None:
     """
     if not part.paths().keys() <= {"weight", "bias"} or part.children:
         return None
+    if part.attribute("forward") is not None:
+        # A forward on the object itself would run in place of the constant's.
+        return None
     geometry: dict[str, Any] = {"stride": (), "dilation": (), "padded": ()}
     if part.kind in _CONVOLUTIONS:
         geometry = {name: part.plain[name] for name in ("stride", "dilation")}

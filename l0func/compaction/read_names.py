@@ -1,4 +1,4 @@
-"""The names that the code of a class reads, apart from its constructor."""
+"""The names that the forward of a class reads, in its code and in the methods that it calls."""
 
 from __future__ import annotations
 
@@ -13,31 +13,40 @@ from torch import nn
 
 @cache
 def names_read_by(kind: type) -> frozenset[str]:
-    """The attribute names in the methods of a module's class, parents of the author included.
+    """The attribute names in forward, and in all methods and properties that it names.
 
     A name is no proof of a read: another object may have an attribute of the same name.
 
     Args:
-        kind: The class. Its constructors do not count: they run before the sizes change.
+        kind: A module's class.
     """
+    members = _names_by_member(kind)
     found: set[str] = set()
+    waiting = ["forward"]
+    while waiting:
+        names = members.pop(waiting.pop(), set())
+        found |= names
+        waiting += names & members.keys()
+    return frozenset(found)
+
+
+def _names_by_member(kind: type) -> dict[str, set[str]]:
+    """The names in the code of every method and property, those of its parents included."""
+    found: dict[str, set[str]] = {}
     for parent in kind.__mro__:
         if parent is nn.Module:
             break
-        for member in vars(parent).values():
+        for name, member in vars(parent).items():
             function = getattr(member, "fget", getattr(member, "__func__", member))
-            found |= _names_in(function)
-    return frozenset(found)
+            found.setdefault(name, set()).update(_names_in(function))
+    return found
 
 
 def _names_in(function: Any) -> set[str]:
     if not callable(function) or isinstance(function, type):
         return set()
-    inner = inspect.unwrap(function)
-    code = getattr(inner, "__code__", None)
-    if code is None or code.co_name == "__init__":
-        return set()
-    return {name for part in _codes_in(code) for name in part.co_names}
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return set() if code is None else {name for part in _codes_in(code) for name in part.co_names}
 
 
 def _codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
