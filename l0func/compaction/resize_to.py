@@ -14,6 +14,7 @@ from l0func.compaction.near_sizes import near_sizes
 from l0func.compaction.removal import remove
 from l0func.compaction.resize import resize
 from l0func.compaction.size_attributes import with_near_sizes
+from l0func.compaction.state_chains import check_chains
 from l0func.compaction.state_cuts import state_cuts
 from l0func.compaction.state_groups import open_units
 from l0func.compaction.state_norms import with_norm_eps
@@ -93,6 +94,7 @@ def _resized(
         if cut.path not in changed:
             changed[cut.path] = with_norm_eps(cut, resize(cut))
     after = _shapes_of(tensors)
+    check_chains(parts, _shapes_of(own), after)
     near = near_sizes(parts, _shapes_of(own), after)
     for path in parts:
         changed[path] = with_near_sizes(path, changed[path], near, refuse=True)

@@ -57,7 +57,7 @@ def numbers_of(path: str, part: Part) -> Iterator[SizeNumber]:
             yield SizeNumber(path, (name,), value, name in read)
         elif has_numbers(value) and name in read:
             for inner, number in attributes_of(value):
-                is_count = type(number) is int and number > 1 and meaning(inner) == "heads"
+                is_count = type(number) is int and number > 1 and meaning(inner) == "share"
                 if is_count and inner in read:
                     yield SizeNumber(path, (name, inner), number, True)
 
@@ -81,7 +81,7 @@ def new_value(number: SizeNumber, near: NearSizes) -> int:
     sizes = near.sizes[number.module]
     if kind == "else" or all(size.old == size.new for size in sizes):
         return number.value
-    if kind == "heads":
+    if kind == "share":
         return _in_ratio(number, common_ratio(sizes, number.value))
     if kind == "unknown":
         return _not_a_size(number, sizes)

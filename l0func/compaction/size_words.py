@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Meaning = Literal["heads", "inputs", "outputs", "inner", "width", "else", "unknown"]
-"""What a number counts: heads; inputs, outputs or inner units; a width of one of these; else."""
+Meaning = Literal["share", "inputs", "outputs", "inner", "width", "else", "unknown"]
+"""What a number counts.
+
+A share of a packed tensor, such as its heads or the size of a split; inputs, outputs or inner
+units; a width that may be any of these; or something else.
+"""
 
 _HEAD_SIZES = frozenset(
     {"d_kv", "d_k", "d_v", "d_head", "dhead", "headdim", "key_value_proj_dim", "kv_channels"}
@@ -15,7 +19,7 @@ _SIZES = frozenset({"dim", "size", "width", "channels", "features"})
 _HEADS = frozenset({"heads", "nhead", "nheads"})
 _OUTPUTS = frozenset({"nf", "out", "output", "outputs"})
 _INPUTS = frozenset({"nx", "in", "input", "inputs"})
-_INNER = frozenset({"inner", "split", "all", "intermediate", "ffn", "ff", "mlp", "expanded"})
+_INNER = frozenset({"inner", "all", "intermediate", "ffn", "ff", "mlp", "expanded"})
 _WIDTHS = _SIZES | {
     "hidden",
     "units",
@@ -47,7 +51,9 @@ def meaning(name: str) -> Meaning:
     if is_head_size(name):
         return "else"
     if _HEADS & set(words[-1:]) or words in (["n", "head"], ["num", "head"]):
-        return "heads"
+        return "share"
+    if "split" in words:
+        return "share"
     if _NO_WIDTHS & set(words):
         return "else"
     if _OUTPUTS & set(words[:1]):

@@ -74,7 +74,7 @@ def _shared_objects(parts: Mapping[str, Part]) -> Iterator[tuple[str, Any]]:
 def _agreed(name: str, shared: Any, inner: str, near: NearSizes) -> int | None:
     """The new value of a shared number; None if nothing tells it, or modules disagree."""
     value = getattr(shared, inner)
-    is_count = meaning(inner) == "heads"
+    is_count = meaning(inner) == "share"
     if value < 2 or (is_count and not _head_sizes(dict(attributes_of(shared)))):
         return None
     values: set[int] = set()

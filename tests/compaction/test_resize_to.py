@@ -87,6 +87,7 @@ BAD_STATES: dict[str, tuple[dict[str, tuple[int, ...] | None], str]] = {
     "unknown": ({"2.biass": (2,)}, r"has '2.biass', and the module has no such .*'2.bias'"),
     "grown": ({"0.weight": (9, 4)}, r"'0.weight' in shape \(9, 4\).*larger along dimension 0"),
     "rank": ({"0.bias": (3, 1)}, r"'0.bias' in shape \(3, 1\).*another number of dimensions"),
+    "chain": ({"2.weight": (2, 5)}, r"'0.weight' .*'2.weight' .*makes 3 .* reads 5. No removal"),
     "contradiction": ({"0.bias": (4,)}, r"Linear '0' cannot be made smaller: 'weight' keeps 3"),
 }
 
