@@ -121,10 +121,10 @@ def inputs_of(name: str) -> dict[str, Any]:
     torch.manual_seed(3)
     if name == "tied":
         return {"tokens": TOKENS}
-    if name == "t5":
-        return {"input_ids": TOKENS, "decoder_input_ids": TOKENS, "return_dict": False}
     if name in TRANSFORMERS:
-        return {"input_ids": TOKENS, "return_dict": False}
+        given: dict[str, Any] = {"input_ids": TOKENS, "return_dict": False}
+        given |= {"decoder_input_ids": TOKENS} if name == "t5" else {}
+        return given | ({} if name == "bert" else {"use_cache": False})
     if name in ("cnn", "resnet"):
         size = 6 if name == "cnn" else 5
         argument = "input"

@@ -119,7 +119,7 @@ class _Sums(TorchDispatchMode):
 
 
 def _is_sum(func: Any, streams: Collection[Tensor], outputs: Collection[Tensor]) -> bool:
-    packets = (untyped.ops.aten.add, untyped.ops.aten.add_)
-    if func.overloadpacket not in packets:
+    aten = untyped.ops.aten
+    if func.overloadpacket not in (aten.add, aten.add_, aten.sub, aten.sub_, aten.rsub):
         return False
     return all(stream.shape == out.shape for stream in streams for out in outputs)

@@ -65,8 +65,7 @@ def test_a_block_that_is_added_goes_and_its_bias_stays(kind, empty):
     assert small.up.weight.numel() == small.down.weight.numel() == 0
     other = torch.randn(2, 3, 4)
     assert small(other).shape == (2, 3, 3)
-    for name, child in small.named_modules():
-        assert not torch.equal(small.down.bias, torch.zeros(6)), (name, child)
+    assert bool(small.down.bias.any())
 
 
 @pytest.mark.parametrize("empty", [None, "remove"])
@@ -151,5 +150,8 @@ def test_a_causal_language_model_generates_the_same_without_a_block(part):
     small, expected = closed(built("llama"), inputs, group[part], example_inputs=inputs)
     torch.testing.assert_close(small(**inputs)[0], expected[0])
     tokens = inputs["input_ids"]
-    ways = [small.generate(tokens, max_new_tokens=5, do_sample=False, use_cache=c) for c in (0, 1)]
+    ways = [
+        small.generate(tokens, max_new_tokens=5, do_sample=False, use_cache=c)
+        for c in (False, True)
+    ]
     assert torch.equal(*ways)

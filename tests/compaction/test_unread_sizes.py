@@ -29,7 +29,7 @@ def without_units(module: nn.Module, inputs: dict[str, Any], closed: dict[str, i
 def test_head_counts_and_widths_of_bert_follow_and_its_config_stays_whole():
     pytest.importorskip("transformers")
     module = built("bert")
-    small = without_units(module, inputs_of("bert"), {"0.attention.self.query": 1, "query": 2})
+    small = without_units(module, inputs_of("bert"), {"query": 2})
     attention = small.encoder.layer[0].attention.self
     assert (attention.num_attention_heads, attention.all_head_size) == (2, 16)
     assert attention.attention_head_size == 8
@@ -63,7 +63,10 @@ def test_features_of_a_lora_wrapper_follow_its_layer():
     model = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
     config = peft.LoraConfig(r=4, target_modules=["0", "2"], init_lora_weights=False)
     module = peft.inject_adapter_in_model(config, model).eval()
-    small = without_units(module, {"input": torch.randn(4, 5)}, {"0.base_layer": 3})
+    inputs = {"input": torch.randn(4, 5)}
+    sizes = l0.unit_groups(module, **inputs).sizes
+    (hidden,) = [name for name, size in sizes.items() if size == 9]
+    small = without_units(module, inputs, {hidden: 3})
     assert (small[0].in_features, small[0].out_features) == (5, 6)
     assert (small[2].in_features, small[2].out_features) == (6, 3)
 
