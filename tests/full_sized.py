@@ -81,17 +81,17 @@ def transformer(kind: str) -> nn.Module:
 
     sizes: dict[str, Any] = dict(vocab_size=50, num_hidden_layers=2, hidden_size=32)
     common = dict(num_attention_heads=4, intermediate_size=48, max_position_embeddings=40, **sizes)
-    tokens = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    ends = dict(bos_token_id=1, eos_token_id=2)
     if kind == "llama":
         return hf.LlamaForCausalLM(hf.LlamaConfig(num_key_value_heads=2, **common))
     if kind == "bert":
         return hf.BertModel(hf.BertConfig(**common))
     if kind == "phi3":
-        config = hf.Phi3Config(num_key_value_heads=2, **tokens, **common)
+        config = hf.Phi3Config(num_key_value_heads=2, pad_token_id=0, **ends, **common)
         return hf.Phi3ForCausalLM(config)
     if kind == "gpt2":
         config = hf.GPT2Config(
-            n_embd=32, n_layer=2, n_head=4, n_positions=40, vocab_size=50, **tokens
+            n_embd=32, n_layer=2, n_head=4, n_positions=40, vocab_size=50, **ends
         )
         return hf.GPT2LMHeadModel(config)
     heads = dict(num_layers=2, num_heads=4)

@@ -17,6 +17,7 @@ from l0func.compaction.size_attributes import with_near_sizes
 from l0func.compaction.state_chains import check_chains
 from l0func.compaction.state_cuts import state_cuts
 from l0func.compaction.state_groups import open_units
+from l0func.compaction.state_layers import check_layers_without_tensors
 from l0func.compaction.state_norms import with_norm_eps
 from l0func.compaction.state_tensors import state_tensors
 from l0func.compaction.units import groups_in
@@ -96,6 +97,7 @@ def _resized(
     after = _shapes_of(tensors)
     check_chains(parts, _shapes_of(own), after)
     near = near_sizes(parts, _shapes_of(own), after)
+    check_layers_without_tensors(parts, near)
     for path in parts:
         changed[path] = with_near_sizes(path, changed[path], near, refuse=True)
     return fn.resized(after, changed)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from l0func.compaction.attributes import lowered
 from l0func.compaction.near_sizes import NearSize, NearSizes, common_ratio
 from l0func.compaction.read_names import names_read_by
 from l0func.compaction.resize import RESIZERS
-from l0func.compaction.size_words import meaning
+from l0func.compaction.size_words import Meaning, meaning
 from l0func.internal.attributes import attributes_of
 from l0func.pure.part import Part
 
@@ -55,11 +55,20 @@ def numbers_of(path: str, part: Part) -> Iterator[SizeNumber]:
     for name, value in part.attributes().items():
         if type(value) is int and value > 1:
             yield SizeNumber(path, (name,), value, name in read)
+        elif isinstance(value, tuple | list) and name in read:
+            yield from _items(path, name, cast("Sequence[Any]", value))
         elif has_numbers(value) and name in read:
             for inner, number in attributes_of(value):
                 is_count = type(number) is int and number > 1 and meaning(inner) == "share"
                 if is_count and inner in read:
                     yield SizeNumber(path, (name, inner), number, True)
+
+
+def _items(path: str, name: str, values: Sequence[Any]) -> Iterator[SizeNumber]:
+    """The integers above one in a list of sizes, which forward reads."""
+    for place, value in enumerate(values):
+        if type(value) is int and value > 1:
+            yield SizeNumber(path, (name, str(place)), value, True)
 
 
 def has_numbers(value: Any) -> bool:
@@ -77,7 +86,7 @@ def new_value(number: SizeNumber, near: NearSizes) -> int:
     Raises:
         UnclearSize: It may have to change, and the shapes do not say to what.
     """
-    kind = meaning(number.keys[-1])
+    kind = _meaning(number)
     sizes = near.sizes[number.module]
     if kind == "else" or all(size.old == size.new for size in sizes):
         return number.value
@@ -98,6 +107,13 @@ def new_value(number: SizeNumber, near: NearSizes) -> int:
     if kind == "width" and number.is_read:
         raise UnclearSize(number, "forward may read a size from it, or scale numbers by it")
     raise UnclearSize(number, f"sizes near it went from {number.value} to {sorted(values)}")
+
+
+def _meaning(number: SizeNumber) -> Meaning:
+    """What a number counts; for an item in a list its name does not say."""
+    if not number.keys[-1].isdigit():
+        return meaning(number.keys[-1])
+    return "else" if meaning(number.keys[0]) == "else" else "unknown"
 
 
 def _not_a_size(number: SizeNumber, sizes: Iterable[NearSize]) -> int:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 import l0func as l0
 from l0func.smaller import Constant
 
+# prune says so too; here it is meant.
+pytestmark = pytest.mark.filterwarnings("ignore:All gates of")
+
 
 class Block(nn.Module):
     """A hidden layer that meets the stream in one of several ways."""

@@ -38,7 +38,7 @@ def compacted(name: str, ends: bool) -> l0.pure.functional.Functional:
 
 def save(folder: Path, name: str, small: l0.pure.functional.Functional, way: str) -> None:
     if way == "l0.save":
-        spec = l0.gate_spec(small.params, {})
+        spec = l0.gate_spec(small.params, {"*": None})
         l0.save(folder / f"{name}.l0", small.params, {}, small.buffers, spec)
     elif way == "state dict":
         torch.save(l0.to_module(*small).state_dict(), folder / f"{name}.pt")
