@@ -226,3 +226,41 @@ def recurrent_names(number: int, bidirectional: bool, bias: bool, projected: boo
     if projected:
         names.append("weight_hr")
     return [name + ending for name in names]
+
+
+class Constant(nn.Module):
+    """A linear layer or a convolution without inputs: it outputs its bias, or zeros.
+
+    Its weight has no entries, and its shape tells the number of outputs. Compaction makes it from
+    the larger module's attributes, without a constructor.
+    """
+
+    weight: Tensor
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padded: tuple[int, ...]
+    if TYPE_CHECKING:
+        bias: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The bias at every place of the output."""
+        spatial = self.weight.dim() - 2
+        bias = self.bias
+        outputs = max(self.weight.shape[0], self.weight.shape[1])
+        values = self.weight.new_zeros(outputs) if bias is None else bias
+        if spatial == 0:
+            flat = list(input.shape[:-1])
+            flat.append(outputs)
+            return values.expand(flat).clone()
+        shape = list(input.shape[: input.dim() - spatial - 1])
+        shape.append(outputs)
+        for dim in range(spatial):
+            kernel = self.dilation[dim] * (self.weight.shape[2 + dim] - 1) + 1
+            size = input.shape[input.dim() - spatial + dim] + self.padded[dim]
+            shape.append((size - kernel) // self.stride[dim] + 1)
+            values = values.unsqueeze(-1)
+        return values.expand(shape).clone()
+
+    def extra_repr(self) -> str:
+        """The number of outputs."""
+        return f"outputs={max(self.weight.shape[:2])}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from l0func.compaction.constants import with_constants
+from l0func.compaction.empty import Empty, check_empty, settle_empty
 from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.removal import remove
+from l0func.compaction.unread_sizes import with_unread_sizes
 from l0func.gates.checks import (
-    Gates,
     MaskEstimator,
     check_devices,
     check_finite,
@@ -31,8 +33,6 @@ from l0func.pure.functional import Functional, PureModule, check_function
 from l0func.pure.inputs import Inputs, read_examples
 from l0func.spec.plan import GateSpec, check_spec
 
-Empty = Literal["raise", "constant"]
-
 
 def compact(
     fn: PureModule,
@@ -43,7 +43,7 @@ def compact(
     estimator: MaskEstimator = "louizos",
     *,
     example_inputs: Any = None,
-    empty: Empty = "raise",
+    empty: Empty | None = None,
     density: Density | None = None,
 ) -> Functional:
     """The network without its closed units, as a smaller pure function.
@@ -70,8 +70,10 @@ def compact(
         example_inputs: The inputs of forward, two rows or more: a tensor, a tuple of inputs, or a
             dict of keyword inputs. A dict with other keys than forward's arguments is its only
             input.
-        empty: For a group with no open unit: ``"raise"`` an error, or keep one unit as a
-            ``"constant"``, with weights of 0.
+        empty: For a group with no open unit: ``"raise"`` an error; keep one unit as a
+            ``"constant"``, with weights of 0; or ``"remove"`` the layers of a block that is added
+            to a stream, so that its last bias stays as a constant. None removes where a trace on
+            the examples shows such a block, and raises elsewhere.
         density: In place of an estimator, the share that stays, as for :func:`l0func.prune`.
 
     Returns:
@@ -96,7 +98,7 @@ def compact(
     """
     check_function(fn)
     check_spec(spec)
-    _check_empty(empty)
+    check_empty(empty, example_inputs)
     named_buffers = tree.leaves(buffers, "buffers")
     gated_paths = [p.path for p in spec.parameters]
     names.check_names(gated_paths, fn.shapes, "The function, unlike the spec,")
@@ -109,19 +111,22 @@ def compact(
         z = fixed_gates(named_gates, spec, estimator, density)
         pruned = _unshared(pruned_by(tensors, z, spec), tensors)
         named_buffers = _unshared(named_buffers, named_buffers)
-        opens = {name: value != 0 for name, value in z.items()}
-        opens = _with_open_units(opens, spec, empty)
-        warn_if_closed(opens, spec, decision(spec, estimator, density))
         _check_buffers(fn, named_buffers, spec)
-        small = remove(fn, pruned, named_buffers, spec, opens)
-        if example_inputs is None:
-            return small
-        inputs = read_examples(fn, example_inputs)
+        whole = Functional(fn, pruned, named_buffers)
+        inputs = None if example_inputs is None else read_examples(fn, example_inputs)
+        opens = {name: value != 0 for name, value in z.items()}
+        settled = settle_empty(whole, opens, spec, empty, inputs)
+        warn_if_closed(settled.opens, spec, decision(spec, estimator, density))
+        small = remove(*whole, spec, settled.opens)
+        if inputs is None:
+            return with_unread_sizes(whole, small)
         check_rows(inputs)
         with explained_kinds(inputs, tensors):
-            expected = inputs.call(fn, pruned, named_buffers)
+            expected = inputs.call(*whole)
         _check_equal(small, inputs, expected)
-        return _without_idle_units(small, inputs, expected, empty)
+        small, weights = _without_idle_units(small, inputs, expected, empty)
+        small = with_unread_sizes(whole, small)
+        return _without_blocks(small, settled.weights | weights, inputs, expected)
 
 
 def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,14 +135,6 @@ def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
     for path, tensor in tensors.items():
         own[path] = tensor.detach().clone() if tensor is given[path] else tensor
     return own
-
-
-def _check_empty(empty: str) -> None:
-    if empty not in ("raise", "constant"):
-        raise ValueError(
-            "empty says what a group without open units does: it is 'raise' or 'constant'; got "
-            f"{empty!r}."
-        )
 
 
 def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
@@ -149,48 +146,26 @@ def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec
 
 
 def _without_idle_units(
-    small: Functional, inputs: Inputs, expected: Any, empty: Empty
-) -> Functional:
+    small: Functional, inputs: Inputs, expected: Any, empty: Empty | None
+) -> tuple[Functional, set[str]]:
+    """The network without idle units, and the weights of the blocks that go."""
     folded = fold_constants(small, inputs)
     if folded is None:
+        return small, set()
+    settled = settle_empty(folded.function, folded.read, folded.spec, empty, inputs)
+    smaller = remove(*folded.function, folded.spec, settled.opens)
+    _check_equal(smaller, inputs, expected)
+    return smaller, settled.weights
+
+
+def _without_blocks(
+    small: Functional, weights: Collection[str], inputs: Inputs, expected: Any
+) -> Functional:
+    if not weights:
         return small
-    opens = _with_open_units(folded.read, folded.spec, empty)
-    smaller = remove(*folded.function, folded.spec, opens)
+    smaller = with_constants(small, weights)
     _check_equal(smaller, inputs, expected)
     return smaller
-
-
-def _with_open_units(opens: Gates, spec: GateSpec, empty: Empty) -> Gates:
-    """The open gates, with at least one in every group.
-
-    Raises:
-        ValueError: A group has no open gate, and ``empty`` is ``"raise"``.
-    """
-    groups = dict(spec.attrs)
-    result = dict(opens)
-    for name, is_open in opens.items():
-        if name not in groups or bool(is_open.any()):
-            continue
-        if empty == "raise":
-            raise _empty_group_error(name, is_open.numel(), spec)
-        kept = is_open.clone()
-        kept.view(-1)[0] = True
-        result[name] = kept
-    return result
-
-
-def _empty_group_error(group: str, count: int, spec: GateSpec) -> ValueError:
-    owned: list[str] = []
-    for p in spec.parameters:
-        for binding in p.bindings:
-            if binding.gate == group and not binding.multiplies:
-                owned.append(p.path)
-    lost = ", ".join(map(repr, owned[:3])) or repr(group)
-    return ValueError(
-        f"All {count} units of {group!r} are closed, so that nothing is left of {lost}. "
-        "Train with a smaller lam or a larger learning rate of the gates, choose another "
-        "estimator, or pass empty='constant', which keeps one unit with weights of 0."
-    )
 
 
 def _check_equal(small: Functional, inputs: Inputs, expected: Any) -> None:

@@ -26,12 +26,14 @@ class SubmoduleCut:
         part: The module without its tensors.
         tensors: Its own tensors before the cut, by their names in it.
         kept_indices: For each tensor that loses slices: the indices that are kept.
+        advice: The end of an error: what to do about a cut that the module cannot take.
     """
 
     path: str
     part: Part
     tensors: Mapping[str, Tensor]
     kept_indices: Mapping[str, KeptIndices]
+    advice: str = "Name what goes together in one group: l0func.unit_groups finds whole groups."
 
     def has(self, name: str) -> bool:
         """Whether the module has a tensor with this name."""
@@ -92,7 +94,7 @@ class SubmoduleCut:
         return (
             f"{first[0]!r} keeps {self.kept_count(*first)} of its {size} slices along dimension "
             f"{first[1]}, and {other[0]!r} keeps {self.kept_count(*other)} along dimension "
-            f"{other[1]}, not the same. Name both in one group"
+            f"{other[1]}, not the same"
         )
 
     def check_uncut(self, name: str, dim: int, reason: str) -> None:
@@ -112,7 +114,4 @@ class SubmoduleCut:
     def cannot_resize(self, problem: str) -> ValueError:
         """The error to raise for a cut that this module cannot take."""
         kind = self.part.kind.__name__
-        return ValueError(
-            f"{kind} {self.path!r} cannot be made smaller: {problem}. l0func.unit_groups finds "
-            f"whole groups."
-        )
+        return ValueError(f"{kind} {self.path!r} cannot be made smaller: {problem}. {self.advice}")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from l0func import random
-from l0func.compaction.compact import Empty, compact, to_module
+from l0func.compaction.compact import compact, to_module
+from l0func.compaction.empty import Empty
 from l0func.costs import expected as costs
 from l0func.costs.summary import Summary, summary
 from l0func.distributions import GateDistribution
@@ -231,7 +232,7 @@ class L0Module(nn.Module):
     def compacted(
         self,
         example_inputs: Any = None,
-        empty: Empty = "raise",
+        empty: Empty | None = None,
         *,
         density: Density | None = None,
     ) -> nn.Module:
