@@ -38,6 +38,26 @@ def shared_value(x: Tensor, row: Tensor, /) -> Tensor | None:
     return None if value is x else value
 
 
+def values_of_rows(x: Tensor, row: Tensor, /) -> Tensor | None:
+    """The values of a tensor for all rows.
+
+    Args:
+        x: Any tensor.
+        row: A tensor that the innermost vmap maps.
+
+    Returns:
+        Plain values, shape ``(B, *x.shape)``; None if they are not known, or if they also differ
+        along another vmap.
+    """
+    functorch: Any = untyped._C._functorch
+    if not is_mapped_with(row, [x]) or not functorch.is_batchedtensor(x):
+        return None
+    rows = functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0)
+    while functorch.is_gradtrackingtensor(rows):
+        rows = functorch.get_unwrapped(rows)
+    return None if functorch.is_batchedtensor(rows) else rows.detach()
+
+
 def same_for_all(chunks: Sequence[Tensor], batch: int, /) -> Tensor:
     """An output without rows, from the copies that vmap made for each row, and for each mask.
 

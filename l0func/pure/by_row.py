@@ -94,8 +94,9 @@ def _norm_over_rows(
     if mode.chunked:
         raise ValueError(
             "BatchNorm in training mode normalises by the whole batch, and chunk_size splits it: "
-            "the statistics would be those of a chunk. Leave chunk_size out, or put the BatchNorm "
-            "in eval mode."
+            "the statistics would be those of a chunk. Rows also run in chunks where forward "
+            "branches on inputs that differ between them, such as a padding mask. Leave "
+            "chunk_size and such branches out, or put the BatchNorm in eval mode."
         )
     if mode.several_masks:
         # Each mask has its own statistics of the batch. A plain call drops the running ones.

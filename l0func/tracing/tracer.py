@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from l0func.internal.source_line import calling_line
 from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
 from l0func.tracing.steady import outputs_are_steady
@@ -53,7 +54,7 @@ class Tracer(TorchDispatchMode):
         """Make a tensor known as a parameter or buffer."""
         shape = tuple(tensor.shape)
         self._values.set(tensor, whole_weight(path, shape) if shape else no_units(shape))
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() or tensor.is_complex():
             # Integers, such as a table of positions or a mask, are not data: training does not
             # change them, so forward may read numbers out of them.
             self._history.mark_data(tensor)
@@ -62,7 +63,10 @@ class Tracer(TorchDispatchMode):
         """Make a tensor known as an input to the module."""
         label = torch.full((1,) * tensor.dim(), INPUT, device="cpu")
         self._values.set(tensor, label.expand(tensor.shape))
-        self._history.mark_data(tensor)
+        if tensor.is_floating_point() or tensor.is_complex():
+            # Forward may read integers, such as a padding mask: they choose between ways to
+            # compute, and no weight has a part in the choice.
+            self._history.mark_data(tensor)
 
     def finish(
         self, visible: Iterable[Tensor], hidden: Iterable[tuple[Tensor, TypeError]]
@@ -149,7 +153,8 @@ class Tracer(TorchDispatchMode):
         if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in_lists(args)):
             raise ValueError(
                 f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
-                "that depends on inputs or parameters, so other inputs may run other operations "
-                "than the examples. Take the branch out, or write the groups by hand with "
-                "l0func.group."
+                f"that depends on inputs or parameters{calling_line()}, so other inputs may run "
+                "other operations than the examples. Take the branch out, or write the groups by "
+                "hand with l0func.group. Forward may read integer and boolean inputs, such as a "
+                "padding mask."
             )
