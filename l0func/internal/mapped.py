@@ -167,7 +167,10 @@ class _Collected(NamedTuple):
 
 def _advice_on_scalar(tensor: Tensor, dim: Any, dims_label: str) -> str:
     if dims_label == "out_dims" and isinstance(dim, int) and not tensor.dim():
-        return " A row's own number needs a dimension of rows: return it as x[None]."
+        return (
+            " A row's own number needs a dimension of rows: return it as x[None]. A loss that "
+            "forward computes from labels: leave the labels out, and compute it from the outputs."
+        )
     return ""
 
 

@@ -5,7 +5,7 @@ Only :func:`l0func.tracing.follow.follow` uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,10 +30,16 @@ _READ_NUMBERS = frozenset(
 """Operations that turn data into Python numbers or into shapes; forward can branch on these."""
 
 
+_IS_OUTPUT = "they are an output of the module"
 _NO_TENSOR = (
     "The output on the examples holds no tensor, so nothing tells which units it depends on. "
     "Return the tensors that forward computes."
 )
+
+
+def _within(place: str) -> str:
+    """The words for a place in an output; the whole output needs none."""
+    return "" if place == "output" else f", {place}"
 
 
 class Tracer(TorchDispatchMode):
@@ -69,15 +75,16 @@ class Tracer(TorchDispatchMode):
             self._history.mark_data(tensor)
 
     def finish(
-        self, visible: Iterable[Tensor], hidden: Iterable[tuple[Tensor, TypeError]]
+        self, visible: Sequence[tuple[str, Tensor]], hidden: Iterable[tuple[Tensor, TypeError]]
     ) -> Trace:
         """End the trace: the module returned these tensors, so their units are kept.
 
         Args:
-            visible: The tensors in the output.
+            visible: The tensors in the output, each with its place.
             hidden: The tensors in objects that cannot be taken apart, each with an error.
         """
-        outputs = list(visible)
+        places = {id(tensor): place for place, tensor in visible}
+        outputs = [tensor for _, tensor in visible]
         outside = self._step(None)
         if not outputs:
             self.trace.output_error = ValueError(_NO_TENSOR)
@@ -87,7 +94,8 @@ class Tracer(TorchDispatchMode):
                 self.trace.output_error = error
         for tensor in outputs:
             if outside.value_of(tensor) is not None:
-                outside.fix(outside.labels(tensor), "they are an output of the module")
+                place = places.get(id(tensor), "output")
+                outside.fix(outside.labels(tensor), _IS_OUTPUT + _within(place))
         self.trace.finish(self._history.used(outputs))
         return self.trace
 
