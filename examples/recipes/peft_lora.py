@@ -9,7 +9,8 @@ import l0func as l0
 torch.manual_seed(0)
 sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 config = LlamaConfig(vocab_size=64, num_attention_heads=4, num_key_value_heads=2, **sizes)
-lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+targets = {"target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+lora = LoraConfig(task_type="CAUSAL_LM", r=8, **targets)
 model = get_peft_model(LlamaForCausalLM(config), lora).eval()
 ids = torch.randint(3, 64, (8, 6))
 examples = {"input_ids": ids[:2], "use_cache": False}

@@ -90,12 +90,10 @@ class Keyed(Interception):
             ValueError: The context has no key.
         """
         if self.key is None:
-            # A compiler cannot trace the search for the line.
-            line = "" if compiling() else calling_line()
             raise ValueError(
-                f"{function_name(func)} is random, and there is no key to draw from{line}. Call "
-                "the module through l0func.gated with a key, or put it in eval mode before "
-                "l0func.make_functional."
+                f"{function_name(func)} is random, and there is no key to draw from"
+                f"{calling_line()}. Call the module through l0func.gated with a key, or put it "
+                "in eval mode before l0func.make_functional."
             )
         if self.base is None:
             self.base = random.fold_in(self.key, _MODULE_STREAM)
