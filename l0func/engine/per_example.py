@@ -28,7 +28,7 @@ from l0func.engine.row_keys import (
     has_several_masks,
     map_over_masks,
 )
-from l0func.engine.row_parts import Part, RowRuns, joined_rows
+from l0func.engine.row_parts import RowPart, RowRuns, joined_rows
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.shared import same_for_all
@@ -269,7 +269,7 @@ def _map_rows(row: Row, in_dims: Sequence[int]) -> Callable[..., RowResult]:
     return map_over_masks(mapped, in_dims) if row.several_masks else mapped
 
 
-def _run_chunks(runs: RowRuns, chunks: Iterable[list[Tensor]]) -> list[list[Part]]:
+def _run_chunks(runs: RowRuns, chunks: Iterable[list[Tensor]]) -> list[list[RowPart]]:
     try:
         return [runs.of(chunk) for chunk in chunks]
     except RuntimeError as error:

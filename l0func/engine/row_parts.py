@@ -21,7 +21,7 @@ from l0func.internal.untyped import untyped
 from l0func.pure.reads import RowsDiffer
 
 
-class Part(NamedTuple):
+class RowPart(NamedTuple):
     """Rows that ran together.
 
     Attributes:
@@ -47,14 +47,14 @@ class RowRuns:
     dims: Sequence[int]
     map_rows: Callable[[Row, Sequence[int]], Callable[..., RowResult]]
 
-    def of(self, chunk: list[Tensor]) -> list[Part]:
+    def of(self, chunk: list[Tensor]) -> list[RowPart]:
         """The results for a chunk, in one part or more."""
         run = self.map_rows(self.row, self.dims)
         if compiling():
             # A compiler hides the values, and stops at a read by itself.
-            return [Part(None, run(*chunk))]
+            return [RowPart(None, run(*chunk))]
         try:
-            return [Part(None, run(*chunk))]
+            return [RowPart(None, run(*chunk))]
         except RowsDiffer:
             # The parts run behind it: an error in one does not come from this one.
             pass
@@ -63,16 +63,16 @@ class RowRuns:
 
     def _parts(
         self, run: Callable[..., RowResult], rows: Tensor, tensors: list[Tensor]
-    ) -> Iterator[Part]:
+    ) -> Iterator[RowPart]:
         """The results for rows, apart where they read different values."""
         read = _read_values(run, tensors)
         if isinstance(read, tuple):
-            yield Part(rows, read)
+            yield RowPart(rows, read)
             return
         # The batch of a part is not whole.
         run_part = self.map_rows(replace(self.row, chunked=True), self.dims)
         for numbers in _equal_rows(read):
-            own = [_taken(x, dim, numbers) for x, dim in zip(tensors, self.dims, strict=True)]
+            own = [_rows_at(x, dim, numbers) for x, dim in zip(tensors, self.dims, strict=True)]
             yield from self._parts(run_part, rows[numbers], own)
 
 
@@ -99,7 +99,7 @@ def _equal_rows(values: Tensor) -> list[Tensor]:
     return [(kinds == number).nonzero().flatten() for number in numbers]
 
 
-def _taken(x: Tensor, dim: int, numbers: Tensor) -> Tensor:
+def _rows_at(x: Tensor, dim: int, numbers: Tensor) -> Tensor:
     return x.index_select(dim, numbers.to(x.device))
 
 
@@ -127,23 +127,23 @@ class _Origins(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if any(map(self.has_floats, _tensors_in((args, kwargs)))):
-            self._found.update({id(x): x for x in _tensors_in(result)})
+        if any(map(self.has_floats, _nested_tensors((args, kwargs)))):
+            self._found.update({id(x): x for x in _nested_tensors(result)})
         return result
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
+def _nested_tensors(value: Any) -> Iterator[Tensor]:
     """The tensors in lists, tuples and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from _tensors_in(list(cast("dict[Any, Any]", value).values()))
+        yield from _nested_tensors(list(cast("dict[Any, Any]", value).values()))
     elif isinstance(value, list | tuple):
         for item in cast("Sequence[Any]", value):
-            yield from _tensors_in(item)
+            yield from _nested_tensors(item)
 
 
-def joined_rows(parts: Sequence[Part]) -> list[Tensor]:
+def joined_rows(parts: Sequence[RowPart]) -> list[Tensor]:
     """The outputs with rows, from all parts of one chunk in the chunk's order.
 
     Raises:
@@ -155,7 +155,7 @@ def joined_rows(parts: Sequence[Part]) -> list[Tensor]:
     for own in found[1:]:
         _check_same_shapes(found[0], own)
     places = torch.cat([part.rows for part in parts if part.rows is not None]).argsort()
-    return [_taken(x, 0, places) for x in join_chunks(found)]
+    return [_rows_at(x, 0, places) for x in join_chunks(found)]
 
 
 def _check_same_shapes(first: Sequence[Tensor], other: Sequence[Tensor]) -> None:

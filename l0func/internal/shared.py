@@ -53,9 +53,15 @@ def values_of_rows(x: Tensor, row: Tensor, /) -> Tensor | None:
     if not is_mapped_with(row, [x]) or not functorch.is_batchedtensor(x):
         return None
     rows = functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0)
-    while functorch.is_gradtrackingtensor(rows):
-        rows = functorch.get_unwrapped(rows)
-    return None if functorch.is_batchedtensor(rows) else rows.detach()
+    while _is_wrapped(rows):
+        inner: Tensor = functorch.get_unwrapped(rows)
+        if functorch.is_batchedtensor(rows):
+            members = inner.movedim(functorch.maybe_get_bdim(rows), 0)
+            if _any_differs(members) is not False:
+                return None
+            inner = members[0]
+        rows = inner
+    return rows.detach()
 
 
 def same_for_all(chunks: Sequence[Tensor], batch: int, /) -> Tensor:

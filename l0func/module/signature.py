@@ -52,7 +52,7 @@ def show_signature(module: nn.Module, other: nn.Module) -> None:
     if isinstance(forward, _ShownForward):
         own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
         parameters = [own, *arguments.parameters.values()]
-        shown = _copied(cast("FunctionType", forward.function))
+        shown = _with_own_attributes(cast("FunctionType", forward.function))
         vars(shown)["__signature__"] = arguments.replace(parameters=parameters)
         vars(module)[_SHOWN] = shown
 
@@ -62,7 +62,7 @@ def without_signature(attributes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if name != _SHOWN}
 
 
-def _copied(function: FunctionType) -> FunctionType:
+def _with_own_attributes(function: FunctionType) -> FunctionType:
     """A function with the same code and attributes of its own."""
     new = FunctionType(
         function.__code__,

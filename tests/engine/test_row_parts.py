@@ -85,9 +85,9 @@ def test_rows_may_read_their_own_integers(step, settings):
     torch.testing.assert_close(rows(*network, KEYS, X, COUNTS), torch.cat(loop))
 
 
-@pytest.mark.parametrize("step", [STEPS["all"], STEPS["two reads"], with_repeats])
-def test_rows_with_several_masks_may_read_their_own_integers(step):
-    rows, apply, *network = read_from(step)
+@pytest.mark.parametrize("name", ["all", "two reads", "equal", "range", "a mask as index"])
+def test_rows_with_several_masks_may_read_their_own_integers(name):
+    rows, apply, *network = read_from(STEPS[name])
     keys = random.split(KEYS, 3)
     ours = rows(*network, keys, X, COUNTS)
     assert ours.shape == (5, 3, 2)
