@@ -19,16 +19,14 @@ from l0func.pure.eager import is_graph_module
 from l0func.pure.places import ChildPlace, Contents, Places, TensorPlace, holds_place
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOOK_TABLES = (
-    "_forward_hooks",
+    *_HOOKS,
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
-    "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
 )
-"""The tables of hooks that nn.Module calls."""
+"""The tables of hooks that nn.Module calls, and those that describe hooks by their numbers."""
 
 
 @dataclass
@@ -123,10 +121,11 @@ class Part:
         tensors = contents.tensors
         attributes, plain = module.__dict__, self.plain
         attributes.update(plain)
-        for name in HOOK_TABLES:
+        for name in _HOOKS:
             # A hook that forward registers is its own call's.
-            if name in plain:
-                attributes[name] = OrderedDict(plain[name])
+            table = plain.get(name)
+            if table is not None:
+                attributes[name] = OrderedDict(table) if table else OrderedDict()
         attributes["_parameters"] = {
             name: None if place is None else tensors[place.path]
             for name, place in self.parameters.items()

@@ -180,7 +180,7 @@ def test_batch_statistics_are_never_those_of_a_part():
     rows = l0.per_example(l0.gated(fn, spec))
     with pytest.raises(ValueError, match="branches on inputs that differ between them"):
         rows(params, gates, buffers, KEYS, X, COUNTS)
-    same = rows(params, gates, buffers, KEYS, X, torch.ones_like(COUNTS))
+    same, _ = rows.with_buffers(params, gates, buffers, KEYS, X, torch.ones_like(COUNTS))
     assert same.shape == (5, 6)
 
 

@@ -75,7 +75,7 @@ def test_heads_whose_keys_a_cache_returns_stay():
     with_cache = l0.unit_groups(build("Llama"), {**inputs_of("Llama"), "use_cache": True})
     assert set(with_cache.sizes.values()) == {48}
     reason = with_cache.refused["model.layers.0.self_attn.q_proj.weight"]
-    assert reason.startswith("they are an output of the module, output['past_key_values']")
+    assert reason.startswith("they are an output of the module, output['cache']")
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
@@ -85,8 +85,8 @@ def test_units_are_found_behind_a_cache_that_is_an_input(kind: str):
     if kind == "static":
         cache = transformers.StaticCache(config=net.config, max_cache_len=8)
     with torch.no_grad():
-        net(tokens(4), past_key_values=cache, use_cache=True)
-    groups = l0.unit_groups(net, input_ids=tokens(2, seed=5), past_key_values=cache)
+        net(tokens(4), cache=cache, use_cache=True)
+    groups = l0.unit_groups(net, input_ids=tokens(2, seed=5), cache=cache)
     assert 48 in groups.sizes.values()
     assert int(cache.get_seq_length()) == 4
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 transformers: Any = pytest.importorskip("transformers")
 
 VOCABULARY = 64
-COMMON = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_attention_heads": 4}
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4}
+COMMON = {"vocab_size": VOCABULARY, **LAYERS}
 BOTH = {**COMMON, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64}
 ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 DECODER = {**BOTH, **ENDS, "num_key_value_heads": 2}
@@ -73,7 +74,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ViT": (
         "ViTForImageClassification",
         "ViTConfig",
-        {**BOTH, "image_size": 16, "patch_size": 8},
+        {**LAYERS, "hidden_size": 32, "intermediate_size": 48, "image_size": 16, "patch_size": 8},
     ),
 }
 LANGUAGE = [name for name, (kind, _, _) in NETWORKS.items() if "LM" in kind]
@@ -83,9 +84,8 @@ PAIRS = ["T5", "BART", "Whisper"]
 def build(name: str, **settings: Any) -> Any:
     """A network in eval mode; its weights are the same in every call."""
     kind, config, own = NETWORKS[name]
-    known = {key: value for key, value in own.items() if name != "ViT" or key not in COMMON}
     torch.manual_seed(0)
-    made = getattr(transformers, config)(**known, **settings)
+    made = getattr(transformers, config)(**own, **settings)
     if name == "Whisper":
         made.suppress_tokens = made.begin_suppress_tokens = None
     net: nn.Module = getattr(transformers, kind)(made)
