@@ -19,9 +19,9 @@ from l0func.pure.eager import is_graph_module
 from l0func.pure.places import ChildPlace, Contents, Places, TensorPlace, holds_place
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OWN_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOOK_TABLES = (
-    *_HOOKS,
+    *_OWN_TABLES,
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",
@@ -121,7 +121,7 @@ class Part:
         tensors = contents.tensors
         attributes, plain = module.__dict__, self.plain
         attributes.update(plain)
-        for name in _HOOKS:
+        for name in _OWN_TABLES:
             # A hook that forward registers is its own call's.
             table = plain.get(name)
             if table is not None:
