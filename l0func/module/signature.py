@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, cast
 
 from torch import nn
+
+from l0func.internal.context import compiling
 
 _SHOWN = "_shown_forward"
 
@@ -33,6 +36,9 @@ class _ShownForward:
     def __get__(self, module: nn.Module | None, owner: type | None = None) -> Callable[..., Any]:
         if module is None:
             return self.function
+        if compiling():
+            # A compiler makes no methods, and asks for no signature.
+            return partial(self.function, module)
         return MethodType(vars(module).get(_SHOWN, self.function), module)
 
 
