@@ -154,6 +154,11 @@ def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
     return x.detach() if is_mapped_with(mode.row, [x]) else func(x)
 
 
+def _requires_grad(mode: ByRow, func: Any, x: Tensor, requires_grad: bool = True) -> Tensor:
+    # vmap refuses it, and a row's tensor that has a gradient needs no mark.
+    return x if requires_grad and x.requires_grad else func(x, requires_grad)
+
+
 def _added_product(
     mode: ByRow, func: Any, /, input: Tensor, *args: Any, beta: Any = 1, **named: Any
 ) -> Tensor:
@@ -192,5 +197,6 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     F.embedding: _embedding,
     **dict.fromkeys([torch.addmm, TENSOR.addmm, torch.addmv, TENSOR.addmv], _added_product),
     TENSOR.data.__get__: _data_of_row,
+    TENSOR.requires_grad_: _requires_grad,
     untyped._pack_padded_sequence: _refuse_packed,
 }

@@ -140,3 +140,23 @@ def test_a_batch_with_labels_gives_the_loss(name: str):
     keys = l0.random.split(KEY, 3)
     with pytest.raises(ValueError, match=r"output\['loss'\], and there is no such dimension"):
         l0.per_example(apply)(params, gates, buffers, keys, **inputs, labels=labels)
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["batch", "rows"])
+@pytest.mark.parametrize("name", ["BERT", "Llama"])
+def test_activation_checkpointing_reaches_the_network_and_changes_no_gradient(
+    name: str, rows: bool
+):
+    found: list[dict[str, Any]] = []
+    for checkpoints in (False, True):
+        settings = {"use_cache": False} if name == "Llama" else {}
+        net = l0.L0Module(build(name, **settings), 1e-3, per_example=rows, seed=0)
+        if checkpoints:
+            net.activation_checkpointing_enable()
+        loss = net.train()(**inputs_of(name)).logits.square().sum() + net.regularization()
+        loss.backward()
+        grads = {path: p.grad for path, p in net.named_parameters() if p.grad is not None}
+        found.append(grads)
+    assert any(getattr(module, "gradient_checkpointing", False) for module in net.modules())
+    for path, expected in found[0].items():
+        torch.testing.assert_close(found[1][path], expected, atol=1e-4, rtol=1e-3)
