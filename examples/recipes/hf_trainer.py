@@ -23,8 +23,8 @@ config.num_attention_heads, examples = 4, {"input_ids": ids[:2]}
 bert = BertForSequenceClassification(config)
 net = l0.L0Module(bert, lam=1e-3, groups=l0.unit_groups(bert.eval(), examples), seed=0)
 net.accepts_loss_kwargs = False  # The loss is a mean: Trainer divides it when it accumulates.
-settings = {"label_names": ["labels"], "use_cpu": True, "report_to": "none", "save_steps": 10}
-args = TrainingArguments(tempfile.mkdtemp(), max_steps=20, learning_rate=0.03, **settings)
+settings = {"label_names": ["labels"], "use_cpu": True, "report_to": "none", "save_steps": 5}
+args = TrainingArguments(tempfile.mkdtemp(), max_steps=10, learning_rate=0.03, **settings)
 L0Trainer(net, args, train_dataset=data, eval_dataset=data).train()
 small = net.eval().compacted(example_inputs=examples)  # A BertForSequenceClassification.
 assert torch.allclose(small(**examples).logits, net(**examples).logits, atol=1e-4)

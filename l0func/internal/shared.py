@@ -97,7 +97,7 @@ def _is_repeated(copies: Tensor, batch: int) -> bool:
 
 def _is_known_equal(rows: Tensor) -> bool:
     # Equal values may have unequal gradients.
-    return not _needs_gradient(rows) and _any_differs(rows) is False
+    return not needs_gradient(rows) and _any_differs(rows) is False
 
 
 def _not_the_same(x: Tensor) -> ValueError:
@@ -129,7 +129,7 @@ def _behind_transforms(x: Tensor) -> Tensor:
     return x
 
 
-def _needs_gradient(x: Tensor) -> bool:
+def needs_gradient(x: Tensor) -> bool:
     """Whether any transform differentiates the tensor."""
     while not x.requires_grad:
         if compiling() or not _is_wrapped(x):

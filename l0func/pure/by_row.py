@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from l0func.internal.context import is_mapped_with
 from l0func.internal.interception import Interception
+from l0func.internal.shared import needs_gradient
 from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.autocast import CAST_FUNCTIONS, Autocast, as_autocast
@@ -156,7 +157,7 @@ def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
 
 def _requires_grad(mode: ByRow, func: Any, x: Tensor, requires_grad: bool = True) -> Tensor:
     # vmap refuses it, and a row's tensor that has a gradient needs no mark.
-    return x if requires_grad and x.requires_grad else func(x, requires_grad)
+    return x if requires_grad and needs_gradient(x) else func(x, requires_grad)
 
 
 def _added_product(

@@ -52,7 +52,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bfloat16": {"bf16": True},
     "accumulated": {"gradient_accumulation_steps": 2},
     "checkpointing": {"gradient_checkpointing": True},
-    "cosine": {"lr_scheduler_type": "cosine"},
 }
 
 
