@@ -29,6 +29,7 @@ from l0func.engine.row_keys import (
     has_several_masks,
     map_over_masks,
 )
+from l0func.engine.row_parts import RowPart, RowRuns, joined_rows
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.shared import same_for_all
@@ -193,16 +194,13 @@ class PerExample:
             note=None if kept is None else kept.note,
         )
         in_dims = (0, *arguments.dims)
-        # The form of the output is no tensor; vmap hands it through under an out_dims of None.
-        result_dims: Any = (0, 0, None)
-        mapped = torch.vmap(row.run, in_dims, result_dims)
-        if several:
-            mapped = map_over_masks(mapped, in_dims)
+        runs = RowRuns(row, in_dims, _map_rows)
         chunks = split_chunks((keys, *arguments.tensors), in_dims, self.chunk_size)
-        results = _run_chunks(mapped, chunks)
+        parts = _run_chunks(runs, chunks)
         if kept is not None:
             kept.end()
-        rows = join_chunks([tensors for tensors, _, _ in results])
+        rows = join_chunks([joined_rows(own) for own in parts])
+        results = [part.result for own in parts for part in own]
         batch, form = keys.dim() - 1, results[0][2]
         copies = zip(*[shared for _, shared, _ in results], strict=True)
         return form.rebuilt(rows, [same_for_all(chunks, batch) for chunks in copies], batch)
@@ -265,9 +263,17 @@ def _check_not_mapped(apply: Any) -> None:
         )
 
 
-def _run_chunks(mapped: Callable[..., Any], chunks: Iterable[Any]) -> list[RowResult]:
+def _map_rows(row: Row, in_dims: Sequence[int]) -> Callable[..., RowResult]:
+    """The map over all rows, and over their masks if there are several."""
+    # The form of the output is no tensor; vmap hands it through under an out_dims of None.
+    result_dims: Any = (0, 0, None)
+    mapped = torch.vmap(row.run, tuple(in_dims), result_dims)
+    return map_over_masks(mapped, in_dims) if row.several_masks else mapped
+
+
+def _run_chunks(runs: RowRuns, chunks: Iterable[list[Tensor]]) -> list[list[RowPart]]:
     try:
-        return [mapped(*chunk) for chunk in chunks]
+        return [runs.of(chunk) for chunk in chunks]
     except RuntimeError as error:
         in_words = in_words_of_rows(error)
         if in_words is None:

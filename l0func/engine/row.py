@@ -95,7 +95,7 @@ class Row:
         gates = self._own_gates(gates)
         with ByRow(key, self.chunked, self.several_masks, self.note):
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
-        flat = flatten_mapped(output, self.out_dims, "out_dims", "output")
+        flat = flatten_mapped(output, self.out_dims, "out_dims", "output", key)
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]
         return rows, flat.unmapped, Form(flat.template, flat.dims)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from l0func.internal.context import compiling
+from l0func.internal.context import compiling, is_mapped_with
 from l0func.internal.hidden import is_tensor
 from l0func.internal.names import check_names
 from l0func.internal.objects import is_object, structure_of, visible_level
@@ -73,7 +73,14 @@ def _filled(template: Any, rows: Iterator[Tensor], shared: Iterator[Tensor]) -> 
     return template
 
 
-def flatten_mapped(value: Any, dims: Any, dims_label: str, /, label: str = "value") -> FlatMapped:
+def flatten_mapped(
+    value: Any,
+    dims: Any,
+    dims_label: str,
+    /,
+    label: str = "value",
+    row: Tensor | None = None,
+) -> FlatMapped:
     """Take a pytree apart by its row dimensions.
 
     Args:
@@ -82,12 +89,14 @@ def flatten_mapped(value: Any, dims: Any, dims_label: str, /, label: str = "valu
             a pytree of these: a prefix of ``value`` with one entry for each subtree.
         dims_label: A name for ``dims`` in an error.
         label: A name for ``value`` in an error.
+        row: A tensor that the vmap over rows maps: a number that it does not map, such as a count
+            in a cache, has no rows.
 
     Raises:
         ValueError: ``dims`` does not fit ``value``, or a dimension does not fit its tensor.
         TypeError: An object that cannot be taken apart holds tensors.
     """
-    places = _Collected(dims_label, label, [], [], [])
+    places = _Collected(dims_label, label, row, [], [], [])
     template = places.put_in(value, dims, ())
     return FlatMapped(template, places.tensors, places.dims, places.unmapped)
 
@@ -97,6 +106,7 @@ class _Collected(NamedTuple):
 
     dims_label: str
     label: str
+    row: Tensor | None
     tensors: list[Tensor]
     dims: list[int]
     unmapped: list[Tensor]
@@ -136,7 +146,7 @@ class _Collected(NamedTuple):
 
     def _place(self, tensor: Tensor, dim: Any, trail: Trail) -> _Place:
         """A tensor's place; the tensor itself is collected."""
-        if dim is None:
+        if dim is None or (tensor.dim() == 0 and self._is_shared(tensor)):
             self.unmapped.append(tensor)
             return _Place(None)
         if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
@@ -151,10 +161,16 @@ class _Collected(NamedTuple):
         self.dims.append(positive)
         return _Place(positive)
 
+    def _is_shared(self, tensor: Tensor) -> bool:
+        return self.row is not None and not is_mapped_with(self.row, [tensor])
+
 
 def _advice_on_scalar(tensor: Tensor, dim: Any, dims_label: str) -> str:
     if dims_label == "out_dims" and isinstance(dim, int) and not tensor.dim():
-        return " A row's own number needs a dimension of rows: return it as x[None]."
+        return (
+            " A row's own number needs a dimension of rows: return it as x[None]. A loss that "
+            "forward computes from labels: leave the labels out, and compute it from the outputs."
+        )
     return ""
 
 

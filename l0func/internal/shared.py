@@ -38,6 +38,32 @@ def shared_value(x: Tensor, row: Tensor, /) -> Tensor | None:
     return None if value is x else value
 
 
+def values_of_rows(x: Tensor, row: Tensor, /) -> Tensor | None:
+    """The values of a tensor for all rows.
+
+    Args:
+        x: Any tensor.
+        row: A tensor that the innermost vmap maps.
+
+    Returns:
+        Plain values, shape ``(B, *x.shape)``; None if they are not known, or if they also differ
+        along another vmap.
+    """
+    functorch: Any = untyped._C._functorch
+    if not is_mapped_with(row, [x]) or not functorch.is_batchedtensor(x):
+        return None
+    rows = functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0)
+    while _is_wrapped(rows):
+        inner: Tensor = functorch.get_unwrapped(rows)
+        if functorch.is_batchedtensor(rows):
+            members = inner.movedim(functorch.maybe_get_bdim(rows), 0)
+            if _any_differs(members) is not False:
+                return None
+            inner = members[0]
+        rows = inner
+    return rows.detach()
+
+
 def same_for_all(chunks: Sequence[Tensor], batch: int, /) -> Tensor:
     """An output without rows, from the copies that vmap made for each row, and for each mask.
 
@@ -71,7 +97,7 @@ def _is_repeated(copies: Tensor, batch: int) -> bool:
 
 def _is_known_equal(rows: Tensor) -> bool:
     # Equal values may have unequal gradients.
-    return not _needs_gradient(rows) and _any_differs(rows) is False
+    return not needs_gradient(rows) and _any_differs(rows) is False
 
 
 def _not_the_same(x: Tensor) -> ValueError:
@@ -103,7 +129,7 @@ def _behind_transforms(x: Tensor) -> Tensor:
     return x
 
 
-def _needs_gradient(x: Tensor) -> bool:
+def needs_gradient(x: Tensor) -> bool:
     """Whether any transform differentiates the tensor."""
     while not x.requires_grad:
         if compiling() or not _is_wrapped(x):

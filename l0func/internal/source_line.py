@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from l0func.internal.context import compiling
+
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
 
 
@@ -25,7 +27,12 @@ def source_line(error: BaseException, /) -> str:
 
 
 def calling_line() -> str:
-    """The innermost line outside torch and this package that is running now, as a text."""
+    """The innermost line outside torch and this package that is running now, as a text.
+
+    It is empty inside a compiler, which cannot trace the search.
+    """
+    if compiling():
+        return ""
     return _innermost(traceback.extract_stack())
 
 

@@ -127,9 +127,12 @@ def level_of(value: Any) -> Level | None:
             return _torch_level(container, kind)
     flatten: Any = optree.tree_flatten_one_level
     custom = flatten(container, none_is_leaf=True, namespace=namespace)
-    names = [str(entry) for entry in custom.entries]
+    children = list(custom.children)
+    numbered = list(custom.entries) == list(range(len(children)))
+    # A class that torch registered with optree has numbers for its entries.
+    names = _names(container, children) if numbered else list(map(str, custom.entries))
     unflatten = partial(custom.unflatten_func, custom.metadata)
-    return Level(names, list(custom.children), unflatten)
+    return Level(names, children, unflatten)
 
 
 def _namespace(kind: Any) -> str:

@@ -13,6 +13,7 @@ from l0func.internal.tree import Tree
 from l0func.module.buffers import new_buffers, write_buffers
 from l0func.module.exchange import tensors_in
 from l0func.module.give_back import Writes
+from l0func.module.hooks import give_hooks
 from l0func.module.live import Live
 from l0func.module.snapshot import Snapshot
 
@@ -61,6 +62,7 @@ class LiveCall:
         inside = map(id, self.left)
         outside = dict(zip(inside, left, strict=True))
         others = write_buffers(self.live, self.clones, self.before, buffers, outside)
+        others = give_hooks(self.clones, self.live.modules.values()) or others
         if not any(self.writes.names):
             return
         modules = self.live.modules

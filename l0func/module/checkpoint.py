@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from l0func.gates.checks import check_values
+from l0func.internal.untyped import listed
 from l0func.spec.plan import GateSpec
 
 
 def stored(name: str) -> str:
     """The name of a gate vector among parameters; torch allows no dot there."""
     return name.replace(".", "/")
+
+
+def extra_state(spec: GateSpec, draws: int) -> Tensor:
+    """The spec and the number of draws as JSON text in bytes, shape ``(n,)``.
+
+    The number has one width, so that the shape is the same in every checkpoint of a module.
+    """
+    text = f'{{"draws": {draws:20d}, "spec": {json.dumps(spec.to_json())}}}'
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()
+
+
+def read_extra_state(state: Any) -> dict[str, Any]:
+    """The dict with ``"spec"`` and ``"draws"`` in a checkpoint; older ones hold it as it is.
+
+    Raises:
+        ValueError: It is no such state.
+    """
+    read: Any = state
+    if isinstance(state, Tensor):
+        if state.dtype != torch.uint8:
+            raise _no_extra_state(f"a tensor of {state.dtype}")
+        text = bytes(listed(state.flatten())).decode(errors="replace")
+        try:
+            read = json.loads(text)
+        except json.JSONDecodeError:
+            raise _no_extra_state(repr(text[:40])) from None
+    if not isinstance(read, dict):
+        raise _no_extra_state(f"a {type(read).__name__}")
+    found = cast("dict[str, Any]", read)
+    if not {"spec", "draws"} <= found.keys():
+        raise _no_extra_state(f"a dict with the keys {list(found)}")
+    return found
+
+
+def _no_extra_state(got: str) -> ValueError:
+    return ValueError(
+        "The checkpoint's '_extra_state' holds an L0Module's spec and number of draws, as JSON in "
+        f"a tensor of bytes; got {got}. A cast or an average of all tensors has changed it: save "
+        "the module's own state_dict."
+    )
 
 
 def check_fits(state_dict: Mapping[str, Any], prefix: str, spec: GateSpec) -> None:
@@ -30,7 +72,7 @@ def check_fits(state_dict: Mapping[str, Any], prefix: str, spec: GateSpec) -> No
     """
     saved = state_dict.get(f"{prefix}_extra_state")
     if saved is not None:
-        _check_same_spec(GateSpec.from_json(saved["spec"]), spec)
+        _check_same_spec(GateSpec.from_json(read_extra_state(saved)["spec"]), spec)
     gates: dict[str, Tensor] = {}
     for gate in spec.gates:
         path = f"{prefix}log_alpha.{stored(gate.name)}"

@@ -22,13 +22,16 @@ from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal import outputs
 from l0func.internal.context import compiling
-from l0func.module import checkpoint, draws, refusals, settings
+from l0func.module import checkpoint, draws, settings
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
+from l0func.module.signature import show_signature, shows_signature
+from l0func.module.tied import share_tied
 from l0func.module.watch import watch
+from l0func.module.wrapper import Wrapper
 from l0func.module.written import Written
 from l0func.pure import init_params as initialisation
 from l0func.pure.functional import PureModule, make_functional
@@ -37,7 +40,7 @@ from l0func.spec.build import Rules, gate_spec
 from l0func.spec.plan import Group
 
 
-class L0Module(nn.Module):
+class L0Module(Wrapper):
     """A copy of a module with learned gates on its weights.
 
     In training every forward draws new masks, shared by the batch or one for each example; in eval
@@ -126,14 +129,18 @@ class L0Module(nn.Module):
         apply = gated(fn, self.spec, sampling=sampling, estimator=estimator)
         settings.check_sampling(sampling, per_example, bool(apply.stand_ins.per_entry))
         start_key = random.key(settings.chosen_seed(seed, generator))
-        gates_key, weights_key, self.key = random.split(start_key, 3)
+        gates_key, weights_key, own_key = random.split(start_key, 3)
+        # Without the others' memory: a file takes no tensor that is a part of another.
+        self.key = own_key.clone()
         gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
         self.log_alpha = _gate_dict(beside_parameters(gates, params, self.spec))
         if init_params is not None:
             _redraw_in_place(weights_key, params, init_params)
         watch(dict(module.named_parameters()), params)
+        show_signature(self, self.module)
         self._current()
 
+    @shows_signature
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """The module's output under masks: drawn anew in training, fixed in eval mode.
 
@@ -259,13 +266,16 @@ class L0Module(nn.Module):
         small = compact(*network, example_inputs=example_inputs, empty=empty, density=density)
         return with_modes(to_module(*small), self.module)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """A checkpoint's parts beside tensors: the spec and the number of draws so far."""
-        return {"spec": self.spec.to_json(), "draws": self.draws}
+    def get_extra_state(self) -> Tensor:
+        """A checkpoint's other parts, the spec and the number of draws so far, as JSON in bytes.
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+        It is a tensor, because safetensors takes nothing else.
+        """
+        return checkpoint.extra_state(self.spec, self.draws)
+
+    def set_extra_state(self, state: Any) -> None:
         """Continue the draws of a checkpoint."""
-        self.draws = state["draws"]
+        self.draws = checkpoint.read_extra_state(state)["draws"]
 
     def train(self, mode: bool = True) -> L0Module:
         """Set training mode, as for any module."""
@@ -273,10 +283,6 @@ class L0Module(nn.Module):
         # Now, because a compiler could not follow it in forward.
         self._current()
         return self
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """Refuse ``torch.jit.script``, which asks for a module to compile in place of this one."""
-        raise refusals.no_scripting()
 
     def extra_repr(self) -> str:
         """The settings, on one line."""
@@ -305,6 +311,8 @@ class L0Module(nn.Module):
             missing_keys.append(path)
         else:
             self.key = key
+        # Into the checkpoint itself: the modules below take their parts out of it later.
+        share_tied(self.module, state_dict, f"{prefix}module.")
         others = {name: saved for name, saved in state_dict.items() if name != path}
         parent: Any = super()
         parent._load_from_state_dict(
@@ -317,13 +325,10 @@ class L0Module(nn.Module):
         self.key = kept_integers(fn, self.key)
         return self
 
-    def _replicate_for_data_parallel(self) -> Any:
-        raise refusals.no_data_parallel()
-
     def __getstate__(self) -> dict[str, Any]:
         # The function is made again where it is needed.
         written = self._written.current(dict(named_modules(self.module)))
-        return {**vars(self), "_live": None, "_written": written}
+        return {**super().__getstate__(), "_live": None, "_written": written}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
         state = self.__getstate__()

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from l0func.internal.context import is_mapped_with
 from l0func.internal.interception import Interception
+from l0func.internal.shared import needs_gradient
+from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.autocast import CAST_FUNCTIONS, Autocast, as_autocast
 from l0func.pure.memory_formats import LAYOUT_HANDLERS, without_format
@@ -93,9 +95,10 @@ def _norm_over_rows(
         return y.to(input.dtype)
     if mode.chunked:
         raise ValueError(
-            "BatchNorm in training mode normalises by the whole batch, and chunk_size splits it: "
-            "the statistics would be those of a chunk. Leave chunk_size out, or put the BatchNorm "
-            "in eval mode."
+            f"BatchNorm in training mode{calling_line()} normalises by the whole batch, and "
+            "chunk_size splits it: the statistics would be those of a chunk. Rows also run in "
+            "chunks where forward branches on inputs that differ between them, such as a padding "
+            "mask. Leave chunk_size and such branches out, or put the BatchNorm in eval mode."
         )
     if mode.several_masks:
         # Each mask has its own statistics of the batch. A plain call drops the running ones.
@@ -123,8 +126,8 @@ def _instance_norm(
 ) -> Tensor:
     if use_input_stats and running_mean is not None:
         raise ValueError(
-            "InstanceNorm with track_running_stats in training mode averages its statistics over "
-            "the batch, and per_example has no rule for that. Build it with "
+            f"InstanceNorm with track_running_stats in training mode{calling_line()} averages its "
+            "statistics over the batch, and per_example has no rule for that. Build it with "
             "track_running_stats=False, or put it in eval mode."
         )
     x = _as_wide_as(running_mean, input)
@@ -152,6 +155,11 @@ def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
     return x.detach() if is_mapped_with(mode.row, [x]) else func(x)
 
 
+def _requires_grad(mode: ByRow, func: Any, x: Tensor, requires_grad: bool = True) -> Tensor:
+    # vmap refuses it, and a row's tensor that has a gradient needs no mark.
+    return x if requires_grad and needs_gradient(x) else func(x, requires_grad)
+
+
 def _added_product(
     mode: ByRow, func: Any, /, input: Tensor, *args: Any, beta: Any = 1, **named: Any
 ) -> Tensor:
@@ -162,8 +170,8 @@ def _added_product(
 
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:
     raise ValueError(
-        "A packed sequence holds many rows of different lengths, and per_example gives the module "
-        "one row at a time. Pass the padded sequences, and mask the outputs."
+        "A packed sequence holds many rows of different lengths, and per_example gives the module"
+        f"{calling_line()} one row at a time. Pass the padded sequences, and mask the outputs."
     )
 
 
@@ -190,5 +198,6 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     F.embedding: _embedding,
     **dict.fromkeys([torch.addmm, TENSOR.addmm, torch.addmv, TENSOR.addmv], _added_product),
     TENSOR.data.__get__: _data_of_row,
+    TENSOR.requires_grad_: _requires_grad,
     untyped._pack_padded_sequence: _refuse_packed,
 }

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from l0func import random
 from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
+from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR
 from l0func.pure.autocast import as_autocast
 from l0func.pure.custom_call import custom_function_call, run_custom
@@ -90,9 +91,9 @@ class Keyed(Interception):
         """
         if self.key is None:
             raise ValueError(
-                f"{function_name(func)} is random, and there is no key to draw from. Call the "
-                "module through l0func.gated with a key, or put it in eval mode before "
-                "l0func.make_functional."
+                f"{function_name(func)} is random, and there is no key to draw from"
+                f"{calling_line()}. Call the module through l0func.gated with a key, or put it "
+                "in eval mode before l0func.make_functional."
             )
         if self.base is None:
             self.base = random.fold_in(self.key, _MODULE_STREAM)

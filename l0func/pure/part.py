@@ -19,6 +19,14 @@ from l0func.pure.eager import is_graph_module
 from l0func.pure.places import ChildPlace, Contents, Places, TensorPlace, holds_place
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_OWN_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOK_TABLES = (
+    *_OWN_TABLES,
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""The tables of hooks that nn.Module calls, and those that describe hooks by their numbers."""
 
 
 @dataclass
@@ -67,7 +75,7 @@ class Part:
 
     def _hold(self, name: str, value: Any, places: Places) -> None:
         placed = places.put_in(value)
-        # Calls share a hook table, unless a hook is bound to one of the tree's modules.
+        # Calls copy a hook table as it is, unless a hook is bound to one of the tree's modules.
         is_shared = placed is value or (is_bookkeeping(name) and not holds_place(placed))
         home = self.plain if is_shared else self.mutable
         home[name] = placed
@@ -111,8 +119,13 @@ class Part:
         They go straight into its ``__dict__``, so that the class's ``__setattr__`` does not run.
         """
         tensors = contents.tensors
-        attributes = module.__dict__
-        attributes.update(self.plain)
+        attributes, plain = module.__dict__, self.plain
+        attributes.update(plain)
+        for name in _OWN_TABLES:
+            # A hook that forward registers is its own call's.
+            table = plain.get(name)
+            if table is not None:
+                attributes[name] = OrderedDict(table) if table else OrderedDict()
         attributes["_parameters"] = {
             name: None if place is None else tensors[place.path]
             for name, place in self.parameters.items()

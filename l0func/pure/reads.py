@@ -14,25 +14,39 @@ from torch import Tensor
 
 from l0func.internal.context import is_mapped_here
 from l0func.internal.interception import function_name
-from l0func.internal.shared import shared_value
+from l0func.internal.shared import shared_value, values_of_rows
 from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.index_writes import needs_places, write_at
-from l0func.pure.writes import check_target
+from l0func.pure.writes import values_for
 
 _BRANCH = "In place of `if`, compute both and write torch.where(condition, a, b)."
 _NUMBER = "Keep the tensor and compute with it, in place of a Python number."
 _MASK = "Write torch.where(mask, a, b) or x * mask, whose shapes do not depend on values."
 
 
-def _differs_by_row(func: Any, advice: str) -> ValueError:
+class RowsDiffer(ValueError):
+    """A value that a module reads differs from row to row.
+
+    Attributes:
+        read: The tensor, as the module has it.
+        values: Its values for all rows, rows first; None if they are not known.
+    """
+
+    read: Tensor
+    values: Tensor | None
+
+
+def _differs_by_row(func: Any, x: Tensor, row: Tensor, advice: str) -> RowsDiffer:
     """The error for a value that differs from row to row."""
-    return ValueError(
+    error = RowsDiffer(
         f"{function_name(func)} needs one value for the whole call{calling_line()}, and here it "
         "differs from row to row: each example has its own mask, and the module runs once for "
         f"all. {advice} Or run the rows one after another: l0func.per_example(apply, "
         "chunk_size=1), with one key for each row."
     )
+    error.read, error.values = x, values_of_rows(x, row)
+    return error
 
 
 def _one_value(mode: Any, func: Any, x: Any, advice: str) -> Any:
@@ -41,7 +55,7 @@ def _one_value(mode: Any, func: Any, x: Any, advice: str) -> Any:
         return x
     value = shared_value(x, mode.key)
     if value is None:
-        raise _differs_by_row(func, advice)
+        raise _differs_by_row(func, x, mode.key, advice)
     return value
 
 
@@ -143,7 +157,7 @@ def _set_item(mode: Any, func: Any, /, x: Tensor, index: Any, value: Any) -> Any
         mask = index.bool().reshape(*index.shape, *(1,) * (x.dim() - index.dim()))
         x.copy_(torch.where(mask, entry, x))
         return None
-    check_target(mode, func, x, (index, value))
+    index, value = values_for(mode, func, x, (index, value))
     places = _with_places(mode, func, index)
     if not needs_places(places, mode.key):
         return func(x, places, value)
@@ -153,7 +167,7 @@ def _set_item(mode: Any, func: Any, /, x: Tensor, index: Any, value: Any) -> Any
 
 def _index_put(mode: Any, func: Any, /, x: Tensor, indices: Any, *args: Any, **named: Any) -> Any:
     if func is not TENSOR.index_put and func is not torch.index_put:
-        check_target(mode, func, x, (indices, *args))
+        indices, args = values_for(mode, func, x, (indices, args))
     return func(x, _with_places(mode, func, indices), *args, **named)
 
 

@@ -13,14 +13,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from l0func.internal.interception import Interception, function_name
+from l0func.internal.source_line import calling_line
 from l0func.pure.signature import Signature
 
 
 def _refuse_global_draw(mode: Interception, func: Any, /, *args: Any, **named: Any) -> Any:
     raise ValueError(
-        f"{function_name(func)} draws from the global generator, which a pure function may not. "
-        "Write it with torch.rand_like or torch.bernoulli, which draw from the key inside "
-        "l0func.gated, or pass the draw in as an input."
+        f"{function_name(func)} draws from the global generator{calling_line()}, which a pure "
+        "function may not. Write it with torch.rand_like or torch.bernoulli, which draw from the "
+        "key inside l0func.gated, or pass the draw in as an input."
     )
 
 
@@ -32,9 +33,9 @@ def _refuse_max_norm(lookup: Callable[..., Any]) -> Callable[..., Any]:
         max_norm = signature.bind(args, named)["max_norm"]
         if max_norm is not None:
             raise ValueError(
-                f"{function_name(func)} with max_norm={max_norm} rewrites its weight, which a "
-                "pure function may not. Leave it out, and renormalise the parameter between steps "
-                "if you need to."
+                f"{function_name(func)} with max_norm={max_norm} rewrites its weight"
+                f"{calling_line()}, which a pure function may not. Leave it out, and renormalise "
+                "the parameter between steps if you need to."
             )
         return func(*args, **named)
 

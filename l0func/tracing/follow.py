@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from l0func import random
 from l0func.internal import tree
 from l0func.internal.interception import Interception
-from l0func.internal.outputs import hidden_in, visible_tensors
+from l0func.internal.outputs import hidden_in, place_of, visible_leaves, visible_tensors
 from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import PureModule
 from l0func.pure.inputs import Inputs
@@ -64,7 +64,16 @@ def follow(
         for mode in modes:
             stack.enter_context(mode)
         output, _ = fn.run(params, buffers, *args, **kwargs)
-    return tracer.finish(visible_tensors(output), hidden_in(output, "output"))
+    return tracer.finish(_places(output), hidden_in(output, "output"))
+
+
+def _places(output: Any) -> list[tuple[str, Tensor]]:
+    """The tensors in an output, each with its place."""
+    found: list[tuple[str, Tensor]] = []
+    for trail, leaf in visible_leaves(output):
+        if isinstance(leaf, Tensor):
+            found.append((place_of("output", trail), leaf))
+    return found
 
 
 def _fresh(value: Any) -> Any:

@@ -5,13 +5,14 @@ Only :func:`l0func.tracing.follow.follow` uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from l0func.internal.source_line import calling_line
 from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
 from l0func.tracing.steady import outputs_are_steady
@@ -35,6 +36,11 @@ _NO_TENSOR = (
 )
 
 
+def _within(place: str) -> str:
+    """The words for a place in an output; the whole output needs none."""
+    return "" if place == "output" else f", {place}"
+
+
 class Tracer(TorchDispatchMode):
     """A context that writes the trace of one forward pass.
 
@@ -53,7 +59,7 @@ class Tracer(TorchDispatchMode):
         """Make a tensor known as a parameter or buffer."""
         shape = tuple(tensor.shape)
         self._values.set(tensor, whole_weight(path, shape) if shape else no_units(shape))
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() or tensor.is_complex():
             # Integers, such as a table of positions or a mask, are not data: training does not
             # change them, so forward may read numbers out of them.
             self._history.mark_data(tensor)
@@ -62,18 +68,22 @@ class Tracer(TorchDispatchMode):
         """Make a tensor known as an input to the module."""
         label = torch.full((1,) * tensor.dim(), INPUT, device="cpu")
         self._values.set(tensor, label.expand(tensor.shape))
-        self._history.mark_data(tensor)
+        if tensor.is_floating_point() or tensor.is_complex():
+            # Forward may read integers, such as a padding mask: they choose between ways to
+            # compute, and no weight has a part in the choice.
+            self._history.mark_data(tensor)
 
     def finish(
-        self, visible: Iterable[Tensor], hidden: Iterable[tuple[Tensor, TypeError]]
+        self, visible: Sequence[tuple[str, Tensor]], hidden: Iterable[tuple[Tensor, TypeError]]
     ) -> Trace:
         """End the trace: the module returned these tensors, so their units are kept.
 
         Args:
-            visible: The tensors in the output.
+            visible: The tensors in the output, each with its place.
             hidden: The tensors in objects that cannot be taken apart, each with an error.
         """
-        outputs = list(visible)
+        places = {id(tensor): place for place, tensor in visible}
+        outputs = [tensor for _, tensor in visible]
         outside = self._step(None)
         if not outputs:
             self.trace.output_error = ValueError(_NO_TENSOR)
@@ -83,7 +93,8 @@ class Tracer(TorchDispatchMode):
                 self.trace.output_error = error
         for tensor in outputs:
             if outside.value_of(tensor) is not None:
-                outside.fix(outside.labels(tensor), OUTPUT_REASON)
+                place = places.get(id(tensor), "output")
+                outside.fix(outside.labels(tensor), OUTPUT_REASON + _within(place))
         self.trace.finish(self._history.used(outputs))
         return self.trace
 
@@ -129,6 +140,8 @@ class Tracer(TorchDispatchMode):
             for made in call.outputs:
                 step.set(made, no_units(tuple(made.shape)))
             return
+        if call.name in _READ_NUMBERS and not call.outputs:
+            return
         transfer_for(call.func)(step, call)
         if outputs_are_steady(step, call):
             self._values.mark_steady(call.outputs)
@@ -149,7 +162,8 @@ class Tracer(TorchDispatchMode):
         if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in_lists(args)):
             raise ValueError(
                 f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
-                "that depends on inputs or parameters, so other inputs may run other operations "
-                "than the examples. Take the branch out, or write the groups by hand with "
-                "l0func.group."
+                f"that depends on inputs or parameters{calling_line()}, so other inputs may run "
+                "other operations than the examples. Take the branch out, or write the groups by "
+                "hand with l0func.group. Forward may read integer and boolean inputs, such as a "
+                "padding mask."
             )

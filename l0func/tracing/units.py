@@ -114,7 +114,7 @@ class Units:
     def _note(self, root: int, reason: str) -> None:
         # The deepest reason: an output can be read by one more layer, and then another one, such
         # as a norm over the units, still keeps them.
-        if self._reasons.get(root, OUTPUT_REASON) == OUTPUT_REASON:
+        if self._reasons.get(root, OUTPUT_REASON).startswith(OUTPUT_REASON):
             self._reasons[root] = reason
 
     def _join(self, a: int, b: int) -> None:
