@@ -50,7 +50,7 @@ def refit(
     estimator: MaskEstimator = "louizos",
     *,
     density: Density | None = None,
-    ridge: float = 1e-3,
+    ridge: float | None = None,
 ) -> Tree:
     r"""Parameters with the readers of closed units fitted again by least squares.
 
@@ -76,7 +76,8 @@ def refit(
         estimator: The test-time gates.
         density: In place of an estimator, the share that stays, as for :func:`l0func.prune`.
         ridge: :math:`\lambda`, relative to the mean square of the inputs: it holds the weights
-            where the examples do not determine them.
+            where the examples do not determine them. By default each reader has its own, the one
+            whose fit to four fifths of the rows explains most of the others.
 
     Returns:
         Parameters in the structure of ``params``. Only open entries of readers of closed units,
@@ -116,6 +117,8 @@ def refit(
 
 
 def _check_ridge(ridge: Any) -> None:
+    if ridge is None:
+        return
     if isinstance(ridge, bool) or not isinstance(ridge, Real):
         raise TypeError(f"ridge is a number; got {with_type(ridge)}.")
     if not 0.0 <= float(ridge) < math.inf:
@@ -198,13 +201,14 @@ class _Refit:
 
     Args:
         opened: For every gated parameter, whether each entry is behind open gates only.
-        ridge: The ridge, relative to the mean square of a reader's inputs.
+        ridge: The ridge, relative to the mean square of a reader's inputs; None to choose it for
+            each reader.
 
     Attributes:
         left: The readers that stay as they are, with the reason.
     """
 
-    def __init__(self, opened: Mapping[str, Tensor], ridge: float) -> None:
+    def __init__(self, opened: Mapping[str, Tensor], ridge: float | None) -> None:
         self._opened, self._ridge = opened, ridge
         self._whole: dict[Place, list[Tensor]] = {}
         self._biased: dict[Place | None, set[Place]] = {}
@@ -283,31 +287,46 @@ class _Sums:
         self._outputs = entries.any(1).nonzero().flatten()
         self._entries = entries[self._outputs][:, self._columns]
         sizes = len(self._columns), len(self._outputs)
-        self._equations = NormalEquations(*sizes, entries.device, has_bias)
+        self._seen = NormalEquations.empty(*sizes, entries.device, has_bias)
+        self._held_out = NormalEquations.empty(*sizes, entries.device, has_bias)
 
     def add(self, product: Product, output: Tensor, whole: Tensor) -> None:
         """Add one call: its output in the pruned network and in the whole one."""
         outputs = zip(product.outputs(output), product.outputs(whole), strict=True)
-        for x, (mine, target) in zip(product.blocks(), outputs, strict=True):
-            residual = target.double() - mine.double()
-            self._equations.add(x[:, self._columns].double(), residual[:, self._outputs])
+        for block, (mine, target) in zip(product.blocks(), outputs, strict=True):
+            x = block[:, self._columns].double()
+            residual = (target.double() - mine.double())[:, self._outputs]
+            seen = round(_SEEN * len(x))
+            self._seen.add(x[:seen], residual[:seen])
+            self._held_out.add(x[seen:], residual[seen:])
         self.uses += 1
 
-    def fit(self, matrix: Matrix, ridge: float) -> None:
+    def fit(self, matrix: Matrix, ridge: float | None) -> None:
         """Write the fitted weights and bias."""
-        if not self._equations.finite():
+        every_row = self._seen.joined(self._held_out)
+        if not every_row.finite():
             raise ValueError(
-                f"The examples give {matrix.path!r} inputs or outputs that are not finite, so that "
+                f"The examples give {matrix.path!r} inputs or outputs that are not finite: "
                 "nothing can be fitted to them."
             )
         values = matrix.values().double()
         for columns, own in _same_columns(self._entries):
-            change = self._equations.solve(columns, own, ridge)
+            best = self._best_ridge(columns, own) if ridge is None else ridge
+            change = every_row.part(columns, own).solve(best)
             outputs = self._outputs[own]
             values[outputs[:, None], self._columns[columns]] += change.matrix
             if matrix.bias is not None:
                 matrix.bias[outputs] += change.constant.to(matrix.bias)
         matrix.write(values)
+
+    def _best_ridge(self, columns: Tensor, outputs: Tensor) -> float:
+        """The ridge whose fit to some rows explains most of the others."""
+        seen, held_out = self._seen.part(columns, outputs), self._held_out.part(columns, outputs)
+        return max(_RIDGES, key=lambda ridge: held_out.gain(seen.solve(ridge)))
+
+
+_SEEN = 0.8
+_RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0)
 
 
 def _same_columns(entries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -228,6 +228,27 @@ def test_the_last_reader_is_the_best_for_what_earlier_readers_leave():
     assert error(fitted) < error(alone) < error(params)
 
 
+def test_the_ridge_of_each_reader_is_the_best_on_rows_that_it_has_not_seen():
+    torch.manual_seed(0)
+    module, x = (
+        nn.Sequential(nn.Linear(40, 80), nn.ReLU(), nn.Linear(80, 10)),
+        _normal(0, (60, 40)),
+    )
+    fn, params, buffers, spec = _network(module, x)
+    gates, unseen = _half_closed(spec), _normal(1, (2000, 40))
+
+    def error(ridge):
+        fitted = l0.refit(fn, params, gates, buffers, spec, x, ridge=ridge)
+        difference = fn(l0.prune(fitted, gates, spec), buffers, unseen) - fn(
+            params, buffers, unseen
+        )
+        return float(difference.square().mean())
+
+    errors = [error(ridge) for ridge in (1e-6, 1e-4, 1e-2, 0.1, 1.0)]
+    assert max(errors) > 2 * min(errors)
+    assert error(None) < 1.1 * min(errors)
+
+
 def test_soft_gates_are_fitted_too():
     module, x = _mlp(), _normal(0, (300, 10))
     fn, params, buffers, spec = _network(module, x)
@@ -263,7 +284,7 @@ def test_fewer_examples_than_units_still_give_a_fit():
     module, x = _mlp(), _normal(0, (4, 10))
     fn, params, buffers, spec = _network(module, x)
     gates = _half_closed(spec)
-    for ridge in (0.0, 1e-3):
+    for ridge in (0.0, 1e-6):
         fitted = l0.refit(fn, params, gates, buffers, spec, x, ridge=ridge)
         again = fn(l0.prune(fitted, gates, spec), buffers, x)
         assert torch.allclose(again, fn(params, buffers, x), atol=1e-2)
