@@ -8,6 +8,7 @@ gates follow; *files* keeps the results on disk. This file collects the public n
 from l0func import plot, schedules
 from l0func import random as random
 from l0func.compaction.compact import compact, to_module
+from l0func.compaction.refit import refit
 from l0func.compaction.resize_to import resize_to
 from l0func.compaction.units import UnitGroups, unit_groups
 from l0func.costs.expected import (
@@ -102,6 +103,7 @@ __all__ = [
     "plot",
     "prune",
     "realised_macs",
+    "refit",
     "resize_to",
     "sample_masks",
     "save",
