@@ -6,7 +6,7 @@ adjusts a multiplier for each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -18,7 +18,7 @@ from l0func.costs.macs import MacCounts, macs_of
 from l0func.gates.checks import Gates
 from l0func.internal import names
 from l0func.spec.plan import GateSpec, ParameterPlan
-from l0func.train.numbers import check_number
+from l0func.train.numbers import check_number, whole_number
 
 Measure = Literal["density", "l0", "macs"]
 Target: TypeAlias = float | Mapping[str, float]
@@ -40,6 +40,14 @@ class Constraint(NamedTuple):
     def size(self) -> int:
         """The number of entries, all parameters together."""
         return sum(p.size for p in self.parameters)
+
+    @property
+    def gates(self) -> list[str]:
+        """The gate vectors on its parameters."""
+        found: dict[str, None] = {}
+        for p in self.parameters:
+            found.update(dict.fromkeys(binding.gate for binding in p.bindings))
+        return list(found)
 
     def share(self, opens: Gates, spec: GateSpec) -> Tensor:
         """The share that stays when each gate is open by its weight in ``opens``."""
@@ -122,6 +130,30 @@ def _check_reachable(
         f"there: {_ungated(constraint, closed)} have entries without gates. "
         "Gate them, let groups own them, exclude them by a pattern, or raise the target."
     )
+
+
+def check_floor(floor: int, constraints: Sequence[Constraint], spec: GateSpec) -> int:
+    """The floor as an integer, checked against the targets.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is negative, or keeps more than a target.
+    """
+    number = whole_number("floor", floor)
+    if number < 0:
+        raise ValueError(f"floor is a number of gates, at least 0; got {number}.")
+    least: Gates = {}
+    for gate in spec.gates:
+        first = torch.arange(gate.size, device="cpu") < number
+        least[gate.name] = first.reshape(gate.shape).double()
+    for constraint in constraints:
+        bound = float(constraint.share(least, spec))
+        if number and bound > constraint.target:
+            raise ValueError(
+                f"With floor={number} open gates in each gate vector some {bound:.4g} stays, more "
+                f"than the target of {constraint.target:.4g}. Lower the floor or raise the target."
+            )
+    return number
 
 
 def _ungated(constraint: Constraint, closed: Gates) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -13,10 +13,18 @@ from torch import Tensor
 from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
-from l0func.internal import names
+from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, check_spec
-from l0func.train.constraints import MEASURES, Constraint, Measure, Target, constraints_of
+from l0func.train.constraints import (
+    MEASURES,
+    Constraint,
+    Measure,
+    Target,
+    check_floor,
+    constraints_of,
+)
+from l0func.train.holding import held, location_of
 from l0func.train.numbers import check_number
 
 
@@ -40,7 +48,11 @@ class LagrangianState(NamedTuple):
 
 
 class Lagrangian(NamedTuple):
-    """A controller as pure functions; :func:`lagrangian` makes it."""
+    """A controller as pure functions; :func:`lagrangian` makes it.
+
+    In a loop of your own call ``penalty`` in the loss, then ``hold`` on the gates after the
+    optimizer's step, then ``update``. :func:`l0func.training` does all three.
+    """
 
     init: Callable[[Tree], LagrangianState]
     """``init(gates)``: the state to start from."""
@@ -51,6 +63,15 @@ class Lagrangian(NamedTuple):
     update: Callable[[LagrangianState, Tree], LagrangianState]
     """``update(state, gates)``: the state after a training step."""
 
+    hold: Callable[[LagrangianState, Tree], Tree]
+    """``hold(state, gates)``: the gates, raised where fewer are open than the controller allows.
+
+    All locations rise by one number, so that the likeliest gates open again first.
+    """
+
+    is_low: Callable[[LagrangianState, Tree], Tensor]
+    """``is_low(state, gates)``: a bool scalar, whether ``hold`` would raise any gate."""
+
 
 def lagrangian(
     spec: GateSpec,
@@ -60,10 +81,11 @@ def lagrangian(
     counts: MacCounts | None = None,
     estimator: MaskEstimator = "louizos",
     equality: bool = False,
-    lr: float = 1e-3,
+    lr: float = 1e-2,
     damping: float = 0.03,
     warmup: int = 0,
     restart: bool = True,
+    floor: int = 0,
 ) -> Lagrangian:
     r"""A controller that reaches a target.
 
@@ -74,9 +96,15 @@ def lagrangian(
         \text{penalty} = \max(0, \mu + \rho g)\, (E[d] / c - 1), \quad g = d(\hat z) / c - 1,
         \quad \mu \leftarrow \max(0, \mu + \eta g)
 
-    The gates follow the expectation's gradient. The multiplier follows the realised share, so the
+    The gates follow the expectation's gradient; a gate with P(z ≠ 0) above 0.9999 follows the
+    gradient there, since its own vanishes. The multiplier follows the realised share, so the
     pruned network meets the target. Excesses are relative to the target, so a target of 2 % is
     reached as soon as one of 20 %. With ``equality=True`` both maxima are left out.
+
+    A price alone overshoots where gates learn fast: all of them close together, and a closed gate
+    hardly learns. So ``hold`` bounds the share from below, by the target less half a point or a
+    twentieth of the target, the smaller of both. Where the share is lower, all gate locations
+    rise by the smallest number that brings it back; so the likeliest gates open again first.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
@@ -92,28 +120,31 @@ def lagrangian(
         counts: Multiply-adds from :func:`l0func.count_macs`, for ``measure="macs"``.
         estimator: The test-time gates behind the realised share: ``"louizos"``, ``"median"`` or
             ``"count"``.
-        equality: Whether to hold the share at the target from both sides; by default it may fall
-            below. With equality the share swings around the target for longer, since gates that
+        equality: Whether the price may be negative, so that it opens gates while the share is
+            below the target. The share then swings around the target for longer, since gates that
             are far closed hardly move: give it more damping, and a warm-up.
         lr: :math:`\eta`, loss per step. A multiplier needs about ``multiplier / (lr * relative
             excess)`` steps.
         damping: :math:`\rho`, in the loss's unit: an immediate answer to an excess. It keeps the
             multiplier from overshooting.
         warmup: Number of updates in which the target falls linearly from 1 to its value.
-        restart: Whether a multiplier starts again from 0 when its constraint holds; only
-            without ``equality``.
+        restart: Whether a multiplier starts again from 0 when the share is lower than ``hold``
+            allows, in a loop without ``hold``; only without ``equality``.
+        floor: The number of gates in each gate vector that stay open, such as units in a group.
+            A vector with fewer gates keeps all of them.
 
     Returns:
-        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``; all pure. Members
+        ``init(gates)``, ``penalty(state, gates)``, ``update(state, gates)``, ``hold(state,
+        gates)`` and ``is_low(state, gates)``; all pure. Members
         in a sweep may have different targets, since targets are in the state; all other settings
         belong to this controller.
 
     Raises:
         TypeError: ``spec`` is not a spec; a number is none; or counts are not from
             :func:`l0func.count_macs`.
-        ValueError: A target is outside its range, or below the share that has no gates; a pattern
-            matches nothing; counts are missing, or given for another measure than
-            ``"macs"``; the estimator never closes a gate; a rate is negative or not finite.
+        ValueError: A target is outside its range, or below the share that has no gates or that
+            ``floor`` keeps; a pattern matches nothing; counts are missing, or given for another
+            measure than ``"macs"``; the estimator never closes a gate; a rate is negative or not finite.
 
     Example:
         >>> import l0func as l0
@@ -127,10 +158,31 @@ def lagrangian(
     _check_estimator(estimator)
     _check_rates(lr=lr, damping=damping, warmup=warmup)
     constraints = constraints_of(target, spec, measure, counts)
+    floor = check_floor(floor, constraints, spec)
     controller = _Controller(
-        spec, constraints, estimator, equality, lr, damping, warmup, restart and not equality
+        spec=spec,
+        constraints=constraints,
+        estimator=estimator,
+        equality=equality,
+        lr=lr,
+        damping=damping,
+        warmup=warmup,
+        restart=restart and not equality,
+        floor=floor,
+        caps={gate.name: location_of(gate.distribution, _ALMOST_OPEN) for gate in spec.gates},
     )
-    return Lagrangian(controller.init, controller.penalty, controller.update)
+    return Lagrangian(
+        controller.init,
+        controller.penalty,
+        controller.update,
+        controller.hold,
+        controller.is_low,
+    )
+
+
+_ALMOST_OPEN = 0.9999
+_MARGIN = 0.05
+_POINT = 0.01
 
 
 @dataclass(frozen=True)
@@ -145,6 +197,9 @@ class _Controller:
     damping: float
     warmup: int
     restart: bool
+    floor: int
+    caps: Mapping[str, float]
+    """For each gate vector the location above which gates follow the gradient there."""
 
     def init(self, gates: Tree, /) -> LagrangianState:
         named = check_gates(gates, self.spec)
@@ -167,21 +222,63 @@ class _Controller:
         change = self.lr * violation / state.target
         multiplier = self._limited(state.multiplier + change)
         if self.restart:
-            multiplier = torch.where(violation <= 0, 0.0, multiplier)
+            is_low = violation < self._lowest(state) - self._current_target(state)
+            multiplier = torch.where(is_low, 0.0, multiplier)
         return LagrangianState(state.step + 1, state.target, multiplier, violation)
+
+    def is_low(self, state: LagrangianState, gates: Tree, /) -> Tensor:
+        named = check_gates(gates, self.spec)
+        opens = self._opens(named)
+        low = self._shares(opens) < self._lowest(state)
+        return low.any() | self._is_below_floor(opens)
+
+    @torch.no_grad()
+    def hold(self, state: LagrangianState, gates: Tree, /) -> Tree:
+        self._check_state(state)
+        named = check_gates(gates, self.spec)
+        lowest = self._lowest(state)
+        for gate in self.spec.gates if self.floor else ():
+            named = held(named, [gate.name], partial(self._has_floor, gate.name))
+        for number, constraint in enumerate(self.constraints):
+            chosen = constraint.gates
+            named = held(named, chosen, partial(self._reaches, constraint, lowest[number]))
+        return tree.rebuild(gates, named)
+
+    def _reaches(self, constraint: Constraint, lowest: Tensor, gates: Gates) -> Tensor:
+        opens = _at_least_float32(self._opens(gates))
+        return constraint.share(opens, self.spec) >= lowest
+
+    def _has_floor(self, name: str, gates: Gates) -> Tensor:
+        opens = self._opens(gates)[name]
+        return opens.sum() >= min(self.floor, opens.numel())
+
+    def _is_below_floor(self, opens: Gates) -> Tensor:
+        missing = [t.sum() < min(self.floor, t.numel()) for t in opens.values()]
+        return torch.stack(missing).any()
+
+    def _lowest(self, state: LagrangianState) -> Tensor:
+        """The shares below which gates are raised, shape ``(constraints,)``."""
+        target = self._current_target(state)
+        return target - (_MARGIN * target).clamp(max=_POINT / 2)
 
     def _expected_opens(self, gates: Gates) -> Gates:
         opens: Gates = {}
         for gate in self.spec.gates:
-            opens[gate.name] = gate.distribution.prob_nonzero(gates[gate.name])
+            log_alpha, cap = gates[gate.name], self.caps[gate.name]
+            prob_nonzero = gate.distribution.prob_nonzero
+            # Farther open the gradient vanishes, and no price would close the gate.
+            slope = prob_nonzero(log_alpha + (log_alpha.clamp(max=cap) - log_alpha).detach())
+            opens[gate.name] = slope + (prob_nonzero(log_alpha) - slope).detach()
         return opens
 
     def _violation(self, state: LagrangianState, gates: Gates) -> Tensor:
         """Realised shares minus the targets at this step, shape ``(constraints,)``."""
         self._check_state(state)
+        return self._shares(self._opens(gates)) - self._current_target(state)
+
+    def _opens(self, gates: Gates) -> Gates:
         test_time = deterministic_gates(gates, self.spec, self.estimator)
-        opens = {name: _opens(gates[name], z) for name, z in test_time.items()}
-        return self._shares(opens) - self._current_target(state)
+        return {name: _opens(gates[name], z) for name, z in test_time.items()}
 
     def _current_target(self, state: LagrangianState) -> Tensor:
         ramp: Tensor | float = 1.0

@@ -224,7 +224,17 @@ class _TrainingFunctions:
         gates, moments["gates"] = self.gates_optimizer.update(
             gates_grads, before["gates"], state.gates, step, donate=self.donate
         )
+        gates = self._held(state.control, gates)
         return state._replace(params=params, gates=gates, moments=moments)
+
+    def _held(self, control_state: LagrangianState | None, gates: Tree) -> Tree:
+        """The gates, raised by the controller where too few are open."""
+        if self.control is None or control_state is None:
+            return gates
+        is_low, hold = self.control.is_low, self.control.hold
+        if self.in_dims is not None:
+            is_low, hold = torch.vmap(is_low), torch.vmap(hold)
+        return hold(control_state, gates) if bool(is_low(control_state, gates).any()) else gates
 
     def _updated_control(
         self, control_state: LagrangianState | None, gates: Tree

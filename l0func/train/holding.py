@@ -1,0 +1,56 @@
+"""The smallest shift of gate locations that opens enough gates again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from l0func.distributions import GateDistribution
+from l0func.gates.checks import Gates
+
+_HALVINGS = 20
+_REACH = 64.0
+"""The distance from a location of 0 within which every distribution opens and closes a gate."""
+
+
+def raised(gates: Gates, chosen: Collection[str], shift: Tensor) -> Gates:
+    """Gates with a number added to the locations of some gate vectors."""
+    return {name: t + shift.to(t) if name in chosen else t for name, t in gates.items()}
+
+
+def held(gates: Gates, chosen: Collection[str], enough: Callable[[Gates], Tensor]) -> Gates:
+    """Gates raised by the smallest shift, at least 0, with which they are enough.
+
+    One shift for all keeps their order: those that were open the longest open first.
+
+    Args:
+        gates: ``{gate name: log_alpha}``.
+        chosen: The gate vectors that are raised.
+        enough: Whether gates are enough, a bool scalar: once true it stays true as they rise.
+    """
+    lowest = torch.stack([_lowest(gates[name]) for name in chosen]).amin()
+    low, high = torch.zeros_like(lowest), (_REACH - lowest).clamp(min=0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        suffices = enough(raised(gates, chosen, middle))
+        low, high = torch.where(suffices, low, middle), torch.where(suffices, middle, high)
+    shift = torch.where(enough(gates), 0.0, high)
+    return raised(gates, chosen, shift)
+
+
+def location_of(distribution: GateDistribution, probability: float) -> float:
+    """The location at which a gate is open with this probability."""
+    low, high = (torch.tensor(x, dtype=torch.float64, device="cpu") for x in (-_REACH, _REACH))
+    for _ in range(2 * _HALVINGS):
+        middle = (low + high) / 2
+        is_below = bool(distribution.prob_nonzero(middle) < probability)
+        low, high = (middle, high) if is_below else (low, middle)
+    return float(high)
+
+
+def _lowest(log_alpha: Tensor) -> Tensor:
+    # A location of minus infinity stays there whatever the shift.
+    finite = torch.where(log_alpha.isfinite(), log_alpha, 0.0)
+    return finite.amin().to(torch.float64 if log_alpha.dtype == torch.float64 else torch.float32)
