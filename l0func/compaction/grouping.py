@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l0func.compaction.norm_scales import Scales, scale_choices
 from l0func.compaction.slice_rules import rules_for
 from l0func.compaction.unit_slices import (
     SlicePlace,
@@ -38,6 +39,7 @@ class UnitVector:
         multiplies: Rules for the slices that a gate scales: those that read the units; under an
             RMSNorm those that make them.
         owns: Rules for the other slices.
+        scales: Ways to make up for lost units under an RMSNorm, likely ones first.
         normed: Whether an RMSNorm runs over the units; it reads them without a slice.
         maker: The first parameter that makes them.
         units: The slices of each unit.
@@ -48,6 +50,7 @@ class UnitVector:
     sizes: frozenset[int]
     multiplies: dict[str, list[Rule]]
     owns: dict[str, list[Rule]]
+    scales: list[Scales]
     normed: bool
     maker: str
     units: list[UnitSlices]
@@ -58,7 +61,12 @@ class UnitVector:
         Args:
             attrs: For each module attribute that counts units: its amount for one unit.
         """
-        return group(dict(self.multiplies), dict(self.owns), attrs)
+        return group(dict(self.multiplies), dict(self.owns), attrs | self.scales[0])
+
+    def variants(self) -> Iterator[UnitVector]:
+        """The same units, each time with another way to make up for lost ones."""
+        for number in range(len(self.scales)):
+            yield replace(self, scales=self.scales[number:])
 
     def paths(self) -> set[str]:
         """All tensors with slices of the units."""
@@ -203,9 +211,12 @@ def vector_of(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
         table.setdefault(place.path, []).extend(rules)
         sizes.add(len(first[place]))
         sizes.update(rule.size for rule in rules if isinstance(rule, blocks))
-    normed = any(place.path in trace.norm_weights for place in first)
-    name, count = maker, len(run)
-    return UnitVector(name, count, frozenset(sizes), multiplies, owns, normed, maker, list(run))
+    normed = any(place.multiplies and not place.reads for place in first)
+    scales = scale_choices(run, trace)
+    sizes_of_unit, units = frozenset(sizes), list(run)
+    return UnitVector(
+        maker, len(run), sizes_of_unit, multiplies, owns, scales, normed, maker, units
+    )
 
 
 def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> list[Rule] | None:

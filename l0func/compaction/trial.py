@@ -121,6 +121,7 @@ def _prepared(function: Functional, inputs: Inputs, draw: int) -> Trial:
     varied = copied(_varied, inputs)
     for examples in (varied, inputs):
         wide_inputs = copied(_in_float64, examples)
+        wide_inputs = wide_inputs.widened(function.fn, wide_params, wide_buffers)
         wide = Trial(function.fn, wide_params, wide_buffers, wide_inputs, tolerance=1e-7)
         if _runs(wide):
             return wide

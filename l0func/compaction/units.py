@@ -9,6 +9,8 @@ from torch import nn
 
 from l0func.compaction.examples import check_rows
 from l0func.compaction.grouping import UnitVector, unit_vectors
+from l0func.compaction.norm_scales import name_eps
+from l0func.compaction.resize import RMS_NORMS
 from l0func.compaction.trial import prepare_trial
 from l0func.compaction.verification import verified
 from l0func.pure.functional import Functional, PureModule, make_functional
@@ -119,6 +121,7 @@ def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
     """
     if trace.output_error is not None:
         raise trace.output_error
+    name_eps(trace, dict(function.fn.parts()), RMS_NORMS)
     found, refused = unit_vectors(trace)
     vectors, groups, refusals = verified(prepare_trial(function, inputs), found, trace)
     for maker, reason in refusals:

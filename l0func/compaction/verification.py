@@ -98,6 +98,19 @@ class _Search:
         return read_numbers(self.trial)
 
     def fit(self, vector: UnitVector) -> _Fit | Failure:
+        """The first variant of the vector that fits, or the failure of the try that came furthest.
+
+        The variants make up for units lost under a norm in different ways.
+        """
+        failures: list[Failure] = []
+        for variant in vector.variants():
+            result = self._fit_one(variant)
+            if isinstance(result, _Fit):
+                return result
+            failures.append(result)
+        return max(failures, key=_reached)
+
+    def _fit_one(self, vector: UnitVector) -> _Fit | Failure:
         """The vector with the fewest attributes that make its removal exact.
 
         Returns:

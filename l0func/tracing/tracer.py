@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
+from l0func.tracing.norm_states import follow_norms
 from l0func.tracing.steady import outputs_are_steady
 from l0func.tracing.step import Step
 from l0func.tracing.trace import Trace
@@ -21,7 +22,7 @@ from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
 from l0func.tracing.units import INPUT, has_units, no_units
-from l0func.tracing.values import AbstractValues, whole_weight
+from l0func.tracing.values import AbstractValues, Statistic, whole_weight
 
 _READ_NUMBERS = frozenset(
     "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique2 unique_dim".split()
@@ -82,6 +83,9 @@ class Tracer(TorchDispatchMode):
                 outputs.append(tensor)
                 self.trace.output_error = error
         for tensor in outputs:
+            state = self._values.norm_state(tensor)
+            if isinstance(state, Statistic):
+                state.norm.is_stray = True
             if outside.value_of(tensor) is not None:
                 outside.fix(outside.labels(tensor), "they are an output of the module")
         self.trace.finish(self._history.used(outputs))
@@ -102,7 +106,7 @@ class Tracer(TorchDispatchMode):
             output: Tensor = func(input, normalized_shape, weight, eps)
             read = [input] if weight is None else [input, weight]
             step = self._step(self._history.add(read, [output]))
-            rms_norm(step, input, len(normalized_shape), weight, output)
+            rms_norm(step, input, len(normalized_shape), weight, eps, output)
         finally:
             self._paused = False
         return output
@@ -130,6 +134,7 @@ class Tracer(TorchDispatchMode):
                 step.set(made, no_units(tuple(made.shape)))
             return
         transfer_for(call.func)(step, call)
+        follow_norms(step, call)
         if outputs_are_steady(step, call):
             self._values.mark_steady(call.outputs)
 
