@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l0func.compaction.norm_scales import Scales, scale_choices
+from l0func.compaction.norm_scales import NormScales, scale_choices
 from l0func.compaction.slice_rules import rules_for
 from l0func.compaction.unit_slices import (
     SlicePlace,
@@ -50,7 +50,7 @@ class UnitVector:
     sizes: frozenset[int]
     multiplies: dict[str, list[Rule]]
     owns: dict[str, list[Rule]]
-    scales: list[Scales]
+    scales: list[NormScales]
     normed: bool
     maker: str
     units: list[UnitSlices]

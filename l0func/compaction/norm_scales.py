@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from l0func.compaction.module_numbers import items_in
-from l0func.compaction.unit_slices import UnitSlices
+from l0func.compaction.unit_slices import SlicePlace, UnitSlices
 from l0func.internal.untyped import listed
 from l0func.pure.part import Part
 from l0func.tracing.trace import Trace
 from l0func.tracing.units import without_repeats
 from l0func.tracing.written_norms import Powers, WrittenNorm
 
-Scales = dict[str, dict[str, Any]]
+NormScales = dict[str, dict[str, Any]]
 """``{path of a tensor or an attribute: {"power", "of", "dim"} and for a tensor "offset"}``.
 
 The tensor or number is multiplied by (N / N')**power, where N and N' are the sizes of dimension
@@ -27,7 +27,7 @@ The tensor or number is multiplied by (N / N')**power, where N and N' are the si
 """
 
 # How many levels to search below an attribute for eps.
-_DEEPEST = 2
+_EPS_DEPTH = 2
 
 
 def name_eps(trace: Trace, parts: Mapping[str, Part], own_eps: tuple[type, ...]) -> None:
@@ -59,7 +59,7 @@ def _attributes_near(parts: Mapping[str, Part], module: str, value: float | None
 
 def _attributes_with(part: Part, value: float | None) -> list[str]:
     """The float attributes with this value, direct ones if there are any."""
-    for depth in range(_DEEPEST + 1):
+    for depth in range(_EPS_DEPTH + 1):
         names: list[str] = []
         for name, attribute in part.attributes().items():
             for path, number in _floats_in(name, attribute, depth):
@@ -78,7 +78,7 @@ def _floats_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, float]]
             yield from _floats_in(f"{name}.{key}", item, depth - 1)
 
 
-def scale_choices(run: Sequence[UnitSlices], trace: Trace) -> list[Scales]:
+def scale_choices(run: Sequence[UnitSlices], trace: Trace) -> list[NormScales]:
     """Ways to make up for the loss of some units, likely ones first.
 
     First the norms' own weights and eps, then what makes and reads the units. A number in forward
@@ -92,14 +92,14 @@ def scale_choices(run: Sequence[UnitSlices], trace: Trace) -> list[Scales]:
         The choices; one that is empty if no norm needs any.
     """
     norms = [norm for norm in trace.norms if not norm.is_resized and _is_over(norm, run, trace)]
-    choices: list[Scales] = []
+    choices: list[NormScales] = []
     for variant in ("sure", "likely"):
         own = [_of_norm(norm, variant, trace) for norm in norms]
         if all(scales is not None for scales in own):
-            choices.append(_merged(scales for scales in own if scales is not None))
+            choices.append(_union_of(scales for scales in own if scales is not None))
     if any(norm.powers != Powers(0.0, 0.0) for norm in norms):
         choices.append(_of_stream(run, trace))
-    distinct: list[Scales] = []
+    distinct: list[NormScales] = []
     for choice in choices or [{}]:
         if choice not in distinct:
             distinct.append(choice)
@@ -119,10 +119,10 @@ def _root(unit: UnitSlices, trace: Trace) -> int:
     return trace.units.root(int(labels[positions[0]]))
 
 
-def _of_norm(norm: WrittenNorm, variant: str, trace: Trace) -> Scales | None:
+def _of_norm(norm: WrittenNorm, variant: str, trace: Trace) -> NormScales | None:
     """The factors for a norm's weight and eps; None if they are not known."""
     power = getattr(norm.powers, variant)
-    scales: Scales = {}
+    scales: NormScales = {}
     of = next(iter(norm.weights), None)
     dim = 0 if of is None else _dimension(of, trace)
     for eps in norm.eps:
@@ -146,10 +146,10 @@ def _dimension(path: str, trace: Trace) -> int:
     return next(dim for owner, dim in trace.slices if owner == path)
 
 
-def _of_stream(run: Sequence[UnitSlices], trace: Trace) -> Scales:
+def _of_stream(run: Sequence[UnitSlices], trace: Trace) -> NormScales:
     """The factors for what makes and reads the units: their mean square stays as it was."""
-    scales: Scales = {}
-    first = next(iter(run[0]))
+    scales: NormScales = {}
+    first = _counted(run, trace)
     for place in run[0]:
         if place.path not in trace.multipliers and place.path not in trace.norm_weights:
             power = 0.5 if place.reads else -0.5
@@ -157,8 +157,17 @@ def _of_stream(run: Sequence[UnitSlices], trace: Trace) -> Scales:
     return scales
 
 
-def _merged(choices: Iterable[Scales]) -> Scales:
-    together: Scales = {}
+def _counted(run: Sequence[UnitSlices], trace: Trace) -> SlicePlace:
+    """A place where the units are a whole dimension, if there is one, else their first."""
+    for place in run[0]:
+        slices = sum(len(unit[place]) for unit in run)
+        if slices == trace.shapes[place.path][place.dim]:
+            return place
+    return next(iter(run[0]))
+
+
+def _union_of(choices: Iterable[NormScales]) -> NormScales:
+    together: NormScales = {}
     for scales in choices:
         together |= scales
     return together

@@ -57,7 +57,7 @@ def remove(
         sliced = _sliced(tensor, kept.get(path, {}))
         small[path] = sliced * factors[path] if path in factors else sliced
     scaling = scaling_of(spec, tensors, small)
-    small, resized = scaling.of_tensors(small), scaling.of_attributes(resized)
+    small, resized = scaling.of_tensors(small), scaling.of_attributes(resized, tensors)
     shapes = {path: tuple(tensor.shape) for path, tensor in small.items()}
     small_fn = fn.resized(shapes, resized)
     small_params = {path: small[path] for path in params}

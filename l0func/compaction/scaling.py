@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -37,13 +37,22 @@ class Scaling:
             scaled[path] = tensors[path] * factor + (factor - 1.0) * offset
         return scaled
 
-    def of_attributes(self, parts: Mapping[str, Part]) -> dict[str, Part]:
-        """The submodules, with the numbers scaled that have a factor."""
+    def of_attributes(
+        self, parts: Mapping[str, Part], tensors: Collection[str]
+    ) -> dict[str, Part]:
+        """The submodules, with the numbers scaled that have a factor.
+
+        Args:
+            parts: The submodules, by their paths.
+            tensors: The paths of all tensors; the other paths are attributes.
+
+        Raises:
+            ValueError: No module has such an attribute.
+        """
         changed = dict(parts)
         for path, factor in self.factors.items():
-            place = _place(path, parts)
-            if place is not None:
-                module, name, keys = place
+            if path not in tensors:
+                module, name, keys = _attribute_place(path, parts)
                 value = _scaled(changed[module].attribute(name), keys, factor)
                 changed[module] = changed[module].with_attribute(name, value)
         return changed
@@ -58,12 +67,17 @@ def scaling_of(
         spec: The spec.
         before: All tensors before units are removed.
         after: All tensors after that.
+
+    Raises:
+        ValueError: A factor is not described as l0func.group says.
     """
     factors: dict[str, float] = {}
     offsets: dict[str, float] = {}
-    for _, attrs in spec.attrs:
-        for path, scale in cast("dict[str, Any]", json.loads(attrs)).items():
-            if isinstance(scale, dict):
+    for group, attrs in spec.attrs:
+        for path, value in cast("dict[str, Any]", json.loads(attrs)).items():
+            if isinstance(value, dict):
+                scale = cast("dict[str, Any]", value)
+                _check_scale(group, path, scale, before)
                 of, dim = scale["of"], scale["dim"]
                 ratio = before[of].shape[dim] / after[of].shape[dim]
                 factors[path] = ratio ** scale["power"]
@@ -71,14 +85,31 @@ def scaling_of(
     return Scaling(factors, offsets)
 
 
-def _place(path: str, parts: Mapping[str, Part]) -> tuple[str, str, list[str]] | None:
-    """The module, the attribute and the keys into it; None if no module has the attribute."""
+def _check_scale(
+    group: str, path: str, scale: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    of, dim = str(scale.get("of")), scale.get("dim")
+    numbers = [scale.get("power"), scale.get("offset", 0.0)]
+    is_counted = (
+        of in tensors and type(dim) is int and -tensors[of].dim() <= dim < tensors[of].dim()
+    )
+    if not is_counted or any(type(number) not in (int, float) for number in numbers):
+        raise ValueError(
+            f"A factor in a group's attrs is {{'power': number, 'of': tensor, 'dim': dimension}}, "
+            f"and may have an 'offset'; group {group!r} says {dict(scale)!r} for {path!r}."
+        )
+
+
+def _attribute_place(path: str, parts: Mapping[str, Part]) -> tuple[str, str, list[str]]:
+    """The module, the attribute and the keys into it."""
     steps = path.split(".")
     for length in range(len(steps) - 1, -1, -1):
         module, attribute = ".".join(steps[:length]), steps[length]
         if module in parts and attribute in parts[module].attributes():
             return module, attribute, steps[length + 1 :]
-    return None
+    raise ValueError(
+        f"A group's attrs scale {path!r}, which is neither a tensor nor an attribute."
+    )
 
 
 def _scaled(value: Any, keys: Sequence[str], factor: float) -> Any:

@@ -75,5 +75,17 @@ class SpreadsInsideUnits(NamedTuple):
             return
         roots = units.roots(without_repeats(self.labels))
         over = units.roots(without_repeats(self.over))
-        if bool((roots != INPUT).any()) and bool((roots != over).any()):
+        if not bool((roots != INPUT).any()) or not bool((roots != over).any()):
+            return
+        if _lie_inside(over, roots):
+            # One number for each head, such as a temperature: it goes with its head.
+            units.tie(roots, over)
+        else:
             units.fix(self.labels, self.reason, self.step)
+
+
+def _lie_inside(over: Tensor, roots: Tensor) -> bool:
+    """Whether the elements that each of these labels is spread over are of one unit."""
+    spread = [d for d in range(roots.dim()) if roots.shape[d] == 1]
+    has_no_units = not bool((over >= 0).all())
+    return not has_no_units and not any(varies(over, d) for d in spread)

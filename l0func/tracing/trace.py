@@ -140,7 +140,7 @@ class Trace:
         self.norm_weights.update(norm.weights)
         self.norms.append(norm)
 
-    def count(self, weight: Weight, uses: int) -> None:
+    def count(self, weight: Weight, uses: float) -> None:
         """Record that each element in this weight is multiplied so many times."""
         shape = self.shapes[weight.path]
         known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64, device="cpu"))
@@ -196,12 +196,17 @@ class Trace:
             return (weight.path, *found)
         joined = joined_slices(weight, dim, labels, reads, step)
         if joined is None:
-            self._keep_reshaped(weight.path, labels, step)
+            self.keep_reshaped(weight.path, labels, step)
         else:
-            self._joined.append(joined)
+            self.join(joined)
         return None
 
-    def _keep_reshaped(self, path: str, labels: Tensor, step: int | None) -> None:
+    def join(self, joined: JoinedSlices) -> None:
+        """Record slices along several dimensions; at the end units lie along one of them."""
+        self._joined.append(joined)
+
+    def keep_reshaped(self, path: str, labels: Tensor, step: int | None) -> None:
+        """Record that a parameter, and the units along it, stay: no single dimension fits."""
         reason = f"{path!r} is reshaped before it is used"
         self.units.fix(labels, reason, step)
         self.keep_whole(path, reason)
@@ -210,7 +215,7 @@ class Trace:
         """Give the units to the one dimension that they lie along, if there is one."""
         found = joined.along_one(self.units, self.shapes[joined.path])
         if found is None:
-            self._keep_reshaped(joined.path, joined.labels, joined.step)
+            self.keep_reshaped(joined.path, joined.labels, joined.step)
             return
         dim, along = found
         positions = torch.arange(len(along), device="cpu")
