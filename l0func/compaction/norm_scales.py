@@ -109,10 +109,10 @@ def scale_choices(run: Sequence[UnitSlices], trace: Trace) -> list[NormScales]:
 def _is_over(norm: WrittenNorm, run: Sequence[UnitSlices], trace: Trace) -> bool:
     """Whether a norm runs over these units."""
     roots = set(listed(trace.units.roots(without_repeats(norm.labels)).flatten()))
-    return not roots.isdisjoint(_root(unit, trace) for unit in run)
+    return not roots.isdisjoint(_root_of(unit, trace) for unit in run)
 
 
-def _root(unit: UnitSlices, trace: Trace) -> int:
+def _root_of(unit: UnitSlices, trace: Trace) -> int:
     """The label that stands for a unit."""
     place, positions = next(iter(unit.items()))
     labels = trace.slices[place.path, place.dim].labels
@@ -124,7 +124,7 @@ def _of_norm(norm: WrittenNorm, variant: str, trace: Trace) -> NormScales | None
     power = getattr(norm.powers, variant)
     scales: NormScales = {}
     of = next(iter(norm.weights), None)
-    dim = 0 if of is None else _dimension(of, trace)
+    dim = 0 if of is None else _weight_dimension(of, trace)
     for eps in norm.eps:
         eps_power = -getattr(eps.powers, variant)
         paths = norm.eps_paths.get(eps)
@@ -141,7 +141,7 @@ def _of_norm(norm: WrittenNorm, variant: str, trace: Trace) -> NormScales | None
     return scales
 
 
-def _dimension(path: str, trace: Trace) -> int:
+def _weight_dimension(path: str, trace: Trace) -> int:
     """The dimension of a tensor that units lie along."""
     return next(dim for owner, dim in trace.slices if owner == path)
 
@@ -149,7 +149,7 @@ def _dimension(path: str, trace: Trace) -> int:
 def _of_stream(run: Sequence[UnitSlices], trace: Trace) -> NormScales:
     """The factors for what makes and reads the units: their mean square stays as it was."""
     scales: NormScales = {}
-    first = _counted(run, trace)
+    first = _counted_place(run, trace)
     for place in run[0]:
         if place.path not in trace.multipliers and place.path not in trace.norm_weights:
             power = 0.5 if place.reads else -0.5
@@ -157,7 +157,7 @@ def _of_stream(run: Sequence[UnitSlices], trace: Trace) -> NormScales:
     return scales
 
 
-def _counted(run: Sequence[UnitSlices], trace: Trace) -> SlicePlace:
+def _counted_place(run: Sequence[UnitSlices], trace: Trace) -> SlicePlace:
     """A place where the units are a whole dimension, if there is one, else their first."""
     for place in run[0]:
         slices = sum(len(unit[place]) for unit in run)

@@ -53,7 +53,7 @@ class Scaling:
         for path, factor in self.factors.items():
             if path not in tensors:
                 module, name, keys = _attribute_place(path, parts)
-                value = _scaled(changed[module].attribute(name), keys, factor)
+                value = _scaled_number(changed[module].attribute(name), keys, factor)
                 changed[module] = changed[module].with_attribute(name, value)
         return changed
 
@@ -79,7 +79,7 @@ def scaling_of(
                 scale = cast("dict[str, Any]", value)
                 _check_scale(group, path, scale, before)
                 of, dim = scale["of"], scale["dim"]
-                ratio = before[of].shape[dim] / after[of].shape[dim]
+                ratio: float = before[of].shape[dim] / after[of].shape[dim]
                 factors[path] = ratio ** scale["power"]
                 offsets[path] = scale.get("offset", 0.0)
     return Scaling(factors, offsets)
@@ -112,20 +112,20 @@ def _attribute_place(path: str, parts: Mapping[str, Part]) -> tuple[str, str, li
     )
 
 
-def _scaled(value: Any, keys: Sequence[str], factor: float) -> Any:
+def _scaled_number(value: Any, keys: Sequence[str], factor: float) -> Any:
     """A copy of an attribute in which the number at these keys is multiplied."""
     if not keys:
         return value * factor
     key, *deeper = keys
     if hasattr(value, "_replace"):
-        return value._replace(**{key: _scaled(getattr(value, key), deeper, factor)})
+        return value._replace(**{key: _scaled_number(getattr(value, key), deeper, factor)})
     if isinstance(value, tuple):
-        return tuple(_scaled(list(cast("tuple[Any, ...]", value)), keys, factor))
+        return tuple(_scaled_number(list(cast("tuple[Any, ...]", value)), keys, factor))
     changed = copy(value)
     if isinstance(value, list | dict):
         at: Any = int(key) if isinstance(value, list) else key
-        changed[at] = _scaled(changed[at], deeper, factor)
+        changed[at] = _scaled_number(changed[at], deeper, factor)
     else:
         # Past the object's own __setattr__: a frozen dataclass would refuse.
-        object.__setattr__(changed, key, _scaled(getattr(value, key), deeper, factor))
+        object.__setattr__(changed, key, _scaled_number(getattr(value, key), deeper, factor))
     return changed

@@ -23,7 +23,7 @@ _COPIES = frozenset("_to_copy clone detach alias contiguous _unsafe_view lift_fr
 _ROOTS = {"sqrt": 0.5, "rsqrt": -0.5, "reciprocal": -1.0, "square": 2.0}
 _BOUNDS = frozenset({"add", "clamp", "clamp_min", "maximum"})
 _NEUTRAL = Powers(0.0, 0.0)
-_UNKNOWN = Affine(1.0, None)
+_OTHER_FUNCTION = Affine(1.0, None)
 
 
 def begin_norm(step: Step, labels: Tensor, dims: Sequence[int], reason: str, call: Call) -> None:
@@ -95,7 +95,9 @@ def _made_state(step: Step, call: Call, operands: Sequence[Tensor]) -> NormState
     arithmetic = _with_numbers(step, call, operands)
     if len(statistics) == 1:
         state = statistics[0]
-        made = _scaled(step, call, state) if arithmetic is None else _bounded(state, arithmetic)
+        made = (
+            _norm_output(step, call, state) if arithmetic is None else _bounded(state, arithmetic)
+        )
         state.norm.is_stray |= made is None
         return made
     if statistics:
@@ -103,7 +105,7 @@ def _made_state(step: Step, call: Call, operands: Sequence[Tensor]) -> NormState
         return None
     if len(outputs) == 1:
         return _after_output(step, call, outputs[0], arithmetic)
-    return _UNKNOWN if arithmetic is None else _affine(step, arithmetic)
+    return _OTHER_FUNCTION if arithmetic is None else _affine(step, arithmetic)
 
 
 class _Arithmetic(NamedTuple):
@@ -134,7 +136,7 @@ def _with_numbers(step: Step, call: Call, operands: Sequence[Tensor]) -> _Arithm
     for value in (*call.args, *call.kwargs.values()):
         if isinstance(value, int | float) and not isinstance(value, bool):
             numbers.append(float(value))
-        elif isinstance(value, Tensor) and _is_number(step, value):
+        elif isinstance(value, Tensor) and _holds_number(step, value):
             numbers.append(float(value))
         elif isinstance(value, Tensor):
             tensors.append(value)
@@ -144,7 +146,7 @@ def _with_numbers(step: Step, call: Call, operands: Sequence[Tensor]) -> _Arithm
     return _Arithmetic(name, tensors[0], call.args[0] is tensors[0], numbers)
 
 
-def _is_number(step: Step, tensor: Tensor) -> bool:
+def _holds_number(step: Step, tensor: Tensor) -> bool:
     if step.values.norm_state(tensor) is not None or step.weight(tensor) is not None:
         return False
     is_real = not tensor.is_complex() and not tensor.is_meta
@@ -171,7 +173,7 @@ def _bounded(state: Statistic, call: _Arithmetic) -> Statistic | None:
     return None
 
 
-def _scaled(step: Step, call: Call, state: Statistic) -> NormOutput | None:
+def _norm_output(step: Step, call: Call, state: Statistic) -> NormOutput | None:
     """The output of a norm, where a statistic multiplies or divides units or a weight."""
     name, operands = call.name.removesuffix("_"), list(call.tensors())
     if name not in ("mul", "div") or len(operands) != 2:
@@ -232,18 +234,18 @@ def _affine(step: Step, call: _Arithmetic) -> Affine:
     factor, offset = known if isinstance(known, Affine) else Affine(1.0, 0.0)
     number = call.number
     if offset is None or math.isnan(number):
-        return _UNKNOWN
+        return _OTHER_FUNCTION
     if call.name == "add":
         return Affine(factor, offset + number)
     if call.name == "sub":
-        return Affine(factor, offset - number) if call.is_first else _UNKNOWN
+        return Affine(factor, offset - number) if call.is_first else _OTHER_FUNCTION
     if call.name == "rsub":
         return Affine(-factor, number - offset)
     if call.name == "mul" and number:
         return Affine(factor * number, offset * number)
     if call.name == "div" and call.is_first and number:
         return Affine(factor / number, offset / number)
-    return _UNKNOWN
+    return _OTHER_FUNCTION
 
 
 def _power_of(number: float, count: int) -> Powers:

@@ -66,6 +66,8 @@ def _grouped_mm(step: Step, call: Call) -> None:
         refuse(step, call)
         return
     labels = _read_by(step, _Matrix(weight, 1, 2, None), x, step.labels(x))
+    # torch wants rows of whole runs of 16 bytes.
+    step.trace.pieces.add(_ALIGNED_BYTES // x.element_size())
     step.set(call.outputs[0], labels)
 
 
@@ -145,6 +147,7 @@ def _product_of_weights(step: Step, left: Weight, right: Weight, shape: tuple[in
     return step.fixed(f"they come out of {left.path!r} times {right.path!r}", shape)
 
 
+_ALIGNED_BYTES = 16
 _REFUSED = ("addbmm", "dot", "addmv")
 
 TRANSFERS: dict[str, Transfer] = {"mv": _mv, "linear": _linear, "_grouped_mm": _grouped_mm}

@@ -144,7 +144,7 @@ def _glu(step: Step, call: Call, labels: Tensor) -> None:
 # Operations that torch does not tag as pointwise in every release.
 _UNTAGGED = (
     "silu hardtanh hardswish masked_fill leaky_relu elu prelu _prelu_kernel softplus hardsigmoid "
-    "log_sigmoid_forward mish threshold polar complex celu selu relu6 rrelu_with_noise where"
+    "log_sigmoid_forward mish threshold floor_divide polar complex celu selu relu6 rrelu_with_noise where"
 )
 
 TRANSFERS: dict[str, Transfer] = {"glu": _glu}

@@ -21,7 +21,7 @@ def _along_one(step: Step, call: Call) -> None:
     dim = int(call.args[1]) % max(target.dim(), 1)
     source = call.args[3]
     values = step.labels(source) if isinstance(source, Tensor) and source.dim() else None
-    _written(step, call, [dim], values)
+    _with_values(step, call, [dim], values)
 
 
 def _at_indices(step: Step, call: Call) -> None:
@@ -37,7 +37,7 @@ def _at_indices(step: Step, call: Call) -> None:
     row = values.reshape(-1, *values.shape[max(values.dim() - rest, 0) :])[:1]
     shape = (1,) * (target.dim() - row.dim() + 1) + tuple(row.shape[1:])
     is_empty = not row.numel()
-    _written(step, call, dims, None if is_empty else row.reshape(shape))
+    _with_values(step, call, dims, None if is_empty else row.reshape(shape))
 
 
 def _indexed(indices: Sequence[Tensor | None]) -> list[int]:
@@ -65,14 +65,14 @@ def _masked(step: Step, call: Call) -> None:
         refuse(step, call, " with a mask that differs between units")
         return
     row = values.reshape(-1, values.shape[-1])[:1]
-    _written(step, call, list(range(last)), row.reshape((1,) * last + (-1,)))
+    _with_values(step, call, list(range(last)), row.reshape((1,) * last + (-1,)))
 
 
 def _varies_along_last(mask: Tensor) -> bool:
     return mask.dim() > 0 and bool((mask != mask[..., :1]).any())
 
 
-def _written(step: Step, call: Call, dims: Sequence[int], values: Tensor | None) -> None:
+def _with_values(step: Step, call: Call, dims: Sequence[int], values: Tensor | None) -> None:
     """Tie the values with their target; refuse units along the dimensions of the indices."""
     target: Tensor = call.args[0]
     before = step.value_of(target)
