@@ -163,7 +163,7 @@ def _overloads(name: str) -> Iterator[Any]:
     for own in (name, f"{name}_"):
         packet = getattr(torch.ops.aten, own, None)
         for overload in packet.overloads() if packet is not None else ():
-            if "out" not in overload and overload != "hacked_twin":
+            if "out" not in overload and "hacked_twin" not in overload:
                 yield getattr(packet, overload)
 
 

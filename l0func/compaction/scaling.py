@@ -78,7 +78,7 @@ def scaling_of(
             if isinstance(value, dict):
                 scale = cast("dict[str, Any]", value)
                 _check_scale(group, path, scale, before)
-                of, dim = scale["of"], scale["dim"]
+                of, dim = str(scale["of"]), int(scale["dim"])
                 ratio: float = before[of].shape[dim] / after[of].shape[dim]
                 factors[path] = ratio ** scale["power"]
                 offsets[path] = scale.get("offset", 0.0)

@@ -11,7 +11,7 @@ value is one of two things:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import torch
@@ -84,6 +84,7 @@ class AbstractValues:
         self._known: dict[int, tuple[Tensor, AbstractValue]] = {}
         self._steady: set[int] = set()
         self._norm_states: dict[int, NormState] = {}
+        self._repeats: dict[int, Collection[int]] = {}
 
     def get(self, tensor: Tensor) -> AbstractValue | None:
         """A tensor's abstract value; None if it was not set."""
@@ -101,6 +102,14 @@ class AbstractValues:
     def mark_steady(self, tensors: Iterable[Tensor]) -> None:
         """Record that these tensors are steady."""
         self._steady.update(id(tensor) for tensor in tensors)
+
+    def repeats(self, tensor: Tensor) -> Collection[int]:
+        """The dimensions along which a constant of forward's own size repeats inputs."""
+        return self._repeats.get(id(tensor), ())
+
+    def set_repeats(self, tensor: Tensor, dims: Collection[int]) -> None:
+        """Record the dimensions along which a tensor repeats inputs."""
+        self._repeats[id(tensor)] = dims
 
     def norm_state(self, tensor: Tensor) -> NormState | None:
         """The tensor's part in a norm that forward writes out; None if it has none."""

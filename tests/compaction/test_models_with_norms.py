@@ -65,10 +65,10 @@ def test_streams_heads_and_hidden_units_of_a_model_go_exactly(name: str):
     module = Classifier(name).eval()
     groups = l0.unit_groups(module, IDS)
     assert groups.sizes == FOUND[name]
-    check_removal(module, IDS, groups)
+    check_removal(module, (IDS,), groups)
 
 
-def check_removal(module: nn.Module, ids: Tensor, groups: Any) -> None:
+def check_removal(module: nn.Module, inputs: tuple[Tensor, ...], groups: Any) -> None:
     fn, params, buffers = l0.make_functional(module)
     spec = l0.gate_spec(params, groups=groups, buffers=buffers)
     generator = torch.Generator().manual_seed(0)
@@ -79,11 +79,11 @@ def check_removal(module: nn.Module, ids: Tensor, groups: Any) -> None:
             closed = torch.rand(gate.shape, generator=generator) < 0.4
             closed[0] = False
             gates[gate.name] = torch.where(closed, -20.0, values)
-        expected = functional_call(module, {**l0.prune(params, gates, spec), **buffers}, (ids,))
+        expected = functional_call(module, {**l0.prune(params, gates, spec), **buffers}, inputs)
         small = l0.compact(fn, params, gates, buffers, spec)
-        output = small.fn(small.params, small.buffers, ids)
+        output = small.fn(small.params, small.buffers, *inputs)
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
-        macs = [l0.count_macs(*f, ids).total for f in ((fn, params, buffers), small)]
+        macs = [l0.count_macs(*f, *inputs).total for f in ((fn, params, buffers), small)]
         assert macs[1] < macs[0]
 
 
@@ -111,4 +111,4 @@ def test_the_layers_of_t5_share_the_bias_of_their_heads():
         "model.decoder.block.0.layer.0.SelfAttention.q": 4,
         "model.decoder.block.0.layer.1.EncDecAttention.q": 4,
     }
-    check_removal(module, IDS, groups)
+    check_removal(module, (IDS,), groups)

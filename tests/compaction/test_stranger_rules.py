@@ -287,21 +287,26 @@ def test_channels_go_in_another_memory_format():
 class SharedConstant(nn.Module):
     """The first layer makes a constant of its own heads, and all layers add it to their scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, masked: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.e, self.out = nn.Linear(5, 12), nn.Linear(12, 2)
+        self.masked, self.e, self.out = masked, nn.Linear(5, 12), nn.Linear(12, 2)
         self.qkv = nn.ModuleList(nn.Linear(12, 36) for _ in range(3))
         self.o = nn.ModuleList(nn.Linear(12, 12) for _ in range(3))
         self.heads = nn.ModuleList(_Count() for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
+        mask = (x[..., 0] < 0).to(x.dtype)[:, None, None]
         x, bias = self.e(x), None
         b, n, _ = x.shape
         for qkv, o, count in zip(self.qkv, self.o, self.heads, strict=True):
             q, k, v = qkv(x).reshape(b, n, 3, count.heads, -1).permute(2, 0, 3, 1, 4)
             if bias is None:
                 bias = torch.zeros(1, count.heads, n, n, dtype=x.dtype)
+                if self.masked == "by adding":
+                    bias = bias + mask
+                elif self.masked == "by expanding":
+                    bias = bias + mask.expand(b, count.heads, n, n)
             x = x + o(((q @ k.mT + bias).softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1))
         return self.out(x)
 
@@ -312,5 +317,6 @@ class _Count(nn.Module):
         self.heads = 4
 
 
-def test_heads_of_layers_that_share_a_constant_go_together():
-    assert found(SharedConstant(), TOKENS) == {"e": 12, "qkv.0": 4}
+@pytest.mark.parametrize("masked", ["", "by adding", "by expanding"])
+def test_heads_of_layers_that_share_a_constant_go_together(masked):
+    assert found(SharedConstant(masked), TOKENS) == {"e": 12, "qkv.0": 4}

@@ -29,6 +29,9 @@ def moved(step: Step, call: Call) -> None:
             _note_pieces(step, call, value)
         for output, labels in zip(call.outputs, _applied(call, value), strict=True):
             step.set(output, labels)
+        if call.name == "expand":
+            added = call.outputs[0].dim() - value.dim()
+            step.note_repeats(call.outputs[0], (1,) * added + tuple(value.shape))
     else:
         # A split has several outputs, and each output has a piece of every coordinate.
         coordinates = [_applied(call, c) for c in value.coordinates]

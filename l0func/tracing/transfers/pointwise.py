@@ -89,7 +89,12 @@ def _merged(step: Step, call: Call, operands: Sequence[Tensor]) -> Tensor:
     if merged is not None:
         return merged
     rest = labelled[0] if labelled else nothing
-    return rest.expand(shape)
+    made = rest.expand(shape)
+    step.set(call.outputs[0], made)
+    if labelled:
+        sizes = [max(each.shape[d] for each in labelled) for d in range(len(shape))]
+        step.note_repeats(call.outputs[0], sizes)
+    return made
 
 
 def _any_varies(every: Sequence[Tensor], dim: int) -> bool:
@@ -111,6 +116,8 @@ class _Operand(NamedTuple):
 def _labels(step: Step, tensor: Tensor) -> Tensor:
     """An operand's labels; a norm's statistic is not expanded, so that it is spread over units."""
     labels = step.labels(tensor)
+    for dim in step.values.repeats(tensor):
+        labels = labels.narrow(dim, 0, 1)
     return labels if _norm_of(step, tensor) is None else without_repeats(labels)
 
 
@@ -144,7 +151,8 @@ def _glu(step: Step, call: Call, labels: Tensor) -> None:
 # Operations that torch does not tag as pointwise in every release.
 _UNTAGGED = (
     "silu hardtanh hardswish masked_fill leaky_relu elu prelu _prelu_kernel softplus hardsigmoid "
-    "log_sigmoid_forward mish threshold floor_divide polar complex celu selu relu6 rrelu_with_noise where"
+    "log_sigmoid_forward mish threshold polar complex celu selu relu6 rrelu_with_noise "
+    "floor_divide where"
 )
 
 TRANSFERS: dict[str, Transfer] = {"glu": _glu}
