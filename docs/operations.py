@@ -163,7 +163,7 @@ def _overloads(name: str) -> Iterator[Any]:
     for own in (name, f"{name}_"):
         packet = getattr(torch.ops.aten, own, None)
         for overload in packet.overloads() if packet is not None else ():
-            if "out" not in overload and "hacked_twin" not in overload:
+            if "out" not in overload:
                 yield getattr(packet, overload)
 
 
@@ -172,9 +172,13 @@ def _is_listed(op: Any) -> bool:
     name = op.overloadpacket.__name__
     if _NOT_LISTED.search(name) or torch.Tag.nondeterministic_seeded in op.tags:
         return False
-    return not torch._C._dispatch_has_kernel_for_dispatch_key(
-        op.name(), "CompositeImplicitAutograd"
-    )
+    try:
+        return not torch._C._dispatch_has_kernel_for_dispatch_key(
+            op.name(), "CompositeImplicitAutograd"
+        )
+    except RuntimeError:
+        # TorchScript has it, for Python's own numbers.
+        return False
 
 
 def family_of(name: str) -> str:

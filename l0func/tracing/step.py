@@ -82,15 +82,16 @@ class Step:
         label = self.units.fixed(reason)
         return label.reshape((1,) * len(shape)).expand(shape)
 
-    def note_repeats(self, tensor: Tensor, sizes: Sequence[int]) -> None:
+    def note_repeats(self, tensor: Tensor, labels: Tensor, sizes: Sequence[int]) -> None:
         """Note dimensions along which a tensor only repeats inputs, such as a mask for all heads.
 
         Args:
-            tensor: The tensor, with its labels.
+            tensor: The tensor.
+            labels: The labels of what it repeats.
             sizes: The inputs' sizes, for each dimension of the tensor.
         """
         repeated = [d for d, size in enumerate(sizes) if size == 1]
-        if repeated and bool((without_repeats(self.labels(tensor)) == INPUT).all()):
+        if repeated and bool((without_repeats(labels) == INPUT).all()):
             self.values.set_repeats(tensor, repeated)
 
     def own(self, weight: Weight, dim: int, labels: Tensor) -> None:

@@ -31,7 +31,7 @@ def moved(step: Step, call: Call) -> None:
             step.set(output, labels)
         if call.name == "expand":
             added = call.outputs[0].dim() - value.dim()
-            step.note_repeats(call.outputs[0], (1,) * added + tuple(value.shape))
+            step.note_repeats(call.outputs[0], value, (1,) * added + tuple(value.shape))
     else:
         # A split has several outputs, and each output has a piece of every coordinate.
         coordinates = [_applied(call, c) for c in value.coordinates]

@@ -89,12 +89,10 @@ def _merged(step: Step, call: Call, operands: Sequence[Tensor]) -> Tensor:
     if merged is not None:
         return merged
     rest = labelled[0] if labelled else nothing
-    made = rest.expand(shape)
-    step.set(call.outputs[0], made)
     if labelled:
         sizes = [max(each.shape[d] for each in labelled) for d in range(len(shape))]
-        step.note_repeats(call.outputs[0], sizes)
-    return made
+        step.note_repeats(call.outputs[0], rest, sizes)
+    return rest.expand(shape)
 
 
 def _any_varies(every: Sequence[Tensor], dim: int) -> bool:
