@@ -98,8 +98,6 @@ REFUSED |= {
 _PRODUCTS = "tests/tracing/test_products.py::"
 _LAYERS = "tests/tracing/test_layers.py::"
 
-INSIDE: tuple[str, ...] = ()
-
 ELSEWHERE: dict[str, str] = {
     "linear": _PRODUCTS + "test_a_matrix_reads_units_by_its_rows_and_makes_units_by_its_columns",
     "convolution": _PRODUCTS + "test_a_kernel_reads_channels_and_makes_channels",

@@ -95,9 +95,10 @@ def _made_state(step: Step, call: Call, operands: Sequence[Tensor]) -> NormState
     arithmetic = _with_numbers(step, call, operands)
     if len(statistics) == 1:
         state = statistics[0]
-        made = (
-            _norm_output(step, call, state) if arithmetic is None else _bounded(state, arithmetic)
-        )
+        if arithmetic is None:
+            made = _norm_output(step, call, state)
+        else:
+            made = _bounded(state, arithmetic)
         state.norm.is_stray |= made is None
         return made
     if statistics:
@@ -105,6 +106,8 @@ def _made_state(step: Step, call: Call, operands: Sequence[Tensor]) -> NormState
         return None
     if len(outputs) == 1:
         return _after_output(step, call, outputs[0], arithmetic)
+    if step.weight(call.outputs[0]) is None:
+        return None
     return _OTHER_FUNCTION if arithmetic is None else _affine(step, arithmetic)
 
 

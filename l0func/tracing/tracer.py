@@ -134,7 +134,8 @@ class Tracer(TorchDispatchMode):
                 step.set(made, no_units(tuple(made.shape)))
             return
         transfer_for(call.func)(step, call)
-        follow_norms(step, call)
+        if call.name not in FACTORIES:
+            follow_norms(step, call)
         if outputs_are_steady(step, call):
             self._values.mark_steady(call.outputs)
 
