@@ -25,7 +25,7 @@ VERSION = "2.13"
 # Views of sparse and nested tensors and of forward-mode gradients, and torch's own tests.
 _NOT_LISTED = re.compile(
     r"_fw_primal|_make_dual|_unpack_dual|_neg_view|_test|_nested|_sparse|(c?col_|crow_|row_|_)?"
-    r"(indices|values)$|coalesce|slice_inverse|_backward|^__|cudnn|miopen|equal$|pin_memory"
+    r"(indices|values)$|coalesce|slice_inverse|_backward|^__|cudnn|miopen|equal$|pin_memory|conj_physical|fractional"
 )
 
 # A family of transfer functions: its units, when they are kept by name, and the test of a case.

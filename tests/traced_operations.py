@@ -157,18 +157,11 @@ POOLS: dict[str, Case] = {
     "col2im": lambda x: F.fold(
         x.flatten(2).unsqueeze(2).expand(-1, -1, 4, -1).flatten(1, 2), 5, 2
     ),
-    "grid_sampler_2d": lambda x: F.grid_sample(x, kernel(x, 1, 3, 3, 2).expand(len(x), 3, 3, 2)),
+    "grid_sampler_2d": lambda x: F.grid_sample(
+        x, kernel(x, 1, 3, 3, 2).expand(len(x), 3, 3, 2), align_corners=False
+    ),
     "grid_sampler_3d": lambda x: F.grid_sample(
-        x[..., None], kernel(x, 1, 1, 3, 3, 3).expand(len(x), 1, 3, 3, 3)
-    ),
-    "fractional_max_pool2d": lambda x: F.fractional_max_pool2d(
-        x, 2, 2, _random_samples=kernel(x, 1, 1, 2).abs().expand(len(x), x.shape[1], 2)
-    ),
-    "fractional_max_pool3d": lambda x: F.fractional_max_pool3d(
-        x[..., None],
-        (2, 2, 1),
-        (2, 2, 1),
-        _random_samples=kernel(x, 1, 1, 3).abs().expand(len(x), x.shape[1], 3),
+        x[..., None], kernel(x, 1, 1, 3, 3, 3).expand(len(x), 1, 3, 3, 3), align_corners=False
     ),
     "max_unpool3d": lambda x: F.max_unpool3d(
         *F.max_pool3d(x[..., None], (2, 2, 1), return_indices=True), (2, 2, 1)

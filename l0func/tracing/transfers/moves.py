@@ -52,7 +52,7 @@ def _note_pieces(step: Step, call: Call, labels: Tensor) -> None:
 
 def _applied(call: Call, labels: Tensor) -> list[Tensor]:
     """The operation's results for labels or coordinates in place of its first argument."""
-    if call.name in ("view", "_unsafe_view"):
+    if call.name in _VIEWS:
         # The labels may have other strides than the tensor, and a view could then fail.
         return [labels.reshape(call.args[1])]
     # Indices may be on another device than the labels.
@@ -107,9 +107,10 @@ def _pad(step: Step, call: Call, labels: Tensor) -> None:
 
 
 _CUTS = frozenset({"split", "split_with_sizes", "unbind", "slice", "select"})
+_VIEWS = frozenset({"view", "_unsafe_view", "_reshape_alias", "_reshape_alias_copy"})
 _MOVES = (
-    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim tril "
-    "triu pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"
+    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim "
+    "_reshape_alias_copy pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"
 )
 
 TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad, "as_strided": _restrided}

@@ -150,7 +150,7 @@ def _glu(step: Step, call: Call, labels: Tensor) -> None:
 _UNTAGGED = (
     "silu hardtanh hardswish masked_fill leaky_relu elu prelu _prelu_kernel softplus hardsigmoid "
     "log_sigmoid_forward mish threshold polar complex celu selu relu6 rrelu_with_noise "
-    "floor_divide where"
+    "floor_divide rsub where"
 )
 
 TRANSFERS: dict[str, Transfer] = {"glu": _glu}

@@ -50,7 +50,7 @@ def _at(sizes: Sequence[int], dim: int) -> int:
 _BY_RANK = (
     "max_pool{d}d_with_indices max_pool{d}d avg_pool{d}d _adaptive_avg_pool{d}d "
     "adaptive_avg_pool{d}d adaptive_max_pool{d}d reflection_pad{d}d replication_pad{d}d "
-    "upsample_nearest{d}d _upsample_nearest_exact{d}d fractional_max_pool{d}d max_unpool{d}d"
+    "upsample_nearest{d}d _upsample_nearest_exact{d}d max_unpool{d}d"
 )
 _SMOOTH = {
     1: "upsample_linear1d",
