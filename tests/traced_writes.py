@@ -78,7 +78,9 @@ REFUSED |= {
     "scatter_reduce": lambda h: h.scatter_reduce(2, _rows(h), h, "amax"),
     "masked_scatter": lambda h: h.masked_scatter(torch.arange(6) > 2, h),
     "grid_sampler_2d": lambda h: (
-        F.grid_sample(torch.ones(2, 6, 3, 3, dtype=h.dtype), h.unflatten(2, (3, 2)))
+        F.grid_sample(
+            torch.ones(2, 6, 3, 3, dtype=h.dtype), h.unflatten(2, (3, 2)), align_corners=False
+        )
         .flatten(2)
         .mT[..., :3]
     ),

@@ -106,7 +106,7 @@ class GroupedExperts(nn.Module):
 def test_hidden_units_go_from_experts_in_grouped_products():
     # torch takes whole runs of 16 bytes: four numbers.
     module, x = GroupedExperts(), torch.randn(8, 5)
-    assert found(module, x) == {"e": 2, "up": 4}
+    assert l0.unit_groups(module.eval(), x).sizes == {"e": 2, "up": 4}
 
 
 class Temperature(nn.Module):
@@ -191,13 +191,12 @@ class PooledAttention(nn.Module):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_pooled_heads_go_and_their_shared_kernels_stay(bias):
-    module, x = PooledAttention(bias), torch.randn(2, 9, 5)
-    sizes = found(module, x)
-    assert sizes == {"e": 12, "qkv": 3}
-    named = {
-        path for g in l0.unit_groups(module, x).values() for path, _ in (*g.multiplies, *g.owns)
-    }
+    module, x = PooledAttention(bias).eval(), torch.randn(2, 9, 5)
+    groups = l0.unit_groups(module, x)
+    assert groups.sizes == {"e": 12, "qkv": 3}
+    named = {path for group in groups.values() for path, _ in (*group.multiplies, *group.owns)}
     assert not any(path.startswith(("pools", "norms")) for path in named)
+    assert wrong_removals(module, (x,), groups, draws=12) == []
 
 
 class Resampled(nn.Module):
@@ -230,11 +229,10 @@ def test_units_stay_apart_where_resampling_leaves_their_dimension_as_it_is(numbe
     assert found(module, x) == {"first": 6}
 
 
-@pytest.mark.parametrize(
-    "function",
-    [lambda h: F.adaptive_avg_pool2d(h, (2, 5)), lambda h: F.avg_pool2d(h, (1, 3), 1, (0, 1))],
-)
-def test_resampling_along_the_units_is_refused_by_name(function):
+def test_resampling_along_the_units_is_refused_by_name():
+    def function(h: Tensor) -> Tensor:
+        return F.avg_pool2d(h, (1, 3), 1, (0, 1))
+
     with pytest.raises(
         ValueError, match=r"'first.weight': the operation '\w*avg_pool2d' runs over"
     ):
@@ -282,41 +280,3 @@ class ChannelsLast(nn.Module):
 
 def test_channels_go_in_another_memory_format():
     assert found(ChannelsLast(), torch.randn(2, 3, 8, 8)) == {"a": 6, "b": 4}
-
-
-class SharedConstant(nn.Module):
-    """The first layer makes a constant of its own heads, and all layers add it to their scores."""
-
-    def __init__(self, masked: str) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.masked, self.e, self.out = masked, nn.Linear(5, 12), nn.Linear(12, 2)
-        self.qkv = nn.ModuleList(nn.Linear(12, 36) for _ in range(3))
-        self.o = nn.ModuleList(nn.Linear(12, 12) for _ in range(3))
-        self.heads = nn.ModuleList(_Count() for _ in range(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        mask = (x[..., 0] < 0).to(x.dtype)[:, None, None]
-        x, bias = self.e(x), None
-        b, n, _ = x.shape
-        for qkv, o, count in zip(self.qkv, self.o, self.heads, strict=True):
-            q, k, v = qkv(x).reshape(b, n, 3, count.heads, -1).permute(2, 0, 3, 1, 4)
-            if bias is None:
-                bias = torch.zeros(1, count.heads, n, n, dtype=x.dtype)
-                if self.masked == "by adding":
-                    bias = bias + mask
-                elif self.masked == "by expanding":
-                    bias = bias + mask.expand(b, count.heads, n, n)
-            x = x + o(((q @ k.mT + bias).softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1))
-        return self.out(x)
-
-
-class _Count(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = 4
-
-
-@pytest.mark.parametrize("masked", ["", "by adding", "by expanding"])
-def test_heads_of_layers_that_share_a_constant_go_together(masked):
-    assert found(SharedConstant(masked), TOKENS) == {"e": 12, "qkv.0": 4}
