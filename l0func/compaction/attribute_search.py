@@ -135,9 +135,14 @@ class AttributeSearch:
         grow with the number of blocks.
         """
         first, *others = vectors
-        results = {first.name: self.fit(first)}
-        together = self._like_the_last(vectors) if others else None
-        if isinstance(results[first.name], Fit) and together is not None:
+        result = self.fit(first)
+        results = {first.name: result}
+        together = None
+        if others and isinstance(result, Fit):
+            skipped = len(first.scales) - len(result.vector.scales)
+            variants = [vector.variant(skipped) for vector in others]
+            together = self._like_the_last([result.vector, *variants])
+        if together is not None:
             groups = {name: fit.group for name, fit in together.items()}
             if self.trial.failure(groups) is None:
                 return {**together}
@@ -162,6 +167,19 @@ class AttributeSearch:
         return tuple(kind for kind in attribute_kinds(self.numbers, vector) if kind.key in keys)
 
     def fit(self, vector: UnitVector) -> Fit | Failure:
+        """The first variant of the vector that fits, or the failure of the try that came furthest.
+
+        The variants make up for units lost under a norm in different ways.
+        """
+        failures: list[Failure] = []
+        for variant in vector.variants():
+            result = self._fit_one(variant)
+            if isinstance(result, Fit):
+                return result
+            failures.append(result)
+        return max(failures, key=_reached)
+
+    def _fit_one(self, vector: UnitVector) -> Fit | Failure:
         """The vector with the fewest attributes that make its removal exact.
 
         Returns:

@@ -69,6 +69,9 @@ def _amounts_to_remove(spec: GateSpec, opens: Mapping[str, Tensor]) -> dict[str,
     for group, attrs in spec.attrs:
         closed = int((~opens[group]).sum())
         for path, each in cast("dict[str, Any]", json.loads(attrs)).items():
+            if isinstance(each, dict):
+                # A factor: compaction.scaling applies it.
+                continue
             _check_amount(group, path, each)
             amounts[path] = amounts.get(path, 0) + each * closed
     return amounts

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from l0func.compaction.norm_scales import NormScales, scale_choices
 from l0func.compaction.slice_rules import rules_for
 from l0func.compaction.unit_slices import (
     SlicePlace,
@@ -39,6 +40,7 @@ class UnitVector:
         multiplies: Rules for the slices that a gate scales: those that read the units; under an
             RMSNorm those that make them.
         owns: Rules for the other slices.
+        scales: Ways to make up for lost units under an RMSNorm, likely ones first.
         normed: Whether an RMSNorm runs over the units; it reads them without a slice.
         maker: The first parameter that makes them.
         units: The slices of each unit.
@@ -49,6 +51,7 @@ class UnitVector:
     sizes: frozenset[int]
     multiplies: dict[str, list[Rule]]
     owns: dict[str, list[Rule]]
+    scales: list[NormScales]
     normed: bool
     maker: str
     units: list[UnitSlices]
@@ -59,7 +62,17 @@ class UnitVector:
         Args:
             attrs: For each module attribute that counts units: its amount for one unit.
         """
-        return group(dict(self.multiplies), dict(self.owns), attrs)
+        return group(dict(self.multiplies), dict(self.owns), attrs | self.scales[0])
+
+    def variants(self) -> Iterator[UnitVector]:
+        """The same units, each time with another way to make up for lost ones."""
+        for number in range(len(self.scales)):
+            yield self.variant(number)
+
+    def variant(self, number: int) -> UnitVector:
+        """The same units with another way, or the last one if there are no more."""
+        first = min(number, len(self.scales) - 1)
+        return replace(self, scales=self.scales[first:])
 
     def paths(self) -> set[str]:
         """All tensors with slices of the units."""
@@ -204,9 +217,12 @@ def vector_of(run: Sequence[UnitSlices], trace: Trace) -> UnitVector | Refusal:
         table.setdefault(place.path, []).extend(rules)
         sizes.add(len(first[place]))
         sizes.update(rule.size for rule in rules if isinstance(rule, blocks))
-    normed = any(place.path in trace.norm_weights for place in first)
-    name, count = maker, len(run)
-    return UnitVector(name, count, frozenset(sizes), multiplies, owns, normed, maker, list(run))
+    normed = any(place.multiplies and not place.reads for place in first)
+    scales = scale_choices(run, trace)
+    sizes_of_unit, units = frozenset(sizes), list(run)
+    return UnitVector(
+        maker, len(run), sizes_of_unit, multiplies, owns, scales, normed, maker, units
+    )
 
 
 def _rules_at(place: SlicePlace, run: Sequence[UnitSlices], trace: Trace) -> list[Rule] | None:

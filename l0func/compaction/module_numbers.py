@@ -90,11 +90,11 @@ def _integers_in(name: str, value: Any, depth: int) -> Iterator[tuple[str, int]]
     if type(value) is int:
         yield name, value
     elif depth:
-        for key, item in _items(value):
+        for key, item in items_in(value):
             yield from _integers_in(f"{name}.{key}", item, depth - 1)
 
 
-def _items(value: Any) -> list[tuple[Any, Any]]:
+def items_in(value: Any) -> list[tuple[Any, Any]]:
     """The items in a container, or an object's attributes; tensors and types have none."""
     if hasattr(value, "_asdict"):
         return list(value._asdict().items())

@@ -10,6 +10,7 @@ from torch import Tensor
 from l0func.compaction.attributes import with_group_attributes
 from l0func.compaction.cut import SubmoduleCut
 from l0func.compaction.resize import rescaling, resize
+from l0func.compaction.scaling import scaling_of
 from l0func.pure.functional import Functional, PureModule
 from l0func.pure.part import Part
 from l0func.spec.plan import Binding, GateSpec
@@ -64,6 +65,8 @@ def cut_out(
     for path, tensor in tensors.items():
         sliced = _sliced(tensor, kept.get(path, {}))
         small[path] = sliced * factors[path] if path in factors else sliced
+    scaling = scaling_of(spec, tensors, small)
+    small, resized = scaling.of_tensors(small), scaling.of_attributes(resized, tensors)
     shapes = {path: tuple(tensor.shape) for path, tensor in small.items()}
     small_fn = fn.resized(shapes, resized)
     small_params = {path: small[path] for path in params}

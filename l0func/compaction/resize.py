@@ -40,7 +40,7 @@ def rescaling(cut: SubmoduleCut) -> dict[str, float]:
     If an RMSNorm over N units keeps N', its weight is multiplied by sqrt(N / N'): the mean square
     over the kept units is larger by N / N'.
     """
-    if not cut.kept_indices or _RMS_NORM is None or not issubclass(cut.part.kind, _RMS_NORM):
+    if not cut.kept_indices or not issubclass(cut.part.kind, RMS_NORMS):
         return {}
     kept = cut.kept("weight", 0)
     return {"weight": (len(kept) / int(kept.sum())) ** 0.5}
@@ -155,8 +155,8 @@ def _kept_heads(cut: SubmoduleCut, heads: int) -> Tensor:
     return queries
 
 
-# None in torch before 2.4.
-_RMS_NORM: type[nn.Module] | None = getattr(nn, "RMSNorm", None)
+# There is none in torch before 2.4.
+RMS_NORMS: tuple[type[nn.Module], ...] = (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -178,5 +178,5 @@ for _kind in _CONVOLUTIONS + _TRANSPOSED_CONVOLUTIONS:
     RESIZERS[_kind] = _resize_conv
 for _kind in _BATCH_NORM_MODULES + _INSTANCE_NORMS:
     RESIZERS[_kind] = _resize_channel_norm
-if _RMS_NORM is not None:
-    RESIZERS[_RMS_NORM] = _resize_rms_norm
+for _kind in RMS_NORMS:
+    RESIZERS[_kind] = _resize_rms_norm

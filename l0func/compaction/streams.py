@@ -36,7 +36,7 @@ def added_groups(
     """
     fn, params, buffers = function
     params = {path: p.detach() for path, p in params.items()}
-    args, kwargs, _ = inputs.copied()
+    args, kwargs, *_ = inputs.copied()
     watch = _Sums()
     for plan in spec.parameters:
         readers = {b.gate for b in plan.bindings if b.multiplies and b.gate in groups}

@@ -63,8 +63,8 @@ class Trial:
 
     def call(self, function: Functional) -> Any:
         """A function's output on the trial's inputs."""
-        args, kwargs, _ = self.inputs.copied()
-        with torch.no_grad(), self.inputs.explained(), Keyed(None):
+        args, kwargs, *_ = self.inputs.copied()
+        with torch.no_grad(), self.inputs.explained(), self.inputs.casts(), Keyed(None):
             return function.fn.run(function.params, function.buffers, *args, **kwargs)[0]
 
     def failure(self, groups: Mapping[str, Group]) -> Failure | None:
@@ -171,6 +171,7 @@ def _prepared(function: Functional, inputs: Inputs, draw: int) -> tuple[Trial, _
     varied = copied(_varied, inputs)
     for examples in (varied, inputs):
         wide_inputs = copied(_in_float64, examples)
+        wide_inputs = wide_inputs.widened(function.fn, params, buffers)
         wide = Trial(function.fn, params, buffers, wide_inputs, tolerance=1e-7)
         output = _output(wide)
         if output is not None:

@@ -10,6 +10,8 @@ from l0func.compaction.advice import with_advice
 from l0func.compaction.examples import check_rows
 from l0func.compaction.found_groups import UnitGroups
 from l0func.compaction.grouping import unit_vectors
+from l0func.compaction.norm_scales import name_eps
+from l0func.compaction.resize import RMS_NORMS
 from l0func.compaction.trial import prepare_trial
 from l0func.compaction.verification import verified
 from l0func.internal.waiting import line_when_slow
@@ -100,6 +102,7 @@ def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
     """
     if trace.output_error is not None:
         raise trace.output_error
+    name_eps(trace, dict(function.fn.parts()), RMS_NORMS)
     found, refused = unit_vectors(trace)
     vectors, groups, refusals = verified(prepare_trial(function, inputs), found, trace)
     for maker, reason in refusals:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from l0func.internal import names
 from l0func.internal.outputs import copied
 from l0func.pure.functional import PureModule
 from l0func.pure.part import Part
+from l0func.pure.widened import Widened
 
 _FORMS = "Give a tensor for one input, a tuple for several, or a dict of keyword inputs"
 _CALL_FORMS = "Give several inputs as *inputs, and keyword inputs as **inputs"
@@ -28,11 +29,14 @@ class Inputs(NamedTuple):
         args: Positional inputs.
         kwargs: Keyword inputs.
         advice: What to write instead if forward fails on these; empty if nothing else is likely.
+        widens: Whether casts to narrow float types are left out, as :mod:`l0func.pure.widened`
+            does.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     advice: str = ""
+    widens: bool = False
 
     def call(self, fn: PureModule, params: Any, buffers: Any) -> Any:
         """The output of ``fn(params, buffers, *args, **kwargs)`` on copies of the inputs.
@@ -40,14 +44,29 @@ class Inputs(NamedTuple):
         A module may write into its inputs: a tensor in place, or a cache that grows. The next call
         then still sees the same inputs.
         """
-        args, kwargs, _ = self.copied()
-        with self.explained():
+        args, kwargs, *_ = self.copied()
+        with self.explained(), self.casts():
             return fn.with_buffers(params, buffers, *args, **kwargs)[0]
 
     def copied(self) -> Inputs:
         """The same inputs in new tensors, containers and objects."""
         args, kwargs = copied(_detached_copy, (self.args, self.kwargs))
-        return Inputs(args, kwargs, self.advice)
+        return Inputs(args, kwargs, self.advice, self.widens)
+
+    def widened(self, fn: PureModule, params: Any, buffers: Any) -> Inputs:
+        """These inputs with ``widens`` set, if forward asks for narrow types and runs without."""
+        args, kwargs, *_ = self.copied()
+        try:
+            with Widened() as mode:
+                fn.with_buffers(params, buffers, *args, **kwargs)
+        except Exception:
+            # A forward of unknown code may raise anything when its types change.
+            return self
+        return self._replace(widens=mode.has_changed)
+
+    def casts(self) -> AbstractContextManager[Any]:
+        """A context for the module's forward: it leaves out casts to narrow types if asked to."""
+        return Widened() if self.widens else nullcontext()
 
     @contextmanager
     def explained(self) -> Generator[None, None, None]:

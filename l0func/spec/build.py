@@ -51,6 +51,9 @@ def group(
             unit's output row, bias, normalisation and running statistics (buffers may be named).
         attrs: ``{module attribute: amount for one unit}``, such as ``{"attention.heads": 1}``.
             :func:`l0func.compact` lowers each attribute by this amount for every closed gate.
+            In place of an amount, ``{"power": p, "of": path, "dim": d}`` multiplies an attribute
+            or a tensor by (N / N')**p, where dimension ``d`` of the tensor ``path`` has N slices
+            before and N' after: an RMSNorm needs its eps with power 1 and its weight with 1 / 2.
 
     Returns:
         A group, for ``gate_spec(params, groups={name: group})``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -172,10 +172,23 @@ class Group:
 
     def paths(self) -> list[str]:
         """The paths of the tensors that have slices, then those of the attributes."""
-        return [*[path for path, _ in (*self.multiplies, *self.owns)], *self.attrs]
+        factors = [
+            cast("dict[str, Any]", n)["of"] for n in self.attrs.values() if isinstance(n, dict)
+        ]
+        slices = [path for path, _ in (*self.multiplies, *self.owns)]
+        return [*slices, *self.attrs, *factors]
 
     def renamed(self, new_path: Callable[[str], str]) -> Group:
         """The group with other paths for its tensors and attributes."""
         multiplies = tuple((new_path(path), rules) for path, rules in self.multiplies)
         owns = tuple((new_path(path), rules) for path, rules in self.owns)
-        return Group(multiplies, owns, {new_path(path): n for path, n in self.attrs.items()})
+        attrs = {new_path(path): _moved(n, new_path) for path, n in self.attrs.items()}
+        return Group(multiplies, owns, attrs)
+
+
+def _moved(amount: Any, new_path: Callable[[str], str]) -> Any:
+    """An attribute's amount; a factor names the tensor that it counts."""
+    if not isinstance(amount, dict):
+        return amount
+    factor = cast("dict[str, Any]", amount)
+    return {**factor, "of": new_path(factor["of"])}

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from l0func.tracing.units import INPUT, Units, varies
+from l0func.tracing.units import INPUT, Units, runs_over_units, varies, without_repeats
+from l0func.tracing.written_norms import WrittenNorm
 
 
 class Check(Protocol):
@@ -43,7 +44,7 @@ class RunsInsideUnits(NamedTuple):
 
     def settle(self, units: Units) -> None:
         """See :class:`Check`."""
-        roots = units.roots(_without_repeats(self.labels))
+        roots = units.roots(without_repeats(self.labels))
         is_single = not any(varies(roots, d) for d in range(roots.dim()))
         # A single unit could not go in any case: the operation is the better reason.
         if is_single or runs_over_units(units, self.labels, self.dims):
@@ -58,30 +59,33 @@ class SpreadsInsideUnits(NamedTuple):
         over: The labels of the elements, as many dimensions.
         reason: Why the unit cannot be removed if the check fails.
         step: The step that asks.
+        norm: The norm, if the labels are those of its statistic. If it runs over units, it asks
+            for itself.
     """
 
     labels: Tensor
     over: Tensor
     reason: str
     step: int | None
+    norm: WrittenNorm | None = None
 
     def settle(self, units: Units) -> None:
         """See :class:`Check`."""
-        roots = units.roots(_without_repeats(self.labels))
-        over = units.roots(_without_repeats(self.over))
-        if bool((roots != INPUT).any()) and bool((roots != over).any()):
+        if self.norm is not None and self.norm.is_over_units(units):
+            return
+        roots = units.roots(without_repeats(self.labels))
+        over = units.roots(without_repeats(self.over))
+        if not bool((roots != INPUT).any()) or not bool((roots != over).any()):
+            return
+        if _lie_inside(over, roots):
+            # One number for each head, such as a temperature: it goes with its head.
+            units.tie(roots, over)
+        else:
             units.fix(self.labels, self.reason, self.step)
 
 
-def runs_over_units(units: Units, labels: Tensor, dims: Sequence[int]) -> bool:
-    """Whether an operation over these dimensions runs over several units."""
-    roots = units.roots(_without_repeats(labels))
-    return any(varies(roots, d) for d in dims)
-
-
-def _without_repeats(labels: Tensor) -> Tensor:
-    """The labels, cut to one index along dimensions that only repeat them."""
-    for dim in range(labels.dim()):
-        if labels.shape[dim] and labels.stride(dim) == 0:
-            labels = labels.narrow(dim, 0, 1)
-    return labels
+def _lie_inside(over: Tensor, roots: Tensor) -> bool:
+    """Whether the elements that each of these labels is spread over are of one unit."""
+    spread = [d for d in range(roots.dim()) if roots.shape[d] == 1]
+    has_no_units = not bool((over >= 0).all())
+    return not has_no_units and not any(varies(over, d) for d in spread)

@@ -50,7 +50,7 @@ def follow(
     # Fresh objects: the tracer finds tensors by identity, and a caller may pass the same tensor
     # twice, for example as a parameter and as an input.
     params, buffers = _fresh(dict(params)), _fresh(dict(buffers))
-    args, kwargs, _ = inputs.copied()
+    args, kwargs, *_ = inputs.copied()
     tensors = {**params, **buffers}
     shapes = {path: tuple(t.shape) for path, t in tensors.items()}
     tracer = Tracer(shapes)

@@ -24,6 +24,8 @@ class JoinedSlices(NamedTuple):
         labels: The unit at each position.
         reads: Whether the parameter reads the units there; otherwise it makes them.
         step: The step of the product.
+        fallback: The number, among these dimensions, of the one that units lie along if they are
+            not found to lie along any; None if there is none.
     """
 
     path: str
@@ -32,6 +34,7 @@ class JoinedSlices(NamedTuple):
     labels: Tensor
     reads: bool
     step: int | None
+    fallback: int | None = None
 
     def along_one(self, units: Units, shape: tuple[int, ...]) -> tuple[int, Tensor] | None:
         """The only dimension that units lie along, at the end of a trace.
@@ -43,13 +46,28 @@ class JoinedSlices(NamedTuple):
         Returns:
             The dimension and each slice's unit, or NONE; None if there is no such dimension.
         """
+        found = self._along_one(self._grid(units, shape))
+        if found is None and self.fallback is not None:
+            self._tie_along(self.fallback, units, self._grid(units, shape))
+            found = self._along_one(self._grid(units, shape))
+        return found
+
+    def _grid(self, units: Units, shape: tuple[int, ...]) -> Tensor:
         grid = no_units(tuple(shape[dim] for dim in self.dims))
         grid[tuple(self.coordinates)] = units.roots(self.labels)
+        return grid
+
+    def _along_one(self, grid: Tensor) -> tuple[int, Tensor] | None:
         for number, dim in enumerate(self.dims):
             along = constant_elsewhere(grid, number)
             if along is not None:
                 return dim, along
         return None
+
+    def _tie_along(self, number: int, units: Units, grid: Tensor) -> None:
+        """Make one unit of all elements at the same index along a dimension."""
+        others = [d for d in range(grid.dim()) if d != number]
+        units.tie(grid, grid.amax(others, keepdim=True) if others else grid)
 
 
 def joined_slices(

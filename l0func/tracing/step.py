@@ -15,7 +15,7 @@ from torch import Tensor
 from l0func.tracing.call import Call
 from l0func.tracing.checks import RunsInsideUnits
 from l0func.tracing.trace import Reader, Trace
-from l0func.tracing.units import Units, no_units, varies
+from l0func.tracing.units import INPUT, Units, no_units, varies, without_repeats
 from l0func.tracing.values import AbstractValue, AbstractValues, Weight, dimension_of
 
 
@@ -81,6 +81,18 @@ class Step:
         """Labels in the given shape, all for one new unit that cannot be removed."""
         label = self.units.fixed(reason)
         return label.reshape((1,) * len(shape)).expand(shape)
+
+    def note_repeats(self, tensor: Tensor, labels: Tensor, sizes: Sequence[int]) -> None:
+        """Note dimensions along which a tensor only repeats inputs, such as a mask for all heads.
+
+        Args:
+            tensor: The tensor.
+            labels: The labels of what it repeats.
+            sizes: The inputs' sizes, for each dimension of the tensor.
+        """
+        repeated = [d for d, size in enumerate(sizes) if size == 1]
+        if repeated and bool((without_repeats(labels) == INPUT).all()):
+            self.values.set_repeats(tensor, repeated)
 
     def own(self, weight: Weight, dim: int, labels: Tensor) -> None:
         """Record that a weight's slices along one dimension make these units."""

@@ -18,6 +18,7 @@ from l0func.tracing.entries import EntryLabels
 from l0func.tracing.joined_dims import JoinedSlices, constant_elsewhere, joined_slices
 from l0func.tracing.units import Units, no_units
 from l0func.tracing.values import Weight, dimension_of, flat_index
+from l0func.tracing.written_norms import WrittenNorm
 
 
 class Reader(NamedTuple):
@@ -78,6 +79,8 @@ class Trace:
         normed: For each RMSNorm the labels of its input: it averages over these units. Some of
             them can be removed if they output exact zeros.
         norm_weights: The paths to the scales of these RMSNorms.
+        norms: Those among them that compute a statistic by a count of units.
+        multipliers: The parameters that multiply units as values, such as learned scales.
         readers: The products in which parameters read units, in order.
         kept_whole: The parameters that must keep all slices, with the reason.
         output_error: Why the output is no evidence for which units can be removed: it holds no
@@ -92,6 +95,8 @@ class Trace:
     products: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
     normed: list[Tensor] = field(default_factory=list[Tensor])
     norm_weights: set[str] = field(default_factory=set[str])
+    norms: list[WrittenNorm] = field(default_factory=list[WrittenNorm])
+    multipliers: set[str] = field(default_factory=set[str])
     readers: list[Reader] = field(default_factory=list[Reader])
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
     pieces: set[int] = field(default_factory=set[int])
@@ -99,6 +104,7 @@ class Trace:
     _entries: EntryLabels = field(default_factory=EntryLabels)
     _checks: list[Check] = field(default_factory=list[Check])
     _joined: list[JoinedSlices] = field(default_factory=list[JoinedSlices])
+    _begun_norms: list[WrittenNorm] = field(default_factory=list[WrittenNorm])
 
     def own(self, weight: Weight, dim: int, labels: Tensor, step: int | None) -> None:
         """Record that a weight's slices along one dimension make these units."""
@@ -124,7 +130,17 @@ class Trace:
         """Run a check when all ties are known."""
         self._checks.append(check)
 
-    def count(self, weight: Weight, uses: int) -> None:
+    def begin_norm(self, norm: WrittenNorm) -> None:
+        """Follow a norm that forward writes out; at the end its units stay or are normed."""
+        self._begun_norms.append(norm)
+
+    def add_norm(self, norm: WrittenNorm) -> None:
+        """Record that an RMSNorm runs over units."""
+        self.normed.append(norm.labels)
+        self.norm_weights.update(norm.weights)
+        self.norms.append(norm)
+
+    def count(self, weight: Weight, uses: float) -> None:
         """Record that each element in this weight is multiplied so many times."""
         shape = self.shapes[weight.path]
         known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64, device="cpu"))
@@ -148,6 +164,8 @@ class Trace:
             self._settle_joined(joined)
         for check in self._checks:
             check.settle(self.units)
+        for norm in self._begun_norms:
+            self._settle_norm(norm)
         for path, roots in self._entries.roots(self.units):
             self._settle_entries(path, roots)
         for path, reason in self.kept_whole.items():
@@ -155,6 +173,12 @@ class Trace:
                 if owner == path:
                     self.units.fix(slices.labels, reason, None)
         self.units.settle(used)
+
+    def _settle_norm(self, norm: WrittenNorm) -> None:
+        if norm.keeps_units(self.units):
+            self.units.fix(norm.labels, norm.reason, norm.step)
+        elif norm.is_applied and norm.is_over_units(self.units):
+            self.add_norm(norm)
 
     def _find_dimension(
         self, weight: Weight, dim: int, labels: Tensor, reads: bool, step: int | None
@@ -172,12 +196,17 @@ class Trace:
             return (weight.path, *found)
         joined = joined_slices(weight, dim, labels, reads, step)
         if joined is None:
-            self._keep_reshaped(weight.path, labels, step)
+            self.keep_reshaped(weight.path, labels, step)
         else:
-            self._joined.append(joined)
+            self.join(joined)
         return None
 
-    def _keep_reshaped(self, path: str, labels: Tensor, step: int | None) -> None:
+    def join(self, joined: JoinedSlices) -> None:
+        """Record slices along several dimensions; at the end units lie along one of them."""
+        self._joined.append(joined)
+
+    def keep_reshaped(self, path: str, labels: Tensor, step: int | None) -> None:
+        """Record that a parameter, and the units along it, stay: no single dimension fits."""
         reason = f"{path!r} is reshaped before it is used"
         self.units.fix(labels, reason, step)
         self.keep_whole(path, reason)
@@ -186,7 +215,7 @@ class Trace:
         """Give the units to the one dimension that they lie along, if there is one."""
         found = joined.along_one(self.units, self.shapes[joined.path])
         if found is None:
-            self._keep_reshaped(joined.path, joined.labels, joined.step)
+            self.keep_reshaped(joined.path, joined.labels, joined.step)
             return
         dim, along = found
         positions = torch.arange(len(along), device="cpu")

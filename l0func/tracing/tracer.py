@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from l0func.internal.source_line import calling_line
 from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
+from l0func.tracing.norm_states import follow_norms
 from l0func.tracing.steady import outputs_are_steady
 from l0func.tracing.step import Step
 from l0func.tracing.trace import Trace
@@ -22,7 +23,7 @@ from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
 from l0func.tracing.units import INPUT, OUTPUT_REASON, has_units, no_units
-from l0func.tracing.values import AbstractValues, whole_weight
+from l0func.tracing.values import AbstractValues, Statistic, whole_weight
 
 _READ_NUMBERS = frozenset(
     "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique2 unique_dim".split()
@@ -92,6 +93,9 @@ class Tracer(TorchDispatchMode):
                 outputs.append(tensor)
                 self.trace.output_error = error
         for tensor in outputs:
+            state = self._values.norm_state(tensor)
+            if isinstance(state, Statistic):
+                state.norm.is_stray = True
             if outside.value_of(tensor) is not None:
                 place = places.get(id(tensor), "output")
                 outside.fix(outside.labels(tensor), OUTPUT_REASON + _within(place))
@@ -113,7 +117,7 @@ class Tracer(TorchDispatchMode):
             output: Tensor = func(input, normalized_shape, weight, eps)
             read = [input] if weight is None else [input, weight]
             step = self._step(self._history.add(read, [output]))
-            rms_norm(step, input, len(normalized_shape), weight, output)
+            rms_norm(step, input, len(normalized_shape), weight, eps, output)
         finally:
             self._paused = False
         return output
@@ -143,6 +147,8 @@ class Tracer(TorchDispatchMode):
         if call.name in _READ_NUMBERS and not call.outputs:
             return
         transfer_for(call.func)(step, call)
+        if call.name not in FACTORIES:
+            follow_norms(step, call)
         if outputs_are_steady(step, call):
             self._values.mark_steady(call.outputs)
 

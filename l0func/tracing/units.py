@@ -8,6 +8,7 @@ structure over labels. All other files in this folder use it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -152,6 +153,20 @@ def varies(labels: Tensor, dim: int) -> bool:
     if labels.shape[dim] <= 1 or labels.stride(dim) == 0:
         return False
     return bool((labels != labels.narrow(dim, 0, 1)).any())
+
+
+def runs_over_units(units: Units, labels: Tensor, dims: Sequence[int]) -> bool:
+    """Whether an operation over these dimensions runs over several units."""
+    roots = units.roots(without_repeats(labels))
+    return any(varies(roots, d) for d in dims)
+
+
+def without_repeats(labels: Tensor) -> Tensor:
+    """The labels, cut to one index along dimensions that only repeat them."""
+    for dim in range(labels.dim()):
+        if labels.shape[dim] and labels.stride(dim) == 0:
+            labels = labels.narrow(dim, 0, 1)
+    return labels
 
 
 def no_units(shape: tuple[int, ...]) -> Tensor:

@@ -11,13 +11,14 @@ value is one of two things:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from l0func.tracing.units import varies
+from l0func.tracing.written_norms import Powers, WrittenNorm
 
 
 class Weight(NamedTuple):
@@ -47,6 +48,31 @@ AbstractValue = Tensor | Weight
 """Labels, one for every element; or a weight."""
 
 
+class Statistic(NamedTuple):
+    """The state of a tensor that holds the statistic of a norm."""
+
+    norm: WrittenNorm
+    powers: Powers
+
+
+class NormOutput(NamedTuple):
+    """The state of a tensor that the statistic of a norm has scaled."""
+
+    norm: WrittenNorm
+    powers: Powers
+
+
+class Affine(NamedTuple):
+    """The state of a tensor ``factor * weight + offset``; without an offset, another function."""
+
+    factor: float
+    offset: float | None
+
+
+NormState = Statistic | NormOutput | Affine
+"""What :mod:`l0func.tracing.norm_states` knows about a tensor."""
+
+
 class AbstractValues:
     """The abstract value of every tensor in a forward pass.
 
@@ -57,6 +83,8 @@ class AbstractValues:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tensor, AbstractValue]] = {}
         self._steady: set[int] = set()
+        self._norm_states: dict[int, NormState] = {}
+        self._repeats: dict[int, Collection[int]] = {}
 
     def get(self, tensor: Tensor) -> AbstractValue | None:
         """A tensor's abstract value; None if it was not set."""
@@ -74,6 +102,25 @@ class AbstractValues:
     def mark_steady(self, tensors: Iterable[Tensor]) -> None:
         """Record that these tensors are steady."""
         self._steady.update(id(tensor) for tensor in tensors)
+
+    def repeats(self, tensor: Tensor) -> Collection[int]:
+        """The dimensions along which a constant of forward's own size repeats inputs."""
+        return self._repeats.get(id(tensor), ())
+
+    def set_repeats(self, tensor: Tensor, dims: Collection[int]) -> None:
+        """Record the dimensions along which a tensor repeats inputs."""
+        self._repeats[id(tensor)] = dims
+
+    def norm_state(self, tensor: Tensor) -> NormState | None:
+        """The tensor's part in a norm that forward writes out; None if it has none."""
+        return self._norm_states.get(id(tensor))
+
+    def set_norm_state(self, tensor: Tensor, state: NormState | None) -> None:
+        """Give a tensor its part in a norm."""
+        if state is None:
+            self._norm_states.pop(id(tensor), None)
+        else:
+            self._norm_states[id(tensor)] = state
 
 
 def whole_weight(path: str, shape: tuple[int, ...]) -> Weight:

@@ -144,7 +144,8 @@ def lagrangian(
             :func:`l0func.count_macs`.
         ValueError: A target is outside its range, or below the share that has no gates or that
             ``floor`` keeps; a pattern matches nothing; counts are missing, or given for another
-            measure than ``"macs"``; the estimator never closes a gate; a rate is negative or not finite.
+            measure than ``"macs"``; the estimator never closes a gate; a rate is negative or not
+            finite.
 
     Example:
         >>> import l0func as l0

@@ -76,10 +76,19 @@ def test_rms_norm_with_a_weight_is_noted_and_not_refused():
 
 
 @has_rms_norm
-def test_rms_norm_without_a_weight_is_refused():
+def test_rms_norm_without_a_weight_is_noted_too():
     trace = traced(of_tokens(nn.RMSNorm(6, elementwise_affine=False)), TOKENS)
+    assert trace.norm_weights == set()
+    (labels,) = trace.normed
+    assert trace.units.roots(labels[0, 0]).tolist() == units(trace, "first.weight", 0)
+    assert reason(trace, "first.weight") == ""
+
+
+@has_rms_norm
+def test_rms_norm_over_two_dimensions_is_refused():
+    trace = traced(of_tokens(lambda h: F.rms_norm(h, (3, 6))), TOKENS)
     assert reason(trace, "first.weight") == (
-        "a normalisation, 'rms_norm' without a weight of one dimension, runs over them"
+        "a normalisation, 'rms_norm' over several dimensions, runs over them"
     )
 
 
@@ -107,7 +116,7 @@ def test_resampling_images_keeps_their_channels(function):
     ("name", "function"),
     [
         ("max_pool2d_with_indices", nn.MaxPool1d(3, 1, 1)),
-        ("upsample_linear1d", nn.Upsample(6, mode="linear")),
+        ("upsample_linear1d", lambda h: F.interpolate(h, 8, mode="linear")[..., :6]),
         ("replication_pad1d", lambda h: F.pad(h, (1, 1), mode="replicate")[..., 1:-1]),
     ],
 )

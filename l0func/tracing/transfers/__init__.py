@@ -12,16 +12,19 @@ import torch
 from l0func.tracing.call import operation_name
 from l0func.tracing.step import Transfer
 from l0func.tracing.transfers import (
+    complex_numbers,
     convolutions,
     copies,
     embedding,
     matrix_products,
     moves,
     norms,
+    patches,
     pointwise,
     reductions,
     refusal,
     resampling,
+    scatters,
 )
 
 _FAMILIES = (
@@ -30,8 +33,11 @@ _FAMILIES = (
     embedding,
     norms,
     resampling,
+    patches,
     copies,
+    scatters,
     moves,
+    complex_numbers,
     reductions,
     pointwise,
 )

@@ -11,7 +11,7 @@ from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.norms import channel_labels
 from l0func.tracing.transfers.refusal import refuse
-from l0func.tracing.units import NONE
+from l0func.tracing.units import NONE, varies
 from l0func.tracing.values import Weight
 
 
@@ -48,12 +48,31 @@ def _convolution(step: Step, call: Call) -> None:
     step.trace.count(weight, positions)
     kernel = _Kernel(weight, transposed, groups)
     border = transposed or any(padding)
+    if _is_shared_depthwise(step, x, output, groups):
+        # Heads lie along the batch: one kernel serves all of them, and stays.
+        step.set(output, _resampled(step.labels(x), output))
+        return
     made = _output_labels(step, kernel, x, bias, border, output.shape[1])
     spatial = (1,) * (output.dim() - 2)
     labels = made.reshape(-1, *spatial).expand(output.shape)
     if bias is not None:
         step.tie_vectors([bias], labels, dim=1)
     step.set(output, labels)
+
+
+def _is_shared_depthwise(step: Step, x: Tensor, output: Tensor, groups: int) -> bool:
+    """Whether every channel is convolved by itself, for units that lie along the batch."""
+    is_depthwise = groups == x.shape[1] == output.shape[1]
+    labels = step.labels(x)
+    along_places = any(varies(labels, d) for d in range(2, labels.dim()))
+    return is_depthwise and varies(labels, 0) and not along_places
+
+
+def _resampled(labels: Tensor, output: Tensor) -> Tensor:
+    """Labels for other places of the same channels."""
+    for d in range(2, labels.dim()):
+        labels = labels.narrow(d, 0, 1)
+    return labels.expand(output.shape)
 
 
 def _output_positions(tensor: Tensor) -> int:

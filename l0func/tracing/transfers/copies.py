@@ -48,7 +48,7 @@ def _create(step: Step, call: Call) -> None:
         step.set(output, no_units(output.shape))
 
 
-_SAME = "clone _to_copy detach alias lift_fresh contiguous fill zero _reshape_alias_copy"
+_SAME = "clone _to_copy detach alias lift_fresh contiguous fill zero tril triu"
 
 FACTORIES = frozenset(
     (

@@ -13,6 +13,7 @@ from torch import Tensor
 from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.activation_products import product_of_activations
+from l0func.tracing.transfers.batched_weights import is_batch, read_by_batch
 from l0func.tracing.transfers.refusal import refuse
 from l0func.tracing.units import no_units, varies
 from l0func.tracing.values import Weight
@@ -57,6 +58,19 @@ def _linear(step: Step, call: Call) -> None:
     step.set(call.outputs[0], labels)
 
 
+def _grouped_mm(step: Step, call: Call) -> None:
+    """Rows in groups, each times the matrix of its group, such as an expert."""
+    x, tensor = call.args[:2]
+    weight = step.weight(tensor)
+    if weight is None or x.dim() != 2 or tensor.dim() != 3 or call.argument("bias") is not None:
+        refuse(step, call)
+        return
+    labels = _read_by(step, _Matrix(weight, 1, 2, None), x, step.labels(x))
+    # torch wants rows of whole runs of 16 bytes.
+    step.trace.pieces.add(_ALIGNED_BYTES // x.element_size())
+    step.set(call.outputs[0], labels)
+
+
 def _product(step: Step, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Labels for ``(*, n, k) @ (*, k, m)``, before they are tied with the bias."""
     left, right = step.weight(a), step.weight(b)
@@ -93,7 +107,10 @@ def _read_by(step: Step, matrix: _Matrix, x: Tensor, labels: Tensor) -> Tensor:
     shape = (*labels.shape[:-1], kept)
     rows = labels.reshape(-1, labels.shape[-1])
     products = rows.numel() * kept
-    step.trace.count(weight, products // max(weight.size, 1))
+    uses, rest = divmod(products, max(weight.size, 1))
+    step.trace.count(weight, products / weight.size if rest else uses)
+    if is_batch(weight, labels):
+        return read_by_batch(step, weight, matrix.summed, matrix.kept, labels)
     if varies(rows, 0) and not varies(rows, 1):
         _keep_shared(step, matrix)
         return labels[..., :1].expand(shape)
@@ -130,9 +147,10 @@ def _product_of_weights(step: Step, left: Weight, right: Weight, shape: tuple[in
     return step.fixed(f"they come out of {left.path!r} times {right.path!r}", shape)
 
 
+_ALIGNED_BYTES = 16
 _REFUSED = ("addbmm", "dot", "addmv")
 
-TRANSFERS: dict[str, Transfer] = {"mv": _mv, "linear": _linear}
+TRANSFERS: dict[str, Transfer] = {"mv": _mv, "linear": _linear, "_grouped_mm": _grouped_mm}
 TRANSFERS.update(dict.fromkeys(("mm", "bmm"), _mm))
 TRANSFERS.update(dict.fromkeys(("addmm", "baddbmm"), _addmm))
 TRANSFERS.update(dict.fromkeys(_REFUSED, refuse))

@@ -22,13 +22,16 @@ def moved(step: Step, call: Call) -> None:
     """Apply the operation to the labels, or to a weight's coordinates."""
     source: Tensor = call.args[0]
     value = step.value_of(source)
-    if value is None or call.outputs[0].is_complex() or source.is_complex():
+    if value is None:
         refuse(step, call)
     elif isinstance(value, Tensor):
         if call.name in _CUTS:
             _note_pieces(step, call, value)
         for output, labels in zip(call.outputs, _applied(call, value), strict=True):
             step.set(output, labels)
+        if call.name == "expand":
+            added = call.outputs[0].dim() - value.dim()
+            step.note_repeats(call.outputs[0], value, (1,) * added + tuple(value.shape))
     else:
         # A split has several outputs, and each output has a piece of every coordinate.
         coordinates = [_applied(call, c) for c in value.coordinates]
@@ -49,13 +52,26 @@ def _note_pieces(step: Step, call: Call, labels: Tensor) -> None:
 
 def _applied(call: Call, labels: Tensor) -> list[Tensor]:
     """The operation's results for labels or coordinates in place of its first argument."""
-    if call.name in ("view", "_unsafe_view"):
+    if call.name in _VIEWS:
         # The labels may have other strides than the tensor, and a view could then fail.
         return [labels.reshape(call.args[1])]
     # Indices may be on another device than the labels.
     rest = tree.map_tensors(_on_cpu, call.args[1:])
     result: Any = call.func(labels, *rest, **call.kwargs)
     return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _restrided(step: Step, call: Call) -> None:
+    """``as_strided`` on a tensor without gaps; in place it changes the memory format only."""
+    source: Tensor = call.args[0]
+    value = step.value_of(source)
+    (output,) = call.outputs
+    if isinstance(value, Tensor) and output.shape == value.shape:
+        step.set(output, value)
+    elif isinstance(value, Tensor) and source.is_contiguous() and not source.storage_offset():
+        step.set(output, value.contiguous().as_strided(output.shape, output.stride()))
+    else:
+        refuse(step, call)
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
@@ -91,11 +107,12 @@ def _pad(step: Step, call: Call, labels: Tensor) -> None:
 
 
 _CUTS = frozenset({"split", "split_with_sizes", "unbind", "slice", "select"})
+_VIEWS = frozenset({"view", "_unsafe_view", "_reshape_alias", "_reshape_alias_copy"})
 _MOVES = (
-    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim tril "
-    "triu pixel_shuffle pixel_unshuffle"
+    "repeat flip roll index_select gather index _unsafe_view _unsafe_index take_along_dim "
+    "_reshape_alias_copy pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"
 )
 
-TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad}
+TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad, "as_strided": _restrided}
 TRANSFERS.update(dict.fromkeys(("cat", "stack"), _concatenate))
 TRANSFERS.update(dict.fromkeys(_MOVES.split(), moved))

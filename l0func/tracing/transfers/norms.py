@@ -13,10 +13,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from l0func.tracing.call import Call
-from l0func.tracing.checks import runs_over_units
+from l0func.tracing.norm_states import note_weight
 from l0func.tracing.step import Step, Transfer
-from l0func.tracing.units import Units
-from l0func.tracing.values import Weight
+from l0func.tracing.units import Units, runs_over_units
+from l0func.tracing.values import NormOutput, Weight
+from l0func.tracing.written_norms import Eps, Powers, WrittenNorm
 
 
 def channel_labels(step: Step, labels: Tensor) -> Tensor:
@@ -55,11 +56,13 @@ def _layer_norm(step: Step, call: Call) -> None:
     labels = step.labels(x)
     scales = [tensor for tensor in call.args[2:4] if isinstance(tensor, Tensor)]
     reason = f"a normalisation, {call.name!r}, runs over them"
-    _check_norm(step, labels, len(normalized_shape), scales, reason, may_lose=False)
+    _check_norm(step, labels, len(normalized_shape), scales, reason, None)
     step.set(call.outputs[0], labels)
 
 
-def rms_norm(step: Step, x: Tensor, dims: int, weight: Tensor | None, output: Tensor) -> None:
+def rms_norm(
+    step: Step, x: Tensor, dims: int, weight: Tensor | None, eps: float | None, output: Tensor
+) -> None:
     """Follow an RMSNorm over the last dimensions.
 
     This is not a ``Transfer``: the tracer catches ``rms_norm`` before torch splits it into ATen
@@ -70,18 +73,29 @@ def rms_norm(step: Step, x: Tensor, dims: int, weight: Tensor | None, output: Te
         x: The input.
         dims: How many dimensions it averages over.
         weight: The scale; None if there is none.
+        eps: The number that is added to the mean square; None for the smallest.
         output: The result.
     """
     labels = step.labels(x)
     scales = [] if weight is None else [weight]
-    may_lose = dims == 1 and step.weight(weight) is not None
-    reason = "a normalisation, 'rms_norm' without a weight of one dimension, runs over them"
-    _check_norm(step, labels, dims, scales, reason, may_lose)
+    reason = "a normalisation, 'rms_norm' over several dimensions, runs over them"
+    norm = None
+    if dims == 1 and (weight is None or step.weight(weight) is not None):
+        norm = WrittenNorm(labels, [labels.dim() - 1], reason, step.number, Powers(0.5, 0.5))
+        norm.eps.append(Eps(eps, Powers(-1.0, -1.0)))
+        note_weight(step, norm, weight)
+    _check_norm(step, labels, dims, scales, reason, norm)
     step.set(output, labels)
+    step.values.set_norm_state(output, None if norm is None else NormOutput(norm, norm.powers))
 
 
 def _check_norm(
-    step: Step, labels: Tensor, dims: int, scales: list[Tensor], reason: str, may_lose: bool
+    step: Step,
+    labels: Tensor,
+    dims: int,
+    scales: list[Tensor],
+    reason: str,
+    norm: WrittenNorm | None,
 ) -> None:
     """Check at the end whether a norm over the last dimensions runs over units or inside them."""
     found = [step.value_of(scale) for scale in scales]
@@ -90,7 +104,7 @@ def _check_norm(
         # A computed scale: its units are those of the input.
         for scale in scales:
             step.units.tie(step.labels(scale), labels)
-    step.trace.check_at_end(_Norm(step, labels, dims, weights, reason, may_lose))
+    step.trace.check_at_end(_Norm(step, labels, dims, weights, reason, norm))
 
 
 class _Norm(NamedTuple):
@@ -102,7 +116,7 @@ class _Norm(NamedTuple):
         dims: How many dimensions it runs over.
         weights: The parameters that scale and shift its output.
         reason: Why units that it runs over cannot be removed.
-        may_lose: Whether it stays exact without units that are zero: an RMSNorm.
+        norm: The record of an RMSNorm: it stays exact without units that are zero.
     """
 
     step: Step
@@ -110,16 +124,15 @@ class _Norm(NamedTuple):
     dims: int
     weights: list[Weight]
     reason: str
-    may_lose: bool
+    norm: WrittenNorm | None
 
     def settle(self, units: Units) -> None:
         """Units that it runs over stay, or are normed; a norm inside units keeps its scale."""
         last = [self.labels.dim() - 1 - i for i in range(self.dims)]
         trace = self.step.trace
         over_units = runs_over_units(units, self.labels, last)
-        if over_units and self.may_lose:
-            trace.normed.append(self.labels)
-            trace.norm_weights.update(weight.path for weight in self.weights)
+        if over_units and self.norm is not None:
+            trace.add_norm(self.norm)
         elif over_units:
             self.step.fix(self.labels, self.reason)
         first = range(self.labels.dim() - self.dims)

@@ -6,6 +6,7 @@ Elements at the same place are tied: they belong to one unit and are removed tog
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from l0func.tracing.checks import SpreadsInsideUnits
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.copies import overwritten
 from l0func.tracing.transfers.refusal import of_values, refuse
-from l0func.tracing.units import has_units, no_units, varies
-from l0func.tracing.values import Weight
+from l0func.tracing.units import has_units, no_units, varies, without_repeats
+from l0func.tracing.values import Statistic, Weight
+from l0func.tracing.written_norms import WrittenNorm
 
 
 def pointwise(step: Step, call: Call) -> None:
@@ -27,6 +29,8 @@ def pointwise(step: Step, call: Call) -> None:
     if weights and all(_is_weight_or_number(step, t) for t in operands):
         _combine_weights(step, call, weights)
         return
+    if call.name.removesuffix("_") in ("mul", "div"):
+        step.trace.multipliers.update(weight.path for weight in weights)
     labels = _merged(step, call, operands)
     before = step.value_of(call.args[0]) if call.writes_in_place else None
     if before is not None:
@@ -66,23 +70,28 @@ def _merged(step: Step, call: Call, operands: Sequence[Tensor]) -> Tensor:
     """Labels for the output: the operands' labels, tied to each other."""
     shape = call.outputs[0].shape
     fitting = [t for t in operands if t.dim() <= len(shape)]
-    every = [_lifted(step.labels(t), len(shape)) for t in fitting]
-    labelled = [labels for labels in every if has_units(labels)]
+    every = [_Operand(_lifted(_labels(step, t), len(shape)), _norm_of(step, t)) for t in fitting]
+    operands_with_units = [operand for operand in every if has_units(operand.labels)]
+    labelled = [operand.labels for operand in operands_with_units]
     along = [d for d in range(len(shape)) if _any_varies(labelled, d)]
     merged: Tensor | None = None
-    spread: list[Tensor] = []
-    for labels in labelled:
+    spread: list[_Operand] = []
+    for operand in operands_with_units:
+        labels = operand.labels
         if any(labels.shape[d] != shape[d] for d in along):
-            spread.append(labels)
+            spread.append(operand)
         else:
             full = labels.expand(shape)
             merged = full if merged is None else _tied(step, merged, full)
     nothing = no_units((1,) * len(shape))
-    for labels in spread:
-        _check_spread(step, call, labels, nothing if merged is None else merged)
+    for operand in spread:
+        _check_spread(step, call, operand, nothing if merged is None else merged)
     if merged is not None:
         return merged
     rest = labelled[0] if labelled else nothing
+    if labelled:
+        sizes = [max(each.shape[d] for each in labelled) for d in range(len(shape))]
+        step.note_repeats(call.outputs[0], rest, sizes)
     return rest.expand(shape)
 
 
@@ -95,10 +104,31 @@ def _tied(step: Step, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a >= 0, a, b)
 
 
-def _check_spread(step: Step, call: Call, labels: Tensor, over: Tensor) -> None:
+class _Operand(NamedTuple):
+    """The labels of an operand, and the norm that it is the statistic of."""
+
+    labels: Tensor
+    norm: WrittenNorm | None
+
+
+def _labels(step: Step, tensor: Tensor) -> Tensor:
+    """An operand's labels; a norm's statistic is not expanded, so that it is spread over units."""
+    labels = step.labels(tensor)
+    for dim in step.values.repeats(tensor):
+        labels = labels.narrow(dim, 0, 1)
+    return labels if _norm_of(step, tensor) is None else without_repeats(labels)
+
+
+def _norm_of(step: Step, tensor: Tensor) -> WrittenNorm | None:
+    state = step.values.norm_state(tensor)
+    return state.norm if isinstance(state, Statistic) else None
+
+
+def _check_spread(step: Step, call: Call, operand: _Operand, over: Tensor) -> None:
     """Keep a unit that is broadcast over others: all those that stay need it."""
     reason = f"they are spread over other units by {call.name!r}"
-    step.trace.check_at_end(SpreadsInsideUnits(labels, over, reason, step.number))
+    check = SpreadsInsideUnits(operand.labels, over, reason, step.number, operand.norm)
+    step.trace.check_at_end(check)
 
 
 def _lifted(labels: Tensor, rank: int) -> Tensor:
@@ -119,7 +149,8 @@ def _glu(step: Step, call: Call, labels: Tensor) -> None:
 # Operations that torch does not tag as pointwise in every release.
 _UNTAGGED = (
     "silu hardtanh hardswish masked_fill leaky_relu elu prelu _prelu_kernel softplus hardsigmoid "
-    "log_sigmoid_forward mish threshold polar celu selu relu6 rrelu_with_noise where"
+    "log_sigmoid_forward mish threshold polar complex celu selu relu6 rrelu_with_noise "
+    "floor_divide rsub where"
 )
 
 TRANSFERS: dict[str, Transfer] = {"glu": _glu}

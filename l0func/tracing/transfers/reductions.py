@@ -6,11 +6,15 @@ that they run over belong to one unit, such as an attention head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from l0func.tracing.call import Call
+from l0func.tracing.norm_states import begin_norm
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.refusal import of_values
+from l0func.tracing.units import varies
 
 
 @of_values
@@ -18,9 +22,20 @@ def _reduced(step: Step, call: Call, labels: Tensor) -> None:
     """A sum, mean, maximum or the like over dimensions."""
     dims = _dimensions(call, labels.dim())
     keep = bool(call.argument("keepdim", False))
-    step.check_runs_inside_units(labels, dims, f"the operation {call.name!r} runs over them")
+    reason = f"the operation {call.name!r} runs over them"
+    if _may_norm(call, labels, dims):
+        begin_norm(step, labels, dims, reason, call)
+    else:
+        step.check_runs_inside_units(labels, dims, reason)
     left = labels.amax(dims, keepdim=keep) if dims else labels
     step.set_all(call.outputs, left)
+
+
+def _may_norm(call: Call, labels: Tensor, dims: Sequence[int]) -> bool:
+    """Whether a reduction over units may be the statistic of a norm: zeros add nothing to it."""
+    order = call.argument("ord", call.argument("p", 2))
+    is_sum = call.name in _SUMS and (order is None or float(order) > 0)
+    return is_sum and any(varies(labels, d) for d in dims)
 
 
 @of_values
@@ -50,6 +65,7 @@ def _default_dimensions(call: Call, rank: int) -> list[int]:
     return list(range(rank))
 
 
+_SUMS = frozenset({"sum", "mean", "linalg_vector_norm", "norm"})
 _REDUCED = (
     "sum mean amax amin max min var std var_mean std_mean prod argmax argmin any all logsumexp "
     "linalg_vector_norm norm median mode count_nonzero aminmax nansum"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from l0func.tracing.call import Call
@@ -15,7 +17,7 @@ def _spatial(dims: int) -> Transfer:
 
     @of_values
     def transfer(step: Step, call: Call, labels: Tensor) -> None:
-        last = range(-dims, 0)
+        last = [d for d in range(-dims, 0) if not _keeps(call, d)]
         if any(varies(labels, d) for d in last):
             step.fix(labels, f"the operation {call.name!r} runs over them")
         for d in last:
@@ -25,14 +27,34 @@ def _spatial(dims: int) -> Transfer:
     return transfer
 
 
+def _keeps(call: Call, dim: int) -> bool:
+    """Whether the operation leaves a dimension as it is: each output has one input there."""
+    source: Tensor = call.args[0]
+    if source.shape[dim] != call.outputs[0].shape[dim]:
+        return False
+    if "pad" in call.name:
+        # Two pads for each dimension, the last dimension first; without them the size differs.
+        before, after = call.args[1][-2 * dim - 2], call.args[1][-2 * dim - 1]
+        return before == after == 0
+    if call.takes("kernel_size"):
+        return _at(call.argument("kernel_size"), dim) == 1
+    # Adaptive pooling and upsampling to the same size.
+    return True
+
+
+def _at(sizes: Sequence[int], dim: int) -> int:
+    """The size for a dimension, counted from the last; one size may stand for all."""
+    return sizes[0] if len(sizes) == 1 else sizes[dim]
+
+
 _BY_RANK = (
     "max_pool{d}d_with_indices max_pool{d}d avg_pool{d}d _adaptive_avg_pool{d}d "
     "adaptive_avg_pool{d}d adaptive_max_pool{d}d reflection_pad{d}d replication_pad{d}d "
-    "upsample_nearest{d}d _upsample_nearest_exact{d}d"
+    "upsample_nearest{d}d _upsample_nearest_exact{d}d max_unpool{d}d"
 )
 _SMOOTH = {
     1: "upsample_linear1d",
-    2: "upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d",
+    2: "upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa",
     3: "upsample_trilinear3d",
 }
 

@@ -1,0 +1,254 @@
+"""Writes the inventory of operations: ``python docs/operations.py`` writes operations.md here."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from l0func.engine.ops import HANDLERS
+from l0func.pure.keyed import KEYED_HANDLERS
+from l0func.pure.written_out.table import REPLACEMENTS
+from l0func.tracing import transfers
+from l0func.tracing.transfers import TRANSFERS, pointwise, transfer_for
+from l0func.tracing.transfers.refusal import refuse
+
+HERE = Path(__file__).parent
+VERSION = "2.13"
+
+# Views of sparse and nested tensors and of forward-mode gradients, and torch's own tests.
+_NOT_LISTED = re.compile(
+    r"_fw_primal|_make_dual|_unpack_dual|_neg_view|_test|_nested|_sparse|(c?col_|crow_|row_|_)?"
+    r"(indices|values)$|coalesce|slice_inverse|_backward|^__|cudnn|miopen|equal$|pin_memory|conj_physical|fractional"
+)
+
+# A family of transfer functions: its units, when they are kept by name, and the test of a case.
+_FAMILIES = {
+    "pointwise": (
+        "Operands at one place are one unit.",
+        "A unit is spread over others, as in `h * h[..., :1]`.",
+        "test_a_pointwise_operation_keeps_every_unit_in_its_place",
+    ),
+    "moves": (
+        "Units move with the numbers.",
+        "The move pads units to a fixed size, or mixes parameters.",
+        "test_units_go_through_an_operation_along_other_dimensions",
+    ),
+    "copies": (
+        "A copy has the same units; a new tensor of one's size has none.",
+        "never",
+        "test_units_go_through_an_operation_along_other_dimensions",
+    ),
+    "scatters": (
+        "Values and their target are of the same units.",
+        "Indices run along the units.",
+        "test_units_go_through_an_operation_along_other_dimensions",
+    ),
+    "reductions": (
+        "It runs along other dimensions, or inside a unit such as a head. A sum, a mean or a "
+        "vector norm over units may scale them: that is a norm.",
+        "It runs over units.",
+        "test_units_go_through_an_operation_along_other_dimensions",
+    ),
+    "complex_numbers": (
+        "Both parts of a complex number are of one unit.",
+        "A transform runs over units.",
+        "test_units_go_through_an_operation_along_other_dimensions",
+    ),
+    "matrix_products": (
+        "A weight reads its input's units and makes new ones; a product of activations joins its "
+        "sum into one unit.",
+        "Neither side is followed, such as a product of two parameters.",
+        "test_units_go_through_an_operation_along_other_dimensions",
+    ),
+    "convolutions": (
+        "A kernel reads channels and makes channels; a group is one unit.",
+        "Forward computes the kernel.",
+        "",
+    ),
+    "embedding": ("The columns of the table are units.", "Forward computes the table.", ""),
+    "norms": (
+        "Each channel, or group of channels, is normalised by itself.",
+        "It runs over units, as a LayerNorm does.",
+        "test_channels_go_through_an_operation_on_images",
+    ),
+    "resampling": (
+        "Each channel is resampled by itself.",
+        "It runs over units.",
+        "test_channels_go_through_an_operation_on_images",
+    ),
+    "patches": (
+        "A channel is a unit in every place.",
+        "Units are the points.",
+        "test_channels_go_through_an_operation_on_images",
+    ),
+}
+
+_HEAD = """# The operations that are known
+
+This page is written by `docs/operations.py` from the code, with torch {version}. A test holds both
+together. It lists **{count} operations**: {followed} that a trace follows, for `unit_groups` and
+`compact`, and {others} functions of torch that run in a way of their own on gated parameters or
+with keys. Functions that torch composes of these, such as `chunk`, are followed too.
+
+An operation that is not listed keeps all units that go through it, and its name is in
+`groups.refused`. Nothing is removed on the word of this table: every group passes a trial on
+random weights first.
+
+"""
+
+
+def followed_names() -> list[str]:
+    """The ATen operations that a trace follows on this torch."""
+    names = set(pointwise_names())
+    for name, transfer in TRANSFERS.items():
+        if transfer is not refuse and any(_is_listed(op) for op in _overloads(name)):
+            names.add(name)
+    for name in _all_names():
+        if any(_is_listed(op) and op.is_view for op in _overloads(name)):
+            names.add(name)
+    return sorted(names)
+
+
+def pointwise_names() -> list[str]:
+    """Those among them that combine numbers at one place."""
+    names: set[str] = set()
+    for name in _all_names():
+        for op in _overloads(name):
+            if _is_listed(op) and transfer_for(op) is pointwise.pointwise:
+                names.add(name)
+    return sorted(names)
+
+
+def function_names() -> list[str]:
+    """The torch functions that run in a way of their own on gated parameters or with keys."""
+    tables: list[Any] = [HANDLERS, KEYED_HANDLERS, REPLACEMENTS]
+    return sorted({_label(function) for table in tables for function in table})
+
+
+def _label(function: Any) -> str:
+    """The place and the name of a torch function, as in ``"Tensor: chunk"``."""
+    # A property, such as Tensor.T, is looked up by its descriptor's __get__.
+    owner = getattr(function, "__self__", None)
+    is_property = getattr(function, "__name__", "") == "__get__"
+    name: str = getattr(owner if is_property else function, "__name__", str(function))
+    for place, within in (("Tensor", torch.Tensor), ("torch", torch), ("F", F)):
+        if getattr(within, name, None) is not None and (
+            is_property or _is_of(function, within, name)
+        ):
+            return f"{place}: {name}"
+    return f"torch: {name}"
+
+
+def _is_of(function: Any, within: Any, name: str) -> bool:
+    return getattr(within, name) is function
+
+
+def _all_names() -> Iterator[str]:
+    found: set[str] = set()
+    for full in torch._C._dispatch_get_all_op_names():
+        namespace, _, name = full.partition("::")
+        if namespace == "aten":
+            found.add(name.partition(".")[0].removesuffix("_"))
+    yield from sorted(found)
+
+
+def _overloads(name: str) -> Iterator[Any]:
+    for own in (name, f"{name}_"):
+        packet = getattr(torch.ops.aten, own, None)
+        for overload in packet.overloads() if packet is not None else ():
+            if "out" not in overload:
+                yield getattr(packet, overload)
+
+
+def _is_listed(op: Any) -> bool:
+    """Whether a network may call an operation, and torch does not compose it of others."""
+    name = op.overloadpacket.__name__
+    if _NOT_LISTED.search(name) or torch.Tag.nondeterministic_seeded in op.tags:
+        return False
+    try:
+        return not torch._C._dispatch_has_kernel_for_dispatch_key(
+            op.name(), "CompositeImplicitAutograd"
+        )
+    except RuntimeError:
+        # TorchScript has it, for Python's own numbers.
+        return False
+
+
+def family_of(name: str) -> str:
+    """The file with an operation's transfer function."""
+    for module in pkgutil.iter_modules(transfers.__path__):
+        loaded = importlib.import_module(f"{transfers.__name__}.{module.name}")
+        if name in getattr(loaded, "TRANSFERS", {}):
+            return module.name
+    return "pointwise" if name in pointwise_names() else "moves"
+
+
+def written() -> str:
+    """The page."""
+    followed, functions = followed_names(), function_names()
+    count = len(followed) + len(functions)
+    head = _HEAD.format(
+        version=VERSION, count=count, followed=len(followed), others=len(functions)
+    )
+    by_family: dict[str, list[str]] = {}
+    for name in followed:
+        by_family.setdefault(family_of(name), []).append(name)
+    parts = [head + "## Followed by a trace\n"]
+    for family, names in by_family.items():
+        parts.append(_section(family, names))
+    parts.append(_functions(functions))
+    return "\n".join(parts)
+
+
+def _section(family: str, names: list[str]) -> str:
+    units, kept, test = _FAMILIES[family]
+    lines = [f"### `{family}`\n", f"{units} Kept by name: {kept[0].lower()}{kept[1:]}\n"]
+    lines += ["| operation | test in `tests/tracing/test_operations.py` |", "|---|---|"]
+    for name in names:
+        held = (
+            f"`{test}[{name}]`"
+            if test
+            else "`test_the_tests_that_hold_the_other_operations_are_there`"
+        )
+        lines.append(f"| `{name}` | {held} |")
+    return "\n".join([*lines, ""])
+
+
+def _functions(names: list[str]) -> str:
+    lines = [
+        "## With a way of their own\n",
+        "Products, convolutions, lookups, views and slices of gated parameters are held by "
+        "`tests/engine/test_ops.py`, random functions by `tests/pure/test_plain_draws.py`, "
+        "functions in plain operations by `tests/pure/test_attention_written_out.py` and "
+        "`tests/pure/test_recurrent_written_out.py`, reads and writes by "
+        "`tests/engine/test_row_values.py`.\n",
+        "| from | function |",
+        "|---|---|",
+    ]
+    for name in names:
+        source, _, function = name.partition(": ")
+        lines.append(f"| {source} | `{function}` |")
+    return "\n".join([*lines, ""])
+
+
+def names_on(text: str) -> set[str]:
+    """The operations that a page lists."""
+    followed = re.findall(r"^\| `(\w+)` \|", text, re.M)
+    functions = re.findall(r"^\| ([\w.]+) \| `([^`]+)` \|", text, re.M)
+    return {*followed, *(f"{source}: {function}" for source, function in functions)}
+
+
+def version_here() -> str:
+    """This torch's version, without its patch."""
+    return ".".join(torch.__version__.split(".")[:2])
+
+
+if __name__ == "__main__":
+    (HERE / "operations.md").write_text(written())

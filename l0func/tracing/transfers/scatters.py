@@ -1,0 +1,107 @@
+"""Operations that write values at indices: the values and their target are of the same units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func.tracing.call import Call
+from l0func.tracing.step import Step, Transfer
+from l0func.tracing.transfers.copies import overwritten
+from l0func.tracing.transfers.refusal import refuse
+from l0func.tracing.units import varies
+
+
+def _along_one(step: Step, call: Call) -> None:
+    """``index_add``, ``scatter`` and the like: they write along one dimension."""
+    target: Tensor = call.args[0]
+    dim = int(call.args[1]) % max(target.dim(), 1)
+    source = call.args[3]
+    values = step.labels(source) if isinstance(source, Tensor) and source.dim() else None
+    _with_values(step, call, [dim], values)
+
+
+def _at_indices(step: Step, call: Call) -> None:
+    """``target[indices] = values``, for units along dimensions after the indexed ones."""
+    target: Tensor = call.args[0]
+    dims = _indexed(call.args[1])
+    rest = target.dim() - 1 - max(dims)
+    labels, values = step.labels(target), step.labels(call.args[2])
+    leading = [(labels, target.dim() - rest), (values, max(values.dim() - rest, 0))]
+    if any(varies(each, d) for each, count in leading for d in range(count)):
+        refuse(step, call, " where units lie along or before an indexed dimension")
+        return
+    row = values.reshape(-1, *values.shape[max(values.dim() - rest, 0) :])[:1]
+    shape = (1,) * (target.dim() - row.dim() + 1) + tuple(row.shape[1:])
+    is_empty = not row.numel()
+    _with_values(step, call, dims, None if is_empty else row.reshape(shape))
+
+
+def _indexed(indices: Sequence[Tensor | None]) -> list[int]:
+    """The indexed dimensions."""
+    dims: list[int] = []
+    dim = 0
+    for index in indices:
+        # A mask stands for as many dimensions as it has.
+        width = index.dim() if index is not None and index.dtype == torch.bool else 1
+        if index is not None:
+            dims += range(dim, dim + width)
+        dim += width
+    return dims
+
+
+def _masked(step: Step, call: Call) -> None:
+    """``target.masked_scatter(mask, source)``: the mask is one for all units."""
+    target, mask, source = call.args[:3]
+    labels, values = step.labels(target), step.labels(source)
+    last = target.dim() - 1
+    fits = source.dim() > 0 and source.shape[-1] == target.shape[-1]
+    along_others = any(varies(labels, d) for d in range(last))
+    along_rows = any(varies(values, d) for d in range(values.dim() - 1))
+    if not fits or along_others or along_rows or _varies_along_last(mask):
+        refuse(step, call, " with a mask that differs between units")
+        return
+    row = values.reshape(-1, values.shape[-1])[:1]
+    _with_values(step, call, list(range(last)), row.reshape((1,) * last + (-1,)))
+
+
+def _varies_along_last(mask: Tensor) -> bool:
+    return mask.dim() > 0 and bool((mask != mask[..., :1]).any())
+
+
+def _with_values(step: Step, call: Call, dims: Sequence[int], values: Tensor | None) -> None:
+    """Tie the values with their target; refuse units along the dimensions of the indices."""
+    target: Tensor = call.args[0]
+    before = step.value_of(target)
+    labels = step.labels(target)
+    along = [labels] if values is None else [labels, values]
+    for each in along:
+        if each.dim() == labels.dim() and any(varies(each, d) for d in dims):
+            refuse(step, call, " along the dimension in which units lie")
+            return
+    made = labels
+    if values is not None:
+        for d in dims:
+            labels = labels.narrow(d, 0, 1)
+            values = values.narrow(d, 0, 1) if values.shape[d] else values
+        shape = _broadcast(labels, values)
+        labels, values = labels.expand(shape), values.expand(shape)
+        step.units.tie(labels, values)
+        made = torch.where(labels >= 0, labels, values).expand(target.shape)
+    if call.writes_in_place and before is not None:
+        made = overwritten(before, made)
+    step.set(call.outputs[0], made)
+
+
+def _broadcast(a: Tensor, b: Tensor) -> Any:
+    return [max(x, y) if min(x, y) == 1 else x for x, y in zip(a.shape, b.shape, strict=True)]
+
+
+_ALONG_ONE = "index_add index_copy scatter scatter_add scatter_reduce index_fill"
+
+TRANSFERS: dict[str, Transfer] = {"masked_scatter": _masked}
+TRANSFERS.update(dict.fromkeys(_ALONG_ONE.split(), _along_one))
+TRANSFERS.update(dict.fromkeys(("index_put", "_index_put_impl", "_unsafe_index_put"), _at_indices))
