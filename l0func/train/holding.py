@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from l0func.distributions import GateDistribution
 from l0func.gates.checks import Gates
+from l0func.spec.parts import GateVector
 
 _HALVINGS = 20
 _REACH = 64.0
@@ -40,12 +40,12 @@ def held(gates: Gates, chosen: Collection[str], enough: Callable[[Gates], Tensor
     return raised(gates, chosen, shift)
 
 
-def location_of(distribution: GateDistribution, probability: float) -> float:
+def location_of(gate: GateVector, probability: float) -> float:
     """The location at which a gate is open with this probability."""
     low, high = (torch.tensor(x, dtype=torch.float64, device="cpu") for x in (-_REACH, _REACH))
     for _ in range(2 * _HALVINGS):
         middle = (low + high) / 2
-        is_below = bool(distribution.prob_nonzero(middle) < probability)
+        is_below = bool(gate.distribution.prob_nonzero(middle) < probability)
         low, high = (middle, high) if is_below else (low, middle)
     return float(high)
 

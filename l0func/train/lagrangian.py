@@ -170,7 +170,7 @@ def lagrangian(
         warmup=warmup,
         restart=restart and not equality,
         floor=floor,
-        caps={gate.name: location_of(gate.distribution, _ALMOST_OPEN) for gate in spec.gates},
+        caps={gate.name: location_of(gate, _ALMOST_OPEN) for gate in spec.gates},
     )
     return Lagrangian(
         controller.init,

@@ -141,7 +141,7 @@ def test_a_layer_that_closes_is_an_error_or_a_constant():
     with pytest.warns(UserWarning, match=r"All gates of '0\.weight'"):
         pruned = l0.prune(params, gates, spec)
     torch.testing.assert_close(output, fn(pruned, buffers, *inputs))
-    with pytest.raises(ValueError, match="'raise' or 'constant'"):
+    with pytest.raises(ValueError, match="'raise', 'constant', 'remove' or None; got 'keep'"):
         l0.compact(fn, params, gates, buffers, spec, empty="keep")
 
 

@@ -207,7 +207,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "match"),
     [
-        ("fft", "'_fft_r2c', which cannot be followed"),
+        ("fft", "the operation '_fft_r2c' runs over them"),
         ("softmax", "the operation '_softmax' runs over them"),
         ("mean", "the operation 'mean' runs over them"),
         ("fixed", "in the forward of Odd, torch function 'reshape': RuntimeError: shape"),
