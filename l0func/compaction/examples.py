@@ -39,6 +39,15 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
     return all(_same_tensor(a, b, tolerance) for a, b in pairs)
 
 
+def numbers_of(output: Any) -> list[Any]:
+    """The tensors in an output, copied, and its floats; for :func:`same_output` in its place.
+
+    A later call may write into the output's own tensors, since a module may return a parameter.
+    """
+    floats = [leaf for _, leaf in visible_leaves(output) if isinstance(leaf, float)]
+    return [*(tensor.clone() for tensor in _tensors_in(output)), *floats]
+
+
 def check_rows(inputs: Inputs) -> None:
     """Refuse examples without any numbers: every network is equal on them.
 
