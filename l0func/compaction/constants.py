@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0func.compaction.resize import CONVOLUTIONS
 from l0func.pure.functional import Functional
 from l0func.pure.part import Part
 from l0func.pure.places import Contents
 from l0func.smaller import Constant
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def with_constants(function: Functional, paths: Collection[str]) -> Functional:
@@ -87,7 +86,7 @@ def constant_part(part: Part, tensors: Mapping[str, Tensor]) -> Part | None:
         # A forward on the object itself would run in place of the constant's.
         return None
     geometry: dict[str, Any] = {"stride": (), "dilation": (), "padded": ()}
-    if part.kind in _CONVOLUTIONS:
+    if part.kind in CONVOLUTIONS:
         geometry = {name: part.plain[name] for name in ("stride", "dilation")}
         geometry["padded"] = _padded(part)
     elif read_dim(part, tensors) is None:
@@ -107,7 +106,7 @@ def _padded(part: Part) -> tuple[int, ...]:
 
 
 def _without_inputs(weight: Tensor, part: Part, tensors: Mapping[str, Tensor]) -> Tensor:
-    dim = 1 if part.kind in _CONVOLUTIONS else read_dim(part, tensors) or 0
+    dim = 1 if part.kind in CONVOLUTIONS else read_dim(part, tensors) or 0
     return weight.narrow(dim, 0, 0).clone()
 
 

@@ -48,10 +48,10 @@ def joinings(
     """
     of_maker = [other for other in alike if other.maker == vector.maker]
     yield from _joined(of_maker, trace)
-    for units in _folded(vector.units, trace.pieces):
-        folded = vector_of(units, trace)
-        if isinstance(folded, UnitVector):
-            yield Joined(folded, frozenset({vector.name}))
+    for units in _joined_pieces(vector.units, trace.pieces):
+        joined = vector_of(units, trace)
+        if isinstance(joined, UnitVector):
+            yield Joined(joined, frozenset({vector.name}))
     following = failed[failed.index(vector) :]
     yield from _joined(following[:2], trace)
     yield from _joined(failed, trace)
@@ -66,7 +66,9 @@ def _joined(vectors: Sequence[UnitVector], trace: Trace) -> Iterator[Joined]:
         yield Joined(one, frozenset(vector.name for vector in vectors))
 
 
-def _folded(units: Sequence[UnitSlices], pieces: Collection[int]) -> Iterator[list[UnitSlices]]:
+def _joined_pieces(
+    units: Sequence[UnitSlices], pieces: Collection[int]
+) -> Iterator[list[UnitSlices]]:
     """The units in so many pieces of equal length, side by side; then in equal runs."""
     for number in sorted(pieces):
         length, rest = divmod(len(units), number)

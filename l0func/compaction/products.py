@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from l0func.internal.untyped import loose
 from l0func.tracing.call import operation_name, tensors_in_lists
 
-Place = tuple[str, tuple[int, ...], tuple[int, ...], int]
+Extent = tuple[str, tuple[int, ...], tuple[int, ...], int]
 """A part of a parameter: its path, and the part's sizes, strides and offset."""
 
 
@@ -39,18 +39,18 @@ class Matrix(NamedTuple):
     transposed: bool = False
 
     @property
-    def place(self) -> Place:
+    def extent(self) -> Extent:
         """The part of the parameter that the matrix is."""
-        return _place(self.path, self.part)
+        return _extent_of(self.path, self.part)
 
     @property
-    def bias_place(self) -> Place | None:
+    def bias_extent(self) -> Extent | None:
         """The part of a parameter that the bias is."""
-        return None if self.bias is None else _place(self.bias_path, self.bias)
+        return None if self.bias is None else _extent_of(self.bias_path, self.bias)
 
     def entries(self, tensor: Tensor) -> Tensor:
         """The matrix's entries in a tensor of the parameter's shape, (outputs, columns)."""
-        _, sizes, strides, offset = self.place
+        _, sizes, strides, offset = self.extent
         return self._matrix(tensor.contiguous().as_strided(sizes, strides, offset))
 
     def values(self) -> Tensor:
@@ -72,7 +72,7 @@ class Matrix(NamedTuple):
         return part.flatten(1)
 
 
-def _place(path: str, part: Tensor) -> Place:
+def _extent_of(path: str, part: Tensor) -> Extent:
     return path, tuple(part.shape), tuple(part.stride()), int(part.storage_offset())
 
 
@@ -125,7 +125,7 @@ class Products(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
-        find = _KINDS.get(operation_name(func))
+        find = _PRODUCT_FINDERS.get(operation_name(func))
         product = None if find is None else find(self, *args)
 
         def run() -> Tensor:
@@ -161,7 +161,7 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _matmul(
+def _matrix_product(
     products: Products, a: Tensor, b: Tensor, bias: Tensor | None = None
 ) -> Product | None:
     right = products.matrix(_one(b).mT, bias)
@@ -177,11 +177,13 @@ def _one(matrix: Tensor) -> Tensor:
     return matrix[0] if repeated else matrix
 
 
-def _addmm(products: Products, bias: Tensor, a: Tensor, b: Tensor, *_: Any) -> Product | None:
-    return _matmul(products, a, b, bias)
+def _biased_product(
+    products: Products, bias: Tensor, a: Tensor, b: Tensor, *_: Any
+) -> Product | None:
+    return _matrix_product(products, a, b, bias)
 
 
-def _linear(
+def _linear_product(
     products: Products, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Product | None:
     matrix = products.matrix(weight, bias)
@@ -192,7 +194,7 @@ def _no_rows(*_: Tensor) -> Iterator[Tensor]:
     return iter(())
 
 
-def _split(tensor: Tensor, size: int) -> Iterator[Tensor]:
+def _row_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
     blocks: tuple[Tensor, ...] = loose(tensor).split(size)
     return iter(blocks)
 
@@ -212,7 +214,7 @@ def _rows(matrix: Matrix, x: Tensor, turned: bool) -> Product | None:
     step = max(1, _BLOCK // max(1, x.shape[-1]))
 
     def cut(tensor: Tensor) -> Iterator[Tensor]:
-        return _split(tensor.reshape(-1, tensor.shape[-1]), step)
+        return _row_blocks(tensor.reshape(-1, tensor.shape[-1]), step)
 
     def outputs(output: Tensor) -> Iterator[Tensor]:
         return cut(output.mT if turned else output)
@@ -220,7 +222,7 @@ def _rows(matrix: Matrix, x: Tensor, turned: bool) -> Product | None:
     return Product(matrix, lambda: cut(x), outputs)
 
 
-def _convolution(
+def _convolution_product(
     products: Products,
     x: Tensor,
     weight: Tensor,
@@ -239,20 +241,20 @@ def _convolution(
     if groups > 1:
         return Product(kernel, _no_rows, _no_rows, fits=False)
     settings = (stride, padding, dilation, output_padding)
-    window = _window(weight, [_each(values, x.dim() - 2) for values in settings], transposed)
+    window = _window(weight, [_per_axis(values, x.dim() - 2) for values in settings], transposed)
     images = max(1, _BLOCK // max(1, window.entries(x)))
 
     def blocks() -> Iterator[Tensor]:
-        return map(window.patches, _split(x, images))
+        return map(window.patches, _row_blocks(x, images))
 
     def outputs(output: Tensor) -> Iterator[Tensor]:
-        for block in _split(output, images):
+        for block in _row_blocks(output, images):
             yield block.movedim(1, -1).flatten(0, -2)
 
     return Product(kernel, blocks, outputs)
 
 
-def _each(values: list[int], count: int) -> tuple[int, ...]:
+def _per_axis(values: list[int], count: int) -> tuple[int, ...]:
     return tuple(values) * count if len(values) == 1 else tuple(values)
 
 
@@ -336,12 +338,12 @@ def _spread(x: Tensor, dim: int, step: int) -> Tensor:
     return wide
 
 
-_KINDS: dict[str, Callable[..., Product | None]] = {
-    "mm": _matmul,
-    "bmm": _matmul,
-    "addmm": _addmm,
-    "baddbmm": _addmm,
-    "linear": _linear,
-    "convolution": _convolution,
-    "_convolution": _convolution,
+_PRODUCT_FINDERS: dict[str, Callable[..., Product | None]] = {
+    "mm": _matrix_product,
+    "bmm": _matrix_product,
+    "addmm": _biased_product,
+    "baddbmm": _biased_product,
+    "linear": _linear_product,
+    "convolution": _convolution_product,
+    "_convolution": _convolution_product,
 }

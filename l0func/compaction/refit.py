@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.compaction.least_squares import NormalEquations
-from l0func.compaction.products import Matrix, Place, Product, Products, Visit
+from l0func.compaction.products import Extent, Matrix, Product, Products, Visit
 from l0func.gates.checks import (
     Gates,
     MaskEstimator,
@@ -111,8 +111,10 @@ def refit(
         z = fixed_gates(named_gates, spec, estimator, density)
         inputs = read_examples(fn, examples)
         pruned = pruned_by(tensors, z, spec)
-        network = _Network(fn, tree.leaves(buffers, "buffers"), inputs)
-        fitted = _fitted(network, tensors, pruned, _Refit(open_entries(z, spec), ridge))
+        network = _ObservedNetwork(fn, tree.leaves(buffers, "buffers"), inputs)
+        fitted = _with_fitted_readers(
+            network, tensors, pruned, _Refit(open_entries(z, spec), ridge)
+        )
     return tree.rebuild(params, _behind_gates(tensors, pruned, fitted, z, spec))
 
 
@@ -125,7 +127,7 @@ def _check_ridge(ridge: Any) -> None:
         raise ValueError(f"ridge is a finite number, at least 0; got {ridge}.")
 
 
-class _Network(NamedTuple):
+class _ObservedNetwork(NamedTuple):
     """A function with the inputs that it is called on."""
 
     fn: PureModule
@@ -159,16 +161,16 @@ def _flat_linear(
     return output.reshape(*input.shape[:-1], -1)
 
 
-def _fitted(
-    network: _Network,
+def _with_fitted_readers(
+    network: _ObservedNetwork,
     params: Mapping[str, Tensor],
     pruned: Mapping[str, Tensor],
     refit: _Refit,
 ) -> dict[str, Tensor]:
     """The pruned parameters with their readers fitted."""
-    otherwise = network.call(_own(params), refit.watch)
+    otherwise = network.call(_contiguous_copies(params), refit.watch)
     refit.leave(otherwise, "is read in another way, too")
-    fitted = _own(pruned)
+    fitted = _contiguous_copies(pruned)
     while not refit.finished:
         refit.restart()
         network.call(fitted, refit.fit)
@@ -210,10 +212,10 @@ class _Refit:
 
     def __init__(self, opened: Mapping[str, Tensor], ridge: float | None) -> None:
         self._opened, self._ridge = opened, ridge
-        self._whole: dict[Place, list[Tensor]] = {}
-        self._biased: dict[Place | None, set[Place]] = {}
-        self._settled: set[Place] = set()
-        self._sums: dict[Place, _Sums] = {}
+        self._whole: dict[Extent, list[Tensor]] = {}
+        self._biased: dict[Extent | None, set[Extent]] = {}
+        self._settled: set[Extent] = set()
+        self._sums: dict[Extent, _ReaderEquations] = {}
         self._stale = False
         self.left: dict[str, str] = {}
 
@@ -225,21 +227,21 @@ class _Refit:
     def watch(self, product: Product, run: Callable[[], Tensor]) -> Tensor:
         """Remember what a reader computes in the whole network."""
         output, matrix = run(), product.matrix
-        self._biased.setdefault(matrix.bias_place, set()).add(matrix.place)
+        self._biased.setdefault(matrix.bias_extent, set()).add(matrix.extent)
         if not _lacks_inputs(matrix, self._opened):
             return output
         if product.fits:
-            self._whole.setdefault(matrix.place, []).append(output)
+            self._whole.setdefault(matrix.extent, []).append(output)
         else:
             self.left[matrix.path] = "is a convolution's in groups"
         return output
 
     def leave(self, paths: Iterable[str], reason: str) -> None:
         """Leave these parameters as they are."""
-        for place in list(self._whole):
-            if place[0] in paths:
-                self.left[place[0]] = reason
-                del self._whole[place]
+        for extent in list(self._whole):
+            if extent[0] in paths:
+                self.left[extent[0]] = reason
+                del self._whole[extent]
 
     def restart(self) -> None:
         """Begin a call of the pruned network."""
@@ -249,28 +251,28 @@ class _Refit:
     def fit(self, product: Product, run: Callable[[], Tensor]) -> Tensor:
         """Fit a reader in the pruned network, and compute its output then."""
         output, matrix = run(), product.matrix
-        place = matrix.place
-        if self._stale or place in self._settled or place not in self._whole:
+        extent = matrix.extent
+        if self._stale or extent in self._settled or extent not in self._whole:
             return output
-        sums = self._sums.setdefault(place, self._new_sums(matrix))
-        whole = self._whole[place]
+        sums = self._sums.setdefault(extent, self._new_sums(matrix))
+        whole = self._whole[extent]
         wanted = whole[sums.uses]
         sums.add(product, output, wanted)
         if sums.uses < len(whole):
             # A recurrent layer's next inputs are then those that a good fit would give it.
             return wanted
         sums.fit(matrix, self._ridge)
-        self._settled.add(place)
+        self._settled.add(extent)
         # The earlier uses in this call did not have the new weights.
         self._stale = len(whole) > 1
         return run()
 
-    def _new_sums(self, matrix: Matrix) -> _Sums:
-        has_bias = matrix.bias is not None and len(self._biased[matrix.bias_place]) == 1
-        return _Sums(matrix.entries(self._opened[matrix.path]), has_bias)
+    def _new_sums(self, matrix: Matrix) -> _ReaderEquations:
+        has_bias = matrix.bias is not None and len(self._biased[matrix.bias_extent]) == 1
+        return _ReaderEquations(matrix.entries(self._opened[matrix.path]), has_bias)
 
 
-class _Sums:
+class _ReaderEquations:
     """The normal equations for one reader.
 
     Args:
@@ -338,7 +340,7 @@ def _same_columns(entries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield pattern.nonzero().flatten(), (pattern_of == number).nonzero().flatten()
 
 
-def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies, each with a storage of its own."""
     own: dict[str, Tensor] = {}
     for path, tensor in tensors.items():

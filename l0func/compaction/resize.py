@@ -158,7 +158,7 @@ def _kept_heads(cut: SubmoduleCut, heads: int) -> Tensor:
 # There is none in torch before 2.4.
 RMS_NORMS: tuple[type[nn.Module], ...] = (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _BATCH_NORM_MODULES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -174,7 +174,7 @@ RESIZERS: dict[type[nn.Module], Resizer] = {
     nn.RNNBase: resize_recurrent,
     nn.RNNCellBase: resize_cell,
 }
-for _kind in _CONVOLUTIONS + _TRANSPOSED_CONVOLUTIONS:
+for _kind in CONVOLUTIONS + _TRANSPOSED_CONVOLUTIONS:
     RESIZERS[_kind] = _resize_conv
 for _kind in _BATCH_NORM_MODULES + _INSTANCE_NORMS:
     RESIZERS[_kind] = _resize_channel_norm

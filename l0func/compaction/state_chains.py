@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from torch import nn
 
 from l0func.compaction.near_sizes import Shapes
+from l0func.compaction.resize import CONVOLUTIONS
 from l0func.pure.part import Part
 from l0func.pure.places import ChildPlace
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAYERS = (nn.Linear, *CONVOLUTIONS)
 _BETWEEN = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 
 
@@ -46,11 +47,11 @@ def _next_maker(
     if weight is None or child.attribute("groups") not in (None, 1):
         return None
     if maker is not None and before[weight][1] == before[maker][0]:
-        _check_pair(maker, weight, after)
+        _check_maker_and_reader(maker, weight, after)
     return weight
 
 
-def _check_pair(maker: str, reader: str, after: Shapes) -> None:
+def _check_maker_and_reader(maker: str, reader: str, after: Shapes) -> None:
     made, read = after[maker][0], after[reader][1]
     # A constant reads nothing, whatever comes.
     if read not in (made, 0):

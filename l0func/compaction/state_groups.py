@@ -51,7 +51,7 @@ def open_units(
     """
     sizes = {gate.name: gate.size for gate in spec.gates}
     losses = _losses(spec, tensors, after)
-    closed = _solved(losses, sizes)
+    closed = _closed_units(losses, sizes)
     for loss in losses:
         if loss.by_known(closed) != loss.lost:
             raise _no_removal(loss, tensors, after)
@@ -82,7 +82,7 @@ def _losses(
     return losses
 
 
-def _solved(losses: list[_Loss], sizes: Mapping[str, int]) -> dict[str, int]:
+def _closed_units(losses: list[_Loss], sizes: Mapping[str, int]) -> dict[str, int]:
     """The numbers of closed units; a group that no equation settles is taken as open."""
     closed: dict[str, int] = {}
     waiting = list(losses)

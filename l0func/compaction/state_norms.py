@@ -19,7 +19,7 @@ from l0func.pure.places import Contents
 # An eps that no rounding hides.
 _TRIAL_EPS = 0.5
 
-_FORMS: tuple[tuple[float, Callable[[Tensor, float], Tensor]], ...] = (
+_RMS_NORM_FORMS: tuple[tuple[float, Callable[[Tensor, float], Tensor]], ...] = (
     (1.0, lambda x, eps: x / (x.square().mean(-1, keepdim=True) + eps).sqrt()),
     (0.5, lambda x, eps: x / (x.square().mean(-1, keepdim=True).sqrt() + eps)),
 )
@@ -42,12 +42,12 @@ def with_norm_eps(cut: SubmoduleCut, part: Part) -> Part:
     ratio = len(cut.kept(name, 0)) / cut.kept_count(name, 0)
     for attribute, value in cut.part.attributes().items():
         if type(value) is float:
-            power = _power_of(cut.part, name, attribute, len(cut.kept(name, 0)))
+            power = _eps_power(cut.part, name, attribute, len(cut.kept(name, 0)))
             part = part.with_attribute(attribute, value * ratio**power)
     return part
 
 
-def _power_of(part: Part, name: str, attribute: str, size: int) -> float:
+def _eps_power(part: Part, name: str, attribute: str, size: int) -> float:
     """The power of N / N' that a number in a module is multiplied by; 0 if it is no eps."""
     weight = torch.linspace(0.5, 2.0, size, device="cpu")
     x = torch.linspace(-1.0, 2.0, 2 * size, device="cpu").reshape(2, size)
@@ -59,7 +59,7 @@ def _power_of(part: Part, name: str, attribute: str, size: int) -> float:
     except Exception:
         # A forward of unknown code may raise anything on tensors that it does not expect.
         return 0.0
-    for power, form in _FORMS:
+    for power, form in _RMS_NORM_FORMS:
         normed = form(x, _TRIAL_EPS)
         if any(_is_equal(output, normed * (weight + offset)) for offset in (0.0, 1.0)):
             return power

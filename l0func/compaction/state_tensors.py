@@ -44,7 +44,7 @@ def state_tensors(module: nn.Module, function: Functional, state: Any) -> StateT
         TypeError: The state is no mapping, or holds something else than tensors.
         ValueError: A name is missing or unknown, or names of one tensor have different values.
     """
-    _check_state(state)
+    _check_not_module(state)
     extra = _extra_states(state)
     if extra:
         state = {key: value for key, value in state.items() if key not in extra}
@@ -67,7 +67,7 @@ def state_tensors(module: nn.Module, function: Functional, state: Any) -> StateT
     return StateTensors(ordered, frozenset(left_out), extra)
 
 
-def _check_state(state: Any) -> None:
+def _check_not_module(state: Any) -> None:
     if isinstance(state, nn.Module):
         raise TypeError(
             "state is a dict {path: tensor}, as from state_dict() or from a file; got the module "

@@ -43,11 +43,11 @@ class Form:
             batch: The number of these dimensions: 1 for rows alone, 2 for rows and masks.
         """
         pairs = zip(rows, self.dims, strict=True)
-        placed = [_moved(x, dim, batch) for x, dim in pairs]
+        placed = [_with_batch_at(x, dim, batch) for x, dim in pairs]
         return FlatMapped(self.template, placed, self.dims, []).rebuilt(placed, shared)
 
 
-def _moved(x: Tensor, dim: int, batch: int) -> Tensor:
+def _with_batch_at(x: Tensor, dim: int, batch: int) -> Tensor:
     """The tensor with its first ``batch`` dimensions in place ``dim``."""
     return x.movedim(list(range(batch)), list(range(dim, dim + batch)))
 

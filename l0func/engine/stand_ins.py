@@ -72,7 +72,7 @@ class StandIns:
         masked = apply_masks(params, self._masks(values))
         tensors = tree.leaves(masked)
         for path, layout in self.layouts.items():
-            _check_devices(layout, tensors[path], log_alphas)
+            _check_gate_devices(layout, tensors[path], log_alphas)
             tensors[path] = _stand_in(layout, tensors[path], values, entry_gates)
         return tree.rebuild(masked, tensors)
 
@@ -102,7 +102,7 @@ def _stand_in(
     return stand_in(weight, layout.scales(values), own, HANDLERS, layout.parameter.path)
 
 
-def _check_devices(layout: Layout, weight: Tensor, log_alphas: Gates) -> None:
+def _check_gate_devices(layout: Layout, weight: Tensor, log_alphas: Gates) -> None:
     for binding in layout.parameter.bindings:
         check_device(layout.parameter.path, weight, log_alphas[binding.gate])
 

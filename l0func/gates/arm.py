@@ -52,7 +52,7 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
     ) -> Tensor:
         check_single_key(key)
         named = check_gates(gates, spec)
-        uniforms = _uniforms(key, named, spec)
+        uniforms = _gate_uniforms(key, named, spec)
 
         def loss(z: Gates) -> Tensor:
             masked = apply_masks(params, masks_of(z, spec))
@@ -78,7 +78,7 @@ def _check_bernoulli(spec: GateSpec) -> None:
             )
 
 
-def _uniforms(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
+def _gate_uniforms(key: Tensor, gates: Gates, spec: GateSpec) -> Gates:
     """One uniform for every gate, in the gates' dtype."""
     keys = gate_keys(key, gates, spec.gates)
     draws = random.uniforms(keys, [gate.shape for gate in spec.gates])

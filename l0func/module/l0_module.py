@@ -28,12 +28,12 @@ from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
+from l0func.module.redraw import redraw_in_place
 from l0func.module.signature import show_signature, shows_signature
 from l0func.module.tied import share_tied
 from l0func.module.watch import watch
 from l0func.module.wrapper import Wrapper
 from l0func.module.written import Written
-from l0func.pure import init_params as initialisation
 from l0func.pure.functional import PureModule, make_functional
 from l0func.pure.init_params import Initialiser
 from l0func.spec.build import Rules, gate_spec
@@ -135,7 +135,7 @@ class L0Module(Wrapper):
         gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
         self.log_alpha = _gate_dict(beside_parameters(gates, params, self.spec))
         if init_params is not None:
-            _redraw_in_place(weights_key, params, init_params)
+            redraw_in_place(weights_key, params, init_params)
         watch(dict(module.named_parameters()), params)
         show_signature(self, self.module)
         self._current()
@@ -378,17 +378,6 @@ class L0Module(Wrapper):
 def _gate_dict(gates: Gates) -> GateDict:
     stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
     return GateDict(stored)
-
-
-@torch.no_grad()
-def _redraw_in_place(
-    key: Tensor, params: dict[str, Tensor], initialisers: Mapping[str, Initialiser | None]
-) -> None:
-    """Draw parameters anew in place; a wildcard leaves frozen parameters as they are."""
-    new = initialisation.init_params(key, params, initialisers)
-    for path, p in params.items():
-        if p.requires_grad or path in initialisers:
-            p.copy_(new[path])
 
 
 def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

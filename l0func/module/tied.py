@@ -11,7 +11,7 @@ from torch import Tensor, nn
 def tied_paths(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Pairs of paths to one tensor: its first path, and each other one."""
     first: dict[int, str] = {}
-    for path, tensor in _named(module):
+    for path, tensor in _tensors_by_every_name(module):
         known = first.setdefault(id(tensor), path)
         if known != path:
             yield known, path
@@ -32,7 +32,7 @@ def share_tied(module: nn.Module, state_dict: dict[str, Any], prefix: str) -> No
                 state_dict.setdefault(missing, state_dict[known])
 
 
-def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _tensors_by_every_name(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     inner = cast("Any", module)
     named: Iterable[tuple[str, Tensor]] = inner.named_parameters(remove_duplicate=False)
     buffers: Iterable[tuple[str, Tensor]] = inner.named_buffers(remove_duplicate=False)

@@ -28,7 +28,7 @@ def _for_rows(mode: Any, made: Any) -> Any:
     return made if is_mapped_with(key, [made]) else for_each_row(made, key)
 
 
-def _filled(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+def _make_filled(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
     # torch reads the fill value, the last argument, as a Python number.
     if "fill_value" in named:
         number = _as_number(mode, named["fill_value"])
@@ -72,6 +72,6 @@ _FRESH_METHODS = ("clone", "new_empty", "new_ones", "new_zeros")
 FRESH_HANDLERS: dict[Any, Any] = {
     **{getattr(untyped, name): _make_for_rows for name in _FRESH_FUNCTIONS},
     **{getattr(TENSOR, name): _make_for_rows for name in _FRESH_METHODS},
-    **dict.fromkeys([untyped.full, untyped.full_like, TENSOR.new_full], _filled),
+    **dict.fromkeys([untyped.full, untyped.full_like, TENSOR.new_full], _make_filled),
     **dict.fromkeys([untyped.tensor, TENSOR.new_tensor], _made_constant),
 }

@@ -177,12 +177,14 @@ def _not_left_aligned(mode: Any, func: Any, /, *args: Any, **named: Any) -> bool
     return False
 
 
-_NUMBERS = ("item", "tolist", "numpy", "__int__", "__float__", "__complex__", "__index__")
+_READS_AS_NUMBER = ("item", "tolist", "numpy", "__int__", "__float__", "__complex__", "__index__")
 _SIZED_BY_VALUES = ("unique", "unique_consecutive", "bincount")
 _Table: TypeAlias = dict[Callable[..., Any], list[Any]]
 _VALUE_READS: _Table = {
     _in_rows(_truth_in_rows): [TENSOR.__bool__, TENSOR.is_nonzero, untyped.is_nonzero],
-    _reads(_NUMBER): [getattr(TENSOR, name) for name in (*_NUMBERS, "__format__", "__array__")],
+    _reads(_NUMBER): [
+        getattr(TENSOR, name) for name in (*_READS_AS_NUMBER, "__format__", "__array__")
+    ],
     _in_rows(_equal_in_rows): [TENSOR.equal, torch.equal],
     _in_rows(_allclose): [TENSOR.allclose, torch.allclose],
     _in_rows(_contains): [TENSOR.__contains__],

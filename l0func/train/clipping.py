@@ -69,7 +69,7 @@ def _wide_gradient(g: Tensor) -> Tensor:
     return g.to(torch.promote_types(g.dtype, torch.float32))
 
 
-def clipped(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
+def clipped_gradients(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
     """The gradients that a clipping function returns, checked.
 
     Raises:

@@ -17,7 +17,7 @@ from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.train.state import TrainState
 
-_MOMENTS = "moments."
+_MOMENTS_PREFIX = "moments."
 
 # Names of moments that torch's optimizers count for all entries together.
 _COUNTS = (".step", ".mu_product", ".eta", ".mu")
@@ -135,7 +135,7 @@ def _is_shared(path: str, named: Mapping[str, Tensor]) -> bool:
     """Whether stacked training states share the tensor under a path."""
     if path == "step":
         return True
-    if not path.startswith(_MOMENTS):
+    if not path.startswith(_MOMENTS_PREFIX):
         return False
     return path.endswith(_COUNTS) or _is_number(path, named)
 
@@ -149,7 +149,7 @@ def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
     moment = named[path]
     if moment.dim() > 0:
         return False
-    leaf = named.get(path.removeprefix(_MOMENTS).rpartition(".")[0])
+    leaf = named.get(path.removeprefix(_MOMENTS_PREFIX).rpartition(".")[0])
     return leaf is None or leaf.dim() > 0 or leaf.dtype != moment.dtype
 
 

@@ -26,7 +26,7 @@ from l0func.train.arguments import (
     check_sweep,
     renamed,
 )
-from l0func.train.clipping import Clip, clipped
+from l0func.train.clipping import Clip, clipped_gradients
 from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
 from l0func.train.objective import Objective
@@ -206,7 +206,7 @@ class _TrainingFunctions:
     def _clipped(self, params_grads: Tree, gates_grads: Tree) -> tuple[Tree, Tree]:
         if self.clip is None:
             return params_grads, gates_grads
-        clip = partial(clipped, self.clip)
+        clip = partial(clipped_gradients, self.clip)
         mapped: Any = clip if self.in_dims is None else torch.vmap(clip)
         return mapped(params_grads, gates_grads)
 

@@ -91,7 +91,7 @@ def computed(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
     """
     tensors = keys, *operands
     if _has_values(tensors):
-        return _run(sweep, keys, operands)
+        return _contracted(sweep, keys, operands)
     return _operator(*tensors, *in_graph(sweep))
 
 
@@ -101,7 +101,7 @@ def _has_values(tensors: Sequence[Tensor | None]) -> bool:
     return known and untyped._C._len_torch_dispatch_stack() == 0
 
 
-def _run(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
+def _contracted(sweep: Sweep, keys: Tensor, operands: Operands) -> list[Tensor]:
     tensors = [t for t in (keys, *operands) if t is not None]
     kernels = kernels_for(*tensors)
     return kernels.contract(sweep.contraction, sweep.outputs, keys, operands)
@@ -125,7 +125,7 @@ def _sweep_of(args: tuple[Any, ...]) -> tuple[Sweep, Tensor, Operands]:
 
 def _opaque(*args: Any) -> list[Tensor]:
     """The operator's values."""
-    return _run(*_sweep_of(args))
+    return _contracted(*_sweep_of(args))
 
 
 def _opaque_values(*args: Any) -> list[Tensor]:
@@ -133,7 +133,7 @@ def _opaque_values(*args: Any) -> list[Tensor]:
         return _opaque(*args)
 
 
-def _shaped(*args: Any) -> list[Tensor]:
+def _empty_results(*args: Any) -> list[Tensor]:
     """Empty results in their shapes, for a compiler."""
     sweep, keys, operands = _sweep_of(args)
     contraction = sweep.contraction
@@ -155,7 +155,7 @@ def _custom_operator() -> Callable[..., list[Tensor]]:
     operator = library.custom_op(
         "l0func::contract", _opaque_values, mutates_args=(), schema=_SCHEMA
     )
-    operator.register_fake(_shaped)
+    operator.register_fake(_empty_results)
     return operator
 
 

@@ -53,7 +53,7 @@ def _indexed(indices: Sequence[Tensor | None]) -> list[int]:
     return dims
 
 
-def _masked(step: Step, call: Call) -> None:
+def _masked_scatter(step: Step, call: Call) -> None:
     """``target.masked_scatter(mask, source)``: the mask is one for all units."""
     target, mask, source = call.args[:3]
     labels, values = step.labels(target), step.labels(source)
@@ -102,6 +102,6 @@ def _broadcast(a: Tensor, b: Tensor) -> Any:
 
 _ALONG_ONE = "index_add index_copy scatter scatter_add scatter_reduce index_fill"
 
-TRANSFERS: dict[str, Transfer] = {"masked_scatter": _masked}
+TRANSFERS: dict[str, Transfer] = {"masked_scatter": _masked_scatter}
 TRANSFERS.update(dict.fromkeys(_ALONG_ONE.split(), _along_one))
 TRANSFERS.update(dict.fromkeys(("index_put", "_index_put_impl", "_unsafe_index_put"), _at_indices))
