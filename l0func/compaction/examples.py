@@ -39,7 +39,7 @@ def same_output(output: Any, expected: Any, tolerance: float | None = None) -> b
     return all(_same_tensor(a, b, tolerance) for a, b in pairs)
 
 
-def numbers_of(output: Any) -> list[Any]:
+def copied_numbers(output: Any) -> list[Any]:
     """The tensors in an output, copied, and its floats; for :func:`same_output` in its place.
 
     A later call may write into the output's own tensors, since a module may return a parameter.

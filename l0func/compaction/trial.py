@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.compaction.closings import closings
-from l0func.compaction.examples import numbers_of, same_output
+from l0func.compaction.examples import copied_numbers, same_output
 from l0func.compaction.failure import Failure, Progress, difference, failure_by
 from l0func.compaction.removal import cut_out, kept_slices
 from l0func.compaction.scratch import Scratch
@@ -98,7 +98,7 @@ class Trial:
         pruned = Functional(self.fn, scratch.pruned(kept), self.buffers)
         expected = self._expected.outputs.get(run)
         if expected is None:
-            expected = numbers_of(self.call(pruned))
+            expected = copied_numbers(self.call(pruned))
             if run < _REMEMBERED_RUNS:
                 self._expected.outputs[run] = expected
         small = cut_out(pruned, kept, spec, opens)
