@@ -10,9 +10,8 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar
 
-import torch
-
 from l0func.distributions.settings import check_dataclass
+from l0func.internal.compiler_import import graph_constant
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
 
@@ -88,13 +87,7 @@ def keeping(last: int) -> Callable[[Any], Any]:
 _twin = keeping(KEPT_DISTRIBUTIONS)
 
 
-def _as_constant(function: Callable[..., str]) -> Callable[..., str]:
-    """A compiler calls the function while it compiles, and does not trace it."""
-    mark = getattr(torch.compiler, "assume_constant_result", None)
-    return function if mark is None else mark(function)
-
-
-@_as_constant
+@graph_constant
 def _name_in_graphs(kind: type[Any], names: tuple[str, ...], values: tuple[Any, ...]) -> str:
     """The name of an attribute that holds the distribution with these settings."""
     twin: Any = object.__new__(kind)

@@ -34,6 +34,19 @@ def graph_node(function: F, /) -> F:
     return function
 
 
+def graph_constant(function: F, /) -> F:
+    """``torch.compiler.assume_constant_result``, without importing the compiler.
+
+    The compiler calls the function and keeps its answer in the graph.
+    """
+
+    def register(compiler: Any) -> None:
+        compiler.assume_constant_result(function)
+
+    once_imported(register)
+    return function
+
+
 def once_imported(action: Action, /) -> None:
     """Call ``action(torch._dynamo)`` once that module is imported, or now if it already is."""
     # The finder first: an import that starts now is seen by the finder or by the next line.
