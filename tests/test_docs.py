@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_new_import_paths_in_the_changelog_are_there():
         if line.startswith("| `l0func."):
             for module in re.findall(r"`(l0func[\w.]+)`", line.split("|")[2]):
                 assert importlib.util.find_spec(module) is not None, module
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_programs_in_gotchas_run_as_they_stand(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    programs = re.findall(r"```python\n(.*?)```", (DOCS / "gotchas.md").read_text(), re.DOTALL)
+    (tmp_path / "program.py").write_text("".join(programs))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("program.py")
+    assert (tmp_path / "small.safetensors").exists()
 
 
 def test_the_version_is_the_same_everywhere():
