@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,9 @@ def run_elsewhere(folder: Path, names: list[str]) -> dict[str, Tensor]:
     """The outputs of the networks that another process loads."""
     (folder / "names").write_text(" ".join(names))
     call = [sys.executable, full_sized.__file__, str(folder)]
-    result = subprocess.run(call, capture_output=True, text=True, check=False)
+    # A convolution rounds otherwise on another number of threads.
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    result = subprocess.run(call, capture_output=True, text=True, check=False, env=threads)
     assert result.returncode == 0, result.stderr[-2000:]
     return torch.load(folder / "outputs.pt", weights_only=True)
 
