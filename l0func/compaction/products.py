@@ -83,7 +83,7 @@ class Product(NamedTuple):
         matrix: The parameter's part in it.
         blocks: The input rows in blocks, each of shape (rows, columns).
         outputs: The output rows of the call in the same blocks, each of shape (rows, outputs).
-        fits: Whether the blocks are there. A convolution in groups has a matrix for each group.
+        fits: Whether the blocks are there. They are not where each group has a matrix.
     """
 
     matrix: Matrix
@@ -207,10 +207,12 @@ def _rows(matrix: Matrix, x: Tensor, turned: bool) -> Product | None:
     """A product whose input rows lie along the last dimension of x.
 
     Args:
-        matrix: The matrix; of three dimensions if a batched product has one for each member.
+        matrix: The matrix; a batched product may have one for each member.
         x: The inputs, shape (*, rows, columns).
         turned: Whether the output has its rows along the last dimension.
     """
+    if matrix.part.dim() != 2:
+        return Product(matrix, _no_rows, _no_rows, fits=False)
     step = max(1, _BLOCK // max(1, x.shape[-1]))
 
     def cut(tensor: Tensor) -> Iterator[Tensor]:

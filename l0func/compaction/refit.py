@@ -233,7 +233,7 @@ class _Refit:
         if product.fits:
             self._whole.setdefault(matrix.extent, []).append(output)
         else:
-            self.left[matrix.path] = "is a convolution's in groups"
+            self.left[matrix.path] = "has a matrix for each of several groups"
         return output
 
     def leave(self, paths: Iterable[str], reason: str) -> None:

@@ -96,8 +96,6 @@ class _Recurrent(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention with packed projections; a class because nn's keeps its fast path."""
-
     def __init__(self):
         super().__init__()
         self.inner = nn.MultiheadAttention(8, 4, batch_first=True)
@@ -120,8 +118,6 @@ class _InOut(nn.Module):
 
 
 class _Left(nn.Module):
-    """A reader on the left side of its product."""
-
     def __init__(self):
         super().__init__()
         self.first = nn.Linear(5, 8)
@@ -317,8 +313,6 @@ def test_parameters_keep_their_dtype(dtype):
 
 
 class _Tied(nn.Module):
-    """Its first layer's weight is read as a matrix, and squared."""
-
     def __init__(self):
         super().__init__()
         self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
@@ -345,6 +339,28 @@ def test_a_kernel_in_groups_stays_and_is_named():
     spec = l0.gate_spec(params, {"2.weight": l0.axis(1)})
     with pytest.warns(UserWarning, match=r"'2\.weight' as it is.*groups"):
         l0.refit(fn, params, _half_closed(spec), buffers, spec, x)
+
+
+class _Experts(nn.Module):
+    """Every expert reads its own hidden units, with a matrix of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Parameter(_normal(1, (2, 4, 6)))
+        self.second = nn.Parameter(_normal(2, (2, 6, 3)))
+
+    def forward(self, x):
+        return torch.bmm(torch.bmm(x.expand(2, -1, -1), self.first).relu(), self.second).sum(0)
+
+
+def test_matrices_of_experts_stay_and_are_named():
+    module, x = _Experts(), _normal(0, (30, 4))
+    fn, params, buffers = l0.make_functional(module.eval())
+    hidden = l0.group({"second": l0.axis(1)}, owns={"first": l0.axis(2)})
+    spec = l0.gate_spec(params, groups={"hidden": hidden})
+    with pytest.warns(UserWarning, match=r"'second' as it is.*groups"):
+        fitted = l0.refit(fn, params, _half_closed(spec), buffers, spec, x)
+    assert torch.equal(fitted["second"], params["second"])
 
 
 class TestWrongUses:
