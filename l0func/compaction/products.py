@@ -37,6 +37,8 @@ class Matrix(NamedTuple):
     bias: Tensor | None = None
     bias_path: str = ""
     transposed: bool = False
+    members: bool = False
+    """Whether the part is a batch of matrices, one for each member."""
 
     @property
     def extent(self) -> Extent:
@@ -69,7 +71,7 @@ class Matrix(NamedTuple):
     def _matrix(self, part: Tensor) -> Tensor:
         if self.transposed:
             part = part.flip(list(range(2, part.dim()))).movedim(1, 0)
-        return part.flatten(1)
+        return part.flatten(0, 1) if self.members else part.flatten(1)
 
 
 def _extent_of(path: str, part: Tensor) -> Extent:
@@ -212,7 +214,7 @@ def _rows(matrix: Matrix, x: Tensor, turned: bool) -> Product | None:
         turned: Whether the output has its rows along the last dimension.
     """
     if matrix.part.dim() != 2:
-        return Product(matrix, _no_rows, _no_rows, fits=False)
+        return Product(matrix._replace(members=True), _no_rows, _no_rows, fits=False)
     step = max(1, _BLOCK // max(1, x.shape[-1]))
 
     def cut(tensor: Tensor) -> Iterator[Tensor]:
