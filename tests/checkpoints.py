@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from device import seeded_generator
 from torch import nn
 from torch.nn import functional as F
 from torch.utils import checkpoint as torch_checkpoint
@@ -167,7 +168,7 @@ def gradients(module, differentiate=backward, shape=(5, 8), key=3):
     fn, params, buffers = l0.make_functional(module)
     spec = l0.gate_spec(params)
     gates = l0.init_gates(l0.random.key(0), spec)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    x = torch.randn(shape, generator=seeded_generator(1)).requires_grad_()
     leaves = [x]
     for tree in (params, gates):
         leaves += [tensor.requires_grad_() for tensor in tree.values()]

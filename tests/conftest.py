@@ -21,6 +21,7 @@ ON_CPU = {
     "test_examples.py",
     "test_house.py",
     "test_imports.py",
+    "test_moments.py",
     "test_pool.py",
     "test_readme.py",
     "test_triton.py",
@@ -50,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _choose_device() -> None:
     if DEVICE == pretend.NAME:
         pretend.start()
+    # Convolutions in full float32, and the same bits twice, as on the CPU.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
     torch.set_default_device(DEVICE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from device import seeded_generator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +18,7 @@ def operands(
     contraction: Contraction, batch: int, vectors: int, dtype: torch.dtype = torch.float64
 ) -> Operands:
     """Random factors; a convolution has ``vectors`` images for each key."""
-    generator = torch.Generator().manual_seed(batch + 10 * vectors)
+    generator = seeded_generator(batch + 10 * vectors)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=dtype)

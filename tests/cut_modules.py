@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from device import seeded_generator
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -98,7 +99,7 @@ def wrong_removals(module: nn.Module, inputs: tuple[Any, ...], groups: Any, draw
     fn, params, buffers = l0.make_functional(module)
     spec = l0.gate_spec(params, groups=groups, buffers=buffers)
     wrong = []
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded_generator(0)
     for _ in range(draws):
         gates, lost = {}, []
         for gate in spec.gates:

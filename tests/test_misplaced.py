@@ -76,7 +76,7 @@ def test_a_function_of_torch_nn_init_goes_by_its_name(name):
 )
 def test_an_array_of_numpy_as_an_example_is_named(call):
     with pytest.raises(TypeError, match=r"got a numpy array: pass a tensor"):
-        call(X.numpy())
+        call(X.cpu().numpy())
 
 
 def test_a_class_in_the_place_of_a_module_is_named():

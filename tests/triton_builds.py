@@ -19,47 +19,59 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from gate_formulas import FORMULAS
 
-from l0func.kernels.by_triton import gates, launches, moments, vectors
-from l0func.kernels.by_triton.binding import kernel
+from l0func.kernels.by_triton import gates, launches, moments, stream_calls, streams, vectors
+from l0func.kernels.by_triton.binding import compiled, kernel
 from l0func.kernels.by_triton.triton_names import triton
 from l0func.kernels.formula import Formula
 
 COMPILER: Any = triton.compiler
 POINTERS = {"p", "q", "a", "x", "y", "g", "z", "slopes", "masked", "masked_slopes", "nodes"}
 POINTERS |= {"products", "sums", "slope_sums", "means", "variances", "mean_slopes"}
-POINTERS |= {"variance_slopes"}
+POINTERS |= {"variance_slopes", "out"}
+KEYS = {"keys", "data", "into"}
 
 BLOCK = {"CALLS": launches.CALLS}
 SUM = {"CALLS": launches.SUM_CALLS, "VALUES": True, "SLOPES": True}
-TILE = {"EXAMPLES": launches.EXAMPLES, "ROWS": launches.ROWS, "COLUMNS": launches.COLUMNS}
 KERNELS = [
     (gates.draw_gates, BLOCK),
     (gates.mask_entries, BLOCK | {"VALUES": True, "SLOPES": False}),
     (gates.sum_entries, SUM),
     (moments.integrate, {"GATES": moments.GATES}),
 ]
-for by_calls in (True, False):
-    for order in (0, 1):
-        chosen = TILE | {"ORDER": order, "BY_CALLS": by_calls}
-        KERNELS += [(vectors.forward_product, chosen), (vectors.backward_product, chosen)]
-    both = TILE | {"VALUES": True, "SLOPES": True, "BY_CALLS": by_calls}
-    KERNELS += [(vectors.outer_product, both)]
+PRODUCTS = [
+    (vectors.forward_product, launches.FORWARD, {"ORDER": 0}),
+    (vectors.forward_product, launches.FORWARD, {"ORDER": 1}),
+    (vectors.backward_product, launches.BACKWARD, {"ORDER": 0}),
+    (vectors.backward_product, launches.BACKWARD, {"ORDER": 1}),
+    (vectors.outer_product, launches.OUTER, {"VALUES": True, "SLOPES": True}),
+]
+for (product_of, tile, chosen), by_calls in product(PRODUCTS, (True, False)):
+    sizes = {name.upper(): size for name, size in tile._asdict().items()}
+    KERNELS += [(product_of, sizes | chosen | {"BY_CALLS": by_calls})]
+STREAMS = [
+    (streams.fill_uniforms, {"CALLS": stream_calls.UNIFORM_CALLS}),
+    (streams.fill_normals, {"CALLS": stream_calls.NORMAL_CALLS}),
+    (streams.fold_numbers, {"KEYS": stream_calls.FOLDED_KEYS}),
+]
 
 
-def _kind(name: str, constants: dict[str, Any], formula: Formula) -> Any:
+def _kind(name: str, constants: dict[str, Any], formula: Formula | None) -> Any:
     if name in constants:
         return "constexpr"
-    if name == "keys":
+    if name in KEYS:
         return "*i64"
     if name == "settings":
+        assert formula is not None
         return ("fp32",) * len(formula.settings)
     if name in POINTERS:
         return "*fp32"
     return "fp32" if name == "middle" else "i32"
 
 
-def built(template: Any, constants: dict[str, Any], formula: Formula, capability: int) -> Any:
-    """A kernel in machine code for a card."""
+def built(
+    template: Any, constants: dict[str, Any], formula: Formula | None, capability: int
+) -> Any:
+    """A kernel in machine code for a card; kernels of streams have no formula."""
     names = list(signature(template).parameters)
     kinds = {name: _kind(name, constants, formula) for name in names}
     if capability < 90:
@@ -69,7 +81,9 @@ def built(template: Any, constants: dict[str, Any], formula: Formula, capability
     pointers = [i for i, name in enumerate(names) if str(kinds[name]).startswith("*")]
     attributes = {(i,): aligned for i in pointers}
     values = {(names.index(name),): value for name, value in constants.items()}
-    source = COMPILER.ASTSource(kernel(template, formula), kinds, values, attributes)
+    bare = formula is None
+    function = compiled(template, template.__globals__) if bare else kernel(template, formula)
+    source = COMPILER.ASTSource(function, kinds, values, attributes)
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target)
 
@@ -87,14 +101,16 @@ def stack_of(machine_code: bytes) -> int:
 
 
 def main(capabilities: list[int]) -> None:
-    for name, formula in FORMULAS.items():
+    for name, formula in {"streams": None, **FORMULAS}.items():
         some = KERNELS if name == "root" else [KERNELS[0], KERNELS[3]]
+        some = STREAMS if formula is None else some
         for (template, constants), capability in product(some, capabilities):
             found = built(template, constants, formula, capability)
             stack = stack_of(found.asm["cubin"])
-            # For an A100 the compiler spills some numbers of backward_product.
+            # For an A100 the compiler spills some numbers of backward_product. Sine and cosine in
+            # float64 keep a table for huge arguments.
             limit = 0 if capability >= 90 else 64
-            assert stack <= limit, (template.__name__, capability, stack)
+            assert stack <= limit or formula is None, (template.__name__, capability, stack)
             print("ok", capability, name, template.__name__, flush=True)
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar
 
-from l0func.distributions.settings import check_dataclass
+from l0func.distributions.settings import check_dataclass, given_fields
 from l0func.internal.compiler_import import graph_constant
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
@@ -37,7 +37,9 @@ class Derived:
     """The further attributes; no setting may have such a name."""
 
     def __post_init__(self) -> None:
-        check_dataclass(self)
+        if not compiling():
+            # A compiler does not follow the check. It runs when the twin is built.
+            check_dataclass(self)
         # Stored, not computed at each use: a compiler reads attributes but follows no cache.
         twin = self._in_graph() if compiling() else _twin(self)
         for name in self.derived_names:
@@ -49,10 +51,10 @@ class Derived:
 
     def _in_graph(self) -> Any:
         """An equal object that a compiler may read."""
-        fields = self._fields()
+        names = tuple(given_fields(type(self)))
         # A compiler holds keys of a dict for constants, also where it would leave a number open.
-        values = [next(iter({value: None})) for value in fields.values()]
-        return getattr(_IN_GRAPHS, _name_in_graphs(type(self), tuple(fields), tuple(values)))
+        values = [next(iter({getattr(self, name): None})) for name in names]
+        return getattr(_IN_GRAPHS, _name_in_graphs(type(self), names, tuple(values)))
 
     def _fields(self) -> dict[str, Any]:
         """The values that a caller gave, without those derived from them."""
@@ -93,6 +95,7 @@ def _name_in_graphs(kind: type[Any], names: tuple[str, ...], values: tuple[Any, 
     twin: Any = object.__new__(kind)
     for field, value in zip(names, values, strict=True):
         object.__setattr__(twin, field, value)
+    check_dataclass(twin)
     twin = _twin(twin)
     name = f"kept_{sha256(twin.identity.encode()).hexdigest()}"
     setattr(_IN_GRAPHS, name, twin)

@@ -118,7 +118,8 @@ class Gated:
                 "with_buffers needs a function made by l0func.make_functional; this one returns "
                 "no buffers."
             )
-        return self._run(self.fn.run, params, gates, buffers, key, inputs, kwargs)
+        given = params, gates, buffers, key, inputs, kwargs
+        return self._run(self.fn.run, *given, densify=_dense_pair)
 
     def _run(
         self,
@@ -129,6 +130,7 @@ class Gated:
         key: Tensor | None,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
+        densify: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Call the function on masked parameters; its random functions draw from the key."""
         check_key_argument(key)
@@ -142,10 +144,7 @@ class Gated:
             output = call(masked, buffers, *inputs, **kwargs)
             if watch is not None:
                 watch.settle(output, keyed)
-            if isinstance(self.fn, PureModule) and call == self.fn.run:
-                own, updated = output
-                return _dense_output(own), _dense_output(updated)
-            return _dense_output(output)
+            return _dense_output(output) if densify is None else densify(output)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""
@@ -185,6 +184,12 @@ class Gated:
 def _dense_output(output: Any) -> Any:
     """The output with the product of weight and mask for each stand-in."""
     return outputs.map_visible_tensors(dense, output, "output", is_gated)
+
+
+def _dense_pair(result: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The same for an output and the updated buffers."""
+    output, updated = result
+    return _dense_output(output), _dense_output(updated)
 
 
 def gated(

@@ -156,8 +156,7 @@ def masked_moments(
         log_alpha: ``(N,)``.
         w: Weights, ``(N,)``, in the dtype of ``log_alpha``.
     """
-    m = moments(formula, nodes, log_alpha)
-    return w * m.mean, w * w * m.variance
+    return weighted(moments(formula, nodes, log_alpha), w)
 
 
 def masked_moment_grads(
@@ -178,7 +177,18 @@ def masked_moment_grads(
         mean_grad: The gradients in the means, ``(N,)``.
         variance_grad: The gradients in the variances, ``(N,)``.
     """
-    m = moments(formula, nodes, log_alpha)
+    return weighted_grads(moments(formula, nodes, log_alpha), w, mean_grad, variance_grad)
+
+
+def weighted(m: Moments, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a weight times its gate, from the gate's."""
+    return w * m.mean, w * w * m.variance
+
+
+def weighted_grads(
+    m: Moments, w: Tensor, mean_grad: Tensor, variance_grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A loss's gradients in locations and weights, from those in :func:`weighted`."""
     w_variance_grad = w * variance_grad
     la_grad = w * (mean_grad * m.mean_slope + w_variance_grad * m.variance_slope)
     return la_grad, mean_grad * m.mean + 2.0 * w_variance_grad * m.variance

@@ -248,5 +248,6 @@ def chosen_seed(seed: int | None, generator: torch.Generator | None) -> int:
             f"generator is a torch.Generator; got {with_type(given)}. A number goes in as seed."
         )
     low, high = -(1 << 63), (1 << 63) - 1
-    number = torch.randint(low, high, (), generator=generator, dtype=torch.int64)
-    return int(number)
+    # Named, because a default device need not be the generator's.
+    device = torch.device("cpu") if generator is None else generator.device
+    return int(torch.randint(low, high, (), generator=generator, dtype=torch.int64, device=device))

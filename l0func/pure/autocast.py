@@ -99,6 +99,13 @@ def _uncast(dtype: torch.dtype, func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
 
 
+def _in_widest(dtype: torch.dtype, func: Any, args: Any, kwargs: Any) -> Any:
+    """The function on arguments in the widest of their dtypes."""
+    given = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+    widest = torch.float32 if any(x.dtype == torch.float32 for x in given) else dtype
+    return _uncast(dtype, func, _cast(widest, args), _cast_named(widest, kwargs))
+
+
 def _lstm(dtype: torch.dtype, func: Any, args: Any, kwargs: Any) -> Any:
     """An LSTM on the CPU: torch's kernel shortens its results, and it knows no projections."""
     state = args[2] if isinstance(args[1], Tensor) else args[1]
@@ -140,6 +147,14 @@ _MATRIX_PRODUCTS = (
     *(F.prelu, torch.prelu, TENSOR.prelu, F.scaled_dot_product_attention),
 )
 _LAYER_AND_GROUP_NORMS = (F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm)
+_SOFTMAXES = (
+    *(F.softmax, torch.softmax, TENSOR.softmax, F.softmin),
+    *(F.log_softmax, torch.log_softmax, TENSOR.log_softmax),
+)
+_SUMS_OF_PRODUCTS = (
+    *(torch.tensordot, torch.inner, TENSOR.inner, F.bilinear),
+    *(torch.cross, TENSOR.cross),
+)
 _VECTOR_PRODUCTS = (torch.mv, TENSOR.mv, torch.addmv, TENSOR.addmv)
 _CELLS = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 _NETWORKS = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
@@ -152,6 +167,14 @@ _TRANSFORMS = tuple(
     getattr(untyped.fft, name)
     for name in ("fft", "ifft", "fft2", "ifft2", "fftn", "ifftn", "rfft", "irfft", "rfft2")
 )
+
+
+def _norms_by_squares() -> tuple[Any, ...]:
+    """RMS norms, where this torch knows them and its autocast treats them."""
+    has_kernel = untyped._C._dispatch_has_kernel_for_dispatch_key
+    if not hasattr(F, "rms_norm") or not has_kernel("aten::rms_norm", "AutocastCUDA"):
+        return ()
+    return F.rms_norm, untyped.rms_norm
 
 
 def _policies(entries: Mapping[Policy, Iterable[Any]]) -> dict[Any, Policy]:
@@ -170,9 +193,13 @@ _ON_CPU: dict[Policy, Iterable[Any]] = {
     _lstm: (torch.lstm,),
 }
 _ON_CUDA: dict[Policy, Iterable[Any]] = {
-    _shortened: (*_MATRIX_PRODUCTS, *_VECTOR_PRODUCTS, *_CELLS),
+    _shortened: (*_MATRIX_PRODUCTS, *_VECTOR_PRODUCTS, *_CELLS, untyped.linalg.vecdot),
     _with_short_results: _NETWORKS,
-    _in_float32: (*_LOSSES, *_LAYER_AND_GROUP_NORMS, torch.cdist),
+    _in_float32: (
+        *(*_LOSSES, *_LAYER_AND_GROUP_NORMS, *_SOFTMAXES, torch.cdist),
+        *_norms_by_squares(),
+    ),
+    _in_widest: _SUMS_OF_PRODUCTS,
 }
 _POLICIES = {"cpu": _policies(_ON_CPU), "cuda": _policies(_ON_CUDA)}
 CAST_FUNCTIONS = frozenset(_POLICIES["cpu"]) | frozenset(_POLICIES["cuda"])

@@ -18,7 +18,7 @@ from l0func import random
 from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
 from l0func.internal.source_line import calling_line
-from l0func.internal.untyped import TENSOR
+from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.autocast import as_autocast
 from l0func.pure.custom_call import custom_function_call, run_custom
 from l0func.pure.dropped_buffers import WATCH_HANDLERS
@@ -197,12 +197,22 @@ def _gumbel_softmax(
     return draws.gumbel_softmax(logits, tau, hard, dim, mode.uniform(func))
 
 
+def _lacks_memory(replacement: Replacement, args: tuple[Any, ...]) -> bool:
+    """Whether a recurrent network on a card is inside torch.func, where cuDNN cannot read it."""
+    if not replacement.packs or not args[0].is_cuda:
+        return False
+    leaves, _ = untyped.utils._pytree.tree_flatten(args)
+    is_wrapped = untyped._C._functorch.is_functorch_wrapped_tensor
+    return any(isinstance(leaf, Tensor) and is_wrapped(leaf) for leaf in leaves)
+
+
 def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
     """A handler for attention or a recurrent network: written out if dropout is active."""
 
     def handler(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
         if not replacement.applies_dropout(args, named):
-            return func(*args, **named)
+            plain = replacement.run(*args) if _lacks_memory(replacement, args) else NotImplemented
+            return func(*args, **named) if plain is NotImplemented else plain
         if replacement.packs and is_packed(args):
             raise ValueError(
                 f"{function_name(func)} has no keyed dropout between layers for packed sequences; "

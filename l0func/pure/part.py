@@ -120,7 +120,8 @@ class Part:
         """
         tensors = contents.tensors
         attributes, plain = module.__dict__, self.plain
-        attributes.update(plain)
+        for name, value in plain.items():
+            attributes[name] = value
         for name in _OWN_TABLES:
             # A hook that forward registers is its own call's.
             table = plain.get(name)

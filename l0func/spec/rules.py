@@ -69,7 +69,7 @@ class Rule(ABC):
         gates = self.gates(shape)
         # An entry without a gate gets 1 from spread, so the numbers start at 2.
         last = math.prod(gates) + 2
-        numbers = torch.arange(2, last, dtype=torch.float64).reshape(gates)
+        numbers = torch.arange(2, last, dtype=torch.float64, device="cpu").reshape(gates)
         return self.spread(numbers, shape).to(torch.int64) - 2
 
     def number(self, index: int, dim: int, shape: Shape) -> int:

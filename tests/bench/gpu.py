@@ -27,9 +27,6 @@ from l0func import random
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
-SECONDS = 4.0
-"""The time for one table's row, warm-up aside."""
-
 Run = Callable[[], Any]
 Row = dict[str, Any]
 
@@ -37,8 +34,8 @@ Row = dict[str, Any]
 class Bench:
     """A device, the sizes to try, and the rows so far."""
 
-    def __init__(self, device: str, quick: bool) -> None:
-        self.device, self.quick = device, quick
+    def __init__(self, device: str, quick: bool, seconds: float) -> None:
+        self.device, self.quick, self.row_seconds = device, quick, seconds
         self.rows: list[Row] = []
         self.key = random.key(0).to(device)
 
@@ -64,7 +61,7 @@ class Bench:
                 print(f"    {name} does not fit this device's memory")
                 self.clear()
         times: dict[str, list[float]] = {name: [] for name in able}
-        stop = time.perf_counter() + (0.2 if self.quick else SECONDS)
+        stop = time.perf_counter() + self.row_seconds
         while time.perf_counter() < stop or len(next(iter(times.values()))) < 5:
             for name, run in able.items():
                 times[name].append(self.seconds(run))
@@ -222,17 +219,19 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for a row, warm-up aside")
+    parser.add_argument("--without-checks", action="store_true", help="tables alone")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         print("This machine has no GPU that torch can use: nothing was measured.")
         return 1
     card = torch.cuda.get_device_name() if given.device == "cuda" else "cpu"
-    bench = Bench(given.device, given.quick)
+    bench = Bench(given.device, given.quick, 0.2 if given.quick else given.seconds)
     kernel = l0.kernel_in_use()
     print(f"{card}, torch {torch.__version__}, kernel {kernel}")
     report: Row = {"card": card, "torch": torch.__version__, "kernel": kernel}
-    report["checks"] = checks(given.device)
+    report["checks"] = {} if given.without_checks else checks(given.device)
     for table in TABLES:
         print(table.__name__.replace("_", " "))
         try:

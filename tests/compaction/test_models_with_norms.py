@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -71,7 +72,7 @@ def test_streams_heads_and_hidden_units_of_a_model_go_exactly(name: str):
 def check_removal(module: nn.Module, inputs: tuple[Tensor, ...], groups: Any) -> None:
     fn, params, buffers = l0.make_functional(module)
     spec = l0.gate_spec(params, groups=groups, buffers=buffers)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded_generator(0)
     for _ in range(3):
         gates = {}
         for gate in spec.gates:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from device import seeded_generator
 from output_kinds import KINDS, Attributes, Kind, LeavesOut, Returns
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -18,7 +19,7 @@ import l0func as l0
 
 
 def example() -> Tensor:
-    return torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.randn(4, 4, generator=seeded_generator(0), dtype=torch.float64)
 
 
 def returning(build: Any) -> nn.Module:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from cut_modules import wrong_removals
+from device import seeded_generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import l0func as l0
 
-TOKENS = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
+TOKENS = torch.randn(2, 4, 5, generator=seeded_generator(1))
 
 
 def found(module: nn.Module, x: Tensor) -> dict[str, int]:

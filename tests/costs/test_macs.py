@@ -4,6 +4,8 @@ compacted networks.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from groups import problem, random_gates
@@ -14,13 +16,15 @@ from zoo import BY_NAME, CASES
 
 import l0func as l0
 from l0func.costs.macs import macs_of
+from l0func.internal.tree import map_tensors
 
 # Bilinear forms are products that torch's counter has no entry for.
 COUNTED = [c for c in (*CASES, *STRANGERS) if c.name != "bilinear"]
 
 
 def by_torch(module: nn.Module, inputs: tuple) -> float:
-    """Half of torch's count, by kernels that it has formulas for."""
+    """Half of torch's count, by kernels that it has formulas for: those of the CPU."""
+    module, inputs = deepcopy(module).cpu(), map_tensors(torch.Tensor.cpu, inputs)
     torch._C._set_mkldnn_enabled(False)
     torch._C._set_sdp_use_flash(False)
     try:

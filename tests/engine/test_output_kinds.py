@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import seeded_generator
 from output_kinds import (
     KINDS,
     Attributes,
@@ -23,7 +24,7 @@ from torch.func import functional_call
 
 import l0func as l0
 
-X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+X = torch.randn(5, 4, generator=seeded_generator(0), dtype=torch.float64)
 KEYS = l0.random.split(l0.random.key(1), 5)
 
 

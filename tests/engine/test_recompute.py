@@ -11,6 +11,7 @@ import weakref
 import checkpoints as cp
 import pytest
 import torch
+from device import DEVICE, seeded_generator
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
@@ -271,7 +272,9 @@ def test_a_graph_is_freed_with_its_output(way):
     gc.disable()
     try:
         y = l0.gated(fn, spec)(params, gates, buffers, l0.random.key(1), x)
-        assert all(noted() is not None for noted in inputs)
+        # What a card offloads is not kept as it was.
+        if way != "offloaded" or DEVICE != "cuda":
+            assert all(noted() is not None for noted in inputs)
         del y
         assert all(noted() is None for noted in inputs)
     finally:
@@ -281,7 +284,7 @@ def test_a_graph_is_freed_with_its_output(way):
 def test_the_global_generator_stays_where_it_was():
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = torch.randn(3, 8, generator=seeded_generator(0)).requires_grad_()
     net = cp.Blocks(cp.WAYS["non-reentrant"], lambda: Draws(torch.rand_like), count=1)
     torch.set_rng_state(state)
     fn, params, buffers = l0.make_functional(net)

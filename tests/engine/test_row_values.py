@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -44,7 +45,10 @@ class Net(nn.Module):
     def __init__(self, step: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.fc, self.out, self.step = nn.Linear(4, 6), nn.Linear(6, 2), step
+        # The same weights on every device: with others, rows might read one value.
+        with torch.device("cpu"):
+            self.fc, self.out, self.step = nn.Linear(4, 6), nn.Linear(6, 2), step
+        self.to(DEVICE)
         self.register_buffer("zeros", torch.zeros(1, 6))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from device import seeded_generator
 from nets import BUFFERS, GATES, KINDS, PARAMS, SPEC, same
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,7 +22,7 @@ def of_bytes(dtype: torch.dtype, *shape: int) -> Tensor:
     """Every pattern of bits: NaNs with payloads, infinities, negative zeros."""
     size = torch.Size(shape).numel() * dtype.itemsize
     top = 2 if dtype == torch.bool else 256
-    generator = torch.Generator().manual_seed(size)
+    generator = seeded_generator(size)
     raw = torch.randint(0, top, (size,), generator=generator, dtype=torch.uint8)
     return raw.view(dtype).reshape(shape)
 

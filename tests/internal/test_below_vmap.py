@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import Tensor
 
 from l0func import random
@@ -124,7 +125,7 @@ def by_hand(size: int, dims, x: Tensor, w: Tensor, nothing: None) -> list[Tensor
 @pytest.mark.parametrize("dims", [(0, None), (None, 1), (1, 0), (0, 0)], ids=str)
 @pytest.mark.parametrize("outer", [None, (0, None), (None, 0), (1, 1)], ids=str)
 def test_a_rule_gets_the_batch_of_every_vmap_and_none_stays_none(dims, outer):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded_generator(0)
     sizes = [(3, 3, 3), (3, 3, 3)] if outer else [(3, 3), (3, 3)]
     ranks = [2 - (dim is None) for dim in dims]
     shapes = []

@@ -133,6 +133,7 @@ def test_on_the_meta_device_draws_have_shapes_and_no_values():
     assert random.fold_in(keys, 2).shape == (6, 2)
 
 
+@pytest.mark.on_cpu
 def test_a_default_device_moves_no_draw():
     expected = random.uniform(random.key(5), 3_000_000)
     torch.set_default_device("meta")

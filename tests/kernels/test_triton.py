@@ -39,6 +39,7 @@ def _run(script: str, arguments: list[str], **variables: str) -> str:
 CONTRACTS = {
     "gates": [
         "words_are_those_of_random",
+        "streams_are_those_of_torch",
         "scalars_are_within_four_units_or_six_for_ndtr",
         "draws_are_those_of_torch",
         "moments_are_those_of_torch",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import Tensor, nn
 
 transformers: Any = pytest.importorskip("transformers")
@@ -94,7 +95,7 @@ def build(name: str, **settings: Any) -> Any:
 
 def tokens(length: int = 6, seed: int = 0) -> Tensor:
     """Three sequences of token numbers."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded_generator(seed)
     return torch.randint(3, VOCABULARY, (3, length), generator=generator)
 
 
@@ -109,7 +110,7 @@ def padding(name: str) -> Tensor:
 
 
 def noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    return torch.randn(*shape, generator=seeded_generator(1))
 
 
 def inputs_of(name: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import nn
 
 import l0func as l0
@@ -15,7 +16,7 @@ def _net(**settings):
     net = l0.L0Module(layers, lam=1e-3, seed=0, **settings)
     with torch.no_grad():
         for log_alpha in net.gates().values():
-            log_alpha.normal_(generator=torch.Generator().manual_seed(log_alpha.numel()))
+            log_alpha.normal_(generator=seeded_generator(log_alpha.numel()))
     return net
 
 

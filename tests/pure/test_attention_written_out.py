@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +31,7 @@ mha = partial(multi_head_attention_forward, dropout=untouched)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=torch.float64, generator=seeded_generator(seed))
 
 
 def mask(*shape: int, kind: str = "bool") -> Tensor:

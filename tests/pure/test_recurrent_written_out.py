@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
@@ -42,7 +43,7 @@ def untouched(x: Tensor, p: float) -> Tensor:
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=torch.float64, generator=seeded_generator(seed))
 
 
 def weights(kind: Kind, layers: int, directions: int, biases: bool) -> list[Tensor]:

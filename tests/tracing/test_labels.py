@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from device import seeded_generator
 
 from l0func.tracing.units import INPUT, NONE, Units
 
@@ -11,7 +12,7 @@ def test_ties_merge_the_same_units_as_sets_do():
     units = Units()
     labels = units.fresh(30)
     sets = [{int(label)} for label in labels]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded_generator(0)
     for _ in range(12):
         a, b = labels[torch.randint(30, (2, 3), generator=generator)]
         units.tie(a, b)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import seeded_generator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from traced_operations import MOVES, NORMS, POOLS, PRODUCTS, REDUCTIONS, Case
@@ -45,7 +46,7 @@ class Names(TorchDispatchMode):
 
 
 def hidden(kind: str) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded_generator(0)
     shape = (2, 3, UNITS) if kind == "tokens" else (2, UNITS, 4, 4)
     return torch.rand(shape, generator=generator, dtype=torch.float64) * 0.8 + 0.1
 

@@ -1,6 +1,6 @@
 """Triton's kernels under the names that all backends share; see :mod:`l0func.kernels.by_torch`.
 
-They compute in float32, orders 0 and 1. Torch operations do the rest.
+They compute in float32, orders 0 and 1; keys are int64. Torch operations do the rest.
 """
 
 from __future__ import annotations
@@ -9,19 +9,11 @@ import torch
 from torch import Tensor
 
 from l0func.kernels import by_torch
-from l0func.kernels.by_torch import (
-    fold,
-    masked_moment_grads,
-    masked_moments,
-    normals,
-    quantile,
-    split,
-    tail,
-    uniforms,
-)
+from l0func.kernels.by_torch import quantile, tail
 from l0func.kernels.by_triton import launches
 from l0func.kernels.by_triton.contraction_calls import contract
-from l0func.kernels.by_triton.moments import moments
+from l0func.kernels.by_triton.moments import masked_moment_grads, masked_moments, moments
+from l0func.kernels.by_triton.stream_calls import fold, normals, split, uniforms
 from l0func.kernels.formula import Formula
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
     if log_alpha.dtype != torch.float32:
         return by_torch.moments(formula, nodes, log_alpha)
     p, q = prepared(formula, log_alpha)
-    table = torch.tensor(nodes, dtype=torch.float32, device=log_alpha.device)
+    table = _table(tuple(nodes), log_alpha.device)
     middle = min(nodes, key=lambda node: abs(node.t - 0.5)).constant
     results = [torch.empty_like(p) for _ in range(4)]
     count = p.shape[0]
@@ -37,6 +38,32 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
         with device_of(p):
             run[(-(-count // GATES),)](p, q, formula.settings, table, *results, *sizes)
     return Moments(*results)
+
+
+def masked_moments(
+    formula: Formula, nodes: Sequence[Node], log_alpha: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See :func:`l0func.kernels.by_torch.masked_moments`."""
+    return by_torch.weighted(moments(formula, nodes, log_alpha), w)
+
+
+def masked_moment_grads(
+    formula: Formula,
+    nodes: Sequence[Node],
+    log_alpha: Tensor,
+    w: Tensor,
+    mean_grad: Tensor,
+    variance_grad: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`l0func.kernels.by_torch.masked_moment_grads`."""
+    own = moments(formula, nodes, log_alpha)
+    return by_torch.weighted_grads(own, w, mean_grad, variance_grad)
+
+
+@lru_cache(maxsize=64)
+def _table(nodes: tuple[Node, ...], device: torch.device) -> Tensor:
+    """The nodes on a card: copied once, because a copy waits for the card."""
+    return torch.tensor(nodes, dtype=torch.float32, device=device)
 
 
 def integrate(
