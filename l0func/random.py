@@ -133,7 +133,8 @@ def _fold_number(key: Tensor, number: int) -> Tensor:
     word = _word(number, "The number for fold_in")
     key_words = known_values(key) if key.dim() == 1 else None
     if key_words is None:
-        return _folded(key, torch.tensor(_signed(word), dtype=torch.int64, device=key.device))
+        # Filled there: a number that is copied to a card waits for it.
+        return _folded(key, torch.full((), _signed(word), dtype=torch.int64, device=key.device))
     # In Python integers a fold costs microseconds; in tensor operations, hundreds.
     seed, offset = key_words
     folded = philox.folded(seed, offset, word)

@@ -18,15 +18,18 @@ KERNEL: Any = os.environ.get("L0FUNC_KERNEL", "auto")
 ON_CPU = {
     "test_devices.py",
     "test_docs.py",
+    "test_earlier_files.py",
     "test_examples.py",
+    "test_formats.py",
     "test_house.py",
     "test_imports.py",
     "test_moments.py",
+    "test_network.py",
     "test_pool.py",
     "test_readme.py",
     "test_triton.py",
 }
-"""Files about text, processes and the CPU: they say nothing of another device."""
+"""About text, processes, the CPU, and what a file gives back, which is on the CPU."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if DEVICE != "cpu":
         reasons["on_cpu"] = f"numpy, files, threads and printed tensors are not on {DEVICE}"
     for item in items:
-        if isinstance(item, pytest.DoctestItem) or item.path.name in ON_CPU:
+        is_about_cpu = item.path.name in ON_CPU or "numba" in item.nodeid
+        if isinstance(item, pytest.DoctestItem) or is_about_cpu:
             item.add_marker("on_cpu")
         for mark, reason in reasons.items():
             if item.get_closest_marker(mark):

@@ -27,13 +27,14 @@ from l0func.kernels.formula import Formula
 COMPILER: Any = triton.compiler
 POINTERS = {"p", "q", "a", "x", "y", "g", "z", "slopes", "masked", "masked_slopes", "nodes"}
 POINTERS |= {"products", "sums", "slope_sums", "means", "variances", "mean_slopes"}
-POINTERS |= {"variance_slopes", "out"}
+POINTERS |= {"variance_slopes", "out", "log_alpha"}
 KEYS = {"keys", "data", "into"}
 
 BLOCK = {"CALLS": launches.CALLS}
 SUM = {"CALLS": launches.SUM_CALLS, "VALUES": True, "SLOPES": True}
 KERNELS = [
     (gates.draw_gates, BLOCK),
+    (gates.prepare_gates, {"GATES": launches.PREPARED}),
     (gates.mask_entries, BLOCK | {"VALUES": True, "SLOPES": False}),
     (gates.sum_entries, SUM),
     (moments.integrate, {"GATES": moments.GATES}),
@@ -102,7 +103,7 @@ def stack_of(machine_code: bytes) -> int:
 
 def main(capabilities: list[int]) -> None:
     for name, formula in {"streams": None, **FORMULAS}.items():
-        some = KERNELS if name == "root" else [KERNELS[0], KERNELS[3]]
+        some = KERNELS if name == "root" else [*KERNELS[:2], KERNELS[4]]
         some = STREAMS if formula is None else some
         for (template, constants), capability in product(some, capabilities):
             found = built(template, constants, formula, capability)

@@ -112,7 +112,7 @@ class Functions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.dropout(self.fc(x), 0.3, training=self.training)
-        return h + 0.1 * torch.randn(h.shape) if self.training else h
+        return h + 0.1 * torch.randn(h.shape, device=h.device) if self.training else h
 
 
 @dataclass(frozen=True)

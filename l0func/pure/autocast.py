@@ -152,7 +152,7 @@ _SOFTMAXES = (
     *(F.log_softmax, torch.log_softmax, TENSOR.log_softmax),
 )
 _SUMS_OF_PRODUCTS = (
-    *(torch.tensordot, torch.inner, TENSOR.inner, F.bilinear),
+    *(untyped.tensordot, torch.inner, TENSOR.inner, F.bilinear),
     *(torch.cross, TENSOR.cross),
 )
 _VECTOR_PRODUCTS = (torch.mv, TENSOR.mv, torch.addmv, TENSOR.addmv)

@@ -116,7 +116,7 @@ def diverged(states: Tree) -> list[int]:
         Their indices in the stack.
     """
     stacked = _stacked(states)
-    bad = torch.zeros(_member_count(stacked), dtype=torch.bool)
+    bad = torch.zeros(_member_count(stacked), dtype=torch.bool, device="cpu")
     for t in stacked.values():
         finite = t.isfinite().reshape(len(t), -1).all(1)
         bad |= ~finite.cpu()

@@ -33,7 +33,7 @@ class Logistic(l0.CustomGate):
 @dataclass(frozen=True)
 class OfOneDtype(Logistic):
     def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        one = torch.ones(1, 1, dtype=torch.float64)
+        one = torch.ones(1, 1, dtype=torch.float64, device=log_alpha.device)
         scaled = (log_alpha.reshape(-1, 1) @ one).reshape(log_alpha.shape)  # the user's line
         return super().draw(u, scaled)
 

@@ -1,7 +1,7 @@
 """From plain functions to Triton's: names bound to Triton's vocabulary and to a formula.
 
-A kernel is a *template*: a function in a file of this folder, whose global names ``draw`` and
-``tails`` stand for a formula's functions.
+A kernel is a *template*: a function in a file of this folder, whose global names ``prepare``,
+``draw`` and ``tails`` stand for a formula's functions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from l0func.kernels.formula import Formula
 
 def kernel(template: Any, formula: Formula) -> Any:
     """A template for a formula's functions, compiled at its first launch."""
-    return _with_functions(template, formula.draw, formula.tails)
+    return _with_functions(template, *formula.functions.items())
 
 
 @cache
-def _with_functions(template: Any, draw: Any, tails: Any) -> Any:
+def _with_functions(template: Any, *functions: tuple[str, Any]) -> Any:
     # The settings are arguments: formulas that differ in them alone share a kernel.
-    names = {**template.__globals__, "draw": draw, "tails": tails}
+    names = {**template.__globals__, **dict(functions)}
     return compiled(template, names)
 
 

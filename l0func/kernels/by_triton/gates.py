@@ -10,8 +10,31 @@ from typing import Any
 from l0func.kernels.by_triton.triton_names import constexpr, tl
 from l0func.kernels.by_triton.words import uniforms_by_calls
 
-draw: Any = None
+prepare: Any = None
 """A formula's function; kernels are compiled with it in this place."""
+
+draw: Any = None
+"""The same."""
+
+
+def prepare_gates(
+    log_alpha: Any, settings: Any, p: Any, q: Any, count: Any, GATES: constexpr
+) -> None:
+    """Compute what a gate needs once, whatever the number of its draws.
+
+    Args:
+        log_alpha: The locations, ``(N,)``.
+        settings: The formula's.
+        p: Receives the first number of each gate, ``(N,)``.
+        q: Receives the second.
+        count: N.
+        GATES: Gates in a program.
+    """
+    i = tl.program_id(0).to(tl.int64) * GATES + tl.arange(0, GATES)
+    is_own = i < count
+    own_p, own_q = prepare(tl.load(log_alpha + i, mask=is_own, other=0.0), *settings)
+    tl.store(p + i, own_p, mask=is_own)
+    tl.store(q + i, own_q, mask=is_own)
 
 
 def draw_gates(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from l0func.internal.untyped import untyped
@@ -32,6 +33,9 @@ class Tile(NamedTuple):
 
 # The fastest of 34 on an H100, at 784→300 for 128 keys and at 4096→4096 for 32.
 FORWARD, BACKWARD, OUTER = Tile(2, 8, 64), Tile(2, 16, 32), Tile(1, 32, 32)
+
+PREPARED = 1024
+"""Gates that a program prepares."""
 
 PROGRAMS = 1024
 """Enough programs to keep the largest cards busy; a long sum is cut into so many parts."""
@@ -71,8 +75,13 @@ def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
 
 def prepared(formula: Formula, log_alpha: Tensor) -> tuple[Tensor, Tensor]:
     """``formula.prepare`` of all locations, each contiguous and shaped like them."""
-    p, q = formula.prepare(log_alpha, *formula.settings)
-    return p.contiguous(), q.contiguous()
+    la = log_alpha.contiguous()
+    p, q, count = torch.empty_like(la), torch.empty_like(la), la.numel()
+    if count:
+        with device_of(la):
+            run = kernel(gates.prepare_gates, formula)[(_cuts(count, PREPARED),)]
+            run(la, formula.settings, p, q, count, PREPARED)
+    return p, q
 
 
 def draw_gates(
