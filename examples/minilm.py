@@ -61,7 +61,7 @@ def chosen(study: Study, method: str, level: int, net: Network, spec: l0.GateSpe
         return gated_phase(study, net, spec, exact, study.settings.gates_steps[level])
     if method == "magnitude":
         return units.best(units.magnitudes(net, spec), share)
-    return units.best(units.chance(spec, study.key), share)
+    return units.best(units.chance(spec, study.key.to(study.bank.device)), share)
 
 
 def distilled(study: Study, net: Network, steps: int) -> Network:
@@ -88,13 +88,16 @@ def run(options: argparse.Namespace, method: str, seed: int, settings: Settings)
         spec = units.plan(net, study.two) if level else whole
         gates = chosen(study, method, level, net, spec)
         alive = {name: ids[gates[name] > 0] for name, ids in alive.items()}
-        left = units.only(alive, whole)
-        alone = study.quality(units.cut(study.dense, whole, left, study.examples))
+        fitted = alone = units.cut(net, spec, gates, study.examples)
+        if level:
+            left = units.only(alive, whole)
+            alone = units.cut(study.dense, whole, left, study.examples)
         steps = settings.steps[level]
         if method != "gates":
             steps += settings.gates_steps[level]
-        net = distilled(study, units.cut(net, spec, gates, study.examples), steps)
-        record = {"target": target, "refit": alone, "distilled": study.quality(net)}
+        net = distilled(study, fitted, steps)
+        quality = {"refit": study.quality(alone), "distilled": study.quality(net)}
+        record = {"target": target} | quality
         record["kept"] = {name: len(ids) for name, ids in alive.items()}
         record |= report.measured(study.dense.module(), net.module(), study.timed, rounds)
         record["macs"] = study.counts(net).total / study.macs

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import l0func as l0
 
-QUICK_SENTENCES = 256
+QUICK_SENTENCES = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
     """Sentences for the least-squares fit."""
 
 
-QUICK = Settings(gates_steps=(2, 2), steps=(2, 2), fitted=24)
+QUICK = Settings(targets=(0.75,), gates_steps=(2,), steps=(2,), batch=16, fitted=24)
 
 
 class Study:
@@ -51,7 +51,7 @@ class Study:
         self.dense, self.tokens = encoder.load(
             encoder.weights_folder(options.weights), options.device
         )
-        text = sentences(options.text)
+        text = sentences(options.text, every=8 if options.quick else 1)
         train = text["train"][: QUICK_SENTENCES if options.quick else None]
         order_key, fit_key = l0.random.split(l0.random.fold_in(self.key, 0), 2)
         batches = encoder.batched(train, settings.batch, self.tokens, order_key)
@@ -60,10 +60,11 @@ class Study:
         self.bank = torch.cat([lesson.embedding for lesson in self.lessons])[::8]
         offset = seed * settings.fitted % max(1, len(train) - settings.fitted)
         self.examples = self.tokens(train[offset : offset + settings.fitted])
-        self.test = [self.tokens(text["test"][at : at + 100]) for at in range(0, 600, 100)]
+        test = text["test"]
+        self.test = [self.tokens(test[at : at + 100]) for at in range(0, len(test), 100)]
         self.wanted = encoder.embeddings(self.dense, self.test)
-        self.timed = self.tokens(text["test"][:32])
-        self.two = self.tokens(text["test"][:2])
+        self.timed = self.tokens(test[:32])
+        self.two = self.tokens(test[:2])
         self.macs = self.counts(self.dense).total
         self.seen = 0
 

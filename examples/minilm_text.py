@@ -21,22 +21,22 @@ CODE = re.compile(r"^\s*>>>|::$|^\s*[-+|=*]{3}", re.MULTILINE)
 COMMENTS = re.compile(r"(?:^[ \t]*#[^\n]*\n)+", re.MULTILINE)
 
 
-def sentences(file: Path | None) -> Sentences:
+def sentences(file: Path | None, every: int = 1) -> Sentences:
     """Sentences for training, validation and test, read from a text file if there is one."""
     if file is not None and file.exists():
         return read(file)
-    found = shuffled(library())
+    found = shuffled(library(every))
     if file is not None:
         write(file, found)
     return found
 
 
-def library() -> Sentences:
-    """Sentences from the standard library; each source file belongs to one part."""
+def library(every: int) -> Sentences:
+    """Sentences from some files of the standard library; each file belongs to one part."""
     root = Path(sysconfig.get_path("stdlib"))
     found: Sentences = {part: [] for part in PARTS}
     known: set[str] = set()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(root.rglob("*.py"))[::every]:
         name = path.relative_to(root)
         if ABSENT.intersection(name.parts):
             continue

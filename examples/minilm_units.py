@@ -60,7 +60,7 @@ def surgeon_scores(network: Network, spec: l0.GateSpec, tokens: Tensors) -> Tens
         module(**tokens)
     for one in spec.parameters:
         if one.multiplied:
-            (name,) = {binding.gate for binding in one.bindings if not binding.owns}
+            (name,) = {binding.gate for binding in one.bindings if binding.multiplies}
             rows = inputs[one.path][tokens["attention_mask"] > 0].double()
             size = next(gate.size for gate in spec.gates if gate.name == name)
             found[name] = surgeon_order(rows, network.params[one.path].double(), size)
