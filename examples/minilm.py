@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def run(options: argparse.Namespace, method: str, seed: int, settings: Settings)
             steps += settings.gates_steps[level]
         net = distilled(study, fitted, steps)
         quality = {"refit": study.quality(alone), "distilled": study.quality(net)}
+        quality["validation"] = study.quality(net, "validation")
         record = {"target": target} | quality
         record["kept"] = {name: len(ids) for name, ids in alive.items()}
         record |= report.measured(study.dense.module(), net.module(), study.timed, rounds)
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="all methods, three seeds")
     parser.add_argument("--report", action="store_true", help="only read the recorded runs")
     parser.add_argument("--quick", action="store_true", help="few steps, and no claim")
+    parser.add_argument("--settings", type=json.loads, default={}, help="others, as JSON")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--weights", help="a folder of the model; else the package")
     parser.add_argument("--text", type=Path, help="sentences: written there, or read from there")
@@ -131,7 +133,7 @@ def main() -> None:
     if options.report:
         report.show(folder, options.picture)
         return
-    settings = QUICK if options.quick else Settings()
+    settings = replace(QUICK if options.quick else Settings(), **options.settings)
     every = [(method, seed) for method in units.METHODS for seed in SEEDS]
     for method, seed in every if options.all else [(options.method, options.seed)]:
         record = run(options, method, seed, settings)

@@ -1,4 +1,4 @@
-"""The records of minilm.py: sizes and times, the table, the picture, and the claims."""
+"""The records of minilm.py: sizes and times, the table, and the claims."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from minilm_encoder import Tensors
+from minilm_picture import COLOURS, Record, draw
 from torch import nn
 
-Record = dict[str, Any]
-COLOURS = {"gates": "tab:blue", "magnitude": "tab:orange", "random": "0.5"}
 AIMS = {0.75: 0.96, 0.5: 0.93}
-HEADS = "attention"
 
 
 def size(module: nn.Module) -> dict[str, int]:
@@ -32,7 +27,7 @@ def size(module: nn.Module) -> dict[str, int]:
 def milliseconds(modules: list[nn.Module], tokens: Tensors, rounds: int) -> list[float]:
     """Medians of calls that take turns."""
     times: list[list[float]] = [[] for _ in modules]
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(rounds):
             for own, module in zip(times, modules, strict=True):
                 start = time.perf_counter()
@@ -51,9 +46,8 @@ def measured(dense: nn.Module, small: nn.Module, tokens: Tensors, rounds: int) -
 
 def surroundings(options: argparse.Namespace) -> Record:
     """Where a run was."""
-    device = options.device
-    if device != "cpu":
-        device = torch.cuda.get_device_name()
+    on_gpu = options.device.startswith("cuda")
+    device = torch.cuda.get_device_name() if on_gpu else options.device
     return {
         "device": device,
         "threads": torch.get_num_threads(),
@@ -115,46 +109,3 @@ def check(records: list[Record]) -> None:
             target, where = level["target"], f"seed {record['seed']}"
             assert target - 0.01 <= level["macs"] <= target, f"{where}: a point off {target:.0%}"
             assert level["distilled"] >= AIMS[target], f"{where}: {level['distilled']:.3f}"
-
-
-def draw(records: list[Record], picture: Path) -> None:
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    quality, heads, inner = figure.subplots(1, 3, width_ratios=(1.25, 1, 1))
-    for record in records:
-        curve(quality, record)
-    quality.set(xlabel="multiply-adds left, %", ylabel="rank correlation with the teacher")
-    quality.set_title("filled: distilled; hollow: refit alone")
-    names = {record["method"]: COLOURS[record["method"]] for record in records}
-    for name, colour in names.items():
-        quality.plot([], [], "o", color=colour, label=name)
-    quality.legend(frameon=False, loc="lower right")
-    gates = [record for record in records if record["method"] == "gates"]
-    for axes, of_heads, title in ((heads, True, "attention heads"), (inner, False, "FFN units")):
-        widths(axes, gates, of_heads)
-        axes.set(title=f"{title} that the gates keep", xlabel="layer")
-    figure.savefig(picture, dpi=110)
-
-
-def curve(axes: Axes, record: Record) -> None:
-    """One run: quality with refit alone, dashed, and after distillation."""
-    colour = COLOURS[record["method"]]
-    shares = [100.0] + [100 * level["macs"] for level in record["levels"]]
-    for name, style, fill in (("refit", "--", "none"), ("distilled", "-", colour)):
-        values = [1.0] + [level[name] for level in record["levels"]]
-        axes.plot(
-            shares, values, style, color=colour, marker="o", markerfacecolor=fill, linewidth=1
-        )
-
-
-def widths(axes: Axes, records: list[Record], of_heads: bool) -> None:
-    """The mean number of units that each layer keeps, one bar for each target."""
-    targets = [level["target"] for level in records[0]["levels"]]
-    for place, target in enumerate(targets):
-        kept = [record["levels"][place]["kept"] for record in records]
-        names = [name for name in kept[0] if (HEADS in name) == of_heads]
-        means = [statistics.fmean(one[name] for one in kept) for name in names]
-        at = [layer + 1 + 0.38 * (place - 0.5) for layer in range(len(names))]
-        axes.bar(at, means, 0.36, color=("tab:blue", "tab:cyan")[place], label=f"{target:.0%}")
-    axes.axhline(12 if of_heads else 1536, color="0.7", linewidth=1)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="multiply-adds", loc="lower right")

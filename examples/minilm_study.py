@@ -60,19 +60,23 @@ class Study:
         self.bank = torch.cat([lesson.embedding for lesson in self.lessons])[::8]
         offset = seed * settings.fitted % max(1, len(train) - settings.fitted)
         self.examples = self.tokens(train[offset : offset + settings.fitted])
-        test = text["test"]
-        self.test = [self.tokens(test[at : at + 100]) for at in range(0, len(test), 100)]
-        self.wanted = encoder.embeddings(self.dense, self.test)
-        self.timed = self.tokens(test[:32])
-        self.two = self.tokens(test[:2])
+        self.held_out: dict[str, tuple[list[Tensors], Tensor]] = {}
+        for part in ("validation", "test"):
+            rows = text[part]
+            own = [self.tokens(rows[at : at + 100]) for at in range(0, len(rows), 100)]
+            self.held_out[part] = own, encoder.embeddings(self.dense, own)
+        self.timed = self.tokens(text["test"][:32])
+        self.two = self.tokens(text["test"][:2])
         self.macs = self.counts(self.dense).total
         self.seen = 0
 
     def counts(self, network: Network) -> l0.MacCounts:
         return l0.count_macs(*network, **self.timed)
 
-    def quality(self, network: Network) -> float:
-        return encoder.spearman(encoder.embeddings(network, self.test), self.wanted)
+    def quality(self, network: Network, part: str = "test") -> float:
+        """The rank correlation with the teacher on sentences that were not trained on."""
+        batches, wanted = self.held_out[part]
+        return encoder.spearman(encoder.embeddings(network, batches), wanted)
 
     def imitation(self, result: Any, lesson: Lesson) -> Tensor:
         """How far hidden states, embeddings and similarities are from the teacher's."""
