@@ -31,13 +31,13 @@ HERE = Path(__file__).parent
 SEEDS = range(3)
 
 
-def gated_phase(
+def learned(
     study: Study, net: Network, spec: l0.GateSpec, share: float, steps: int
-) -> Tensors:
-    """Fixed gates after training weights and gates towards a share of the multiply-adds."""
+) -> tuple[Tensors, Network]:
+    """Fixed gates, trained towards a share of the multiply-adds; and the weights beside them."""
     settings = study.settings
     counts = study.counts(net)
-    places = units.surgeon_scores(net, spec, study.examples)
+    places = units.surgeon_places(net, spec, study.examples)
     gates = units.start(places, settings.centre, settings.spread)
     control = l0.lagrangian(
         spec, share, measure="macs", counts=counts, warmup=steps * 2 // 3, floor=2
@@ -49,19 +49,27 @@ def gated_phase(
 
     rates = settings.gated_lr, steps
     state = study.train(apply, (net.params, gates, net.buffers), rates, "gates", control)
-    return units.settled(state.gates, spec)
+    return units.settled(state.gates, spec), net._replace(params=state.params)
 
 
-def chosen(study: Study, method: str, level: int, net: Network, spec: l0.GateSpec) -> Tensors:
-    """Fixed gates of a network for one target, by one of the methods."""
-    targets = study.settings.targets
-    share = targets[level] / (targets[level - 1] if level else 1.0)
+def cut(
+    study: Study, method: str, level: int, net: Network, spec: l0.GateSpec
+) -> tuple[Tensors, Network]:
+    """The fixed gates of a method for one target, and the network that they leave."""
+    settings = study.settings
+    share = settings.targets[level] / (settings.targets[level - 1] if level else 1.0)
     if method == "gates":
-        exact = targets[level] * study.macs / study.counts(net).total
-        return gated_phase(study, net, spec, exact, study.settings.gates_steps[level])
-    if method == "magnitude":
-        return units.best(units.magnitudes(net, spec), share)
-    return units.best(units.chance(spec, study.key.to(study.bank.device)), share)
+        exact = settings.targets[level] * study.macs / study.counts(net).total
+        gates, trained = learned(study, net, spec, exact, settings.gates_steps[level])
+        if settings.keep:
+            return gates, Network(*l0.compact(*trained[:2], gates, net.buffers, spec))
+    elif method == "surgeon":
+        gates = units.best(units.surgeon_places(net, spec, study.examples), share)
+    elif method == "magnitude":
+        gates = units.best(units.magnitudes(net, spec), share)
+    else:
+        gates = units.best(units.chance(spec, study.key.to(study.bank.device)), share)
+    return gates, units.cut(net, spec, gates, study.examples)
 
 
 def distilled(study: Study, net: Network, steps: int) -> Network:
@@ -86,12 +94,10 @@ def run(options: argparse.Namespace, method: str, seed: int, settings: Settings)
     rounds = 3 if options.quick else 40
     for level, target in enumerate(settings.targets):
         spec = units.plan(net, study.two) if level else whole
-        gates = chosen(study, method, level, net, spec)
+        gates, fitted = cut(study, method, level, net, spec)
         alive = {name: ids[gates[name] > 0] for name, ids in alive.items()}
-        fitted = alone = units.cut(net, spec, gates, study.examples)
-        if level:
-            left = units.only(alive, whole)
-            alone = units.cut(study.dense, whole, left, study.examples)
+        left = units.only(alive, whole)
+        alone = units.cut(study.dense, whole, left, study.examples)
         steps = settings.steps[level]
         if method != "gates":
             steps += settings.gates_steps[level]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Record = dict[str, Any]
-COLOURS = {"gates": "tab:blue", "magnitude": "tab:orange", "random": "0.5"}
+COLOURS = {"gates": "tab:blue", "surgeon": "tab:green", "magnitude": "tab:orange", "random": "0.5"}
 HEADS = "attention"
 
 

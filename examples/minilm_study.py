@@ -27,12 +27,14 @@ class Settings:
 
     targets: tuple[float, ...] = (0.75, 0.5)
     gates_steps: tuple[int, ...] = (80, 140)
-    steps: tuple[int, ...] = (120, 380)
+    steps: tuple[int, ...] = (120, 440)
     """Steps without gates, after those with gates."""
     batch: int = 64
     lr: float = 4e-4
     gated_lr: float = 1e-4
     gates_lr: float = 0.1
+    keep: bool = False
+    """Whether the weights trained beside the gates stay; else those before are fitted again."""
     warmup: int = 20
     centre: float = 4.0
     spread: float = 1.5

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import l0func as l0
 
 FAR = 20.0  # a location this far out is open, or closed, for good
-METHODS = ("gates", "magnitude", "random")
+METHODS = ("gates", "surgeon", "magnitude", "random")
 RIDGE = 0.03
 
 
@@ -45,7 +45,7 @@ def magnitudes(network: Network, spec: l0.GateSpec) -> Tensors:
     return dict(zip(z, found, strict=True))
 
 
-def surgeon_scores(network: Network, spec: l0.GateSpec, tokens: Tensors) -> Tensors:
+def surgeon_places(network: Network, spec: l0.GateSpec, tokens: Tensors) -> Tensors:
     """For every unit its place in the order of the optimal brain surgeon, 0 goes first.
 
     In rounds, the units that the readers of the others can best replace go from each group.
