@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def learned(
 
     rates = settings.gated_lr, steps
     state = study.train(apply, (net.params, gates, net.buffers), rates, "gates", control)
-    return units.settled(state.gates, spec), net._replace(params=state.params)
+    reached = l0.realised_macs(state.gates, spec, counts) / study.macs
+    print(f"the controller reached {reached:.1%} of the multiply-adds")
+    fixed = units.settled(state.gates, spec, counts, share)
+    return fixed, net._replace(params=state.params)
 
 
 def cut(
@@ -72,26 +76,15 @@ def cut(
     return gates, units.cut(net, spec, gates, study.examples)
 
 
-def distilled(study: Study, net: Network, steps: int) -> Network:
-    """The network after steps without gates."""
-
-    def apply(params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensors) -> Any:
-        return net.fn(params, buffers, **x, output_hidden_states=True)
-
-    rates = study.settings.lr, steps
-    start = net.params, {}, net.buffers
-    return net._replace(params=study.train(apply, start, rates, "weights", None).params)
-
-
-def run(options: argparse.Namespace, method: str, seed: int, settings: Settings) -> dict[str, Any]:
-    """The record of a run: after each target, the network that is left."""
+def run(options: argparse.Namespace, method: str, seed: int, settings: Settings) -> Iterator[Any]:
+    """The record of a run, after each target: the networks that are left."""
     began = time.perf_counter()
     study = Study(options, settings, seed)
     net, whole = study.dense, units.plan(study.dense, study.two)
     device = study.bank.device
     alive = {gate.name: torch.arange(gate.size, device=device) for gate in whole.gates}
     levels: list[dict[str, Any]] = []
-    rounds = 3 if options.quick else 40
+    rounds = 3 if options.quick else 14
     for level, target in enumerate(settings.targets):
         spec = units.plan(net, study.two) if level else whole
         gates, fitted = cut(study, method, level, net, spec)
@@ -101,22 +94,23 @@ def run(options: argparse.Namespace, method: str, seed: int, settings: Settings)
         steps = settings.steps[level]
         if method != "gates":
             steps += settings.gates_steps[level]
-        net = distilled(study, fitted, steps)
+        net = study.distilled(fitted, steps)
         quality = {"refit": study.quality(alone), "distilled": study.quality(net)}
         quality["validation"] = study.quality(net, "validation")
         record = {"target": target} | quality
         record["kept"] = {name: len(ids) for name, ids in alive.items()}
-        record |= report.measured(study.dense.module(), net.module(), study.timed, rounds)
+        modules = [one.on_cpu().module() for one in (study.dense, net)]
+        record |= report.measured(*modules, {n: t.cpu() for n, t in study.timed.items()}, rounds)
         record["macs"] = study.counts(net).total / study.macs
         levels.append(record)
-        print(f"{method}, seed {seed}: {report.line(record)}")
-    return {
-        "method": method,
-        "seed": seed,
-        "settings": asdict(settings),
-        "seconds": time.perf_counter() - began,
-        "levels": levels,
-    } | report.surroundings(options)
+        print(f"{method}, seed {seed}: {report.line(record)}", flush=True)
+        yield {
+            "method": method,
+            "seed": seed,
+            "settings": asdict(settings),
+            "seconds": time.perf_counter() - began,
+            "levels": levels,
+        } | report.surroundings(options)
 
 
 def main() -> None:
@@ -142,11 +136,11 @@ def main() -> None:
     settings = replace(QUICK if options.quick else Settings(), **options.settings)
     every = [(method, seed) for method in units.METHODS for seed in SEEDS]
     for method, seed in every if options.all else [(options.method, options.seed)]:
-        record = run(options, method, seed, settings)
-        if not options.quick:
-            folder.mkdir(exist_ok=True)
-            file = folder / f"{method}-{seed}.json"
-            file.write_text(json.dumps(record, indent=1) + "\n")
+        file = folder / f"{method}-{seed}.json"
+        for record in run(options, method, seed, settings):
+            if not options.quick:
+                folder.mkdir(exist_ok=True, parents=True)
+                file.write_text(json.dumps(record, indent=1) + "\n")
     if options.all:
         report.show(folder, options.picture)
 

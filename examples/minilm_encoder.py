@@ -40,6 +40,10 @@ class Network(NamedTuple):
     def module(self) -> nn.Module:
         return l0.to_module(*self)
 
+    def on_cpu(self) -> Network:
+        trees = [{name: t.cpu() for name, t in tree.items()} for tree in self[1:]]
+        return Network(self.fn, *trees)
+
 
 def weights_folder(given: str | None) -> Path:
     """The folder of the model, or one line that says what to install."""

@@ -37,7 +37,7 @@ def milliseconds(modules: list[nn.Module], tokens: Tensors, rounds: int) -> list
 
 
 def measured(dense: nn.Module, small: nn.Module, tokens: Tensors, rounds: int) -> Record:
-    """Parameters, megabytes in float32, and the time of a call, before and after."""
+    """Parameters, and the milliseconds of a call on the CPU, before and after."""
     modules = [dense.eval(), small.eval()]
     times = milliseconds(modules, tokens, rounds)
     before, after = [size(module) | {"ms": ms} for module, ms in zip(modules, times, strict=True)]

@@ -120,6 +120,17 @@ class Study:
             self.seen += 1
         return state
 
+    def distilled(self, net: Network, steps: int) -> Network:
+        """The network after steps without gates."""
+
+        def apply(
+            params: Tensors, gates: Tensors, buffers: Tensors, key: Tensor, x: Tensors
+        ) -> Any:
+            return net.fn(params, buffers, **x, output_hidden_states=True)
+
+        rates, start = (self.settings.lr, steps), (net.params, {}, net.buffers)
+        return net._replace(params=self.train(apply, start, rates, "weights", None).params)
+
 
 def risen(rate: float, steps: int, warmup: int, step: Tensor | int) -> float:
     """A learning rate that rises linearly, then falls to nothing along a cosine."""

@@ -6,13 +6,13 @@ from functools import partial
 
 import torch
 from minilm_encoder import Network, Tensors
+from minilm_surgeon import RIDGE, surgeon_order
 from torch import Tensor, nn
 
 import l0func as l0
 
 FAR = 20.0  # a location this far out is open, or closed, for good
 METHODS = ("gates", "surgeon", "magnitude", "random")
-RIDGE = 0.03
 
 
 def plan(network: Network, tokens: Tensors) -> l0.GateSpec:
@@ -71,29 +71,6 @@ def _remember(inputs: Tensors, path: str, module: nn.Module, given: tuple[Tensor
     inputs[path] = given[0]
 
 
-def surgeon_order(rows: Tensor, weight: Tensor, units: int, rounds: int = 16) -> Tensor:
-    """The order of one group; ``rows`` are inputs of the layer that reads it."""
-    covariance = rows.T.cov()
-    covariance += RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(rows)
-    wanted = weight @ covariance
-    columns = torch.arange(len(covariance), device=rows.device).reshape(units, -1)
-    alive, place = torch.arange(units, device=rows.device), torch.zeros(units).to(rows)
-    gone = 0
-    while len(alive):
-        kept = columns[alive].flatten()
-        inverse = torch.linalg.inv(covariance[kept][:, kept])
-        fitted = (wanted[:, kept] @ inverse).reshape(len(weight), len(alive), -1)
-        blocks = inverse.reshape(len(alive), columns.shape[1], len(alive), columns.shape[1])
-        own = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        by_unit = fitted.permute(1, 2, 0)
-        error = (by_unit * torch.linalg.solve(own, by_unit)).sum((1, 2))
-        order = error.argsort()
-        count = max(1, units // rounds)
-        place[alive[order[:count]]] = gone + torch.arange(len(order[:count])).to(rows)
-        gone, alive = gone + count, alive[order[count:]]
-    return place.float()
-
-
 def chance(spec: l0.GateSpec, key: Tensor) -> Tensors:
     found: Tensors = {}
     for gate in spec.gates:
@@ -120,12 +97,21 @@ def start(places: Tensors, centre: float, spread: float) -> Tensors:
     return gates
 
 
-def settled(gates: Tensors, spec: l0.GateSpec) -> Tensors:
-    """Fixed gates: those that are open under the test-time estimator, and the others."""
+def settled(gates: Tensors, spec: l0.GateSpec, counts: l0.MacCounts, share: float) -> Tensors:
+    """Fixed gates: the likeliest stay open, as many as the multiply-adds allow, two at least."""
+    low, high = -FAR, FAR
+    for _ in range(40):
+        level = (low + high) / 2
+        macs = l0.realised_macs(above(gates, level), spec, counts)
+        low, high = (level, high) if macs > share * counts.total else (low, level)
+    return above(gates, high)
+
+
+def above(gates: Tensors, level: float) -> Tensors:
     found: Tensors = {}
-    for gate in spec.gates:
-        is_open = gate.distribution.deterministic(gates[gate.name], "louizos") != 0
-        found[gate.name] = torch.where(is_open, FAR, -FAR)
+    for name, gate in gates.items():
+        second = gate.topk(2).values[1]
+        found[name] = torch.where((gate > level) | (gate >= second), FAR, -FAR)
     return found
 
 
