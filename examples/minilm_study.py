@@ -32,11 +32,11 @@ class Settings:
     batch: int = 64
     lr: float = 4e-4
     gated_lr: float = 1e-4
-    gates_lr: float = 0.1
+    gates_lr: float = 0.15
     keep: bool = False
     """Whether the weights trained beside the gates stay; else those before are fitted again."""
     warmup: int = 20
-    centre: float = 4.0
+    centre: float = 3.0
     spread: float = 1.5
     fitted: int = 250
     """Sentences for the least-squares fit."""

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 def minilm(monkeypatch):
     """The example's modules, found as when it runs as a script."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    names = ("minilm_text", "minilm_encoder", "minilm_units")
+    names = ("minilm_text", "minilm_encoder", "minilm_surgeon")
     yield [importlib.import_module(name) for name in names]
     for name in names:
         sys.modules.pop(name)
