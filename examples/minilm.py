@@ -30,7 +30,7 @@ import l0func as l0
 
 HERE = Path(__file__).parent
 SEEDS = range(3)
-PRICE = {"lr": 0.3, "damping": 1.0}  # quick: the controller holds the share from below
+PRICE = {"lr": 0.5, "damping": 1.0}  # quick: the controller holds the share from below
 
 
 def learned(
