@@ -30,7 +30,7 @@ import l0func as l0
 
 HERE = Path(__file__).parent
 SEEDS = range(3)
-PRICE = {"lr": 0.5, "damping": 1.0}  # quick: the controller holds the share from below
+PRICE = {"lr": 1.0, "damping": 3.0}  # quick: the controller holds the share from below
 
 
 def learned(
@@ -42,7 +42,7 @@ def learned(
     places = units.surgeon_places(net, spec, study.examples)
     gates = units.start(places, settings.centre, settings.spread)
     control = l0.lagrangian(
-        spec, share, measure="macs", counts=counts, warmup=steps * 2 // 3, floor=2, **PRICE
+        spec, share, measure="macs", counts=counts, warmup=steps // 2, floor=2, **PRICE
     )
     gated = l0.gated(net.fn, spec)
 
