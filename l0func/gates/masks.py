@@ -158,11 +158,12 @@ def deterministic_gates(gates: Gates, spec: GateSpec, estimator: MaskEstimator) 
     check_estimator(estimator)
     z: Gates = {}
     for gate in spec.gates:
-        z[gate.name] = _deterministic(gate, gates[gate.name], estimator)
+        z[gate.name] = deterministic_gate(gate, gates[gate.name], estimator)
     return z
 
 
-def _deterministic(gate: GateVector, log_alpha: Tensor, estimator: MaskEstimator) -> Tensor:
+def deterministic_gate(gate: GateVector, log_alpha: Tensor, estimator: MaskEstimator) -> Tensor:
+    """Test-time values of one gate vector."""
     if estimator == "count":
         return _by_count(gate, log_alpha)
     return gate.distribution.deterministic(log_alpha, estimator)

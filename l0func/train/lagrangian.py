@@ -12,10 +12,10 @@ from torch import Tensor
 
 from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
-from l0func.gates.masks import deterministic_gates
+from l0func.gates.masks import deterministic_gate, deterministic_gates
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, check_spec
+from l0func.spec.plan import GateSpec, GateVector, check_spec
 from l0func.train.constraints import (
     MEASURES,
     Constraint,
@@ -239,7 +239,9 @@ class _Controller:
         named = check_gates(gates, self.spec)
         lowest = self._lowest(state)
         for gate in self.spec.gates if self.floor else ():
-            named = held(named, [gate.name], partial(self._has_floor, gate.name))
+            # One gate vector at a time: each trial then computes that vector alone.
+            own = {gate.name: named[gate.name]}
+            named = named | held(own, [gate.name], partial(self._has_floor, gate))
         for number, constraint in enumerate(self.constraints):
             chosen = constraint.gates
             named = held(named, chosen, partial(self._reaches, constraint, lowest[number]))
@@ -249,8 +251,9 @@ class _Controller:
         opens = _at_least_float32(self._opens(gates))
         return constraint.share(opens, self.spec) >= lowest
 
-    def _has_floor(self, name: str, gates: Gates) -> Tensor:
-        opens = self._opens(gates)[name]
+    def _has_floor(self, gate: GateVector, gates: Gates) -> Tensor:
+        log_alpha = gates[gate.name]
+        opens = _opens(log_alpha, deterministic_gate(gate, log_alpha, self.estimator))
         return opens.sum() >= min(self.floor, opens.numel())
 
     def _is_below_floor(self, opens: Gates) -> Tensor:
