@@ -77,6 +77,13 @@ def _shortened(dtype: torch.dtype, func: Any, args: Any, kwargs: Any) -> Any:
     return _cast(dtype, func(*_cast(dtype, args), **_cast_named(dtype, kwargs)))
 
 
+def _on_cudnn(dtype: torch.dtype, func: Any, args: Any, kwargs: Any) -> Any:
+    """A recurrent network on a card: cuDNN's have results in float16, also under bfloat16."""
+    cudnn = untyped.backends.cudnn
+    short = torch.float16 if cudnn.enabled and cudnn.is_available() else dtype
+    return _with_short_results(short, func, args, kwargs)
+
+
 def _with_short_results(dtype: torch.dtype, func: Any, args: Any, kwargs: Any) -> Any:
     """The function as it is, with its results in autocast's dtype."""
     return _cast(dtype, func(*args, **kwargs))
@@ -194,7 +201,7 @@ _ON_CPU: dict[Policy, Iterable[Any]] = {
 }
 _ON_CUDA: dict[Policy, Iterable[Any]] = {
     _shortened: (*_MATRIX_PRODUCTS, *_VECTOR_PRODUCTS, *_CELLS, untyped.linalg.vecdot),
-    _with_short_results: _NETWORKS,
+    _on_cudnn: _NETWORKS,
     _in_float32: (
         *(*_LOSSES, *_LAYER_AND_GROUP_NORMS, *_SOFTMAXES, torch.cdist),
         *_norms_by_squares(),

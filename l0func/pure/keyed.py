@@ -211,8 +211,10 @@ def _keyed_dropout(replacement: Replacement) -> Callable[..., Any]:
 
     def handler(mode: Keyed, func: Any, *args: Any, **named: Any) -> Any:
         if not replacement.applies_dropout(args, named):
-            plain = replacement.run(*args) if _lacks_memory(replacement, args) else NotImplemented
-            return func(*args, **named) if plain is NotImplemented else plain
+            if not _lacks_memory(replacement, args):
+                return func(*args, **named)
+            found = as_autocast(func, replacement.run, args, named)
+            return func(*args, **named) if found is NotImplemented else found
         if replacement.packs and is_packed(args):
             raise ValueError(
                 f"{function_name(func)} has no keyed dropout between layers for packed sequences; "

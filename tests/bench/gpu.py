@@ -256,7 +256,7 @@ def main() -> int:
         return 1
     card = torch.cuda.get_device_name() if given.device == "cuda" else "cpu"
     bench = Bench(given.device, given.quick, 0.2 if given.quick else given.seconds)
-    kernel = l0.kernel_in_use()
+    kernel = l0.kernel_in_use(given.device)
     print(f"{card}, torch {torch.__version__}, kernel {kernel}")
     report: Row = {"card": card, "torch": torch.__version__, "kernel": kernel}
     report["checks"] = {} if given.without_checks else checks(given.device)
