@@ -241,13 +241,13 @@ def check_table(table: Any, spec: GateSpec) -> None:
     check_spec(spec)
     if not isinstance(table, LatencyTable):
         raise TypeError(f"A table comes from l0func.latency_table; got {type(table).__name__}.")
-    _check_same_shapes(table, spec)
-    _check_same_groups(table, spec)
+    _check_measured_shapes(table, spec)
+    _check_measured_groups(table, spec)
     if not compiling():
         _warn_of_other_machine(table, spec)
 
 
-def _check_same_shapes(table: LatencyTable, spec: GateSpec) -> None:
+def _check_measured_shapes(table: LatencyTable, spec: GateSpec) -> None:
     for p in spec.parameters:
         measured = table.shapes.get(p.path, p.shape)
         if measured != p.shape:
@@ -260,7 +260,7 @@ def _check_same_shapes(table: LatencyTable, spec: GateSpec) -> None:
     names.check_names(known & used, used, "The latency table is another network's: the spec")
 
 
-def _check_same_groups(table: LatencyTable, spec: GateSpec) -> None:
+def _check_measured_groups(table: LatencyTable, spec: GateSpec) -> None:
     groups = {name for name, _ in spec.attrs}
     for gate in spec.gates:
         if gate.name not in groups:

@@ -43,12 +43,12 @@ class LayerTime:
         return parameter.startswith(self.path) and rest in ("", "weight", "bias")
 
 
-_FIELDS = ("axes", "layers", "fixed", "groups", "shapes", "machine", "error", "is_elsewhere")
+_TABLE_FIELDS = ("axes", "layers", "fixed", "groups", "shapes", "machine", "error", "is_elsewhere")
 
 
 def text_of_parts(parts: Mapping[str, Any]) -> str:
     """A table's fields as JSON."""
-    record = {name: parts[name] for name in _FIELDS}
+    record = {name: parts[name] for name in _TABLE_FIELDS}
     for name in ("axes", "layers"):
         record[name] = [asdict(part) for part in record[name]]
     record["groups"], record["shapes"] = dict(record["groups"]), dict(record["shapes"])
@@ -67,50 +67,52 @@ def parts_of(text: Any) -> dict[str, Any]:
         kind = type(text).__name__
         raise TypeError(f"A table's text comes from LatencyTable.to_json; got {kind}.")
     try:
-        return _parts(fields_of(parse(text), "the document", _FIELDS))
+        return _table_fields(fields_of(parse(text), "the document", _TABLE_FIELDS))
     except ValueError as error:
         raise ValueError(
             f"A table's text comes from LatencyTable.to_json; got {shown(text[:60])}: {error}"
         ) from None
 
 
-def _parts(record: dict[str, Any]) -> dict[str, Any]:
-    axes = [_axis(value, f"axes[{i}]") for i, value in enumerate(list_of(record["axes"], "axes"))]
+def _table_fields(record: dict[str, Any]) -> dict[str, Any]:
+    axes = [
+        _width_axis(value, f"axes[{i}]") for i, value in enumerate(list_of(record["axes"], "axes"))
+    ]
     points = {len(axis.nodes) for axis in axes}
     if len(points) > 1:
         raise ValueError(f"all axes have equally many nodes; got {sorted(points)}")
     layers: list[LayerTime] = []
     for i, value in enumerate(list_of(record["layers"], "layers")):
-        layers.append(_layer(value, f"layers[{i}]", axes))
+        layers.append(_layer_time(value, f"layers[{i}]", axes))
     groups = fields_of(record["groups"], "groups", (), others=True)
     shapes = fields_of(record["shapes"], "shapes", (), others=True)
     return {
         "axes": tuple(axes),
         "layers": tuple(layers),
-        "fixed": _number(record["fixed"], "fixed"),
+        "fixed": _finite(record["fixed"], "fixed"),
         "groups": {name: integer_of(n, f"groups.{name}") for name, n in groups.items()},
         "shapes": {path: shape_of(s, f"shapes.{path}") for path, s in shapes.items()},
         "machine": _machine(record["machine"]),
-        "error": _number(record["error"], "error"),
+        "error": _finite(record["error"], "error"),
         "is_elsewhere": flag_of(record["is_elsewhere"], "is_elsewhere"),
     }
 
 
-def _axis(value: Any, where: str) -> WidthAxis:
+def _width_axis(value: Any, where: str) -> WidthAxis:
     record = fields_of(value, where, ("path", "dim", "nodes"))
-    nodes = _numbers(record["nodes"], f"{where}.nodes")
+    nodes = _all_finite(record["nodes"], f"{where}.nodes")
     if len(nodes) < 2 or sorted(set(nodes)) != list(nodes):
         raise ValueError(f"{where}.nodes are two numbers or more, each above the last one")
     dim = integer_of(record["dim"], f"{where}.dim")
     return WidthAxis(text_of(record["path"], f"{where}.path"), dim, nodes)
 
 
-def _layer(value: Any, where: str, axes: Sequence[WidthAxis]) -> LayerTime:
+def _layer_time(value: Any, where: str, axes: Sequence[WidthAxis]) -> LayerTime:
     record = fields_of(value, where, ("path", "axes", "ms"))
     numbers = [integer_of(n, f"{where}.axes") for n in list_of(record["axes"], f"{where}.axes")]
     if len(numbers) not in (1, 2) or not all(0 <= n < len(axes) for n in numbers):
         raise ValueError(f"{where}.axes are one or two numbers of axes; got {numbers}")
-    rows = [_numbers(row, f"{where}.ms") for row in list_of(record["ms"], f"{where}.ms")]
+    rows = [_all_finite(row, f"{where}.ms") for row in list_of(record["ms"], f"{where}.ms")]
     points = len(axes[0].nodes)
     wanted = [points if len(numbers) == 2 else 1] * points
     if [len(row) for row in rows] != wanted:
@@ -126,11 +128,11 @@ def _machine(value: Any) -> Machine:
     return Machine(**texts, threads=threads)
 
 
-def _numbers(value: Any, where: str) -> tuple[float, ...]:
-    return tuple(_number(number, where) for number in list_of(value, where))
+def _all_finite(value: Any, where: str) -> tuple[float, ...]:
+    return tuple(_finite(number, where) for number in list_of(value, where))
 
 
-def _number(value: Any, where: str) -> float:
+def _finite(value: Any, where: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not isfinite(value):
         raise ValueError(f"{where} is a finite number; got {shown(value)}")

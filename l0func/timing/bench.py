@@ -14,10 +14,10 @@ from torch import nn
 from l0func.pure.inputs import Inputs
 from l0func.timing.clocks import Clock
 from l0func.timing.layers import layer_times
-from l0func.timing.networks import Networks, Units
+from l0func.timing.networks import Networks, UnitCounts
 
-_RUNS = 40
-_FEWEST_RUNS = 20
+_MOST_NETWORKS = 40
+_FEWEST_NETWORKS = 20
 _TURNS = 15
 _FEWEST_TURNS = 3
 _CALLS_IN_TURN = 1.5
@@ -40,10 +40,10 @@ def without_fast_path() -> Generator[None, None, None]:
         mha.set_fastpath_enabled(was)
 
 
-class Run(NamedTuple):
+class TimedNetwork(NamedTuple):
     """A network of some size, its time and that of its layers, in milliseconds."""
 
-    units: Units
+    units: UnitCounts
     total: float
     layers: dict[str, float]
 
@@ -75,26 +75,26 @@ class Bench:
 
         return call
 
-    def runs(self, seconds: float) -> list[Run]:
+    def runs(self, seconds: float) -> list[TimedNetwork]:
         """Networks of many sizes, timed for about so long."""
         dense = self._networks.function
         module = dense.fn.module(dense.params, dense.buffers)
         start = perf_counter()
         for _ in range(2):
-            self.call(module)
+            self._total(module)
         taken = _CALLS_IN_TURN * (perf_counter() - start) / 2
         affordable = int(seconds / taken)
-        count = min(max(affordable // _FEWEST_TURNS, _FEWEST_RUNS), _RUNS)
+        count = min(max(affordable // _FEWEST_TURNS, _FEWEST_NETWORKS), _MOST_NETWORKS)
         reference = self._networks.module(self._networks.uniform(0.5))
-        found: list[tuple[Units, list[_Turn]]] = []
+        found: list[tuple[UnitCounts, list[_Turn]]] = []
         start = perf_counter()
         for number, units in enumerate(self._networks.scattered(count), 1):
             until = start + seconds * number / count
             found.append((units, self._turns(units, reference, until)))
         unit = statistics.median(turn.reference for _, turns in found for turn in turns)
-        return [_run(units, turns, unit) for units, turns in found]
+        return [_timed(units, turns, unit) for units, turns in found]
 
-    def _turns(self, units: Units, reference: nn.Module, until: float) -> list[_Turn]:
+    def _turns(self, units: UnitCounts, reference: nn.Module, until: float) -> list[_Turn]:
         """Turns with one network until a time, within bounds of their number."""
         module = self._networks.module(units)
         self.call(module)
@@ -115,13 +115,14 @@ class Bench:
 
     def _total(self, module: nn.Module) -> float:
         call = self._ready(module)
+        self._clock.wait()
         start = self._clock.mark()
         call()
         (ms,) = self._clock.spans([start, self._clock.mark()])
         return ms
 
 
-def _run(units: Units, turns: Sequence[_Turn], unit: float) -> Run:
+def _timed(units: UnitCounts, turns: Sequence[_Turn], unit: float) -> TimedNetwork:
     """The medians over turns; the layers' times add up to the whole."""
     total = unit * statistics.median(turn.ratio for turn in turns)
     layers = {layer for turn in turns for layer in turn.shares}
@@ -129,4 +130,6 @@ def _run(units: Units, turns: Sequence[_Turn], unit: float) -> Run:
     for layer in layers:
         shares[layer] = statistics.median(turn.shares.get(layer, 0.0) for turn in turns)
     whole = sum(shares.values())
-    return Run(units, total, {layer: total * share / whole for layer, share in shares.items()})
+    return TimedNetwork(
+        units, total, {layer: total * share / whole for layer, share in shares.items()}
+    )

@@ -13,6 +13,10 @@ import torch
 class Clock(Protocol):
     """A clock that makes marks and tells the time between them."""
 
+    def wait(self) -> None:
+        """Return when the device has nothing left to do."""
+        ...
+
     def mark(self) -> Any:
         """A mark for now."""
         ...
@@ -24,6 +28,9 @@ class Clock(Protocol):
 
 class WallClock:
     """The processor's clock on the wall."""
+
+    def wait(self) -> None:
+        """A processor has nothing left to do when a call returns."""
 
     def mark(self) -> float:
         """Seconds."""
@@ -44,6 +51,10 @@ class CudaClock:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    def wait(self) -> None:
+        """Return when the GPU is idle: launches then take their time, as in a single call."""
+        torch.cuda.synchronize(self._device)
+
     def mark(self) -> torch.cuda.Event:
         """An event that the GPU passes once everything before it has run."""
         event = torch.cuda.Event(enable_timing=True)
@@ -52,7 +63,7 @@ class CudaClock:
 
     def spans(self, marks: Sequence[torch.cuda.Event], /) -> list[float]:
         """The milliseconds between each mark and the next."""
-        torch.cuda.synchronize(self._device)
+        self.wait()
         return [before.elapsed_time(after) for before, after in pairwise(marks)]
 
 

@@ -11,8 +11,8 @@ from l0func.costs.latency import LatencyTable, grid_weights, kept_slices_of
 from l0func.costs.latency_text import LayerTime, WidthAxis
 from l0func.costs.machine import Machine
 from l0func.internal.untyped import untyped
-from l0func.timing.bench import Run
-from l0func.timing.networks import Networks, Units
+from l0func.timing.bench import TimedNetwork
+from l0func.timing.networks import Networks, UnitCounts
 from l0func.timing.widths import Width
 
 _POINTS = 4
@@ -73,7 +73,7 @@ def rising(grid: Tensor) -> Tensor:
 def fitted(
     networks: Networks,
     widths: Mapping[str, tuple[Width, ...]],
-    runs: Sequence[Run],
+    runs: Sequence[TimedNetwork],
     machine: Machine,
 ) -> LatencyTable:
     """The table that fits some runs; the first is that of the dense network."""
@@ -81,59 +81,59 @@ def fitted(
     for own in widths.values():
         for width in own:
             numbers.setdefault(width, len(numbers))
-    axes = tuple(_axis(networks, width) for width in numbers)
+    axes = tuple(_with_nodes(networks, width) for width in numbers)
     weights = torch.tensor([1 / run.total for run in runs], dtype=torch.float64)
     weights[0] *= _DENSE_WEIGHT
-    shares = [_shares(networks, axis, runs) for axis in axes]
+    shares = [_run_weights(networks, axis, runs) for axis in axes]
     layers: list[LayerTime] = []
     for layer, own in widths.items():
         indices = tuple(numbers[width] for width in own)
-        grid = grid_times([shares[i] for i in indices], _times(runs, layer), weights)
+        grid = grid_times([shares[i] for i in indices], _layer_times(runs, layer), weights)
         rows = tuple(tuple(map(float, row)) for row in grid)
         layers.append(LayerTime(layer, indices, rows))
     params = networks.function.params
     shapes = {path: tuple(p.shape) for path, p in params.items()}
-    fixed = _fixed(widths, runs, weights)
+    fixed = _rest(widths, runs, weights)
     return LatencyTable(axes, tuple(layers), fixed, networks.sizes, shapes, machine, 0.0)
 
 
-def widths_of(networks: Networks, table: LatencyTable, units: Units) -> Tensor:
+def widths_of(networks: Networks, table: LatencyTable, units: UnitCounts) -> Tensor:
     """A network's width on each axis of a table, shape ``(axes,)``."""
-    kept = [_kept(networks, (axis.path, axis.dim), units) for axis in table.axes]
+    kept = [_width_at(networks, (axis.path, axis.dim), units) for axis in table.axes]
     return torch.tensor(kept, dtype=torch.float64)
 
 
-def _fixed(widths: Mapping[str, object], runs: Sequence[Run], weights: Tensor) -> float:
+def _rest(widths: Mapping[str, object], runs: Sequence[TimedNetwork], weights: Tensor) -> float:
     """The constant that fits the time outside of these layers best."""
     names = {layer for run in runs for layer in run.layers} - widths.keys()
     times = torch.zeros_like(weights)
     for name in names:
-        times = times + _times(runs, name)
+        times = times + _layer_times(runs, name)
     squares = weights.square()
     return float((times * squares).sum() / squares.sum())
 
 
-def _times(runs: Sequence[Run], layer: str) -> Tensor:
+def _layer_times(runs: Sequence[TimedNetwork], layer: str) -> Tensor:
     return torch.tensor([run.layers.get(layer, 0.0) for run in runs], dtype=torch.float64)
 
 
-def _axis(networks: Networks, width: Width) -> WidthAxis:
-    low = _kept(networks, width, networks.uniform(0.0))
-    high = _kept(networks, width, networks.uniform(1.0))
+def _with_nodes(networks: Networks, width: Width) -> WidthAxis:
+    low = _width_at(networks, width, networks.uniform(0.0))
+    high = _width_at(networks, width, networks.uniform(1.0))
     step = (high - low) / (_POINTS - 1)
     return WidthAxis(*width, tuple(low + step * i for i in range(_POINTS)))
 
 
-def _kept(networks: Networks, width: Width, units: Units) -> float:
+def _width_at(networks: Networks, width: Width, units: UnitCounts) -> float:
     path, dim = width
     plan = next(p for p in networks.spec.parameters if p.path == path)
     opens = {name: opened.double() for name, opened in networks.opens(units).items()}
     return float(kept_slices_of(plan, dim, opens))
 
 
-def _shares(networks: Networks, axis: WidthAxis, runs: Sequence[Run]) -> Tensor:
+def _run_weights(networks: Networks, axis: WidthAxis, runs: Sequence[TimedNetwork]) -> Tensor:
     """The weights of the axis's points in every run, shape ``(runs, points)``."""
     width = (axis.path, axis.dim)
-    kept = [_kept(networks, width, run.units) for run in runs]
+    kept = [_width_at(networks, width, run.units) for run in runs]
     nodes = torch.tensor([axis.nodes], dtype=torch.float64)
     return grid_weights(torch.tensor(kept, dtype=torch.float64), nodes.expand(len(runs), -1))

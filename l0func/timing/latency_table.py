@@ -22,7 +22,7 @@ from l0func.pure.functional import Functional, make_functional
 from l0func.pure.inputs import Inputs, read_examples
 from l0func.spec.build import gate_spec
 from l0func.spec.parts import Group
-from l0func.timing.bench import Bench, Run, without_fast_path
+from l0func.timing.bench import Bench, TimedNetwork, without_fast_path
 from l0func.timing.clocks import Clock, clock_on
 from l0func.timing.fit import fitted, widths_of
 from l0func.timing.networks import Networks
@@ -132,7 +132,7 @@ def _device(function: Functional, inputs: Inputs) -> torch.device:
 def _error(
     networks: Networks,
     widths: Mapping[str, tuple[Width, ...]],
-    runs: Sequence[Run],
+    runs: Sequence[TimedNetwork],
     machine: Machine,
 ) -> float:
     """The median relative error for runs that are left out of the fit, fold by fold."""

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from l0func.internal.outputs import visible_tensors
 from l0func.timing.clocks import Clock
 
-Visit = Callable[[str, Any, Any], None]
+OnFunction = Callable[[str, Any, Any], None]
 """``visit(layer, inputs, output)`` after each torch function."""
 
 
@@ -37,7 +37,7 @@ class ByLayer(TorchFunctionMode):
         visit: What to do after a function.
     """
 
-    def __init__(self, module: nn.Module, visit: Visit) -> None:
+    def __init__(self, module: nn.Module, visit: OnFunction) -> None:
         super().__init__()
         self._layers = {id(p): layer_of(path) for path, p in module.named_parameters()}
         self._visit, self._layer = visit, ""
@@ -85,6 +85,7 @@ def layer_times(module: nn.Module, call: Callable[[], Any], clock: Clock) -> dic
         layers.append(layer)
         marks.append(clock.mark())
 
+    clock.wait()
     with ByLayer(module, visit):
         start = clock.mark()
         call()

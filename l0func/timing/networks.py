@@ -12,7 +12,7 @@ from l0func.compaction.removal import remove
 from l0func.pure.functional import Functional
 from l0func.spec.plan import GateSpec
 
-Units = dict[str, int]
+UnitCounts = dict[str, int]
 """``{group: number of open units}``."""
 
 
@@ -47,15 +47,15 @@ class Networks:
                 parameters[path].data = own
         return module.requires_grad_(False).eval()
 
-    def at(self, shares: Mapping[str, float]) -> Units:
+    def at(self, shares: Mapping[str, float]) -> UnitCounts:
         """The allowed numbers nearest to shares between the lowest number (0) and all (1)."""
         return {name: self._allowed(name, share) for name, share in shares.items()}
 
-    def uniform(self, share: float) -> Units:
+    def uniform(self, share: float) -> UnitCounts:
         """The same share for every group."""
         return self.at(dict.fromkeys(self.sizes, share))
 
-    def scattered(self, count: int) -> list[Units]:
+    def scattered(self, count: int) -> list[UnitCounts]:
         """The dense network, the smallest one, and others spread evenly over every group's range.
 
         Each group takes equally spaced numbers in an order of its own (a Latin hypercube).

@@ -41,19 +41,19 @@ def widths_by_layer(
 def _groups_by_layer(networks: Networks, run: Callable[[nn.Module], Any]) -> dict[str, Groups]:
     """For each layer the groups that change a shape in it."""
     base = networks.uniform(_BASE)
-    shapes = _shapes(networks, base, run)
+    shapes = _shapes_at(networks, base, run)
     changing: dict[str, set[str]] = {}
     for name, units in networks.uniform(0.0).items():
         if units == base[name]:
             continue
-        changed = _shapes(networks, base | {name: units}, run)
+        changed = _shapes_at(networks, base | {name: units}, run)
         for layer in shapes.keys() | changed.keys():
             if shapes.get(layer) != changed.get(layer):
                 changing.setdefault(layer, set()).add(name)
     return {layer: frozenset(groups) for layer, groups in changing.items()}
 
 
-def _shapes(
+def _shapes_at(
     networks: Networks, units: Mapping[str, int], run: Callable[[nn.Module], Any]
 ) -> dict[str, list[torch.Size]]:
     module = networks.module(units)

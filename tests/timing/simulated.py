@@ -21,6 +21,8 @@ class SimulatedClock:
     now = 0.0
     slowdown = 1.0
 
+    def wait(self) -> None: ...
+
     def mark(self) -> float:
         return SimulatedClock.now
 
