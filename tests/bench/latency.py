@@ -106,7 +106,7 @@ def alone(module: nn.Module, x: Tensor, clock: WallClock) -> float:
     for handle in handles:
         handle.remove()
     calls = [partial(layer, torch.randn(shape)) for layer, shape in shapes]
-    return sum(medians(calls, clock, 15))
+    return sum(medians(calls, clock, 7))
 
 
 def allocation(spec: l0.GateSpec, number: int) -> dict[str, Tensor]:

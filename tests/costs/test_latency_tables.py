@@ -97,6 +97,7 @@ def test_expected_milliseconds_interpolate_at_the_expected_numbers():
     assert float(l0.expected_ms(gates, SPEC, hand_made())) == pytest.approx(expected)
 
 
+@pytest.mark.compiles
 def test_expected_milliseconds_compile():
     gates = {"0": torch.zeros(9), "2": torch.zeros(5)}
     table = hand_made()
