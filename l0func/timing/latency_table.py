@@ -48,8 +48,8 @@ def latency_table(
     of its input and output widths. Before each call a network of fixed size is timed too, so that
     other work on the machine cancels.
 
-    torch's fast path for ``nn.TransformerEncoderLayer`` is off, since attention that has lost heads
-    does not take it; a layer that keeps all its heads may be faster than the table says.
+    torch's fast path for ``nn.TransformerEncoderLayer`` is off, since attention that has lost
+    heads does not take it. A layer that keeps all its heads may be faster than the table says.
 
     Args:
         module: Any module. It is timed in eval mode, whatever its own, on the device where it is.
