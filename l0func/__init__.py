@@ -18,6 +18,7 @@ from l0func.costs.expected import (
     penalty,
     squared_mean,
 )
+from l0func.costs.latency import LatencyTable, expected_ms, realised_ms
 from l0func.costs.macs import MacCounts, count_macs, expected_macs, realised_macs
 from l0func.costs.summary import summary
 from l0func.distributions import (
@@ -44,6 +45,7 @@ from l0func.pure.init_params import init_params
 from l0func.spec.build import gate_spec, group
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
+from l0func.timing.latency_table import latency_table
 from l0func.train.checkpoint import load_state, save_state
 from l0func.train.clipping import clip_norm
 from l0func.train.lagrangian import Lagrangian, LagrangianState, lagrangian
@@ -64,6 +66,7 @@ __all__ = [
     "L0Module",
     "Lagrangian",
     "LagrangianState",
+    "LatencyTable",
     "MacCounts",
     "Optimizer",
     "TrainState",
@@ -85,6 +88,7 @@ __all__ = [
     "expected_l0",
     "expected_l2",
     "expected_macs",
+    "expected_ms",
     "expected_sparsity",
     "gate_spec",
     "gated",
@@ -93,6 +97,7 @@ __all__ = [
     "init_params",
     "kernel_in_use",
     "lagrangian",
+    "latency_table",
     "load",
     "load_state",
     "make_functional",
@@ -103,6 +108,7 @@ __all__ = [
     "plot",
     "prune",
     "realised_macs",
+    "realised_ms",
     "refit",
     "resize_to",
     "sample_masks",

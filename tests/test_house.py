@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "costs": "gates spec tracing pure internal",
     "engine": "gates spec pure distributions random kernels internal",
     "compaction": "gates spec tracing pure random internal smaller",
+    "timing": "costs compaction gates spec pure random internal",
     "files": "gates spec internal",
     "train": "costs files gates spec random internal",
 }

@@ -1,4 +1,4 @@
-"""Constraints: some parameters, or the multiply-adds with them, and the share that may stay.
+"""Constraints: some parameters, or the cost of a call with them, and the share that may stay.
 
 :func:`l0func.lagrangian` builds one constraint for each pattern in its target, and its controller
 adjusts a multiplier for each.
@@ -14,24 +14,25 @@ import torch
 from torch import Tensor
 
 from l0func.costs.expected import entry_sum
+from l0func.costs.latency import LatencyTable, ms_of
 from l0func.costs.macs import MacCounts, macs_of
 from l0func.gates.checks import Gates
 from l0func.internal import names
 from l0func.spec.plan import GateSpec, ParameterPlan
 from l0func.train.numbers import check_number, whole_number
 
-Measure = Literal["density", "l0", "macs"]
+Measure = Literal["density", "l0", "macs", "ms"]
 Target: TypeAlias = float | Mapping[str, float]
 
-MEASURES: tuple[Measure, ...] = ("density", "l0", "macs")
+MEASURES: tuple[Measure, ...] = ("density", "l0", "macs", "ms")
 
 
 class Constraint(NamedTuple):
-    """Some parameters, or the multiply-adds with them, and the share that may stay."""
+    """Some parameters, or the cost of a call with them, and the share that may stay."""
 
     parameters: tuple[ParameterPlan, ...]
-    counts: MacCounts | None
-    """Multiply-adds by parameter; None if parameter entries are counted."""
+    costs: MacCounts | LatencyTable | None
+    """Multiply-adds or milliseconds; None if parameter entries are counted."""
 
     target: float
     """A share of the dense network, in (0, 1)."""
@@ -47,12 +48,17 @@ class Constraint(NamedTuple):
         found: dict[str, None] = {}
         for p in self.parameters:
             found.update(dict.fromkeys(binding.gate for binding in p.bindings))
+        if isinstance(self.costs, LatencyTable):
+            # No other gate changes a size, and raising it would not help.
+            return [name for name in found if name in self.costs.groups]
         return list(found)
 
     def share(self, opens: Gates, spec: GateSpec) -> Tensor:
         """The share that stays when each gate is open by its weight in ``opens``."""
-        if self.counts is not None:
-            return macs_of(opens, spec, self.counts) / self.counts.total
+        if isinstance(self.costs, LatencyTable):
+            return ms_of(opens, spec, self.costs) / self.costs.dense
+        if self.costs is not None:
+            return macs_of(opens, spec, self.costs) / self.costs.total
         kept = next(iter(opens.values())).new_zeros(())
         for p in self.parameters:
             kept = kept + _kept_entries(p, opens)
@@ -66,7 +72,7 @@ def _kept_entries(p: ParameterPlan, opens: Gates) -> Tensor | int:
 
 
 def constraints_of(
-    target: Target, spec: GateSpec, measure: Measure, counts: MacCounts | None
+    target: Target, spec: GateSpec, measure: Measure, costs: MacCounts | LatencyTable | None
 ) -> tuple[Constraint, ...]:
     """One constraint for each pattern in a target; for a number, one over all parameters.
 
@@ -83,27 +89,38 @@ def constraints_of(
     found: list[Constraint] = []
     for pattern, value in by_pattern.items():
         check_number(f"The target of {pattern!r}", value)
-        found.append(_constraint(pattern, float(value), spec, measure, counts))
+        found.append(_constraint(pattern, float(value), spec, measure, costs))
     return tuple(found)
 
 
 def _constraint(
-    pattern: str, value: float, spec: GateSpec, measure: Measure, counts: MacCounts | None
+    pattern: str,
+    value: float,
+    spec: GateSpec,
+    measure: Measure,
+    costs: MacCounts | LatencyTable | None,
 ) -> Constraint:
     chosen = tuple(p for p in spec.parameters if fnmatchcase(p.path, pattern))
-    if counts is not None and len(chosen) < len(spec.parameters):
-        counts = counts.only(p.path for p in chosen)
-    constraint = Constraint(chosen, counts, value)
+    if costs is not None and len(chosen) < len(spec.parameters):
+        costs = costs.only(p.path for p in chosen)
+    constraint = Constraint(chosen, costs, value)
     if measure == "l0":
         constraint = constraint._replace(target=value / constraint.size)
     _check_range(constraint, pattern, value, measure)
-    if counts is not None and not counts.total:
-        raise ValueError(
-            f"The parameters that match {pattern!r} take no multiply-adds, so a share of these "
-            "cannot be a target."
-        )
+    _check_has_costs(constraint, pattern)
     _check_reachable(constraint, pattern, value, spec, measure)
     return constraint
+
+
+def _check_has_costs(constraint: Constraint, pattern: str) -> None:
+    costs = constraint.costs
+    is_time = isinstance(costs, LatencyTable)
+    if costs is not None and not (costs.dense if is_time else costs.total):
+        what = "milliseconds that change with units" if is_time else "multiply-adds"
+        raise ValueError(
+            f"The parameters that match {pattern!r} take no {what}, so a share of these "
+            "cannot be a target."
+        )
 
 
 def _check_range(constraint: Constraint, pattern: str, value: float, measure: Measure) -> None:
@@ -112,6 +129,8 @@ def _check_range(constraint: Constraint, pattern: str, value: float, measure: Me
     allowed = "a share of the dense network in (0, 1)"
     if measure == "l0":
         allowed = f"a number of entries between 0 and {constraint.size}"
+    if isinstance(constraint.costs, LatencyTable):
+        allowed += f", which takes {constraint.costs.dense:.4g} ms"
     raise ValueError(f"The target of {pattern!r} is {allowed}; got {value}.")
 
 
@@ -122,6 +141,13 @@ def _check_reachable(
     bound = float(constraint.share(closed, spec))
     if constraint.target >= bound:
         return
+    if isinstance(constraint.costs, LatencyTable):
+        dense = constraint.costs.dense
+        raise ValueError(
+            f"The target of {pattern!r} is {value}, or {value * dense:.4g} ms; but the fewest "
+            f"units still take {bound:.4g} of the dense network's {dense:.4g} ms. Raise the "
+            "target, or find more units to remove."
+        )
     amount = f"{bound:.4g} of it"
     if measure == "l0":
         amount = f"{bound * constraint.size:.0f} entries"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l0func.costs.latency import LatencyTable, check_table
 from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gate, deterministic_gates
@@ -79,6 +80,7 @@ def lagrangian(
     *,
     measure: Measure = "density",
     counts: MacCounts | None = None,
+    table: LatencyTable | None = None,
     estimator: MaskEstimator = "louizos",
     equality: bool = False,
     lr: float = 1e-2,
@@ -116,8 +118,10 @@ def lagrangian(
             ones included; or ``{pattern: share}`` over parameter paths, one constraint for each
             pattern. For ``measure="l0"`` entry counts in place of shares.
         measure: ``"density"`` or ``"l0"``: parameter entries; ``"macs"``: multiply-adds, as a
-            share of ``counts.total``.
+            share of ``counts.total``; ``"ms"``: milliseconds at the numbers of open units, as a
+            share of ``table.dense``.
         counts: Multiply-adds from :func:`l0func.count_macs`, for ``measure="macs"``.
+        table: Milliseconds from :func:`l0func.latency_table`, for ``measure="ms"``.
         estimator: The test-time gates behind the realised share: ``"louizos"``, ``"median"`` or
             ``"count"``.
         equality: Whether the price may be negative, so that it opens gates while the share is
@@ -140,12 +144,12 @@ def lagrangian(
         belong to this controller.
 
     Raises:
-        TypeError: ``spec`` is not a spec; a number is none; or counts are not from
-            :func:`l0func.count_macs`.
+        TypeError: ``spec`` is not a spec; a number is none; counts are not from
+            :func:`l0func.count_macs`; or the table is not from :func:`l0func.latency_table`.
         ValueError: A target is outside its range, or below the share that has no gates or that
-            ``floor`` keeps; a pattern matches nothing; counts are missing, or given for another
-            measure than ``"macs"``; the estimator never closes a gate; a rate is negative or not
-            finite.
+            ``floor`` keeps; a pattern matches nothing; counts or a table are missing, or given
+            for another measure; the table is another network's, or lacks a group; the estimator
+            never closes a gate; or a rate is negative or not finite.
 
     Example:
         >>> import l0func as l0
@@ -155,10 +159,12 @@ def lagrangian(
         tensor([0.7500])
     """
     check_spec(spec)
-    _check_measure(measure, counts)
+    _check_measure(measure, counts, table)
     _check_estimator(estimator)
     _check_rates(lr=lr, damping=damping, warmup=warmup)
-    constraints = constraints_of(target, spec, measure, counts)
+    if table is not None:
+        check_table(table, spec)
+    constraints = constraints_of(target, spec, measure, table if counts is None else counts)
     floor = check_floor(floor, constraints, spec)
     controller = _Controller(
         spec=spec,
@@ -321,7 +327,7 @@ def _at_least_float32(opens: Gates) -> Gates:
     return {name: t.to(dtype) for name, t in opens.items()}
 
 
-def _check_measure(measure: str, counts: MacCounts | None) -> None:
+def _check_measure(measure: str, counts: MacCounts | None, table: LatencyTable | None) -> None:
     if measure not in MEASURES:
         raise ValueError(
             f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
@@ -331,6 +337,10 @@ def _check_measure(measure: str, counts: MacCounts | None) -> None:
     if (counts is None) == (measure == "macs"):
         raise ValueError(
             "counts, from l0func.count_macs, go with measure='macs', and with nothing else."
+        )
+    if (table is None) == (measure == "ms"):
+        raise ValueError(
+            "A table, from l0func.latency_table, goes with measure='ms', and with nothing else."
         )
 
 
