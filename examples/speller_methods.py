@@ -28,9 +28,11 @@ class Gated(NamedTuple):
     buffers: Tensors
     spec: l0.GateSpec
 
-    @property
-    def weights(self) -> int:
-        return sum(p.numel() for p in self.params.values())
+    def share_of(self, count: float) -> float:
+        """The share of gated entries that stays if this many entries of all do."""
+        gates = {p.path for p in self.spec.gated()}
+        free = sum(p.numel() for path, p in self.params.items() if path not in gates)
+        return (count - free) / sum(self.params[path].numel() for path in gates)
 
     def compacted(self, examples: Examples, density: float | None) -> Speller:
         """The speller without closed units."""

@@ -97,6 +97,17 @@ def test_narrow_embeddings_compute_the_same(network):
     assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
+@pytest.mark.parametrize("count", [100_000, 208_722, 500_000])
+def test_the_smaller_speller_has_at_most_the_weights_that_were_asked_for(count, network):
+    methods = example("speller_methods")
+    gated = methods.at_random(methods.gated(network.original()), 3)
+    ones = torch.ones(2, 3, dtype=torch.long)
+    small = gated.compacted((ones, ones), gated.share_of(count))
+    left = sum(p.numel() for p in small.parameters())
+    assert 0.98 * count < left <= count
+    assert small.encoder.hidden_size == small.decoder.hidden_size < 256
+
+
 @pytest.mark.parametrize(
     ("first", "second", "edits"),
     [("", "abc", 3), ("kitten", "sitting", 3), ("flaw", "lawn", 2), ("abc", "abc", 0)],
