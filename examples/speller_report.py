@@ -60,6 +60,8 @@ def milliseconds(spellers: Sequence[Speller], letters: torch.Tensor) -> list[flo
 def report(folder: Path, picture: Path) -> None:
     """Print the table of a folder's runs, and draw them."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not records:
+        raise SystemExit(f"{folder} has no runs: python examples/speller.py --all")
     print("\n| method, seed | weights | multiply-adds | units | cut | distilled | ms, 256 words |")
     print("|---|---|---|---|---|---|---|")
     for record in records:
