@@ -49,7 +49,7 @@ def cut(
     network: Gated, share: float, examples: Examples, learning: list[Word]
 ) -> tuple[Speller, bool]:
     """The smaller network, and whether a refit helped on words to learn from."""
-    lists = by_length(learning[:1000])
+    lists = by_length(learning[:500])
     plain = network.compacted(examples, share)
     fitted = network.refitted(examples, share).compacted(examples, share)
     before, after = phoneme_error(plain, lists), phoneme_error(fitted, lists)

@@ -49,7 +49,7 @@ def bytes_on_disk(speller: Speller) -> int:
 def milliseconds(spellers: Sequence[Speller], letters: torch.Tensor) -> list[float]:
     """Medians of calls that take turns; each spells all words."""
     times: list[list[float]] = [[] for _ in spellers]
-    for _ in range(12):
+    for _ in range(7):
         for own, speller in zip(times, spellers, strict=True):
             start = time.perf_counter()
             speller.spell(letters)
