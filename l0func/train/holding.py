@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l0func.gates.checks import Gates
+from l0func.internal.context import known_values
 from l0func.spec.parts import GateVector
 
 _HALVINGS = 20
@@ -30,13 +31,17 @@ def held(gates: Gates, chosen: Collection[str], enough: Callable[[Gates], Tensor
         chosen: The gate vectors that are raised.
         enough: Whether gates are enough, a bool scalar: once true it stays true as they rise.
     """
+    suffice = enough(gates)
+    if known_values(suffice):
+        # The usual case, without the halvings below, which cost many calls.
+        return gates
     lowest = torch.stack([_lowest(gates[name]) for name in chosen]).amin()
     low, high = torch.zeros_like(lowest), (_REACH - lowest).clamp(min=0.0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         suffices = enough(raised(gates, chosen, middle))
         low, high = torch.where(suffices, low, middle), torch.where(suffices, middle, high)
-    shift = torch.where(enough(gates), 0.0, high)
+    shift = torch.where(suffice, 0.0, high)
     return raised(gates, chosen, shift)
 
 
