@@ -1,0 +1,103 @@
+"""What the networks of efficientnet.py cost, and the table and the picture of all runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from compact_cnn_report import bytes_on_disk, macs, milliseconds, size
+from efficientnet_network import score
+from efficientnet_train import Work
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+import l0func as l0
+
+Record = dict[str, Any]
+HEADER = "| method | runs | multiply-adds | parameters | bytes | accuracy | batch of 1 | of 128 |"
+
+
+def measured(module: nn.Module, work: Work) -> Record:
+    """The costs of a network, and its accuracy on the test set."""
+    right = score(module, work.data, work.device)
+    return {
+        "accuracy": right,
+        "macs": macs(module.eval(), work.images()[:1]),
+        "parameters": size(module),
+        "bytes": bytes_on_disk(module),
+    }
+
+
+def speeds(dense: nn.Module, small: nn.Module, x: Tensor) -> Record:
+    """Milliseconds of both networks on the CPU, in turns."""
+    modules = [dense.cpu().eval(), small.cpu().eval()]
+    found: Record = {}
+    for batch, calls in ((1, 80), (128, 25)):
+        before, after = milliseconds(modules, x[:batch].cpu(), calls)
+        found[f"ms_{batch}"] = {"dense": before, "small": after, "ratio": before / after}
+    return found
+
+
+def records(folder: Path) -> list[Record]:
+    """The runs that are there."""
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+
+
+def row(name: str, runs: list[Record], found: list[Record]) -> str:
+    """A line of the table: means over runs, and the range of accuracies."""
+    shares = [own["macs"] / run["dense"]["macs"] for run, own in zip(runs, found, strict=True)]
+    right = [own["accuracy"] for own in found]
+    cells = [name, str(len(runs)), f"{100 * mean(shares):.1f} %"]
+    cells += [f"{mean([own[key] for own in found]):,.0f}" for key in ("parameters", "bytes")]
+    cells.append(f"{mean(right):.1f} % ({min(right):.1f} to {max(right):.1f})")
+    for batch in ("ms_1", "ms_128"):
+        ratios = [own[batch]["ratio"] for own in found if batch in own]
+        cells.append(f"{mean(ratios):.2f} × faster" if ratios else "")
+    return f"| {' | '.join(cells)} |"
+
+
+def report(folder: Path, picture: str) -> None:
+    """Print the table, and draw accuracies and the channels that learned gates keep."""
+    runs = records(folder)
+    if not runs:
+        print(f"There is no run in {folder} yet.")
+        return
+    print(HEADER, "|---" * 8 + "|", sep="\n")
+    print(row("whole", runs, [run["dense"] for run in runs]))
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for number, method in [(n, m) for n in range(2) for m in ("learned", "magnitude", "random")]:
+        own = [run for run in runs if run["method"] == method and len(run["rounds"]) > number]
+        if own:
+            found = [run["rounds"][number] for run in own]
+            print(row(f"{method}, {found[0]['share']:.0%}", own, found))
+            lines.setdefault(method, [point(own, [run["dense"] for run in own])])
+            lines[method].append(point(own, found))
+    draw(picture, runs, lines)
+    print(f"{picture} shows accuracies, and the channels that are left.")
+
+
+def point(runs: list[Record], found: list[Record]) -> tuple[float, float]:
+    """Mean share of multiply-adds, and mean accuracy."""
+    shares = [own["macs"] / run["dense"]["macs"] for run, own in zip(runs, found, strict=True)]
+    return mean(shares), mean([own["accuracy"] for own in found])
+
+
+def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, float]]]) -> None:
+    """Accuracy against multiply-adds; for the first round of one run, the channels by layer."""
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    l0.plot.tradeoff(lines, left)
+    left.set(xlabel="multiply-adds, % of the whole network", title="Accuracy against cost")
+    for run in runs:
+        for own in run["rounds"]:
+            share = 100 * own["macs"] / run["dense"]["macs"]
+            left.plot(share, own["accuracy"], ".", color="gray", markersize=4, zorder=0)
+    shown = [run for run in runs if run["method"] == "learned"] or runs
+    before, after = shown[0]["channels"], shown[0]["rounds"][0]["widths"]
+    short = {name: name.replace("_", "").replace("blocks.", "block ") for name in before}
+    widths = [{short[name]: n for name, n in table.items()} for table in (before, after)]
+    l0.plot.widths(*widths, right)
+    right.set(title=f"Channels left: {shown[0]['method']}, {shown[0]['rounds'][0]['share']:.0%}")
+    figure.savefig(picture, dpi=80)
