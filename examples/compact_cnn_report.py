@@ -25,11 +25,11 @@ class Trained(NamedTuple):
     """The network without its closed units."""
 
 
-def milliseconds(modules: list[nn.Module], x: Tensor, calls: int = 80) -> list[float]:
+def milliseconds(modules: list[nn.Module], x: Tensor) -> list[float]:
     """Medians of calls that take turns."""
     times: list[list[float]] = [[] for _ in modules]
     with torch.inference_mode():
-        for _ in range(calls):
+        for _ in range(80):
             for own, module in zip(times, modules, strict=True):
                 start = time.perf_counter()
                 module(x)

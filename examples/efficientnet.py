@@ -22,14 +22,15 @@ from pathlib import Path
 
 import torch
 from efficientnet_methods import METHODS
-from efficientnet_network import load, pretrained, score
+from efficientnet_network import load, pretrained
 from efficientnet_report import measured, report, speeds
-from efficientnet_train import Steps, Work, channels, tuned
+from efficientnet_train import Steps, Work, tuned
 from torch import nn
 
 RUNS = Path(__file__).parent / "efficientnet_runs"
 SHARES, SEEDS = (0.25, 0.1), (0, 1, 2)
-FULL, QUICK = Steps(dense=150, gates=160, tune=80), Steps(1, 2, 1)
+FULL = Steps(dense=150, gates=160, tune=80, timed=20)
+QUICK = Steps(dense=1, gates=2, tune=1, timed=2)
 
 
 @cache
@@ -45,17 +46,17 @@ def run(method: str, work: Work, shares: tuple[float, ...]) -> dict:
     before, now = measured(dense, work), dense
     record = {"method": method, "seed": work.seed, "steps": work.steps._asdict(), "dense": before}
     record |= {"device": work.device, "threads": torch.get_num_threads(), "rounds": []}
-    record["channels"] = channels(dense, work.images()).groups.sizes
-    for share in shares:
-        # A share of the whole network's multiply-adds, also in the second round.
-        left = share * before["macs"] / measured(now, work)["macs"]
-        found = METHODS[method](copy.deepcopy(now), work, left)
+    share = 1.0
+    for target in shares:
+        # A target is a share of the whole network's multiply-adds, also in the second round.
+        found = METHODS[method](copy.deepcopy(now), work, target / share)
         now = found.small
-        after = {"share": share, "widths": found.widths, "difference": found.difference}
-        after |= measured(now, work) | speeds(dense, now, work.data.x_test)
+        after = measured(now, work) | speeds(dense, now, work.data.x_test, work.steps.timed)
+        share, right = after["macs"] / before["macs"], after["accuracy"]
+        print(f"{method} {work.seed}: {share:.1%} of multiply-adds, {right:.1f} % accuracy")
+        after |= {"target": target, "difference": found.difference}
+        after |= {"channels": found.channels, "widths": found.widths}
         record["rounds"].append(after)
-        kept, right = after["macs"] / before["macs"], after["accuracy"]
-        print(f"{method} {work.seed}: {kept:.1%} of multiply-adds, {right:.1f} % accuracy")
     return record | {"seconds": time.perf_counter() - begin}
 
 
@@ -85,7 +86,7 @@ def main() -> None:
     todo = [(options.seed, options.method)]
     if options.all:
         todo = list(product(SEEDS, METHODS))
-    steps, data = (QUICK if options.quick else FULL), load()
+    steps, data = (QUICK, load(100)) if options.quick else (FULL, load())
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed, method in [] if options.report else todo:
         file = options.folder / f"{method}-{seed}.json"

@@ -67,7 +67,7 @@ def ranked(module: nn.Module, work: Work, share: float, scores: Callable[[Gated]
     ranks = {name: score.argsort().argsort() for name, score in scores(gated).items()}
     gates = kept(ranks, share, gated)
     gates = {name: gate.to(work.device) for name, gate in gates.items()}
-    fn, params, buffers = l0.make_functional(module.eval())
+    _, params, buffers = l0.make_functional(module.eval())
     found = cut(module, params, gates, buffers, gated, images)
     small = tuned(found.small, work, steps.gates + steps.tune, "tune")
     return found._replace(small=small)

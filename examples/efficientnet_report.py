@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import time
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
-from compact_cnn_report import bytes_on_disk, macs, milliseconds, size
+import torch
+from compact_cnn_report import bytes_on_disk, macs, size
 from efficientnet_network import score
 from efficientnet_train import Work
 from matplotlib.figure import Figure
@@ -30,14 +33,26 @@ def measured(module: nn.Module, work: Work) -> Record:
     }
 
 
-def speeds(dense: nn.Module, small: nn.Module, x: Tensor) -> Record:
+def speeds(dense: nn.Module, small: nn.Module, x: Tensor, rounds: int) -> Record:
     """Milliseconds of both networks on the CPU, in turns."""
-    modules = [dense.cpu().eval(), small.cpu().eval()]
+    modules = [copy.deepcopy(module).cpu().eval() for module in (dense, small)]
     found: Record = {}
-    for batch, calls in ((1, 80), (128, 25)):
+    for batch, calls in ((1, 4 * rounds), (128, rounds)):
         before, after = milliseconds(modules, x[:batch].cpu(), calls)
         found[f"ms_{batch}"] = {"dense": before, "small": after, "ratio": before / after}
     return found
+
+
+def milliseconds(modules: list[nn.Module], x: Tensor, calls: int) -> list[float]:
+    """Medians of calls that take turns, after one of each that does not count."""
+    times: list[list[float]] = [[] for _ in modules]
+    with torch.inference_mode():
+        for _ in range(calls + 1):
+            for own, module in zip(times, modules, strict=True):
+                start = time.perf_counter()
+                module(x)
+                own.append(1000 * (time.perf_counter() - start))
+    return [median(own[1:]) for own in times]
 
 
 def records(folder: Path) -> list[Record]:
@@ -71,7 +86,7 @@ def report(folder: Path, picture: str) -> None:
         own = [run for run in runs if run["method"] == method and len(run["rounds"]) > number]
         if own:
             found = [run["rounds"][number] for run in own]
-            print(row(f"{method}, {found[0]['share']:.0%}", own, found))
+            print(row(f"{method}, {found[0]['target']:.0%}", own, found))
             lines.setdefault(method, [point(own, [run["dense"] for run in own])])
             lines[method].append(point(own, found))
     draw(picture, runs, lines)
@@ -95,9 +110,10 @@ def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, fl
             share = 100 * own["macs"] / run["dense"]["macs"]
             left.plot(share, own["accuracy"], ".", color="gray", markersize=4, zorder=0)
     shown = [run for run in runs if run["method"] == "learned"] or runs
-    before, after = shown[0]["channels"], shown[0]["rounds"][0]["widths"]
+    own = shown[0]["rounds"][0]
+    before, after = own["channels"], own["widths"]
     short = {name: name.replace("_", "").replace("blocks.", "block ") for name in before}
     widths = [{short[name]: n for name, n in table.items()} for table in (before, after)]
     l0.plot.widths(*widths, right)
-    right.set(title=f"Channels left: {shown[0]['method']}, {shown[0]['rounds'][0]['share']:.0%}")
+    right.set(title=f"Channels left: {shown[0]['method']}, {own['target']:.0%}")
     figure.savefig(picture, dpi=80)

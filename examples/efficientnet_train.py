@@ -18,11 +18,12 @@ WEIGHTS_LR, GATES_LR = 1e-3, 0.2
 
 
 class Steps(NamedTuple):
-    """The training steps of a run's parts: before the cuts, then before and after each cut."""
+    """The training steps before the cuts, before and after each cut; and the calls to time."""
 
     dense: int
     gates: int
     tune: int
+    timed: int
 
 
 class Work(NamedTuple):
@@ -101,7 +102,9 @@ class Cut(NamedTuple):
 
     small: nn.Module
     widths: dict[str, int]
-    """The open channels of each group."""
+    """The channels of each group that stay."""
+    channels: dict[str, int]
+    """The channels of each group."""
     difference: float
     """The largest difference from the masked network's logits, as a share of the largest."""
 
@@ -117,7 +120,7 @@ def cut(
         masked = fn(l0.prune(params, gates, gated.spec), buffers, x)
         error = masked - pure.fn(pure.params, pure.buffers, x)
     difference = float(error.abs().max() / masked.abs().max())
-    return Cut(l0.to_module(*pure), widths(gates, gated.spec), difference)
+    return Cut(l0.to_module(*pure), widths(gates, gated.spec), gated.groups.sizes, difference)
 
 
 def widths(gates: Tensors, spec: l0.GateSpec) -> dict[str, int]:
