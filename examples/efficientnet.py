@@ -29,7 +29,7 @@ from torch import nn
 
 RUNS = Path(__file__).parent / "efficientnet_runs"
 SHARES, SEEDS = (0.25, 0.1), (0, 1, 2)
-FULL = Steps(dense=150, gates=160, tune=80, timed=20)
+FULL = Steps(dense=200, gates=160, tune=240, timed=20)
 QUICK = Steps(dense=1, gates=2, tune=1, timed=2)
 
 

@@ -35,7 +35,7 @@ def load(tests: int = 500) -> Data:
 def enlarged(x: Tensor) -> Tensor:
     """Images of 8×8 as color images of 64×64; pixels stay in [-1, 1], as on ImageNet."""
     large = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-    return large.expand(-1, 3, -1, -1)
+    return large.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def pretrained(seed: int) -> nn.Module:

@@ -66,7 +66,9 @@ def trained(
     control: l0.Lagrangian | None = None,
 ) -> l0.TrainState:
     """The state after Adam on shifted images. BatchNorm sees the batch under its sampled gates."""
-    fn, params, buffers = l0.make_functional(module.train())
+    # Depthwise convolutions on a CPU train twice as fast in this memory format.
+    module = module.train().to(memory_format=torch.channels_last)
+    fn, params, buffers = l0.make_functional(module)
     spec = spec or l0.gate_spec(params, {"*": None})
     params = l0.compensate(params, gates, spec) if gates else params
     apply = l0.gated(fn, spec)
@@ -77,7 +79,8 @@ def trained(
         logits, buffers = apply.with_buffers(params, gates, buffers, key, x)
         return F.cross_entropy(logits, y), buffers
 
-    rate = l0.schedules.cosine(WEIGHTS_LR, WEIGHTS_LR / 100, steps)
+    half = (steps + 1) // 2
+    rate = l0.schedules.cosine(WEIGHTS_LR, WEIGHTS_LR / 100, half, begin=steps - half)
     adams = [l0.optimizer(torch.optim.Adam, lr=lr, fused=True) for lr in (rate, GATES_LR)]
     init, step = l0.training(loss, *adams, control=control, donate=True)
     order_key, shift_key, gates_key = l0.random.split(l0.random.key(work.seed), 3)
