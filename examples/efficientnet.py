@@ -3,9 +3,9 @@
 EfficientNet-lite0 learned on ImageNet. It is fine-tuned on handwritten digits, and then loses
 channels in two rounds: to 25 % of its multiply-adds, and to 10 % of them. Learned gates, with
 expected multiply-adds as their price, are compared with channels by magnitude and at random.
-All have the same number of steps, and count after the last one.
+All have the same number of steps, and count after the last one. The whole network gets as many.
 
-    python examples/efficientnet.py --all        three methods by three seeds, and the report
+    python examples/efficientnet.py --all        all methods by three seeds, and the report
     python examples/efficientnet.py --method learned --seed 0
     python examples/efficientnet.py --report     table and picture of the runs that are there
 """
@@ -47,7 +47,7 @@ def run(method: str, work: Work, shares: tuple[float, ...]) -> dict:
     record = {"method": method, "seed": work.seed, "steps": work.steps._asdict(), "dense": before}
     record |= {"device": work.device, "threads": torch.get_num_threads(), "rounds": []}
     share = 1.0
-    for target in shares:
+    for target in (1.0,) if method == "whole" else shares:
         # A target is a share of the whole network's multiply-adds, also in the second round.
         found = METHODS[method](copy.deepcopy(now), work, target / share)
         now = found.small

@@ -1,4 +1,4 @@
-"""Three ways to choose the channels that stay: by learned gates, by magnitude, at random."""
+"""Ways to choose the channels that stay: by learned gates, by magnitude, at random, and all."""
 
 from __future__ import annotations
 
@@ -91,4 +91,10 @@ def opened(rank: Tensor, share: float) -> Tensor:
     return torch.where(rank >= closed, OPEN, CLOSED)
 
 
-METHODS = {"learned": learned, "magnitude": magnitude, "random": random}
+def whole(module: nn.Module, work: Work, share: float) -> Cut:
+    """The whole network after as many steps, beside which a smaller one must be measured."""
+    steps = work.steps.gates + work.steps.tune
+    return Cut(tuned(module, work, steps, "whole"), {}, {}, 0.0)
+
+
+METHODS = {"learned": learned, "magnitude": magnitude, "random": random, "whole": whole}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import time
+from itertools import product
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import torch
 from compact_cnn_report import bytes_on_disk, macs, size
+from efficientnet_methods import METHODS
 from efficientnet_network import score
 from efficientnet_train import Work
 from matplotlib.figure import Figure
@@ -80,15 +82,14 @@ def report(folder: Path, picture: str) -> None:
         print(f"There is no run in {folder} yet.")
         return
     print(HEADER, "|---" * 8 + "|", sep="\n")
-    print(row("whole", runs, [run["dense"] for run in runs]))
+    print(row("whole, before", runs, [run["dense"] for run in runs]))
     lines: dict[str, list[tuple[float, float]]] = {}
-    for number, method in [(n, m) for n in range(2) for m in ("learned", "magnitude", "random")]:
+    for method, number in product(METHODS, range(2)):
         own = [run for run in runs if run["method"] == method and len(run["rounds"]) > number]
         if own:
             found = [run["rounds"][number] for run in own]
             print(row(f"{method}, {found[0]['target']:.0%}", own, found))
-            lines.setdefault(method, [point(own, [run["dense"] for run in own])])
-            lines[method].append(point(own, found))
+            lines.setdefault(method, []).append(point(own, found))
     draw(picture, runs, lines)
     print(f"{picture} shows accuracies, and the channels that are left.")
 
@@ -104,7 +105,8 @@ def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, fl
     figure = Figure(figsize=(14, 7), layout="constrained")
     left, right = figure.subplots(1, 2)
     l0.plot.tradeoff(lines, left)
-    left.set(xlabel="multiply-adds, % of the whole network", title="Accuracy against cost")
+    left.set(xlabel="multiply-adds, % of the whole network", title="")
+    left.set_title("Accuracy on 500 unseen digits; dots are seeds", loc="left")
     for run in runs:
         for own in run["rounds"]:
             share = 100 * own["macs"] / run["dense"]["macs"]
@@ -112,8 +114,17 @@ def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, fl
     shown = [run for run in runs if run["method"] == "learned"] or runs
     own = shown[0]["rounds"][0]
     before, after = own["channels"], own["widths"]
-    short = {name: name.replace("_", "").replace("blocks.", "block ") for name in before}
-    widths = [{short[name]: n for name, n in table.items()} for table in (before, after)]
+    widths = [{short(name): n for name, n in table.items()} for table in (before, after)]
     l0.plot.widths(*widths, right)
-    right.set(title=f"Channels left: {shown[0]['method']}, {own['target']:.0%}")
+    title = f"Channels left: {shown[0]['method']}, {own['target']:.0%}"
+    right.set_title(title, loc="left")
+    right.set(xlabel="channels")
     figure.savefig(picture, dpi=80)
+
+
+def short(name: str) -> str:
+    """A group's name; a residual stream's channels have the name of their first block."""
+    words = {"_blocks.": "block ", "._expand_conv": ", inside", "._project_conv": ", stream"}
+    for old, new in {**words, "_conv_": ""}.items():
+        name = name.replace(old, new)
+    return name
