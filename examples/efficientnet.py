@@ -29,14 +29,16 @@ from torch import nn
 
 RUNS = Path(__file__).parent / "efficientnet_runs"
 SHARES, SEEDS = (0.25, 0.1), (0, 1, 2)
-FULL = Steps(dense=200, gates=160, tune=240, timed=20)
-QUICK = Steps(dense=1, gates=2, tune=1, timed=2)
+FULL = Steps(dense=200, gates=160, tune=240, timed=10)
+QUICK = Steps(dense=1, gates=2, tune=1, timed=1)
 
 
 @cache
 def fine_tuned(work: Work) -> nn.Module:
     """The whole network, which all methods start from."""
-    return tuned(pretrained(work.seed).to(work.device), work, work.steps.dense, "dense")
+    return tuned(
+        pretrained(work.seed, work.data.side).to(work.device), work, work.steps.dense, "dense"
+    )
 
 
 def run(method: str, work: Work, shares: tuple[float, ...]) -> dict:
@@ -88,7 +90,7 @@ def main() -> None:
     todo = [(options.seed, options.method)]
     if options.all:
         todo = list(product(SEEDS, METHODS))
-    steps, data = (QUICK, load(100)) if options.quick else (FULL, load())
+    steps, data = (QUICK, load(32, 32)) if options.quick else (FULL, load())
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed, method in [] if options.report else todo:
         file = options.folder / f"{method}-{seed}.json"

