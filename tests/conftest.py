@@ -18,6 +18,7 @@ KERNEL: Any = os.environ.get("L0FUNC_KERNEL", "auto")
 ON_CPU = {
     "test_devices.py",
     "test_docs.py",
+    "test_efficientnet_example.py",
     "test_examples.py",
     "test_house.py",
     "test_imports.py",
