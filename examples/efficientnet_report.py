@@ -89,9 +89,20 @@ def report(folder: Path, picture: str) -> None:
         if own:
             found = [run["rounds"][number] for run in own]
             print(row(f"{method}, {found[0]['target']:.0%}", own, found))
-            lines.setdefault(method, []).append(point(own, found))
+            fair = [run for run in own if run["seed"] in shared_seeds(runs)]
+            if fair:
+                found = [run["rounds"][number] for run in fair]
+                lines.setdefault(method, []).append(point(fair, found))
     draw(picture, runs, lines)
     print(f"{picture} shows accuracies, and the channels that are left.")
+
+
+def shared_seeds(runs: list[Record]) -> set[int]:
+    """The seeds that all methods have, so that lines compare means over the same ones."""
+    by_method: dict[str, set[int]] = {}
+    for run in runs:
+        by_method.setdefault(run["method"], set()).add(run["seed"])
+    return set.intersection(*by_method.values())
 
 
 def point(runs: list[Record], found: list[Record]) -> tuple[float, float]:
@@ -106,7 +117,7 @@ def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, fl
     left, right = figure.subplots(1, 2)
     l0.plot.tradeoff(lines, left)
     left.set(xlabel="multiply-adds, % of the whole network", title="")
-    left.set_title("Accuracy on 500 unseen digits; dots are seeds", loc="left")
+    left.set_title("Accuracy on 500 unseen digits; lines over seeds of all methods", loc="left")
     for run in runs:
         for own in run["rounds"]:
             share = 100 * own["macs"] / run["dense"]["macs"]
