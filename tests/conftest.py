@@ -19,6 +19,7 @@ ON_CPU = {
     "test_devices.py",
     "test_docs.py",
     "test_earlier_files.py",
+    "test_efficientnet_example.py",
     "test_examples.py",
     "test_formats.py",
     "test_house.py",

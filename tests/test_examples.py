@@ -37,6 +37,15 @@ def test_the_seeds_tasks_hold(tmp_path):
     assert "identity" in run("seed_tasks", cwd=tmp_path)
 
 
+@pytest.mark.slow
+def test_efficientnet_keeps_its_accuracy_at_a_quarter_of_its_multiply_adds(tmp_path):
+    options = ["--method", "learned", "--folder", str(tmp_path), "--picture"]
+    assert "learned, 25%" in run(
+        "efficientnet", *options, str(tmp_path / "picture.png"), cwd=tmp_path
+    )
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
 def test_scripts_are_short():
     for path in EXAMPLES.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 150, path.name

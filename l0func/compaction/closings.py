@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
+from math import comb
 
 from torch import Tensor
 
@@ -49,12 +51,21 @@ def _all_closings(sizes: Sequence[int], other_sizes: Collection[int]) -> Iterato
 
 
 def _codes(count: int) -> Iterator[list[bool]]:
-    """Choices among groups: for each ordered pair one holds the first and not the second."""
-    numbers = range(1, count + 1)
-    for bit in range(count.bit_length()):
-        chosen = [bool(number >> bit & 1) for number in numbers]
-        yield chosen
-        yield [not is_chosen for is_chosen in chosen]
+    """Choices among groups: for each ordered pair one holds the first and not the second.
+
+    Each group is in equally many choices, and no two groups in the same ones. So each of two
+    groups is in a choice without the other. No smaller number of choices does that (Sperner
+    1928).
+    """
+    length = next(k for k in itertools.count(1) if comb(k, _weight(k)) >= count)
+    words = itertools.combinations(range(length), _weight(length))
+    chosen_in = [frozenset(word) for word in itertools.islice(words, count)]
+    for place in range(length):
+        yield [place in word for word in chosen_in]
+
+
+def _weight(length: int) -> int:
+    return max(length // 2, 1)
 
 
 def _levels(sizes: Sequence[int], other_sizes: Collection[int]) -> list[int]:

@@ -14,7 +14,7 @@ from l0func.compaction.scaling import scaling_of
 from l0func.pure.functional import Functional, PureModule
 from l0func.pure.part import Part
 from l0func.spec.plan import Binding, GateSpec
-from l0func.spec.rules import Shape
+from l0func.spec.rules import Shape, axis
 
 KeptSlices = dict[str, dict[int, Tensor]]
 """For each tensor and each dimension that loses slices a bool vector: True where they are kept."""
@@ -94,8 +94,10 @@ def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> KeptSlices:
 
 def _kept_by(binding: Binding, shape: Shape, opens: Mapping[str, Tensor]) -> Tensor:
     """A bool vector along the rule's dimension: True where the slice has an open gate or none."""
-    values = opens[binding.gate].to(torch.float64)
-    return (binding.rule.spread(values, shape) > 0.5).flatten()
+    opened, rule = opens[binding.gate], binding.rule
+    if isinstance(rule, axis) and (rule.start, rule.stop) == (0, None):
+        return opened.to(torch.bool)
+    return (rule.spread(opened.to(torch.float64), shape) > 0.5).flatten()
 
 
 def _submodule_cuts(

@@ -115,6 +115,9 @@ def count_macs(
 
 def _products(trace: Trace) -> tuple[ActivationProduct, ...]:
     """The products between activations, merged where the same slices make both units."""
+    if not trace.products:
+        # To look for the makers of all units takes longer than the rest of the count.
+        return ()
     makers = _makers(trace)
     merged: dict[tuple[ParameterSlices, ...], int] = {}
     for labels, macs in trace.products.items():

@@ -19,6 +19,7 @@ from l0func.internal.tree import Tree
 from l0func.internal.watch import current_watch, watching
 from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
 from l0func.pure.eager import (
+    ModuleTree,
     eager_paths,
     eager_root,
     is_compiled,
@@ -73,8 +74,9 @@ def make_functional(module: nn.Module, /) -> Functional:
         (['bias', 'weight'], torch.Size([4, 3]))
     """
     module = eager_root(module)
-    fn = PureModule(module)
-    _, params, buffers = module_tree(module)
+    found = module_tree(module)
+    fn = PureModule(module, found)
+    _, params, buffers = found
     return Functional(fn, _copies(params.items()), _copies(buffers.items()))
 
 
@@ -85,9 +87,9 @@ class PureModule:
     may call at once.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, found: ModuleTree | None = None) -> None:
         module = eager_root(module)
-        modules, params, buffers = module_tree(module)
+        modules, params, buffers = module_tree(module) if found is None else found
         self._compiled = any(map(is_compiled, module.modules()))
         self.shapes = {path: tuple(p.shape) for path, p in params.items()}
         self.trainable = frozenset(path for path, p in params.items() if p.requires_grad)

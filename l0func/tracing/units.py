@@ -87,8 +87,9 @@ class Units:
         count = len(self._parent)
         pairs = a[both] * count + b[both]
         for pair in _distinct(pairs):
-            first, second = divmod(pair, count)
-            self._join(self.root(first), self.root(second))
+            first, second = self.root(pair // count), self.root(pair % count)
+            if first != second:
+                self._join(first, second)
 
     def root(self, label: int) -> int:
         """The label that represents this label's unit."""
@@ -119,8 +120,6 @@ class Units:
             self._reasons[root] = reason
 
     def _join(self, a: int, b: int) -> None:
-        if a == b:
-            return
         # The older label becomes the root, so that units keep the order in which forward makes
         # them.
         a, b = min(a, b), max(a, b)
