@@ -24,6 +24,7 @@ from l0func.gates.checks import (
 )
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
+from l0func.gates.masks import apply_masks, masks_of
 from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
@@ -58,7 +59,8 @@ def compact(
     made them idle. A unit that nothing reads is removed. A unit that outputs a constant, because
     its row is all zero, is folded into the biases of its readers and removed; it is kept where
     folding would not be exact, as before a padded convolution. Finally the result is run on the
-    examples: a failure, or a difference from the pruned network, is an error.
+    examples: a failure, or a difference from the pruned network, is an error. So is a difference
+    between the pruned network and the gated one, where owned slices stay.
 
     Args:
         fn: A pure function from ``make_functional``.
@@ -85,7 +87,8 @@ def compact(
             examples, or returns tensors in an object that cannot be taken apart.
         ValueError: The trees do not fit the spec or each other; a group has no open unit;
             groups contradict each other, or name slices that a module cannot lose, such as a
-            LayerNorm's; or the smaller network fails or differs on the examples.
+            LayerNorm's; or the smaller network fails or differs on the examples, as may the gated
+            one from the pruned one.
 
     Example:
         >>> import l0func as l0
@@ -124,6 +127,8 @@ def compact(
         with explained_kinds(inputs, tensors):
             expected = inputs.call(*whole)
         _check_equal(small, inputs, expected)
+        gated = apply_masks(tensors, masks_of(z, spec))
+        _check_owned(Functional(fn, gated, named_buffers), inputs, expected)
         small, weights = _without_idle_units(small, inputs, expected, empty)
         small = with_unread_sizes(whole, small)
         return _without_blocks(small, settled.weights | weights, inputs, expected)
@@ -188,6 +193,20 @@ def _check_equal(small: Functional, inputs: Inputs, expected: Any) -> None:
             "The compacted network's output on the examples is not the pruned one's: its groups "
             "remove units that something else still depends on. l0func.unit_groups finds all that "
             "goes together."
+        )
+
+
+def _check_owned(gated: Functional, inputs: Inputs, expected: Any) -> None:
+    """Refuse groups that own more than their gates close.
+
+    Raises:
+        ValueError: The output on the examples is another with the owned slices than without.
+    """
+    if not same_output(inputs.call(*gated), expected):
+        raise ValueError(
+            "The pruned network's output on the examples is not that of the network under the "
+            "same gates: a group owns slices that still matter when its gates multiply by 0. "
+            "List in its multiplies all slices that read its units; l0func.unit_groups finds them."
         )
 
 
