@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from l0func.internal.source_line import calling_line
 from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
+from l0func.tracing.multiply_adds import multiply_adds
 from l0func.tracing.norm_states import follow_norms
 from l0func.tracing.steady import outputs_are_steady
 from l0func.tracing.step import Step
@@ -22,7 +23,7 @@ from l0func.tracing.trace import Trace
 from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
-from l0func.tracing.units import INPUT, OUTPUT_REASON, has_units, no_units
+from l0func.tracing.units import INPUT, NONE, OUTPUT_REASON, has_units, no_units
 from l0func.tracing.values import AbstractValues, Statistic, whole_weight
 
 _READ_NUMBERS = frozenset(
@@ -134,8 +135,23 @@ class Tracer(TorchDispatchMode):
             return func(*args, **kwargs)
         self._check_branch(func, args)
         output = func(*args, **kwargs)
-        self._follow(Call(func, args, kwargs, tuple(tensors_in_lists(output))))
+        call = Call(func, args, kwargs, tuple(tensors_in_lists(output)))
+        before = self.trace.counted
+        self._follow(call)
+        self._count_rest(call, self.trace.counted - before)
         return output
+
+    def _count_rest(self, call: Call, counted: float) -> None:
+        """Count the multiply-adds that the transfer function did not, for the last parameter."""
+        rest = multiply_adds(call) - round(counted)
+        if rest <= 0:
+            return
+        weights = [self._step(None).weight(tensor) for tensor in call.tensors()]
+        last = [weight for weight in weights if weight is not None and len(weight.shape) > 1]
+        if last:
+            self.trace.count(last[-1], rest / last[-1].size)
+        else:
+            self.trace.count_product((NONE, NONE), rest)
 
     def _follow(self, call: Call) -> None:
         """Give a call's outputs their abstract values."""
