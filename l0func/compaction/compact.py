@@ -12,6 +12,7 @@ from l0func.compaction.constants import with_constants
 from l0func.compaction.empty import Empty, check_empty, settle_empty
 from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
+from l0func.compaction.nothing import say_if_same_size
 from l0func.compaction.removal import remove
 from l0func.compaction.unread_sizes import with_unread_sizes
 from l0func.gates.checks import (
@@ -53,7 +54,7 @@ def compact(
     attributes that forward reads sizes from become smaller too. Open gates are multiplied into the
     weights. Gates by rules, on single weights or on rows alone, remove nothing by themselves:
     their zeros stay. If a whole row is zero, its bias stays too, and the unit still outputs a
-    constant.
+    constant. If nothing is removed at all, a line on stderr says why, once.
 
     With ``example_inputs`` the result is traced as well, and idle units are removed, whatever gate
     made them idle. A unit that nothing reads is removed. A unit that outputs a constant, because
@@ -119,10 +120,13 @@ def compact(
         inputs = None if example_inputs is None else read_examples(fn, example_inputs)
         opens = {name: value != 0 for name, value in z.items()}
         settled = settle_empty(whole, opens, spec, empty, inputs)
-        warn_if_closed(settled.opens, spec, decision(spec, estimator, density))
+        decided = decision(spec, estimator, density)
+        warn_if_closed(settled.opens, spec, decided)
         small = remove(*whole, spec, settled.opens)
         if inputs is None:
-            return with_unread_sizes(whole, small)
+            small = with_unread_sizes(whole, small)
+            say_if_same_size(whole, small, z, spec, decided)
+            return small
         check_rows(inputs)
         with explained_kinds(inputs, tensors):
             expected = inputs.call(*whole)
@@ -131,7 +135,9 @@ def compact(
         _check_owned(Functional(fn, gated, named_buffers), inputs, expected)
         small, weights = _without_idle_units(small, inputs, expected, empty)
         small = with_unread_sizes(whole, small)
-        return _without_blocks(small, settled.weights | weights, inputs, expected)
+        small = _without_blocks(small, settled.weights | weights, inputs, expected)
+        say_if_same_size(whole, small, z, spec, decided)
+        return small
 
 
 def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
