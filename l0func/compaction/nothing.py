@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-
 from l0func.gates.checks import Gates
 from l0func.gates.closed import Decision
 from l0func.internal.waiting import line_once

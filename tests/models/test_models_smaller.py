@@ -91,7 +91,7 @@ def test_units_are_found_behind_a_cache_that_is_an_input(kind: str):
     assert int(cache.get_seq_length()) == 4
 
 
-@pytest.mark.parametrize("name", ["MiniLM", "Llama"])
+@pytest.mark.parametrize("name", ["MiniLM", "Llama", "T5's encoder", "T5", "BART"])
 def test_every_road_through_attention_has_the_same_units(name: str):
     eager = l0.unit_groups(build(name, attn_implementation="eager"), examples_of(name))
     fused = l0.unit_groups(build(name, attn_implementation="sdpa"), examples_of(name))
@@ -109,3 +109,14 @@ def test_removal_does_not_depend_on_the_padding_of_the_examples():
     net, full = build("BERT"), inputs_of("BERT")
     full["attention_mask"] = torch.ones_like(full["attention_mask"])
     assert l0.unit_groups(net, full).sizes == l0.unit_groups(net, inputs_of("BERT")).sizes
+
+
+@pytest.mark.parametrize("road", ["eager", "sdpa"])
+def test_heads_under_a_bias_that_layers_share_go_from_all_of_them(road: str):
+    net, examples = build("T5", attn_implementation=road), examples_of("T5")
+    sizes = l0.unit_groups(net, examples).sizes
+    assert sizes["encoder.block.0.layer.0.SelfAttention.q"] == 4
+    assert sizes["decoder.block.0.layer.0.SelfAttention.q"] == 4
+    assert sizes["decoder.block.0.layer.1.EncDecAttention.q"] == 4
+    whole = {name: value for name, value in examples.items() if name != "attention_mask"}
+    assert l0.unit_groups(net, whole).sizes == sizes
