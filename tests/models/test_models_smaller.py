@@ -120,3 +120,19 @@ def test_heads_under_a_bias_that_layers_share_go_from_all_of_them(road: str):
     assert sizes["decoder.block.0.layer.1.EncDecAttention.q"] == 4
     whole = {name: value for name, value in examples.items() if name != "attention_mask"}
     assert l0.unit_groups(net, whole).sizes == sizes
+
+
+@pytest.mark.parametrize("name", ["DeBERTa", "DeBERTa v2"])
+def test_heads_with_relative_positions_and_the_positions_own_units_go(name: str):
+    sizes = l0.unit_groups(build(name), examples_of(name)).sizes
+    assert sizes["deberta.encoder.rel_embeddings"] == 32
+    assert list(sizes.values()).count(4) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("GPT-NeoX", 4), ("Falcon", 4), ("grouped Falcon", 2)]
+)
+def test_heads_in_a_fused_projection_are_found(name: str, heads: int):
+    sizes = l0.unit_groups(build(name), examples_of(name)).sizes
+    found = [n for path, n in sizes.items() if path.endswith("query_key_value")]
+    assert found == [heads, heads]
