@@ -38,6 +38,20 @@ _NO_TENSOR = (
 )
 
 
+def _check_has_operations(func: Any) -> None:
+    """Refuse operators that run functions, such as ``torch.cond``.
+
+    Raises:
+        ValueError: The operator is one of these.
+    """
+    if not hasattr(func, "overloadpacket"):
+        raise ValueError(
+            f"The module's forward calls {func.name()!r}, an operator that runs functions of its "
+            f"own{calling_line()}, and a trace cannot follow these. Use plain operations; a "
+            "network of transformers takes attn_implementation='sdpa' or 'eager'."
+        )
+
+
 def _within(place: str) -> str:
     """The words for a place in an output; the whole output needs none."""
     return "" if place == "output" else f", {place}"
@@ -49,6 +63,9 @@ class Tracer(TorchDispatchMode):
     Args:
         shapes: ``{path: shape}`` for every parameter and buffer.
     """
+
+    # Otherwise torch refuses these operators itself, in words about this mode.
+    supports_higher_order_operators = True
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         cast("Any", super()).__init__()
@@ -133,6 +150,7 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._paused:
             return func(*args, **kwargs)
+        _check_has_operations(func)
         self._check_branch(func, args)
         output = func(*args, **kwargs)
         call = Call(func, args, kwargs, tuple(tensors_in_lists(output)))

@@ -105,6 +105,13 @@ def test_a_mask_of_floats_is_refused_with_the_line_of_the_source_and_the_way_out
         l0.unit_groups(build("MiniLM"), inputs)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_attention_that_no_trace_can_follow_is_refused_with_the_settings_that_can():
+    net = build("Llama", attn_implementation="flex_attention")
+    with pytest.raises(ValueError, match=r"'flex_attention'.*attn_implementation='sdpa' or"):
+        l0.unit_groups(net, examples_of("Llama"))
+
+
 def test_removal_does_not_depend_on_the_padding_of_the_examples():
     net, full = build("BERT"), inputs_of("BERT")
     full["attention_mask"] = torch.ones_like(full["attention_mask"])
