@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from l0func.engine.ops import HANDLERS
 from l0func.pure.keyed import KEYED_HANDLERS
@@ -95,7 +98,8 @@ _HEAD = """# The operations that are known
 This page is written by `docs/operations.py` from the code, with torch {version}. A test holds both
 together. It lists **{count} operations**: {followed} that a trace follows, for `unit_groups` and
 `compact`, and {others} functions of torch that run in a way of their own on gated parameters or
-with keys. Functions that torch composes of these, such as `chunk`, are followed too.
+with keys. **{held} have a case each**, named beside them. Functions that torch composes of these,
+such as `chunk`, are followed too.
 
 An operation that is not listed keeps all units that go through it, and its name is in
 `groups.refused`. Nothing is removed on the word of this table: every group passes a trial on
@@ -130,6 +134,43 @@ def function_names() -> list[str]:
     """The torch functions that run in a way of their own on gated parameters or with keys."""
     tables: list[Any] = [HANDLERS, KEYED_HANDLERS, REPLACEMENTS]
     return sorted({_label(function) for table in tables for function in table})
+
+
+class _Called(TorchFunctionMode):
+    """A context that notes the torch functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+def function_cases() -> dict[str, str]:
+    """For functions on gated parameters the case that calls them, by their labels."""
+    cases: dict[str, str] = {}
+    for operation in _of_tests("operations").OPERATIONS:
+        tensors = {"w": torch.ones(operation.weight), "b": torch.ones(operation.bias)}
+        with _Called() as called:
+            operation.run(tensors, torch.ones(operation.row))
+        for function in called.functions & HANDLERS.keys():
+            cases.setdefault(_label(function), f"`test_ops.py`, {operation.name}")
+    for name in _of_tests("operations_by_name").BY_NAME:
+        cases.setdefault(name, "`test_ops_by_name.py`")
+    return cases
+
+
+def _of_tests(name: str) -> Any:
+    """A module beside the tests; this file has the name of one of them."""
+    spec = importlib.util.spec_from_file_location(f"_{name}", HERE.parent / "tests" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def _label(function: Any) -> str:
@@ -194,8 +235,13 @@ def written() -> str:
     """The page."""
     followed, functions = followed_names(), function_names()
     count = len(followed) + len(functions)
+    cases = function_cases()
     head = _HEAD.format(
-        version=VERSION, count=count, followed=len(followed), others=len(functions)
+        version=VERSION,
+        count=count,
+        followed=len(followed),
+        others=len(functions),
+        held=len(followed) + len(cases),
     )
     by_family: dict[str, list[str]] = {}
     for name in followed:
@@ -203,7 +249,7 @@ def written() -> str:
     parts = [head + "## Followed by a trace\n"]
     for family, names in by_family.items():
         parts.append(_section(family, names))
-    parts.append(_functions(functions))
+    parts.append(_functions(functions, cases))
     return "\n".join(parts)
 
 
@@ -221,7 +267,7 @@ def _section(family: str, names: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _functions(names: list[str]) -> str:
+def _functions(names: list[str], cases: dict[str, str]) -> str:
     lines = [
         "## With a way of their own\n",
         "Products, convolutions, lookups, views and slices of gated parameters are held by "
@@ -229,12 +275,12 @@ def _functions(names: list[str]) -> str:
         "functions in plain operations by `tests/pure/test_attention_written_out.py` and "
         "`tests/pure/test_recurrent_written_out.py`, reads and writes by "
         "`tests/engine/test_row_values.py`.\n",
-        "| from | function |",
-        "|---|---|",
+        "| from | function | case |",
+        "|---|---|---|",
     ]
     for name in names:
         source, _, function = name.partition(": ")
-        lines.append(f"| {source} | `{function}` |")
+        lines.append(f"| {source} | `{function}` | {cases.get(name, '')} |")
     return "\n".join([*lines, ""])
 
 

@@ -1,4 +1,4 @@
-"""accelerate: a loop with bfloat16, accumulated gradients and a state to continue from."""
+"""accelerate: bfloat16, accumulated gradients, a saved state. pip install accelerate."""
 
 import tempfile
 

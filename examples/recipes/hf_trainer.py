@@ -1,4 +1,4 @@
-"""Hugging Face Trainer: gates on heads and feed-forward units, with checkpoints."""
+"""Trainer: gates on heads, with checkpoints. pip install transformers accelerate."""
 
 import tempfile
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lightning: an L0Module inside a LightningModule needs nothing special."""
+"""Lightning: an L0Module in a LightningModule, no more. pip install lightning."""
 
 import lightning
 import torch

@@ -1,4 +1,4 @@
-"""peft: gates on the ranks of LoRA, so that every adapter finds its own rank."""
+"""peft: gates on ranks, so that adapters find their own. pip install transformers peft."""
 
 import torch
 from peft import LoraConfig, get_peft_model

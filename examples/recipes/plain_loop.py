@@ -1,4 +1,4 @@
-"""A plain loop: train with gates on hidden units, then take the smaller plain module."""
+"""A plain loop: gates on hidden units, then a smaller module. pip install scikit-learn."""
 
 import torch
 from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""TensorBoard: the loss, the expected number of parameters and the gates of each group."""
+"""TensorBoard: the loss, the expected size, every gate. pip install tensorboard."""
 
 import tempfile
 from pathlib import Path

@@ -12,6 +12,7 @@ from l0func.compaction.constants import with_constants
 from l0func.compaction.empty import Empty, check_empty, settle_empty
 from l0func.compaction.examples import check_rows, first_line, same_output
 from l0func.compaction.idle import fold_constants
+from l0func.compaction.nothing import say_if_same_size
 from l0func.compaction.removal import remove
 from l0func.compaction.unread_sizes import with_unread_sizes
 from l0func.gates.checks import (
@@ -24,6 +25,7 @@ from l0func.gates.checks import (
 )
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
+from l0func.gates.masks import apply_masks, masks_of
 from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
@@ -52,13 +54,14 @@ def compact(
     attributes that forward reads sizes from become smaller too. Open gates are multiplied into the
     weights. Gates by rules, on single weights or on rows alone, remove nothing by themselves:
     their zeros stay. If a whole row is zero, its bias stays too, and the unit still outputs a
-    constant.
+    constant. If nothing is removed at all, a line on stderr says why, once.
 
     With ``example_inputs`` the result is traced as well, and idle units are removed, whatever gate
     made them idle. A unit that nothing reads is removed. A unit that outputs a constant, because
     its row is all zero, is folded into the biases of its readers and removed; it is kept where
     folding would not be exact, as before a padded convolution. Finally the result is run on the
-    examples: a failure, or a difference from the pruned network, is an error.
+    examples: a failure, or a difference from the pruned network, is an error. So is a difference
+    between the pruned network and the gated one, where owned slices stay.
 
     Args:
         fn: A pure function from ``make_functional``.
@@ -85,7 +88,8 @@ def compact(
             examples, or returns tensors in an object that cannot be taken apart.
         ValueError: The trees do not fit the spec or each other; a group has no open unit;
             groups contradict each other, or name slices that a module cannot lose, such as a
-            LayerNorm's; or the smaller network fails or differs on the examples.
+            LayerNorm's; or the smaller network fails or differs on the examples, as may the gated
+            one from the pruned one.
 
     Example:
         >>> import l0func as l0
@@ -116,17 +120,24 @@ def compact(
         inputs = None if example_inputs is None else read_examples(fn, example_inputs)
         opens = {name: value != 0 for name, value in z.items()}
         settled = settle_empty(whole, opens, spec, empty, inputs)
-        warn_if_closed(settled.opens, spec, decision(spec, estimator, density))
+        decided = decision(spec, estimator, density)
+        warn_if_closed(settled.opens, spec, decided)
         small = remove(*whole, spec, settled.opens)
         if inputs is None:
-            return with_unread_sizes(whole, small)
+            small = with_unread_sizes(whole, small)
+            say_if_same_size(whole, small, z, spec, decided)
+            return small
         check_rows(inputs)
         with explained_kinds(inputs, tensors):
             expected = inputs.call(*whole)
         _check_equal(small, inputs, expected)
+        gated = apply_masks(tensors, masks_of(z, spec))
+        _check_owned(Functional(fn, gated, named_buffers), inputs, expected)
         small, weights = _without_idle_units(small, inputs, expected, empty)
         small = with_unread_sizes(whole, small)
-        return _without_blocks(small, settled.weights | weights, inputs, expected)
+        small = _without_blocks(small, settled.weights | weights, inputs, expected)
+        say_if_same_size(whole, small, z, spec, decided)
+        return small
 
 
 def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,6 +199,20 @@ def _check_equal(small: Functional, inputs: Inputs, expected: Any) -> None:
             "The compacted network's output on the examples is not the pruned one's: its groups "
             "remove units that something else still depends on. l0func.unit_groups finds all that "
             "goes together."
+        )
+
+
+def _check_owned(gated: Functional, inputs: Inputs, expected: Any) -> None:
+    """Refuse groups that own more than their gates close.
+
+    Raises:
+        ValueError: The output on the examples is another with the owned slices than without.
+    """
+    if not same_output(inputs.call(*gated), expected):
+        raise ValueError(
+            "The pruned network's output on the examples is not that of the network under the "
+            "same gates: a group owns slices that still matter when its gates multiply by 0. "
+            "List in its multiplies all slices that read its units; l0func.unit_groups finds them."
         )
 
 

@@ -75,13 +75,14 @@ def failure_by(error: Exception, progress: Progress, runs: int) -> Failure:
     return Failure((runs, progress.count), ": ".join(words))
 
 
-def difference(runs: int) -> Failure:
-    """The failure of a try with other outputs than the pruned network.
+def difference(runs: int, other: str) -> Failure:
+    """The failure of a try with other outputs than the gated or the pruned network.
 
     Args:
         runs: How many runs were right before.
+        other: The word for that network.
     """
-    reason = "the outputs differ from the pruned network's"
+    reason = f"the outputs differ from the {other} network's"
     return Failure((runs, float("inf")), reason)
 
 

@@ -74,14 +74,24 @@ def cut_out(
     return Functional(small_fn, small_params, small_buffers)
 
 
-def kept_slices(spec: GateSpec, opens: Mapping[str, Tensor]) -> KeptSlices:
-    """The slices that every tensor keeps; dimensions that lose none are left out."""
+def kept_slices(
+    spec: GateSpec, opens: Mapping[str, Tensor], *, multiplied_only: bool = False
+) -> KeptSlices:
+    """The slices that every tensor keeps; dimensions that lose none are left out.
+
+    Args:
+        spec: The gate spec.
+        opens: For each gate vector a bool tensor: True where the gate is open.
+        multiplied_only: Whether to count owned slices as kept.
+    """
     groups = {name for name, _ in spec.attrs}
     found: KeptSlices = {}
     for p in (*spec.parameters, *spec.buffers):
         for binding in p.bindings:
             dim: int | None = getattr(binding.rule, "dim", None)
             if binding.gate not in groups or dim is None:
+                continue
+            if multiplied_only and not binding.multiplies:
                 continue
             kept = _kept_by(binding, p.shape, opens)
             if bool(kept.all()):

@@ -1,4 +1,4 @@
-"""A trial: does the network without some units equal the pruned one?
+"""A trial: does the network without some units equal the one whose gates on them are closed?
 
 ``unit_groups`` returns only groups that passed a trial.
 """
@@ -18,7 +18,7 @@ from l0func import random
 from l0func.compaction.closings import closings
 from l0func.compaction.examples import copied_numbers, same_output
 from l0func.compaction.failure import Failure, Progress, difference, failure_by
-from l0func.compaction.removal import cut_out, kept_slices
+from l0func.compaction.removal import KeptSlices, cut_out, kept_slices
 from l0func.compaction.scratch import Scratch
 from l0func.compaction.trial_weights import as_before, random_weights
 from l0func.gates.checks import Gates
@@ -68,10 +68,14 @@ class Trial:
             return function.fn.run(function.params, function.buffers, *args, **kwargs)[0]
 
     def failure(self, groups: Mapping[str, Group]) -> Failure | None:
-        """Compare the smaller network with the pruned one, for many choices of closed units.
+        """Compare the smaller network with the gated one, for many choices of closed units.
+
+        In the gated network the closed gates multiply by 0, and the slices that they own are as
+        before: a unit that reaches the output by a road without a gate shows. The first run also
+        compares the pruned network, in which owned slices are 0.
 
         Returns:
-            None if the two are always equal; otherwise the first difference or error.
+            None if they are always equal; otherwise the first difference or error.
         """
         progress, runs = Progress(), 0
         try:
@@ -81,30 +85,39 @@ class Trial:
             sizes = [gate.shape[0] for gate in spec.gates]
             for runs, closed in enumerate(closings(sizes, self._sizes())):
                 progress = Progress()
-                if not self._is_exact(
-                    spec, _open_units(spec, closed, runs), scratch, runs, progress
-                ):
-                    return difference(runs)
+                opens = _open_units(spec, closed, runs)
+                other = self._differs_from(spec, opens, scratch, runs, progress)
+                if other is not None:
+                    return difference(runs, other)
         except Exception as error:
             # A forward of unknown code may raise anything when its sizes change.
             return failure_by(error, progress, runs)
         return None
 
-    def _is_exact(
+    def _differs_from(
         self, spec: GateSpec, opens: Gates, scratch: Scratch, run: int, progress: Progress
-    ) -> bool:
-        """Whether the smaller network equals the pruned one, with these units open."""
-        kept = kept_slices(spec, opens)
-        pruned = Functional(self.fn, scratch.pruned(kept), self.buffers)
+    ) -> str | None:
+        """The network that the smaller one differs from, with these units open; None if none."""
         expected = self._expected.outputs.get(run)
         if expected is None:
-            expected = copied_numbers(self.call(pruned))
+            expected = self._with_zeros(scratch, kept_slices(spec, opens, multiplied_only=True))
             if run < _REMEMBERED_RUNS:
                 self._expected.outputs[run] = expected
-        small = cut_out(pruned, kept, spec, opens)
+        kept = kept_slices(spec, opens)
+        small = cut_out(Functional(self.fn, self.params, self.buffers), kept, spec, opens)
         with progress:
             output = self.call(small)
-        return same_output(output, expected, self.tolerance)
+        if not same_output(output, expected, self.tolerance):
+            return "gated"
+        # Zeros in place of owned slices may be numbers that no random ones are, such as log(0).
+        if run == 0 and not same_output(self._with_zeros(scratch, kept), expected, self.tolerance):
+            return "pruned"
+        return None
+
+    def _with_zeros(self, scratch: Scratch, kept: KeptSlices) -> Any:
+        """The numbers in the network's output with zeros outside of the kept slices."""
+        zeroed = Functional(self.fn, scratch.pruned(kept), self.buffers)
+        return copied_numbers(self.call(zeroed))
 
     def _sizes(self) -> list[int]:
         """The sizes of inputs and parameters along their dimensions, frequent ones first."""
@@ -116,7 +129,7 @@ class Trial:
 
 @dataclass
 class _Expected:
-    """The pruned network's outputs: tries with other attributes and the same slices need them too.
+    """The gated network's outputs: tries with other attributes and the same slices need them too.
 
     Attributes:
         slices: The slices of the groups that they are for.

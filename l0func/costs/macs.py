@@ -60,7 +60,7 @@ class MacCounts:
         counts: dict[str, int] = {}
         for path, uses in self.uses.items():
             uniform = uses.dim() == 0
-            counts[path] = int(uses * self.sizes[path] if uniform else uses.sum())
+            counts[path] = round(float(uses * self.sizes[path] if uniform else uses.sum()))
         return counts
 
     @property
@@ -83,7 +83,8 @@ def count_macs(
     """Count the multiply-adds in one call, by tracing how often it uses each parameter entry.
 
     Matrix products and convolutions count; attention and recurrent layers count as the products
-    inside them. The total is half the number that ``torch.utils.flop_counter`` gives.
+    inside them. The total is half the number that ``torch.utils.flop_counter`` gives. A product of
+    two parameters counts for the second one; with constants alone it counts for none.
 
     Args:
         fn: A pure function from ``make_functional`` or ``compact``.

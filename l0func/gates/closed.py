@@ -20,6 +20,9 @@ class Decision(NamedTuple):
     closes: Collection[str]
     """Parameters that it was asked to close."""
 
+    keeps_all: bool = False
+    """Whether it was asked to close nothing."""
+
     def words(self) -> str:
         """Its name for a sentence: under an estimator, or at a density."""
         return f"under {self.name!r}" if self.name in ESTIMATORS else f"at {self.name}"

@@ -45,7 +45,8 @@ def decision(spec: GateSpec, estimator: MaskEstimator, density: Density | None) 
         return Decision(estimator, ())
     paths = [p.path for p in spec.gated()]
     given = names.per_path(density, paths, "a density", "gated parameter")
-    return Decision(f"density {density}", [path for path in paths if given[path] == 0.0])
+    closes = [path for path in paths if given[path] == 0.0]
+    return Decision(f"density {density}", closes, all(given[path] == 1.0 for path in paths))
 
 
 def gates_at(gates: Gates, spec: GateSpec, density: Density) -> Gates:

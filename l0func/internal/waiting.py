@@ -1,10 +1,11 @@
-"""One line on stderr for work that takes longer than people wait without a word."""
+"""Lines on stderr: for slow work, and for work that changed nothing."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from threading import Timer
 
 PATIENCE = 2.0
@@ -21,6 +22,12 @@ def line_when_slow(text: str) -> Generator[None, None, None]:
         yield
     finally:
         timer.cancel()
+
+
+@lru_cache(maxsize=256)
+def line_once(text: str) -> None:
+    """Write a line to stderr, once in a process."""
+    _print(text)
 
 
 def _print(text: str) -> None:

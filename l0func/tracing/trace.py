@@ -86,6 +86,7 @@ class Trace:
         output_error: Why the output is no evidence for which units can be removed: it holds no
             tensor, or tensors in an object of unknown kind. None if it is evidence.
         pieces: The numbers of equal pieces that forward cuts units into, such as 2 for halves.
+        counted: The multiply-adds in ``uses`` and ``products``.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -101,6 +102,7 @@ class Trace:
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
     pieces: set[int] = field(default_factory=set[int])
     output_error: TypeError | ValueError | None = None
+    counted: float = 0.0
     _entries: EntryLabels = field(default_factory=EntryLabels)
     _checks: list[Check] = field(default_factory=list[Check])
     _joined: list[JoinedSlices] = field(default_factory=list[JoinedSlices])
@@ -142,6 +144,7 @@ class Trace:
 
     def count(self, weight: Weight, uses: float) -> None:
         """Record that each element in this weight is multiplied so many times."""
+        self.counted += uses * weight.size
         shape = self.shapes[weight.path]
         known = self.uses.get(weight.path, torch.zeros((), dtype=torch.float64, device="cpu"))
         if weight.size == torch.Size(shape).numel():
@@ -153,6 +156,11 @@ class Trace:
         added = torch.full((index.numel(),), float(uses), dtype=torch.float64, device="cpu")
         counts.view(-1).index_add_(0, index, added)
         self.uses[weight.path] = counts
+
+    def count_product(self, labels: tuple[int, int], macs: int) -> None:
+        """Record multiply-adds between the units with these two labels."""
+        self.counted += macs
+        self.products[labels] += macs
 
     def finish(self, used: set[int]) -> None:
         """Settle the units after the call.

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from l0func.internal.source_line import calling_line
 from l0func.tracing.call import Call, operation_name, tensors_in_lists
 from l0func.tracing.history import History
+from l0func.tracing.multiply_adds import multiply_adds
 from l0func.tracing.norm_states import follow_norms
 from l0func.tracing.steady import outputs_are_steady
 from l0func.tracing.step import Step
@@ -22,7 +23,7 @@ from l0func.tracing.trace import Trace
 from l0func.tracing.transfers import transfer_for
 from l0func.tracing.transfers.copies import FACTORIES
 from l0func.tracing.transfers.norms import rms_norm
-from l0func.tracing.units import INPUT, OUTPUT_REASON, has_units, no_units
+from l0func.tracing.units import INPUT, NONE, OUTPUT_REASON, has_units, no_units
 from l0func.tracing.values import AbstractValues, Statistic, whole_weight
 
 _READ_NUMBERS = frozenset(
@@ -37,6 +38,20 @@ _NO_TENSOR = (
 )
 
 
+def _check_has_operations(func: Any) -> None:
+    """Refuse operators that run functions, such as ``torch.cond``.
+
+    Raises:
+        ValueError: The operator is one of these.
+    """
+    if not hasattr(func, "overloadpacket"):
+        raise ValueError(
+            f"The module's forward calls {func.name()!r}, an operator that runs functions of its "
+            f"own{calling_line()}, and a trace cannot follow these. Use plain operations; a "
+            "network of transformers takes attn_implementation='sdpa' or 'eager'."
+        )
+
+
 def _within(place: str) -> str:
     """The words for a place in an output; the whole output needs none."""
     return "" if place == "output" else f", {place}"
@@ -48,6 +63,9 @@ class Tracer(TorchDispatchMode):
     Args:
         shapes: ``{path: shape}`` for every parameter and buffer.
     """
+
+    # Otherwise torch refuses these operators itself, in words about this mode.
+    supports_higher_order_operators = True
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         cast("Any", super()).__init__()
@@ -132,10 +150,26 @@ class Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._paused:
             return func(*args, **kwargs)
+        _check_has_operations(func)
         self._check_branch(func, args)
         output = func(*args, **kwargs)
-        self._follow(Call(func, args, kwargs, tuple(tensors_in_lists(output))))
+        call = Call(func, args, kwargs, tuple(tensors_in_lists(output)))
+        before = self.trace.counted
+        self._follow(call)
+        self._count_rest(call, self.trace.counted - before)
         return output
+
+    def _count_rest(self, call: Call, counted: float) -> None:
+        """Count the multiply-adds that the transfer function did not, for the last parameter."""
+        rest = multiply_adds(call) - round(counted)
+        if rest <= 0:
+            return
+        weights = [self._step(None).weight(tensor) for tensor in call.tensors()]
+        last = [weight for weight in weights if weight is not None and len(weight.shape) > 1]
+        if last:
+            self.trace.count(last[-1], rest / last[-1].size)
+        else:
+            self.trace.count_product((NONE, NONE), rest)
 
     def _follow(self, call: Call) -> None:
         """Give a call's outputs their abstract values."""

@@ -25,6 +25,12 @@ def passes(step: Step, call: Call) -> None:
         step.set(output, labels if output.shape == labels.shape else labels.amax(-1, keepdim=True))
 
 
+def forgets(step: Step, call: Call) -> None:
+    """A rule that takes the output for a constant."""
+    for output in call.outputs:
+        step.set(output, torch.full(output.shape, -1))
+
+
 BROKEN: dict[str, tuple[str, Transfer, Callable[[Tensor], Tensor]]] = {
     "a softmax": ("_softmax", passes, lambda h: h.softmax(-1)),
     "a LayerNorm": ("native_layer_norm", passes, lambda h: F.layer_norm(h, h.shape[-1:])),
@@ -33,6 +39,13 @@ BROKEN: dict[str, tuple[str, Transfer, Callable[[Tensor], Tensor]]] = {
     "a flip": ("flip", passes, lambda h: h.flip(-1)),
     "a roll": ("roll", passes, lambda h: h.roll(1, -1)),
     "a pooling": ("avg_pool2d", passes, lambda h: F.avg_pool2d(h, (1, 3), 1, (0, 1))),
+    # Zeros in place of the weights that make a unit hide that these mix units.
+    "a cumsum": ("cumsum", passes, lambda h: h.cumsum(-1)),
+    "a cummax": ("cummax", passes, lambda h: h.relu().cummax(-1).values),
+    "a sum": ("sum", forgets, lambda h: h + h.sum(-1, keepdim=True)),
+    "a length": ("linalg_vector_norm", forgets, lambda h: h * h.norm(dim=-1, keepdim=True)),
+    "a largest one": ("amax", forgets, lambda h: h.relu() - h.relu().amax(-1, keepdim=True)),
+    "a product of all": ("bmm", passes, lambda h: h @ torch.ones(len(h), 6, 6).triu()),
 }
 
 
@@ -77,4 +90,15 @@ def test_a_small_eps_that_stays_shows_in_the_trial():
     torch.manual_seed(0)
     net = Between(nn.Linear(4, 6), Small(), nn.Linear(6, 2)).eval()
     with pytest.raises(ValueError, match=r"'first.weight': a trial .* the outputs differ"):
+        l0.unit_groups(net, torch.randn(2, 3, 4))
+
+
+def test_units_that_only_random_numbers_survive_are_refused():
+    class Log(nn.Module):
+        def forward(self, h: Tensor) -> Tensor:
+            return h.abs().log()
+
+    torch.manual_seed(0)
+    net = Between(nn.Linear(4, 6), Log(), nn.Linear(6, 2)).eval()
+    with pytest.raises(ValueError, match=r"'first.weight': a trial .* differ from the pruned"):
         l0.unit_groups(net, torch.randn(2, 3, 4))

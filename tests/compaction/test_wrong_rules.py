@@ -148,3 +148,26 @@ def test_every_tensor_has_random_numbers_of_its_own():
     rows = trial.params["3.weight"]
     assert len(rows.unique(dim=0)) == len(rows)
     assert len(rows.T.unique(dim=0)) == len(rows.T)
+
+
+class RunningSums(nn.Module):
+    """Units of which each reaches all later ones, past its own gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).cumsum(-1))
+
+
+@pytest.mark.parametrize("owned", [["first.weight", "first.bias"], []])
+def test_a_group_that_owns_what_its_gates_do_not_close_is_refused_by_compact(owned: list[str]):
+    torch.manual_seed(0)
+    fn, params, buffers = make_functional(RunningSums())
+    owns = {path: axis(0) for path in owned}
+    spec = l0.gate_spec(params, groups={"u": l0.group({"last.weight": axis(1)}, owns)})
+    gates = {"u": torch.tensor([9.0, -9.0, 9.0, -9.0, 9.0, 9.0])}
+    rule = "not that of the network under the same gates: a group owns" if owned else "cannot be"
+    with pytest.raises(ValueError, match=rule):
+        l0.compact(fn, params, gates, buffers, spec, example_inputs=torch.randn(3, 4))

@@ -88,8 +88,7 @@ def test_gradients_of_padded_rows_are_those_of_a_loop():
         torch.testing.assert_close(ours[path], expected, atol=1e-3, rtol=1e-3)
 
 
-# DeBERTa multiplies positions by a weight, two parameters; torch counts that, l0func does not.
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "DeBERTa" not in name])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_multiply_adds_are_half_the_flops_that_torch_counts(name: str):
     net, inputs = build(name, attn_implementation="eager"), inputs_of(name)
     with FlopCounterMode(display=False) as counter:

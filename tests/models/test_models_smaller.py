@@ -91,7 +91,7 @@ def test_units_are_found_behind_a_cache_that_is_an_input(kind: str):
     assert int(cache.get_seq_length()) == 4
 
 
-@pytest.mark.parametrize("name", ["MiniLM", "Llama"])
+@pytest.mark.parametrize("name", ["MiniLM", "Llama", "T5's encoder", "T5", "BART"])
 def test_every_road_through_attention_has_the_same_units(name: str):
     eager = l0.unit_groups(build(name, attn_implementation="eager"), examples_of(name))
     fused = l0.unit_groups(build(name, attn_implementation="sdpa"), examples_of(name))
@@ -105,7 +105,41 @@ def test_a_mask_of_floats_is_refused_with_the_line_of_the_source_and_the_way_out
         l0.unit_groups(build("MiniLM"), inputs)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_attention_that_no_trace_can_follow_is_refused_with_the_settings_that_can():
+    net = build("Llama", attn_implementation="flex_attention")
+    with pytest.raises(ValueError, match=r"'flex_attention'.*attn_implementation='sdpa' or"):
+        l0.unit_groups(net, examples_of("Llama"))
+
+
 def test_removal_does_not_depend_on_the_padding_of_the_examples():
     net, full = build("BERT"), inputs_of("BERT")
     full["attention_mask"] = torch.ones_like(full["attention_mask"])
     assert l0.unit_groups(net, full).sizes == l0.unit_groups(net, inputs_of("BERT")).sizes
+
+
+@pytest.mark.parametrize("road", ["eager", "sdpa"])
+def test_heads_under_a_bias_that_layers_share_go_from_all_of_them(road: str):
+    net, examples = build("T5", attn_implementation=road), examples_of("T5")
+    sizes = l0.unit_groups(net, examples).sizes
+    assert sizes["encoder.block.0.layer.0.SelfAttention.q"] == 4
+    assert sizes["decoder.block.0.layer.0.SelfAttention.q"] == 4
+    assert sizes["decoder.block.0.layer.1.EncDecAttention.q"] == 4
+    whole = {name: value for name, value in examples.items() if name != "attention_mask"}
+    assert l0.unit_groups(net, whole).sizes == sizes
+
+
+@pytest.mark.parametrize("name", ["DeBERTa", "DeBERTa v2"])
+def test_heads_with_relative_positions_and_the_positions_own_units_go(name: str):
+    sizes = l0.unit_groups(build(name), examples_of(name)).sizes
+    assert sizes["deberta.encoder.rel_embeddings"] == 32
+    assert list(sizes.values()).count(4) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("GPT-NeoX", 4), ("Falcon", 4), ("grouped Falcon", 2)]
+)
+def test_heads_in_a_fused_projection_are_found(name: str, heads: int):
+    sizes = l0.unit_groups(build(name), examples_of(name)).sizes
+    found = [n for path, n in sizes.items() if path.endswith("query_key_value")]
+    assert found == [heads, heads]

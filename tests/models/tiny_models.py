@@ -47,6 +47,16 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {**COMMON, **ENDS, "hidden_size": 32, "ffn_dim": 48, "word_embed_proj_dim": 32},
     ),
     "GPT-NeoX": ("GPTNeoXForCausalLM", "GPTNeoXConfig", BOTH | ENDS),
+    "Falcon": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        {**BOTH, **ENDS, "multi_query": False, "alibi": False},
+    ),
+    "grouped Falcon": (
+        "FalconForCausalLM",
+        "FalconConfig",
+        {**BOTH, **ENDS, "new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
+    ),
     "BERT": ("BertForSequenceClassification", "BertConfig", BOTH),
     "MiniLM": ("BertModel", "BertConfig", BOTH),
     "DistilBERT": (

@@ -201,9 +201,11 @@ def test_the_page_is_the_one_that_its_script_writes():
     text = (ROOT / "docs" / "operations.md").read_text()
     listed = page.names_on(text)
     assert len(listed) > 351
+    assert set(page.function_cases()) <= set(page.function_names())
     known = {*page.followed_names(), *page.function_names()}
     if page.VERSION == page.version_here():
         assert text == page.written()
+        assert len(page.followed_names()) + len(page.function_cases()) > 351
     else:
         # Another torch has some operations more or less.
         assert len(known & listed) > 0.9 * len(known)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cut_modules import wrong_removals
 from torch import Tensor, nn
 from torch.nn import functional as F
 from traces import Between, Scaled, between, reason, sources, traced, units
+
+import l0func as l0
 
 WIDTH = 6
 
@@ -34,6 +37,24 @@ def test_a_matrix_reads_units_by_its_rows_and_makes_units_by_its_columns(functio
 def test_a_bias_belongs_to_the_units_of_its_product():
     trace = between(torch.relu)
     assert units(trace, "first.bias", 0) == units(trace, "first.weight", 0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_of_a_table_reads_the_table_s_columns_as_units(bias: bool):
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.first = nn.Embedding(3, 6), nn.Linear(4, 5)
+            self.positions, self.last = nn.Linear(6, 5, bias=bias), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.first(x)) * self.positions(self.table.weight))
+
+    torch.manual_seed(0)
+    module = Positions().eval()
+    groups = l0.unit_groups(module, torch.randn(2, 3, 4))
+    assert groups.sizes == {"table": 6, "first": 5}
+    assert wrong_removals(module, (torch.randn(2, 3, 4),), groups, draws=8) == []
 
 
 def test_a_product_of_two_parameters_is_refused_by_their_names():

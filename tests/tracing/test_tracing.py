@@ -122,3 +122,18 @@ def test_a_forward_that_branches_on_sizes_is_followed_and_one_on_data_is_refused
     assert reason(traced(Branching(data=False), torch.ones(2, 4)), "inner.weight") == ""
     with pytest.raises(ValueError, match="branches on data"):
         traced(Branching(data=True), torch.ones(2, 4))
+
+
+@pytest.mark.skipif(not hasattr(torch, "cond"), reason="torch 2.1 has no torch.cond")
+def test_an_operator_that_runs_functions_is_refused_by_name_and_line():
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.inner(x)
+            return self.last(torch.cond(h.sum() > 0, torch.sin, torch.cos, (h,)))
+
+    with pytest.raises(ValueError, match=r"calls 'cond', .*test_tracing\.py:\d+"):
+        traced(Choosing(), torch.ones(2, 4))

@@ -50,5 +50,4 @@ def _count(step: Step, left: Tensor, right: Tensor, terms: int) -> None:
     pairs, counts = loose(first * base + second).unique(return_counts=True)
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         a, b = divmod(pair, base)
-        labels = (a - 1, b - 1)
-        step.trace.products[labels] += count * terms
+        step.trace.count_product((a - 1, b - 1), count * terms)

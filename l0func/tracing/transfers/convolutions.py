@@ -11,7 +11,7 @@ from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.norms import channel_labels
 from l0func.tracing.transfers.refusal import refuse
-from l0func.tracing.units import NONE, varies
+from l0func.tracing.units import varies
 from l0func.tracing.values import Weight
 
 
@@ -39,13 +39,11 @@ def _convolution(step: Step, call: Call) -> None:
     transposed = call.args[6]
     groups = call.args[8]
     (output,) = call.outputs
-    positions = _output_positions(x if transposed else output)
     weight = step.weight(tensor)
     if weight is None:
-        step.trace.products[NONE, NONE] += positions * tensor.numel()
         refuse(step, call, " with a kernel that forward computes")
         return
-    step.trace.count(weight, positions)
+    step.trace.count(weight, _output_positions(x if transposed else output))
     kernel = _Kernel(weight, transposed, groups)
     border = transposed or any(padding)
     if _is_shared_depthwise(step, x, output, groups):

@@ -31,6 +31,7 @@ def _keep_value(step: Step, call: Call) -> None:
     value = step.value_of(call.args[0])
     if value is not None:
         step.set(out, value)
+        step.values.set_repeats(out, step.values.repeats(call.args[0]))
 
 
 def _copy_into(step: Step, call: Call) -> None:

@@ -16,7 +16,7 @@ from l0func.tracing.transfers.activation_products import product_of_activations
 from l0func.tracing.transfers.batched_weights import is_batch, read_by_batch
 from l0func.tracing.transfers.refusal import refuse
 from l0func.tracing.units import no_units, varies
-from l0func.tracing.values import Weight
+from l0func.tracing.values import Weight, dimension_of
 
 
 def _mm(step: Step, call: Call) -> None:
@@ -74,7 +74,7 @@ def _grouped_mm(step: Step, call: Call) -> None:
 def _product(step: Step, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """Labels for ``(*, n, k) @ (*, k, m)``, before they are tied with the bias."""
     left, right = step.weight(a), step.weight(b)
-    if left is not None and right is not None:
+    if left is not None and right is not None and not _is_linear_layer(left, right):
         shape = (*a.shape[:-1], b.shape[-1])
         return _product_of_weights(step, left, right, shape)
     rows, columns = a.dim() - 2, a.dim() - 1
@@ -86,6 +86,12 @@ def _product(step: Step, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         matrix = _Matrix(_one_of_batch(left), columns, rows, None)
         return _read_by(step, matrix, b.mT, step.labels(b).mT).mT
     return product_of_activations(step, step.labels(a), step.labels(b))
+
+
+def _is_linear_layer(table: Weight, weight: Weight) -> bool:
+    """Whether a linear layer, whose weight is transposed, reads a table of vectors."""
+    found = dimension_of(weight, -1) if len(weight.shape) == 2 else None
+    return found is not None and found[0] == 0 and table.path != weight.path
 
 
 class _Matrix(NamedTuple):

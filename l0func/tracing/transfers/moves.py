@@ -5,6 +5,7 @@ Most of them run on the labels just as they run on the tensor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.refusal import of_values, refuse
 from l0func.tracing.units import varies
-from l0func.tracing.values import Weight
+from l0func.tracing.values import Weight, whole_weight
 
 
 def moved(step: Step, call: Call) -> None:
@@ -32,11 +33,24 @@ def moved(step: Step, call: Call) -> None:
         if call.name == "expand":
             added = call.outputs[0].dim() - value.dim()
             step.note_repeats(call.outputs[0], value, (1,) * added + tuple(value.shape))
+        elif step.values.repeats(source):
+            _move_repeats(step, call, source)
     else:
         # A split has several outputs, and each output has a piece of every coordinate.
         coordinates = [_applied(call, c) for c in value.coordinates]
         for output, *pieces in zip(call.outputs, *coordinates, strict=True):
             step.set(output, Weight(value.path, tuple(pieces)))
+
+
+def _move_repeats(step: Step, call: Call, source: Tensor) -> None:
+    """Note the dimensions along which a tensor that repeats inputs still does so."""
+    repeated = step.values.repeats(source)
+    positions = whole_weight("", tuple(source.shape)).coordinates
+    moved_positions = [_applied(call, p) for d, p in enumerate(positions) if d not in repeated]
+    for number, output in enumerate(call.outputs):
+        own = [pieces[number] for pieces in moved_positions]
+        dims = [d for d in range(output.dim()) if not any(varies(p, d) for p in own)]
+        step.values.set_repeats(output, dims)
 
 
 def _note_pieces(step: Step, call: Call, labels: Tensor) -> None:
@@ -87,6 +101,18 @@ def _concatenate(step: Step, call: Call) -> None:
     labels = [step.labels(t) for t in tensors]
     joined = call.func(labels, *call.args[1:], **call.kwargs)
     step.set(call.outputs[0], joined)
+    _join_repeats(step, call, tensors)
+
+
+def _join_repeats(step: Step, call: Call, tensors: Sequence[Tensor]) -> None:
+    """Note the dimensions along which all of several joined tensors repeat inputs."""
+    (output,) = call.outputs
+    dim = int(call.argument("dim", 0)) % output.dim()
+    added = output.dim() - tensors[0].dim()
+    common = set(range(output.dim())) - {dim}
+    for tensor in tensors:
+        common &= {d + added * (d >= dim) for d in step.values.repeats(tensor)}
+    step.values.set_repeats(output, common)
 
 
 @of_values

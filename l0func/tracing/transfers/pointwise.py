@@ -86,13 +86,12 @@ def _merged(step: Step, call: Call, operands: Sequence[Tensor]) -> Tensor:
     nothing = no_units((1,) * len(shape))
     for operand in spread:
         _check_spread(step, call, operand, nothing if merged is None else merged)
-    if merged is not None:
-        return merged
-    rest = labelled[0] if labelled else nothing
-    if labelled:
-        sizes = [max(each.shape[d] for each in labelled) for d in range(len(shape))]
-        step.note_repeats(call.outputs[0], rest, sizes)
-    return rest.expand(shape)
+    if not labelled:
+        return nothing.expand(shape)
+    merged = labelled[0].expand(shape) if merged is None else merged
+    sizes = [max(labels.shape[d] for labels in labelled) for d in range(len(shape))]
+    step.note_repeats(call.outputs[0], merged, sizes)
+    return merged
 
 
 def _any_varies(every: Sequence[Tensor], dim: int) -> bool:
