@@ -98,7 +98,7 @@ def test_the_gate_runs_the_readmes_commands_as_written():
         re.findall(r'\npip install -e "\.\[dev\]" && python examples/(\w+)\.py', README + GALLERY)
     )
     assert shown == set(re.findall(r"\npython examples/(\w+)\.py ", gate))
-    assert len(shown) == 9
+    assert len(shown) == 11
 
 
 def test_every_file_that_a_readme_names_is_there():

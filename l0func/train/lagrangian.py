@@ -212,7 +212,8 @@ class _Controller:
         named = check_gates(gates, self.spec)
         like = self._shares(named)
         step = torch.zeros((), dtype=torch.int64, device=like.device)
-        target = like.new_tensor([constraint.target for constraint in self.constraints])
+        targets = [constraint.target for constraint in self.constraints]
+        target = torch.tensor(targets, dtype=like.dtype, device=like.device)
         state = LagrangianState(step, target, target * 0, target * 0)
         return state._replace(violation=self._violation(state, named).detach())
 

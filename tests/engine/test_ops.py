@@ -201,6 +201,10 @@ def test_gates_of_single_entries_stay_gates_through_these(
     torch.testing.assert_close(r.fast(*r.arguments), expected)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_compiling"),
+    reason="torch 2.1 gives this mode a number in a tensor's place",
+)
 @pytest.mark.parametrize(
     "rule",
     [
