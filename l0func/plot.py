@@ -268,7 +268,10 @@ def tradeoff(
         qualities = [value for _, value in ordered]
         ax.plot(densities, qualities, "o-", label=label, color=colour)
     ax.set_xscale("log")
+    # Within a decade, too, there are two numbers at least, and none as a power of ten.
+    ax.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     ax.set(xlabel="density, % of entries left", ylabel=quality, title="Accuracy against density")
     _without_frame(ax)
     if len(runs) > 1:

@@ -70,6 +70,12 @@ def test_widths_and_tradeoff_draw_what_they_are_given():
     ax = l0.plot.widths({"a": 20, "b": 50}, {"a": 9, "b": 18})
     assert [widths_of(bars) for bars in ax.containers] == [[20, 50], [9, 18]]
     assert [text.get_text() for text in ax.texts] == [" 9 of 20", " 18 of 50"]
+    ax = l0.plot.tradeoff({"one": [(0.25, 90.0), (0.1, 80.0)]})
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [10, 20]
+    assert {"10", "20"} <= {label.get_text() for label in ax.get_xticklabels()}
+    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
     ax = l0.plot.tradeoff({"one": [(0.5, 90.0), (0.1, 80.0)], "two": [(1.0, 99.0)]})
     assert [list(line.get_xdata()) for line in ax.get_lines()] == [[10.0, 50.0], [100.0]]
     assert ax.get_xscale() == "log"
