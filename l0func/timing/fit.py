@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,8 @@ def grid_times(shares: list[Tensor], times: Tensor, weights: Tensor) -> Tensor:
     design = (first[:, :, None] * second[:, None, :]).flatten(1)
     bends = torch.cat(
         [
-            torch.kron(_second_differences(points), torch.eye(others, dtype=torch.float64)),
-            torch.kron(torch.eye(points, dtype=torch.float64), _second_differences(others)),
+            torch.kron(_second_differences(points), _eye(others)),
+            torch.kron(_eye(points), _second_differences(others)),
         ]
     )
     smooth = _SMOOTHNESS * float(weights.square().sum().sqrt()) / points
@@ -52,9 +53,18 @@ def grid_times(shares: list[Tensor], times: Tensor, weights: Tensor) -> Tensor:
     return rising(solution.reshape(points, others))
 
 
+def _numbers(values: Sequence[Any]) -> Tensor:
+    # On the CPU, whatever the default device: a card's least squares need a full rank.
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _eye(size: int) -> Tensor:
+    return torch.eye(size, dtype=torch.float64, device="cpu")
+
+
 def _second_differences(points: int) -> Tensor:
     """A row for each inner point: its distance from the mean of its neighbours, doubled."""
-    eye = torch.eye(points, dtype=torch.float64)
+    eye = _eye(points)
     return eye[:-2] - 2 * eye[1:-1] + eye[2:]
 
 
@@ -82,7 +92,7 @@ def fitted(
         for width in own:
             numbers.setdefault(width, len(numbers))
     axes = tuple(_with_nodes(networks, width) for width in numbers)
-    weights = torch.tensor([1 / run.total for run in runs], dtype=torch.float64)
+    weights = _numbers([1 / run.total for run in runs])
     weights[0] *= _DENSE_WEIGHT
     shares = [_run_weights(networks, axis, runs) for axis in axes]
     layers: list[LayerTime] = []
@@ -100,7 +110,7 @@ def fitted(
 def widths_of(networks: Networks, table: LatencyTable, units: UnitCounts) -> Tensor:
     """A network's width on each axis of a table, shape ``(axes,)``."""
     kept = [_width_at(networks, (axis.path, axis.dim), units) for axis in table.axes]
-    return torch.tensor(kept, dtype=torch.float64)
+    return _numbers(kept)
 
 
 def _rest(widths: Mapping[str, object], runs: Sequence[TimedNetwork], weights: Tensor) -> float:
@@ -114,7 +124,7 @@ def _rest(widths: Mapping[str, object], runs: Sequence[TimedNetwork], weights: T
 
 
 def _layer_times(runs: Sequence[TimedNetwork], layer: str) -> Tensor:
-    return torch.tensor([run.layers.get(layer, 0.0) for run in runs], dtype=torch.float64)
+    return _numbers([run.layers.get(layer, 0.0) for run in runs])
 
 
 def _with_nodes(networks: Networks, width: Width) -> WidthAxis:
@@ -135,5 +145,5 @@ def _run_weights(networks: Networks, axis: WidthAxis, runs: Sequence[TimedNetwor
     """The weights of the axis's points in every run, shape ``(runs, points)``."""
     width = (axis.path, axis.dim)
     kept = [_width_at(networks, width, run.units) for run in runs]
-    nodes = torch.tensor([axis.nodes], dtype=torch.float64)
-    return grid_weights(torch.tensor(kept, dtype=torch.float64), nodes.expand(len(runs), -1))
+    nodes = _numbers([axis.nodes])
+    return grid_weights(_numbers(kept), nodes.expand(len(runs), -1))
