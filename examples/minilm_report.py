@@ -80,21 +80,21 @@ def spread(values: list[float], digits: int = 3) -> str:
 def show(folder: Path, picture: Path) -> None:
     """Print the table, draw the picture, and assert the claims."""
     records = read(folder)
-    print(
-        "| units by | multiply-adds | refit alone | distilled | parameters | behind embeddings |"
-    )
-    print("|---|---|---|---|---|---|")
+    names = ("units by", "seeds", "multiply-adds", "refit alone", "distilled", "parameters")
+    print(f"| {' | '.join(names)} | behind embeddings |")
+    print("|---|---|---|---|---|---|---|")
     for method in COLOURS:
-        runs = [record for record in records if record["method"] == method]
-        for levels in zip(*(one["levels"] for one in runs), strict=True):
-            print(row(method, list(levels)))
+        runs = [record["levels"] for record in records if record["method"] == method]
+        # A run that was stopped has its first target alone.
+        for place in range(max(map(len, runs), default=0)):
+            print(row(method, [levels[place] for levels in runs if len(levels) > place]))
     draw(records, picture)
     check(records)
 
 
 def row(method: str, levels: list[Record]) -> str:
     macs = 100 * statistics.fmean(level["macs"] for level in levels)
-    cells = [method, f"{macs:.1f} %"]
+    cells = [method, str(len(levels)), f"{macs:.1f} %"]
     cells += [spread([level[name] for level in levels]) for name in ("refit", "distilled")]
     for name in ("parameters", "without_embeddings"):
         count = statistics.fmean(level["small"][name] for level in levels)

@@ -33,7 +33,7 @@ class Settings:
     lr: float = 4e-4
     gated_lr: float = 1e-4
     gates_lr: float = 0.15
-    keep: bool = False
+    keep: bool = True
     """Whether the weights trained beside the gates stay; else those before are fitted again."""
     warmup: int = 20
     centre: float = 3.0
