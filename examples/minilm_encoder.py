@@ -93,7 +93,7 @@ def half(device: torch.device) -> torch.autocast:
 
 
 def lessons(network: Network, batches: Sequence[Tensors]) -> list[Lesson]:
-    """What the teacher makes of each batch, computed once."""
+    """The teacher's states and embeddings for each batch, computed once."""
     found: list[Lesson] = []
     for tokens in batches:
         with torch.no_grad(), half(tokens["input_ids"].device):

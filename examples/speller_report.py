@@ -88,7 +88,7 @@ def line(record: dict[str, Any]) -> str:
 
 
 def share(record: dict[str, Any], name: str) -> float:
-    """What is left, in per cent."""
+    """The share that stays, in per cent."""
     before, after = record[name]
     return 100 * after / before
 

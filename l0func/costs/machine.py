@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Machine:
-    """What milliseconds depend on, beside the network.
+    """The conditions of a measurement in milliseconds, beside the network.
 
     Attributes:
         processor: The processor's name.

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from l0func.internal.context import traced_by_dynamo
 from l0func.pure.eager import is_graph_module
 from l0func.pure.places import ChildPlace, Contents, Places, TensorPlace, holds_place
 
@@ -120,8 +121,12 @@ class Part:
         """
         tensors = contents.tensors
         attributes, plain = module.__dict__, self.plain
-        for name, value in plain.items():
-            attributes[name] = value
+        if traced_by_dynamo():
+            # torch 2.11's compiler follows no other way.
+            for name, value in plain.items():
+                attributes[name] = value
+        else:
+            attributes.update(plain)
         for name in _OWN_TABLES:
             # A hook that forward registers is its own call's.
             table = plain.get(name)
