@@ -1,0 +1,123 @@
+"""Groups of forked processes, joined by gloo over loopback, that run one check after another."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import multiprocessing
+import os
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+SECONDS = 60
+_FORK = multiprocessing.get_context("fork")
+_GROUPS: dict[int, Processes] = {}
+
+
+class FailedRank(AssertionError):
+    """The first process whose check failed, with its traceback."""
+
+
+class Processes:
+    """A number of processes that form one group.
+
+    Args:
+        size: How many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        meeting = Path(tempfile.mkdtemp()) / "meeting"
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        for rank in range(size):
+            ours, theirs = _FORK.Pipe()
+            process = _FORK.Process(target=_serve, args=(theirs, rank, size, meeting), daemon=True)
+            with warnings.catch_warnings():
+                # Python 3.12 warns of forks beside threads: the children use none of them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, check: Callable[..., Any], *args: Any) -> list[Any]:
+        """What a function at the top of a module returns in every process, by rank.
+
+        Raises:
+            FailedRank: It raised in one of them; the group is no longer used.
+        """
+        for pipe in self._pipes:
+            pipe.send((check, args))
+        answers = [self._answer(rank) for rank in range(self.size)]
+        failures = [text for failed, text in answers if failed]
+        if failures:
+            self.close()
+            raise FailedRank("\n".join(failures))
+        return [value for _, value in answers]
+
+    def _answer(self, rank: int) -> tuple[bool, Any]:
+        if not self._pipes[rank].poll(SECONDS):
+            return True, f"rank {rank} did not answer within {SECONDS} seconds"
+        try:
+            return self._pipes[rank].recv()
+        except EOFError:
+            return True, f"rank {rank} ended"
+
+    def close(self) -> None:
+        """End the processes."""
+        _GROUPS.pop(self.size, None)
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def processes(size: int) -> Processes:
+    """The group of this size, started at its first use in this process."""
+    if size not in _GROUPS:
+        _GROUPS[size] = Processes(size)
+    return _GROUPS[size]
+
+
+def _serve(pipe: Connection, rank: int, size: int, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    # gloo asks for the host's name otherwise, which may not resolve.
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=SECONDS // 2),
+    )
+    parent = os.getppid()
+    while os.getppid() == parent:
+        # A parent that was killed closes no pipe: its other children hold copies of the end.
+        if not pipe.poll(1):
+            continue
+        check, args = pipe.recv()
+        pipe.send(_tried(check, args, rank))
+        # An object of DistributedDataParallel that outlives its group can hang gloo.
+        gc.collect()
+
+
+def _tried(check: Callable[..., Any], args: tuple[Any, ...], rank: int) -> tuple[bool, Any]:
+    try:
+        return False, check(*args)
+    except BaseException:
+        return True, f"rank {rank} of a group:\n{traceback.format_exc()}"
+
+
+@atexit.register
+def _close_all() -> None:
+    for group in list(_GROUPS.values()):
+        group.close()
