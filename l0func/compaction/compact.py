@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0func.compaction.comparison import Comparison
 from l0func.compaction.constants import with_constants
 from l0func.compaction.empty import Empty, check_empty, settle_empty
-from l0func.compaction.examples import check_rows, first_line, same_output
+from l0func.compaction.examples import check_rows
 from l0func.compaction.idle import fold_constants
 from l0func.compaction.nothing import say_if_same_size
 from l0func.compaction.removal import remove
@@ -32,7 +33,7 @@ from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
 from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import Functional, PureModule, check_function
-from l0func.pure.inputs import Inputs, read_examples
+from l0func.pure.inputs import read_examples
 from l0func.spec.plan import GateSpec, check_spec
 
 
@@ -129,13 +130,13 @@ def compact(
             return small
         check_rows(inputs)
         with explained_kinds(inputs, tensors):
-            expected = inputs.call(*whole)
-        _check_equal(small, inputs, expected)
+            pruned_one = Comparison(whole, inputs)
+        pruned_one.check_smaller(small)
         gated = apply_masks(tensors, masks_of(z, spec))
-        _check_owned(Functional(fn, gated, named_buffers), inputs, expected)
-        small, weights = _without_idle_units(small, inputs, expected, empty)
+        pruned_one.check_owned(Functional(fn, gated, named_buffers))
+        small, weights = _without_idle_units(small, pruned_one, empty)
         small = with_unread_sizes(whole, small)
-        small = _without_blocks(small, settled.weights | weights, inputs, expected)
+        small = _without_blocks(small, settled.weights | weights, pruned_one)
         say_if_same_size(whole, small, z, spec, decided)
         return small
 
@@ -157,63 +158,26 @@ def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec
 
 
 def _without_idle_units(
-    small: Functional, inputs: Inputs, expected: Any, empty: Empty | None
+    small: Functional, pruned_one: Comparison, empty: Empty | None
 ) -> tuple[Functional, set[str]]:
     """The network without idle units, and the weights of the blocks that go."""
-    folded = fold_constants(small, inputs)
+    folded = fold_constants(small, pruned_one.inputs)
     if folded is None:
         return small, set()
-    settled = settle_empty(folded.function, folded.read, folded.spec, empty, inputs)
+    settled = settle_empty(folded.function, folded.read, folded.spec, empty, pruned_one.inputs)
     smaller = remove(*folded.function, folded.spec, settled.opens)
-    _check_equal(smaller, inputs, expected)
+    pruned_one.check_smaller(smaller)
     return smaller, settled.weights
 
 
 def _without_blocks(
-    small: Functional, weights: Collection[str], inputs: Inputs, expected: Any
+    small: Functional, weights: Collection[str], pruned_one: Comparison
 ) -> Functional:
     if not weights:
         return small
     smaller = with_constants(small, weights)
-    _check_equal(smaller, inputs, expected)
+    pruned_one.check_smaller(smaller)
     return smaller
-
-
-def _check_equal(small: Functional, inputs: Inputs, expected: Any) -> None:
-    """Refuse a smaller network if its output on the examples is not the expected one.
-
-    Raises:
-        ValueError: It fails, or its output differs.
-    """
-    try:
-        output = inputs.call(*small)
-    except Exception as error:
-        # A forward of unknown code may raise anything when its sizes change.
-        raise ValueError(
-            f"The compacted network does not run on the examples: {first_line(error)}. Its groups "
-            "leave something out, such as the other branch of a residual connection; "
-            "l0func.unit_groups finds all that goes together."
-        ) from None
-    if not same_output(output, expected):
-        raise ValueError(
-            "The compacted network's output on the examples is not the pruned one's: its groups "
-            "remove units that something else still depends on. l0func.unit_groups finds all that "
-            "goes together."
-        )
-
-
-def _check_owned(gated: Functional, inputs: Inputs, expected: Any) -> None:
-    """Refuse groups that own more than their gates close.
-
-    Raises:
-        ValueError: The output on the examples is another with the owned slices than without.
-    """
-    if not same_output(inputs.call(*gated), expected):
-        raise ValueError(
-            "The pruned network's output on the examples is not that of the network under the "
-            "same gates: a group owns slices that still matter when its gates multiply by 0. "
-            "List in its multiplies all slices that read its units; l0func.unit_groups finds them."
-        )
 
 
 def to_module(fn: PureModule, params: Tree, buffers: Tree) -> nn.Module:

@@ -48,6 +48,11 @@ def copied_numbers(output: Any) -> list[Any]:
     return [*(tensor.clone() for tensor in _tensors_in(output)), *floats]
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """The tensor, in float64 if it holds floats."""
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 def check_rows(inputs: Inputs) -> None:
     """Refuse examples without any numbers: every network is equal on them.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.compaction.closings import closings
-from l0func.compaction.examples import copied_numbers, same_output
+from l0func.compaction.examples import copied_numbers, in_float64, same_output
 from l0func.compaction.failure import Failure, Progress, difference, failure_by
 from l0func.compaction.removal import KeptSlices, cut_out, kept_slices
 from l0func.compaction.scratch import Scratch
@@ -182,7 +182,7 @@ def _prepared(function: Functional, inputs: Inputs, draw: int) -> tuple[Trial, _
     buffers = random_weights(function.buffers, draw, noise=0.0)
     varied = copied(_varied, inputs)
     for examples in (varied, inputs):
-        wide_inputs = copied(_in_float64, examples)
+        wide_inputs = copied(in_float64, examples)
         wide_inputs = wide_inputs.widened(function.fn, params, buffers)
         wide = Trial(function.fn, params, buffers, wide_inputs, tolerance=1e-7)
         output = _output(wide)
@@ -226,10 +226,6 @@ def _input_tensors(inputs: Inputs) -> list[Tensor]:
 
     copied(noted, inputs)
     return found
-
-
-def _in_float64(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _varied(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.costs.expected import entry_sum
+from l0func.costs.products import ActivationProduct, ParameterSlices, macs_of_products
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
@@ -18,25 +19,8 @@ from l0func.internal.untyped import listed
 from l0func.pure.functional import PureModule, check_function
 from l0func.pure.inputs import fitting
 from l0func.spec.plan import GateSpec, ParameterPlan
-from l0func.spec.rules import Rule, Shape
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
-
-ParameterSlices = tuple[str, int, tuple[int, ...]]
-"""A parameter path, a dimension and indices along it."""
-
-
-@dataclass(frozen=True)
-class ActivationProduct:
-    """Products between the activations of the same units, such as one attention head's scores.
-
-    Attributes:
-        macs: Multiply-adds.
-        slices: The parameter slices that make these units.
-    """
-
-    macs: int
-    slices: tuple[ParameterSlices, ...]
 
 
 @dataclass(frozen=True)
@@ -231,8 +215,8 @@ def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
     total = like.new_zeros(())
     for path, uses in counts.uses.items():
         total = total + _with_parameter(opens, parameters[path], uses).to(total)
-    for product in counts.products:
-        total = total + product.macs * _all_open(opens, product.slices, parameters)
+    if counts.products:
+        total = total + macs_of_products(opens, counts.products, spec.parameters)
     return total
 
 
@@ -253,37 +237,6 @@ def _with_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
         return uses.expand(p.shape).sum()
     probability = p.spread(opens, owned=True)
     if uses.dim() == 0:
-        return entry_sum(probability, p) * uses.to(probability)
+        # A number, not a tensor on the CPU, which a card would wait for.
+        return entry_sum(probability, p) * uses.to(probability.dtype)
     return (probability * uses.to(probability)).sum()
-
-
-def _all_open(
-    opens: Gates, slices: tuple[ParameterSlices, ...], parameters: Mapping[str, ParameterPlan]
-) -> Tensor | float:
-    """The probability that all gates with a whole slice are open, each gate counted once."""
-    distinct: set[tuple[str, int]] = set()
-    for path, dim, indices in slices:
-        if path in parameters:
-            distinct.update(_gates_on(parameters[path], dim, indices))
-    probability: Tensor | float = 1.0
-    for name, number in sorted(distinct):
-        probability = probability * opens[name][number]
-    return probability
-
-
-def _gates_on(p: ParameterPlan, dim: int, indices: tuple[int, ...]) -> Iterator[tuple[str, int]]:
-    """The name and number of each gate that covers all the given slices."""
-    # A gate may have several rules on one tensor, such as a head's slices in each third of a
-    # packed projection.
-    rules_of: dict[str, list[Rule]] = {}
-    for binding in p.bindings:
-        rules_of.setdefault(binding.gate, []).append(binding.rule)
-    for gate, rules in rules_of.items():
-        numbers = {_number(rules, index, dim, p.shape) for index in indices}
-        if len(numbers) == 1 and -1 not in numbers:
-            yield gate, numbers.pop()
-
-
-def _number(rules: list[Rule], index: int, dim: int, shape: Shape) -> int:
-    """The number of the gate that one of the rules puts on a slice, or -1 if none does."""
-    return max(rule.number(index, dim, shape) for rule in rules)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,10 +20,9 @@ from l0func.gates.checks import (
 )
 from l0func.internal import names, tree
 from l0func.internal.below_vmap import below_vmap
-from l0func.internal.context import compiling
+from l0func.internal.constants import whole_numbers
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
-from l0func.internal.untyped import untyped
 from l0func.kernels.choice import kernel_in_use
 from l0func.spec.plan import GateSpec, GateVector
 
@@ -62,24 +61,7 @@ def gate_keys(key: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Tensor
     # Keyed by name, not by position: gating one more layer leaves every other mask unchanged.
     device = gates[wanted[0].name].device if wanted else key.device
     streams = tuple([gate.stream for gate in wanted])
-    return random.fold_in(key.to(device).unsqueeze(-2), _on_device(streams, device))
-
-
-def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """The numbers as int64; the last ones on a card are kept, because a copy waits for it."""
-    is_kept = device.type == "cuda" and not compiling()
-    return _kept(numbers, device) if is_kept else _copied(numbers, device)
-
-
-def _copied(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
-
-
-@lru_cache(maxsize=1024)
-def _kept(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    # A mode around this call, such as fake tensors', would be kept with the numbers.
-    with untyped.utils._python_dispatch._disable_current_modes(), torch.inference_mode(False):
-        return _copied(numbers, device)
+    return random.fold_in(key.to(device).unsqueeze(-2), whole_numbers(streams, device))
 
 
 def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gates:

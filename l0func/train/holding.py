@@ -12,6 +12,9 @@ from l0func.internal.context import known_values
 from l0func.spec.parts import GateVector
 
 _HALVINGS = 20
+_FIRST = 1 / 16
+"""The shift that is tried first: a step of training moves few gates farther."""
+
 _REACH = 64.0
 """The distance from a location of 0 within which every distribution opens and closes a gate."""
 
@@ -31,18 +34,32 @@ def held(gates: Gates, chosen: Collection[str], enough: Callable[[Gates], Tensor
         chosen: The gate vectors that are raised.
         enough: Whether gates are enough, a bool scalar: once true it stays true as they rise.
     """
-    suffice = enough(gates)
-    if known_values(suffice):
+    already = enough(gates)
+    suffices = known_values(already)
+    if suffices:
         # The usual case, without the halvings below, which cost many calls.
         return gates
     lowest = torch.stack([_lowest(gates[name]) for name in chosen]).amin()
-    low, high = torch.zeros_like(lowest), (_REACH - lowest).clamp(min=0.0)
+    reach = (_REACH - lowest).clamp(min=0.0)
+    low, high = torch.zeros_like(lowest), reach
+    if suffices is not None:
+        low, high = _bracket(reach, lambda shift: enough(raised(gates, chosen, shift)))
+    least = reach / 2**_HALVINGS
     for _ in range(_HALVINGS):
+        if known_values((high - low) <= least):
+            break
         middle = (low + high) / 2
-        suffices = enough(raised(gates, chosen, middle))
-        low, high = torch.where(suffices, low, middle), torch.where(suffices, middle, high)
-    shift = torch.where(suffice, 0.0, high)
-    return raised(gates, chosen, shift)
+        is_there = enough(raised(gates, chosen, middle))
+        low, high = torch.where(is_there, low, middle), torch.where(is_there, middle, high)
+    return raised(gates, chosen, torch.where(already, 0.0, high))
+
+
+def _bracket(reach: Tensor, enough: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """A shift that is too small, and the first of a rising series that is not."""
+    low, high = torch.zeros_like(reach), (reach * 0 + _FIRST).minimum(reach)
+    while known_values(high < reach) and not known_values(enough(high)):
+        low, high = high, (4 * high).minimum(reach)
+    return low, high
 
 
 def location_of(gate: GateVector, probability: float) -> float:
