@@ -25,6 +25,20 @@ from l0func.tracing.transfers.refusal import refuse
 HERE = Path(__file__).parent
 VERSION = "2.13"
 
+
+def _loaded(path: Path) -> Any:
+    """A module in a file, under a name of its own: this file has the name of one of them."""
+    spec = importlib.util.spec_from_file_location(f"_{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+FUNCTIONS: dict[str, dict[str, Any]] = _loaded(HERE / "functions.py").FUNCTIONS
+
 # Views of sparse and nested tensors and of forward-mode gradients, and torch's own tests.
 _NOT_LISTED = re.compile(
     r"_fw_primal|_make_dual|_unpack_dual|_neg_view|_test|_nested|_sparse|(c?col_|crow_|row_|_)?"
@@ -132,63 +146,7 @@ def pointwise_names() -> list[str]:
 
 def function_names() -> list[str]:
     """The torch functions that run in a way of their own on gated parameters or with keys."""
-    tables: list[Any] = [HANDLERS, KEYED_HANDLERS, REPLACEMENTS]
-    return sorted({_label(function) for table in tables for function in table})
-
-
-class _Called(TorchFunctionMode):
-    """A context that notes the torch functions that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.functions: set[Any] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.functions.add(func)
-        return func(*args, **(kwargs or {}))
-
-
-def function_cases() -> dict[str, str]:
-    """For functions on gated parameters the case that calls them, by their labels."""
-    cases: dict[str, str] = {}
-    for operation in _of_tests("operations").OPERATIONS:
-        tensors = {"w": torch.ones(operation.weight), "b": torch.ones(operation.bias)}
-        with _Called() as called:
-            operation.run(tensors, torch.ones(operation.row))
-        for function in called.functions & HANDLERS.keys():
-            cases.setdefault(_label(function), f"`test_ops.py`, {operation.name}")
-    for name in _of_tests("operations_by_name").BY_NAME:
-        cases.setdefault(name, "`test_ops_by_name.py`")
-    return cases
-
-
-def _of_tests(name: str) -> Any:
-    """A module beside the tests; this file has the name of one of them."""
-    spec = importlib.util.spec_from_file_location(f"_{name}", HERE.parent / "tests" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-def _label(function: Any) -> str:
-    """The place and the name of a torch function, as in ``"Tensor: chunk"``."""
-    # A property, such as Tensor.T, is looked up by its descriptor's __get__.
-    owner = getattr(function, "__self__", None)
-    is_property = getattr(function, "__name__", "") == "__get__"
-    name: str = getattr(owner if is_property else function, "__name__", str(function))
-    for place, within in (("Tensor", torch.Tensor), ("torch", torch), ("F", F)):
-        if getattr(within, name, None) is not None and (
-            is_property or _is_of(function, within, name)
-        ):
-            return f"{place}: {name}"
-    return f"torch: {name}"
-
-
-def _is_of(function: Any, within: Any, name: str) -> bool:
-    return getattr(within, name) is function
+    return sorted({label for kind in FUNCTIONS.values() for label in kind})
 
 
 def _all_names() -> Iterator[str]:
