@@ -63,11 +63,17 @@ def by_label(functions: Iterable[Any]) -> dict[str, Any]:
 
 
 _NAMES_OF_DRAWS = ("dropout", "rrelu", "gumbel")
+
+
+def _is_named_draw(function: Any) -> bool:
+    return any(name in function.__name__ for name in _NAMES_OF_DRAWS)
+
+
 _REPLACED = {*REPLACEMENTS, *REFUSED_HANDLERS}
 _DRAWS = [
     *PLAIN_DRAWS,
     *[getattr(torch.nn.init, name) for name in _RANDOM_INITIALISERS],
-    *[f for f in KEYED_HANDLERS.keys() - _REPLACED if any(n in f.__name__ for n in _NAMES_OF_DRAWS)],
+    *filter(_is_named_draw, KEYED_HANDLERS.keys() - _REPLACED),
 ]
 # torch shows Tensor.set_ to no context.
 _WRITES = WRITE_HANDLERS.keys() - {

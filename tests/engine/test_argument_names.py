@@ -1,4 +1,4 @@
-"""Operations on gated parameters take every argument name of torch's, and NumPy's where torch does."""
+"""Operations on gated parameters take every argument name that torch takes."""
 
 from __future__ import annotations
 
