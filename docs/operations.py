@@ -12,18 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from l0func.engine.ops import HANDLERS
-from l0func.pure.keyed import KEYED_HANDLERS
-from l0func.pure.written_out.table import REPLACEMENTS
 from l0func.tracing import transfers
 from l0func.tracing.transfers import TRANSFERS, pointwise, transfer_for
 from l0func.tracing.transfers.refusal import refuse
 
 HERE = Path(__file__).parent
 VERSION = "2.13"
+
+
+def _loaded(path: Path) -> Any:
+    """A module in a file, under a name of its own: this file has the name of one of them."""
+    spec = importlib.util.spec_from_file_location(f"_{path.parent.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+FUNCTIONS: dict[str, dict[str, Any]] = _loaded(HERE / "functions.py").FUNCTIONS
 
 # Views of sparse and nested tensors and of forward-mode gradients, and torch's own tests.
 _NOT_LISTED = re.compile(
@@ -132,63 +142,7 @@ def pointwise_names() -> list[str]:
 
 def function_names() -> list[str]:
     """The torch functions that run in a way of their own on gated parameters or with keys."""
-    tables: list[Any] = [HANDLERS, KEYED_HANDLERS, REPLACEMENTS]
-    return sorted({_label(function) for table in tables for function in table})
-
-
-class _Called(TorchFunctionMode):
-    """A context that notes the torch functions that are called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.functions: set[Any] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.functions.add(func)
-        return func(*args, **(kwargs or {}))
-
-
-def function_cases() -> dict[str, str]:
-    """For functions on gated parameters the case that calls them, by their labels."""
-    cases: dict[str, str] = {}
-    for operation in _of_tests("operations").OPERATIONS:
-        tensors = {"w": torch.ones(operation.weight), "b": torch.ones(operation.bias)}
-        with _Called() as called:
-            operation.run(tensors, torch.ones(operation.row))
-        for function in called.functions & HANDLERS.keys():
-            cases.setdefault(_label(function), f"`test_ops.py`, {operation.name}")
-    for name in _of_tests("operations_by_name").BY_NAME:
-        cases.setdefault(name, "`test_ops_by_name.py`")
-    return cases
-
-
-def _of_tests(name: str) -> Any:
-    """A module beside the tests; this file has the name of one of them."""
-    spec = importlib.util.spec_from_file_location(f"_{name}", HERE.parent / "tests" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-def _label(function: Any) -> str:
-    """The place and the name of a torch function, as in ``"Tensor: chunk"``."""
-    # A property, such as Tensor.T, is looked up by its descriptor's __get__.
-    owner = getattr(function, "__self__", None)
-    is_property = getattr(function, "__name__", "") == "__get__"
-    name: str = getattr(owner if is_property else function, "__name__", str(function))
-    for place, within in (("Tensor", torch.Tensor), ("torch", torch), ("F", F)):
-        if getattr(within, name, None) is not None and (
-            is_property or _is_of(function, within, name)
-        ):
-            return f"{place}: {name}"
-    return f"torch: {name}"
-
-
-def _is_of(function: Any, within: Any, name: str) -> bool:
-    return getattr(within, name) is function
+    return sorted({label for kind in FUNCTIONS.values() for label in kind})
 
 
 def _all_names() -> Iterator[str]:
@@ -267,21 +221,103 @@ def _section(family: str, names: list[str]) -> str:
     return "\n".join([*lines, ""])
 
 
+_KINDS = {
+    "gated": (
+        "On gated parameters they compute what they compute on the product of weight and mask.",
+        "tests/engine/test_ops.py",
+        "Right for all arguments: what a handler does not know runs on the product itself.",
+    ),
+    "draws": (
+        "They draw from the key, in the law of torch.",
+        "tests/engine/test_drawn.py",
+        "Refused by name: a draw without a key.",
+    ),
+    "writes": (
+        "They write a row's values into a row's tensor.",
+        "tests/engine/test_written_in_place.py",
+        "Refused by name: a write into a gated parameter, and values of single rows into a tensor "
+        "that all rows share.",
+    ),
+    "fresh": (
+        "A new tensor has its own values for each row.",
+        "tests/engine/test_row_values.py",
+        "Refused by name: a list of numbers that differ from row to row.",
+    ),
+    "reads": (
+        "They read a value that all rows share.",
+        "tests/engine/test_row_values.py",
+        "Refused by name: a value that differs from row to row.",
+    ),
+    "written out": (
+        "They run in plain operations, which torch.vmap and a trace follow.",
+        "tests/pure/test_attention_written_out.py and tests/pure/test_recurrent_written_out.py",
+        "Refused: packed sequences in rows.",
+    ),
+    "rows": (
+        "They depend on what a row is, or on the trace.",
+        "tests/engine/test_row_values.py and tests/pure/test_dropped_buffers.py",
+        "Refused: BatchNorm in chunks, InstanceNorm with running statistics, packed sequences.",
+    ),
+    "backwards": (
+        "A backward pass inside the call.",
+        "tests/engine/test_recompute.py",
+        "",
+    ),
+    "refused": (
+        "They draw from the global generator or rewrite their weight.",
+        "tests/pure/test_functional.py",
+        "Refused by name, with what to write instead.",
+    ),
+}
+"""For each kind: what it does, the file that holds it, and what it refuses."""
+
+
+def function_cases() -> dict[str, str]:
+    """For functions with a case that goes by their name: the test that has it."""
+    cases: dict[str, str] = {}
+    for name in _loaded(HERE.parent / "tests" / "operations_by_name.py").BY_NAME:
+        cases[name] = "`test_ops_by_name.py`"
+    for operation in _loaded(HERE.parent / "tests" / "operations.py").OPERATIONS:
+        tensors = {"w": torch.ones(operation.weight), "b": torch.ones(operation.bias)}
+        with _Called() as called:
+            operation.run(tensors, torch.ones(operation.row))
+        for label, function in FUNCTIONS["gated"].items():
+            if function in called.functions:
+                cases.setdefault(label, f"`test_ops.py`, {operation.name}")
+    for label in FUNCTIONS["writes"]:
+        test = "test_a_write_leaves_what_it_leaves_in_plain_torch"
+        cases.setdefault(label, f"`{test}[{label}]`")
+    for label in FUNCTIONS["draws"]:
+        test = "test_a_draw_is_a_function_of_the_key_and_of_the_law_of_torch"
+        cases.setdefault(label, f"`{test}[{label}]`")
+    return cases
+
+
+class _Called(TorchFunctionMode):
+    """A context that notes the torch functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))
+
+
 def _functions(names: list[str], cases: dict[str, str]) -> str:
-    lines = [
-        "## With a way of their own\n",
-        "Products, convolutions, lookups, views and slices of gated parameters are held by "
-        "`tests/engine/test_ops.py`, random functions by `tests/pure/test_plain_draws.py`, "
-        "functions in plain operations by `tests/pure/test_attention_written_out.py` and "
-        "`tests/pure/test_recurrent_written_out.py`, reads and writes by "
-        "`tests/engine/test_row_values.py`.\n",
-        "| from | function | case |",
-        "|---|---|---|",
-    ]
-    for name in names:
-        source, _, function = name.partition(": ")
-        lines.append(f"| {source} | `{function}` | {cases.get(name, '')} |")
-    return "\n".join([*lines, ""])
+    lines = ["## With a way of their own\n"]
+    listed: set[str] = set()
+    for kind, functions in FUNCTIONS.items():
+        does, file, refuses = _KINDS[kind]
+        lines += [f"### {kind}\n", f"{does} {refuses} Held by {file}.\n"]
+        lines += ["| from | function | case |", "|---|---|---|"]
+        for name in sorted(functions.keys() - listed):
+            source, _, function = name.partition(": ")
+            lines.append(f"| {source} | `{function}` | {cases.get(name, '')} |")
+        listed |= functions.keys()
+        lines.append("")
+    return "\n".join(lines)
 
 
 def names_on(text: str) -> set[str]:

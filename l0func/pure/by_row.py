@@ -19,6 +19,7 @@ from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.autocast import CAST_FUNCTIONS, Autocast, as_autocast
 from l0func.pure.memory_formats import LAYOUT_HANDLERS, without_format
+from l0func.pure.row_writes import refused_in_row
 from l0func.pure.written_out import norm
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement
 
@@ -156,8 +157,12 @@ def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
 
 
 def _requires_grad(mode: ByRow, func: Any, x: Tensor, requires_grad: bool = True) -> Tensor:
-    # vmap refuses it, and a row's tensor that has a gradient needs no mark.
-    return x if requires_grad and needs_gradient(x) else func(x, requires_grad)
+    if not is_mapped_with(mode.row, [x]):
+        return func(x, requires_grad)
+    # vmap refuses it, and a row's tensor that is what it should be needs no mark.
+    if needs_gradient(x) == requires_grad:
+        return x
+    raise refused_in_row(func, _GRADIENT)
 
 
 def _added_product(
@@ -166,6 +171,9 @@ def _added_product(
     # Torch ignores the input if beta is 0, even NaNs, as in torch.empty; vmap multiplies them.
     added = torch.zeros_like(input) if beta == 0 else input
     return func(added, *args, beta=beta, **named)
+
+
+_GRADIENT = "Differentiate with torch.func.grad inside the module, or write x = x.detach()."
 
 
 def _refuse_packed(mode: ByRow, func: Any, *args: Any, **named: Any) -> Any:

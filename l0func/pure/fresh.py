@@ -12,13 +12,22 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import is_mapped_here, is_mapped_with
+from l0func.internal.interception import function_name
 from l0func.internal.shared import for_each_row, shared_value
+from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
+from l0func.pure.row_writes import is_of_row
 
 
 def _make_for_rows(mode: Any, func: Any, *args: Any, **named: Any) -> Any:
+    out = named.pop("out", None)
+    if out is None:
+        return _for_rows(mode, func(*args, **named))
+    if not is_of_row(mode, out):
+        return func(*args, out=out, **named)
+    # vmap fills no argument, and all values are known.
     made = func(*args, **named)
-    return made if "out" in named else _for_rows(mode, made)
+    return out.resize_(made.shape).copy_(made)
 
 
 def _for_rows(mode: Any, made: Any) -> Any:
@@ -30,11 +39,15 @@ def _for_rows(mode: Any, made: Any) -> Any:
 
 def _make_filled(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
     # torch reads the fill value, the last argument, as a Python number.
-    if "fill_value" in named:
-        number = _as_number(mode, named["fill_value"])
-        return _make_for_rows(mode, func, *args, **{**named, "fill_value": number})
-    *others, last = args
-    return _make_for_rows(mode, func, *others, _as_number(mode, last), **named)
+    if "fill_value" not in named:
+        *others, last = args
+        return _make_filled(mode, func, *others, **named, fill_value=last)
+    value = _as_number(mode, named["fill_value"])
+    if not is_of_row(mode, value):
+        return _make_for_rows(mode, func, *args, **{**named, "fill_value": value})
+    zero = torch.zeros((), dtype=value.dtype)
+    made = _make_for_rows(mode, func, *args, **{**named, "fill_value": zero.item()})
+    return made.copy_(value.detach())
 
 
 def _as_number(mode: Any, value: Any) -> Any:
@@ -46,10 +59,31 @@ def _as_number(mode: Any, value: Any) -> Any:
 
 
 def _made_constant(mode: Any, func: Any, *args: Any, **named: Any) -> Any:
-    made = func(*args, **named)
+    if mode.key is None or not is_mapped_here(mode.key):
+        return func(*args, **named)
+    *others, data = args if "data" not in named else (*args, named.pop("data"))
+    if is_of_row(mode, data):
+        like = others[0] if others else data
+        own = named.pop("dtype", None) or like.dtype
+        return data.detach().clone().to(dtype=own, device=named.pop("device", None))
+    made = func(*others, _as_numbers(mode, func, data), **named)
     # Integers and masks serve as indices, sizes and ends of slices, which all rows share.
     is_number = made.is_floating_point() or made.is_complex()
     return _for_rows(mode, made) if is_number else made
+
+
+def _as_numbers(mode: Any, func: Any, data: Any) -> Any:
+    """Nested lists with a plain number for each tensor of a row, if all rows share it."""
+    if type(data) in (list, tuple):
+        return [_as_numbers(mode, func, part) for part in data]
+    number = _as_number(mode, data)
+    if is_of_row(mode, number):
+        raise ValueError(
+            f"{function_name(func)} makes a constant of numbers{calling_line()}, and one of them "
+            "differs from row to row: each example has its own mask, and the module runs once "
+            "for all. Write torch.stack([a, b]), which keeps gradients too."
+        )
+    return number
 
 
 def _is_plain(made: Any) -> bool:

@@ -27,6 +27,7 @@ from l0func.pure.keyed_draws import PLAIN_DRAWS
 from l0func.pure.reads import READ_HANDLERS
 from l0func.pure.recompute import Counted, Numbers, Watch
 from l0func.pure.refused import REFUSED_HANDLERS
+from l0func.pure.row_writes import ROW_WRITE_HANDLERS
 from l0func.pure.writes import WRITE_HANDLERS
 from l0func.pure.written_out import dropout as draws
 from l0func.pure.written_out.table import REPLACEMENTS, Replacement, is_packed
@@ -276,6 +277,7 @@ _RETAINS: dict[Any, int] = {
 _BACKWARDS: dict[Any, Callable[..., Any]] = dict.fromkeys(_RETAINS, _backward_inside)
 KEYED_HANDLERS: dict[Any, Callable[..., Any]] = {
     **WRITE_HANDLERS,
+    **ROW_WRITE_HANDLERS,
     **FRESH_HANDLERS,
     **READ_HANDLERS,
     **_BACKWARDS,

@@ -60,10 +60,11 @@ def _without_rows(key: Tensor, value: Tensor) -> Tensor:
     return value if shared is None else shared
 
 
-def _checked_write(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+def checked_write(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
+    """A handler: the write, unless it gives values of single rows to a tensor that has none."""
     target = args[0] if args else None
     values, others = values_for(mode, func, target, (args[1:], named))
     return func(*args[:1], *values, **others)
 
 
-WRITE_HANDLERS: dict[Any, Any] = dict.fromkeys(WRITERS, _checked_write)
+WRITE_HANDLERS: dict[Any, Any] = dict.fromkeys(WRITERS, checked_write)

@@ -94,6 +94,6 @@ def _handler(function: Callable[..., Tensor], dims: int) -> Handler:
     return convolution
 
 
-HANDLERS[torch.conv1d] = _handler(torch.conv1d, 1)
-HANDLERS[torch.conv2d] = _handler(torch.conv2d, 2)
-HANDLERS[torch.conv3d] = _handler(torch.conv3d, 3)
+HANDLERS.runs_for(torch.conv1d)(_handler(torch.conv1d, 1))
+HANDLERS.runs_for(torch.conv2d)(_handler(torch.conv2d, 2))
+HANDLERS.runs_for(torch.conv3d)(_handler(torch.conv3d, 3))

@@ -106,6 +106,6 @@ def _transposed_handler(function: Callable[..., Tensor], dims: int) -> Handler:
     return transposed_convolution
 
 
-HANDLERS[torch.conv_transpose1d] = _transposed_handler(torch.conv_transpose1d, 1)
-HANDLERS[torch.conv_transpose2d] = _transposed_handler(torch.conv_transpose2d, 2)
-HANDLERS[torch.conv_transpose3d] = _transposed_handler(torch.conv_transpose3d, 3)
+HANDLERS.runs_for(torch.conv_transpose1d)(_transposed_handler(torch.conv_transpose1d, 1))
+HANDLERS.runs_for(torch.conv_transpose2d)(_transposed_handler(torch.conv_transpose2d, 2))
+HANDLERS.runs_for(torch.conv_transpose3d)(_transposed_handler(torch.conv_transpose3d, 3))

@@ -49,8 +49,7 @@ def _unscaled_product(x: Tensor, weight: GatedParameter) -> Tensor:
     return product.masked_linear(x, weight.weight, gates)
 
 
-@HANDLERS.runs_for(torch.matmul, torch.mm, torch.mv)
-@HANDLERS.runs_for(TENSOR.matmul, TENSOR.mm, TENSOR.mv, TENSOR.__matmul__)
+@HANDLERS.runs_for(torch.matmul, TENSOR.matmul, TENSOR.__matmul__)
 def matmul(input: Any, other: Any) -> Any:
     """``torch.matmul`` with a gated matrix on one side."""
     if _is_matrix(other) and not isinstance(input, GatedParameter):
@@ -58,6 +57,16 @@ def matmul(input: Any, other: Any) -> Any:
     if _is_matrix(input) and isinstance(other, Tensor):
         return _from_the_left(input, dense(other))
     return NotImplemented
+
+
+@HANDLERS.runs_for(torch.mm, TENSOR.mm)
+def _mm(input: Any, mat2: Any) -> Any:
+    return matmul(input, mat2)
+
+
+@HANDLERS.runs_for(torch.mv, TENSOR.mv)
+def _mv(input: Any, vec: Any) -> Any:
+    return matmul(input, vec)
 
 
 def _from_the_left(matrix: GatedParameter, other: Tensor) -> Any:
@@ -73,15 +82,19 @@ def _reflected(other: Any, input: Any) -> Any:
     return matmul(input, other)
 
 
-@HANDLERS.runs_for(torch.addmm, torch.addmv, TENSOR.addmm, TENSOR.addmv)
-def addmm(
-    input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1, out: None = None
-) -> Any:
+@HANDLERS.runs_for(torch.addmm, TENSOR.addmm)
+def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """``torch.addmm`` with a gated matrix."""
     y = matmul(mat1, mat2)
     if y is NotImplemented:
         return NotImplemented
-    return beta * dense(input) + alpha * y
+    # Torch ignores the input if beta is 0, even NaNs.
+    return alpha * y if beta == 0 else beta * dense(input) + alpha * y
+
+
+@HANDLERS.runs_for(torch.addmv, TENSOR.addmv)
+def _addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+    return addmm(input, mat, vec, beta=beta, alpha=alpha)
 
 
 @HANDLERS.runs_for(torch.einsum)

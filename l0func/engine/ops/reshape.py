@@ -46,7 +46,12 @@ def squeeze(input: GatedParameter, dim: Any = None) -> Any:
     return reshape(input, sizes)
 
 
-@HANDLERS.runs_for(torch.reshape, TENSOR.reshape, TENSOR.view)
+@HANDLERS.runs_for(TENSOR.view)
+def _view(input: GatedParameter, *sizes: Any, size: Sequence[int] = ()) -> Any:
+    return reshape(input, *sizes, shape=size)
+
+
+@HANDLERS.runs_for(torch.reshape, TENSOR.reshape)
 def reshape(input: GatedParameter, *sizes: Any, shape: Sequence[int] = ()) -> Any:
     """``torch.reshape``.
 

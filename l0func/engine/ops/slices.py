@@ -86,7 +86,7 @@ def getitem(input: Any, index: Any) -> Any:
 def select(input: GatedParameter, dim: int, index: int) -> Any:
     """``torch.select`` along dimension 0, where that leaves a matrix."""
     rank, size = input.dim(), input.shape[0]
-    if dim % rank != 0 or rank < 3 or not -size <= index < size:
+    if isinstance(index, Tensor) or dim % rank != 0 or rank < 3 or not -size <= index < size:
         return NotImplemented
     gates = input.entry_gates
     if gates is not None and gates.turned:

@@ -15,7 +15,7 @@ from l0func.internal.untyped import TENSOR
 HANDLERS = HandlerTable()
 
 
-@HANDLERS.runs_for(torch.transpose, torch.swapaxes, TENSOR.transpose, TENSOR.swapaxes)
+@HANDLERS.runs_for(torch.transpose, TENSOR.transpose)
 def transpose(input: GatedParameter, dim0: int, dim1: int) -> Any:
     """``torch.transpose``."""
     rank = input.dim()
@@ -25,10 +25,17 @@ def transpose(input: GatedParameter, dim0: int, dim1: int) -> Any:
     return permute(input, order)
 
 
+@HANDLERS.runs_for(torch.swapaxes, TENSOR.swapaxes)
+def _swapaxes(input: GatedParameter, axis0: int, axis1: int) -> Any:
+    return transpose(input, axis0, axis1)
+
+
 @HANDLERS.runs_for(torch.permute, TENSOR.permute)
-def permute(input: GatedParameter, *dims: Any) -> Any:
-    """``torch.permute``."""
-    given: Sequence[int] = dims if isinstance(dims[0], int) else dims[0]
+def permute(input: GatedParameter, *numbers: Any, dims: Sequence[int] = ()) -> Any:
+    """``torch.permute``; the order comes by name, as numbers, or as one sequence."""
+    given: Sequence[int] = dims
+    if numbers:
+        given = numbers if isinstance(numbers[0], int) else numbers[0]
     order = [dim % input.dim() for dim in given]
     gates = input.entry_gates
     if gates is not None and order != sorted(order):
