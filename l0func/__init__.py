@@ -46,6 +46,7 @@ from l0func.spec.build import gate_spec, group
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
 from l0func.timing.latency_table import latency_table
+from l0func.train.all_reduce import all_reduce_mean
 from l0func.train.checkpoint import load_state, save_state
 from l0func.train.clipping import clip_norm
 from l0func.train.lagrangian import Lagrangian, LagrangianState, lagrangian
@@ -73,6 +74,7 @@ __all__ = [
     "Training",
     "Tree",
     "UnitGroups",
+    "all_reduce_mean",
     "apply_masks",
     "arm",
     "axes",

@@ -28,9 +28,10 @@ from l0func.kernels.draws import (
     split_keys,
 )
 
-__all__ = ["fold_in", "key", "normal", "split", "uniform"]
+__all__ = ["fold_in", "key", "normal", "row_keys", "split", "uniform"]
 
 ShapeLike = int | Sequence[int]
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def key(seed: int, /) -> Tensor:
@@ -139,6 +140,53 @@ def _fold_number(key: Tensor, number: int) -> Tensor:
     seed, offset = key_words
     folded = philox.folded(seed, offset, word)
     return torch.tensor(folded, dtype=torch.int64, device=key.device)
+
+
+def row_keys(key: Tensor, rows: Tensor, /) -> Tensor:
+    """The keys of some rows of a batch: ``split(key, n)[rows]`` for any n above all rows.
+
+    A row has the same key in whatever process it is, and beside whatever other rows.
+
+    Args:
+        key: The key of the whole batch, shape ``(2,)``.
+        rows: The global numbers of the rows, at least 0, an integer tensor of shape ``(B,)``. No
+            row is also right: shape ``(0,)``.
+
+    Returns:
+        Keys, shape ``(B, 2)``, on the key's device.
+
+    Raises:
+        TypeError: ``key`` is not an int64 tensor, or ``rows`` no tensor of an integer type.
+        ValueError: ``key`` or ``rows`` has another shape; or a number is known and negative.
+
+    Example:
+        >>> rows = torch.tensor([2, 0])
+        >>> torch.equal(row_keys(key(0), rows), split(key(0), 3)[rows])
+        True
+    """
+    check_key(key)
+    if key.dim() != 1:
+        raise ValueError(
+            f"The rows of a batch share one key, of shape (2,); got {tuple(key.shape)}."
+        )
+    _check_rows(rows)
+    return _folded(key, rows.to(device=key.device, dtype=torch.int64))
+
+
+def _check_rows(rows: object) -> None:
+    if not isinstance(rows, Tensor) or rows.dtype not in _INTEGERS:
+        got = f"a tensor of {rows.dtype}" if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(
+            f"rows are the global numbers of rows, an int64 tensor of shape (B,); got {got}."
+        )
+    if rows.dim() != 1:
+        raise ValueError(
+            f"rows has a number for every row, shape (B,); got shape {tuple(rows.shape)}."
+        )
+    # A card would have to wait for the values.
+    known = known_values(rows) if rows.is_cpu else None
+    if known and min(known) < 0:
+        raise ValueError(f"rows are numbered from 0; got {min(known)}.")
 
 
 def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:

@@ -20,6 +20,7 @@ from l0func.engine.arguments import (
     check_not_exported,
 )
 from l0func.engine.kept import watch_hooks
+from l0func.engine.no_rows import emptied, placeholders
 from l0func.engine.row import Axis, Row, RowResult
 from l0func.engine.row_errors import in_words_of_rows
 from l0func.engine.row_keys import (
@@ -30,6 +31,7 @@ from l0func.engine.row_keys import (
     map_over_masks,
 )
 from l0func.engine.row_parts import RowPart, RowRuns, joined_rows
+from l0func.internal import tree
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.shared import same_for_all
@@ -85,7 +87,8 @@ class PerExample:
             gates: ``{gate name: log_alpha}``.
             buffers: Buffers, flat or nested.
             keys: A key for every row, shape ``(B, 2)``: ``l0func.random.split(key, B)``. Or M
-                keys for every row, shape ``(B, M, 2)``.
+                keys for every row, shape ``(B, M, 2)``. B may be 0: the outputs then have no rows,
+                and all gradients are zero.
             *inputs: Inputs, with rows along the dimension that ``in_dims`` gives.
             **kwargs: Keyword inputs; every tensor in them has its rows along dimension 0.
 
@@ -157,9 +160,10 @@ class PerExample:
         check_one_mask(keys)
         apply: Any = self.apply
         out_dims = (self.out_dims, None)
-        return self._map(
-            apply.with_buffers, out_dims, params, gates, buffers, keys, inputs, kwargs
-        )
+        given = params, gates, buffers, keys, inputs, kwargs
+        output, updated = self._map(apply.with_buffers, out_dims, *given)
+        # No row has changed a buffer, and placeholders may have.
+        return output, updated if keys.shape[0] else tree.leaves(buffers, "buffers")
 
     def _map(
         self,
@@ -195,11 +199,15 @@ class PerExample:
         )
         in_dims = (0, *arguments.dims)
         runs = RowRuns(row, in_dims, _map_rows)
-        chunks = split_chunks((keys, *arguments.tensors), in_dims, self.chunk_size)
-        parts = _run_chunks(runs, chunks)
+        has_rows = keys.shape[0] > 0
+        tensors = (keys, *arguments.tensors)
+        whole = tensors if has_rows else placeholders(tensors, in_dims)
+        parts = _run_chunks(runs, split_chunks(whole, in_dims, self.chunk_size))
         if kept is not None:
             kept.end()
         rows = join_chunks([joined_rows(own) for own in parts])
+        if not has_rows:
+            rows = emptied(rows, (params, gates, list(arguments.tensors)))
         results = [part.result for own in parts for part in own]
         batch, form = keys.dim() - 1, results[0][2]
         copies = zip(*[shared for _, shared, _ in results], strict=True)

@@ -29,7 +29,7 @@ def check_keys_of_rows(keys: Tensor) -> None:
 
     Raises:
         TypeError: Not an int64 tensor.
-        ValueError: The shape is neither ``(B, 2)`` nor ``(B, M, 2)`` with B > 0 and M > 0.
+        ValueError: The shape is neither ``(B, 2)`` nor ``(B, M, 2)`` with M > 0.
     """
     random.check_key(keys)
     if keys.dim() not in (2, 3):
@@ -38,8 +38,6 @@ def check_keys_of_rows(keys: Tensor) -> None:
             f"Make them with {_MAKE}. Keys of shape (B, M, 2) give each row M masks: "
             f"{_MAKE_SEVERAL}."
         )
-    if keys.shape[0] == 0:
-        raise ValueError("per_example needs at least one row; got no keys.")
     if has_several_masks(keys) and keys.shape[1] == 0:
         raise ValueError(
             "Keys of shape (B, M, 2) give each row M masks, and M is at least 1; got "

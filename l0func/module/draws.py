@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,16 +54,12 @@ def key_of_draw(key: Tensor, draw: int | Tensor, rank: int) -> Tensor:
     """
     if isinstance(draw, int) and draw < 1:
         raise ValueError(f"The first forward in training is draw 1; got {draw}.")
-    own = key if rank == 0 else random.fold_in(random.fold_in(key, _RANKS), rank)
-    return random.fold_in(own, draw)
+    return random.fold_in(key_of_rank(key, rank), draw)
 
 
-def process_rank() -> int:
-    """The rank in ``torch.distributed``; 0 without it."""
-    distributed: Any = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank()
-    return 0
+def key_of_rank(key: Tensor, rank: int) -> Tensor:
+    """The key of one process's draws, from the key of all; rank 0 has the latter."""
+    return key if rank == 0 else random.fold_in(random.fold_in(key, _RANKS), rank)
 
 
 def check_not_recomputed() -> None:

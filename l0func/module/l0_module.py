@@ -20,15 +20,16 @@ from l0func.engine.per_example import PerExample
 from l0func.gates.checks import Gates, MaskEstimator, check_values
 from l0func.gates.density import Density
 from l0func.gates.init import init_gates
-from l0func.internal import outputs
 from l0func.internal.context import compiling
 from l0func.module import checkpoint, draws, settings
+from l0func.module.apart import apart, next_key_number
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.redraw import redraw_in_place
+from l0func.module.rows import check_rows_argument, keys_for_batch
 from l0func.module.signature import show_signature, shows_signature
 from l0func.module.tied import share_tied
 from l0func.module.watch import watch
@@ -71,7 +72,8 @@ class L0Module(Wrapper):
         seed: The seed for all draws; None takes one from ``generator``, or from torch's global
             generator.
         generator: The source of a seed, if none is given.
-        rank: A number that sets this process's draws apart; None takes torch.distributed's.
+        rank: A number that sets this process's draws apart, such as
+            ``torch.distributed.get_rank()``; with None all processes with one seed draw alike.
 
     Raises:
         ValueError: A rule, droprate, limit or estimator is not valid; see the functions above.
@@ -118,6 +120,7 @@ class L0Module(Wrapper):
         self.sampling: Sampling = sampling
         self.estimator: MaskEstimator = estimator
         self.rank = rank
+        self._key_number = next_key_number()
         self._count = draws.draw_number(0)
         self._originals = fn.originals
         self._live: Live | None = None
@@ -150,7 +153,10 @@ class L0Module(Wrapper):
 
         Args:
             *inputs: The module's inputs; with ``per_example``, examples are along dimension 0.
-            **kwargs: The module's keyword inputs, likewise.
+            **kwargs: The module's keyword inputs, likewise. With ``per_example`` also ``rows``,
+                unless the module has an input of that name: the global number of every row, int64
+                of shape ``(B,)``. Row i then has the masks that it would have as row ``rows[i]``
+                of one process's batch.
 
         Returns:
             The module's output.
@@ -158,18 +164,23 @@ class L0Module(Wrapper):
         Raises:
             RuntimeError: In training, forward runs in a backward pass, as a checkpoint around
                 this module does.
-            ValueError: The wrapped module makes parameters in its forward.
+            ValueError: The wrapped module makes parameters in its forward; or, with
+                ``per_example`` and without ``rows``, two processes of a group have the same key.
         """
         live, gates = self._current(), self.gates()
-        key = self._next_key() if self.training else None
+        numbers = None if live.takes_rows else kwargs.pop("rows", None)
+        if numbers is not None:
+            check_rows_argument(numbers, inputs, kwargs, self.per_example, self.rank)
+        key = self._next_key(numbers) if self.training else None
         call = LiveCall(live, by_row=self.per_example and key is not None)
         apply: Any = Gated(call.run, self.spec, self.estimator, self.sampling)
         if call.by_row and key is not None:
             apply = PerExample(apply, out_dims=(0, 0, None))
-            key = random.split(key, _batch_size(inputs, kwargs))
+            key = keys_for_batch(key, numbers, inputs, kwargs)
         arguments = (live.params, gates, live.buffers, key, *inputs)
         output, left, buffers = apply(*arguments, **kwargs)
-        call.give_back(left, buffers)
+        has_rows = not call.by_row or key is None or len(key) > 0
+        call.give_back(left, buffers if has_rows else live.buffers)
         return output
 
     @property
@@ -184,8 +195,8 @@ class L0Module(Wrapper):
     def key_of(self, draw: int) -> Tensor:
         """The key of one forward in training mode, to repeat it with the functional core.
 
-        It is ``fold_in(key, draw)``. In a process with a rank above 0 the rank is folded into
-        ``key`` first.
+        It is ``fold_in(key, draw)``. With a ``rank`` above 0 the rank is folded into ``key``
+        first.
 
         Args:
             draw: The number of the forward, from 1 on; ``net.draws`` is the latest, and
@@ -193,7 +204,7 @@ class L0Module(Wrapper):
 
         Returns:
             A key, shape ``(2,)``, for :func:`l0func.gated`. With ``per_example``, row i has key i
-            of ``l0func.random.split(key, B)``.
+            of ``l0func.random.split(key, B)``, or of ``l0func.random.row_keys(key, rows)``.
 
         Example:
             >>> net = L0Module(nn.Linear(3, 2), lam=1e-3, seed=0)
@@ -204,7 +215,7 @@ class L0Module(Wrapper):
             >>> torch.equal(apply(params, net.gates(), buffers, net.key_of(1), x), y)
             True
         """
-        return draws.key_of_draw(self.key, draw, self._rank())
+        return draws.key_of_draw(self.key, draw, self.rank or 0)
 
     def regularization(self) -> Tensor:
         """The expected L0 and L2 cost, to add to the loss; see :func:`l0func.penalty`."""
@@ -310,7 +321,7 @@ class L0Module(Wrapper):
         if key is None:
             missing_keys.append(path)
         else:
-            self.key = key
+            self.key, self._key_number = key, next_key_number()
         # Into the checkpoint itself: the modules below take their parts out of it later.
         share_tied(self.module, state_dict, f"{prefix}module.")
         others = {name: saved for name, saved in state_dict.items() if name != path}
@@ -329,6 +340,9 @@ class L0Module(Wrapper):
         # The function is made again where it is needed.
         written = self._written.current(dict(named_modules(self.module)))
         return {**super().__getstate__(), "_live": None, "_written": written}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_key_number": next_key_number()})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> L0Module:
         state = self.__getstate__()
@@ -357,17 +371,17 @@ class L0Module(Wrapper):
         # A density stands in for the estimator, and the functions refuse a choice of both.
         return self.estimator if density is None else "louizos"
 
-    def _rank(self) -> int:
-        return draws.process_rank() if self.rank is None else self.rank
-
-    def _next_key(self) -> Tensor:
+    def _next_key(self, rows: Tensor | None) -> Tensor:
         draws.check_not_recomputed()
         draws.check_own_call()
+        own = draws.key_of_rank(self.key, self.rank or 0)
+        if self.per_example and rows is None:
+            own = apart(own, self._key_number)
         if compiling():
-            return draws.key_of_draw(self.key, self._next_draw(), self._rank())
+            return random.fold_in(own, self._next_draw())
         with draws.counting():
             draw = self._next_draw()
-        return draws.key_of_draw(self.key, draw, self._rank())
+        return random.fold_in(own, draw)
 
     def _next_draw(self) -> Tensor:
         # A new tensor, not a change in place: a clone of this module counts for itself.
@@ -378,13 +392,3 @@ class L0Module(Wrapper):
 def _gate_dict(gates: Gates) -> GateDict:
     stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
     return GateDict(stored)
-
-
-def _batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    for _, leaf in outputs.visible_leaves((inputs, kwargs)):
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            return leaf.shape[0]
-    raise ValueError(
-        "per_example=True gives every row of an input its own masks; no input is a tensor with "
-        "rows."
-    )

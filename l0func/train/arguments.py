@@ -61,8 +61,8 @@ def _check_optimizer(name: str, given: Any, in_dims: Any) -> None:
         )
 
 
-def check_functions(loss: Any, penalty: Any, clip: Any) -> None:
-    """Refuse a penalty or a clip that is no function.
+def check_functions(loss: Any, penalty: Any, clip: Any, reduce: Any) -> None:
+    """Refuse a loss, a penalty, a clip or a reduce that is no function.
 
     Raises:
         TypeError: One of them is something else.
@@ -78,6 +78,11 @@ def check_functions(loss: Any, penalty: Any, clip: Any) -> None:
         raise TypeError(
             "clip is a function over the gradients of weights and gates, such as "
             f"l0func.clip_norm(1.0); got {clip!r}."
+        )
+    if reduce is not None and not callable(reduce):
+        raise TypeError(
+            "reduce is a function (tree, rows) over all processes, such as "
+            f"l0func.all_reduce_mean; got {reduce!r}."
         )
 
 

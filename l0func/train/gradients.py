@@ -13,12 +13,17 @@ from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.train.objective import Objective
+from l0func.train.reduced import Reduce, ReducedGradients
 
 Dims = Sequence[int | None]
 
 
 def gradients_of(
-    objective: Objective, in_dims: Dims | None, chunk_size: int | None, compile: bool
+    objective: Objective,
+    in_dims: Dims | None,
+    chunk_size: int | None,
+    compile: bool,
+    reduce: Reduce | None,
 ) -> Callable[..., Any]:
     """Differentiate an objective.
 
@@ -28,15 +33,45 @@ def gradients_of(
             members share. None for one network.
         chunk_size: Number of members to compute at once; None is all.
         compile: Whether to compile the gradient with ``torch.compile``.
+        reduce: A function over the loss's gradients, its value and the changes of buffers; None
+            for none.
 
     Returns:
         ``gradients(trained, whole, buffers, key, control_state, *inputs)``, with the arguments of
         :meth:`Objective.total`. It returns the gradients for params and gates; and the loss, the
         new buffers and the metrics.
     """
+    settings = (not objective.frozen_may_move, in_dims, chunk_size, compile)
+    if reduce is None:
+        return _gradients(objective.total, *settings)
+    data = _gradients(objective.data, *settings)
+    if not objective.has_price:
+        return ReducedGradients(data, None, reduce, in_dims)
+    # The price depends on no input.
+    no_dims = None if in_dims is None else ()
+    price = _gradients(objective.price, False, no_dims, chunk_size, compile)
+    return ReducedGradients(data, price, reduce, in_dims)
+
+
+def _gradients(
+    function: Callable[..., Any],
+    tries: bool,
+    in_dims: Dims | None,
+    chunk_size: int | None,
+    compile: bool,
+) -> Callable[..., Any]:
+    """Differentiate one function in its first argument; it returns a scalar and an aux.
+
+    Args:
+        function: The function, with the arguments of :meth:`Objective.total`.
+        tries: Whether a compiled function runs once eagerly before.
+        in_dims: As for :func:`gradients_of`, like the others.
+        chunk_size: Number of members to compute at once.
+        compile: Whether to compile.
+    """
     if in_dims is None and not compile:
-        return partial(_by_autograd, objective)
-    gradients: Any = torch.func.grad(objective.total, has_aux=True)
+        return partial(_by_autograd, function)
+    gradients: Any = torch.func.grad(function, has_aux=True)
     # Trained leaves, all params, buffers, key and controller state come before the inputs.
     dims = (0, 0, 0, 0, 0, *(in_dims or ()))
     mapped = None if in_dims is None else dims
@@ -44,7 +79,7 @@ def gradients_of(
         gradients = torch.vmap(gradients, mapped)
     if compile:
         compiled = untyped.compile(gradients, fullgraph=True)
-        gradients = compiled if objective.frozen_may_move else _Tried(compiled, objective, mapped)
+        gradients = _Tried(compiled, function, mapped) if tries else compiled
     # Chunks are cut outside of the compiled function: with torch.vmap's own chunks the graph would
     # hold all of them, one after another.
     return gradients if chunk_size is None else partial(_in_chunks, gradients, dims, chunk_size)
@@ -54,25 +89,27 @@ class _Tried:
     """A compiled gradient after one eager trial, because compiled code notices no frozen leaf."""
 
     def __init__(
-        self, compiled: Callable[..., Any], objective: Objective, dims: tuple[Any, ...] | None
+        self,
+        compiled: Callable[..., Any],
+        function: Callable[..., Any],
+        dims: tuple[Any, ...] | None,
     ) -> None:
         self.compiled = compiled
-        self.objective = objective
+        self.function = function
         self.dims = dims
         self.tried = False
 
     def __call__(self, *arguments: Any) -> Any:
         if not self.tried:
-            total: Any = self.objective.total
-            mapped = total if self.dims is None else torch.vmap(total, self.dims)
+            mapped = self.function if self.dims is None else torch.vmap(self.function, self.dims)
             with torch.no_grad():
                 mapped(*arguments)
             self.tried = True
         return self.compiled(*arguments)
 
 
-def _by_autograd(objective: Objective, trained: tuple[Tree, Tree], *others: Any) -> Any:
-    """``torch.func.grad(objective.total, has_aux=True)``, neither mapped nor compiled.
+def _by_autograd(function: Callable[..., Any], trained: tuple[Tree, Tree], *others: Any) -> Any:
+    """``torch.func.grad(function, has_aux=True)``, neither mapped nor compiled.
 
     torch.func.grad keeps everything that a second derivative would need: a small network's step
     takes twice as long with it.
@@ -81,8 +118,10 @@ def _by_autograd(objective: Objective, trained: tuple[Tree, Tree], *others: Any)
         named = tree.leaves(trained, "params and gates")
         taken = {path: t.detach().requires_grad_() for path, t in named.items()}
         leaves = tree.rebuild(trained, taken)
-        total, aux = objective.total(leaves, *others)
-        grads: Any = torch.autograd.grad(total, list(taken.values()), allow_unused=True)
+        total, aux = function(leaves, *others)
+        grads: Any = [None] * len(taken)
+        if total.requires_grad:
+            grads = torch.autograd.grad(total, list(taken.values()), allow_unused=True)
     found = dict(zip(taken, grads, strict=True))
     for path, t in taken.items():
         if found[path] is None:

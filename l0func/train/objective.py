@@ -61,6 +61,29 @@ class Objective:
             control_state: The controller's state; any value without a controller.
             *inputs: The inputs from the step's call.
         """
+        value, aux = self.data(trained, whole, buffers, key, control_state, *inputs)
+        total = value
+        if self.has_price:
+            price, _ = self.price(trained, whole, buffers, key, control_state)
+            total = value + price
+        _check_depends(total, trained)
+        return total, aux
+
+    @property
+    def has_price(self) -> bool:
+        """Whether a penalty or a controller adds to the loss."""
+        return self.penalty is not None or self.control is not None
+
+    def data(
+        self,
+        trained: tuple[Tree, Tree],
+        whole: Tree,
+        buffers: Tree,
+        key: Tensor,
+        control_state: Any,
+        *inputs: Any,
+    ) -> tuple[Tensor, tuple[Tensor, Tree, Tree]]:
+        """The loss alone, with the arguments and results of :meth:`total`."""
         moving, gates = trained
         params = _with_moving(whole, moving) if whole else moving
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
@@ -68,15 +91,30 @@ class Objective:
         result = self._called(buffers, params, gates, own_buffers, key, *inputs)
         check_scalar("A loss", result.value)
         _check_new_buffers(result.buffers, buffers)
-        total = result.value
+        return result.value, (result.value, result.buffers, result.metrics)
+
+    def price(
+        self,
+        trained: tuple[Tree, Tree],
+        whole: Tree,
+        buffers: Tree,
+        key: Tensor,
+        control_state: Any,
+    ) -> tuple[Tensor, tuple[()]]:
+        """The penalty and the controller's, of which there is one, and nothing beside them.
+
+        It takes the arguments of :meth:`total`, without inputs.
+        """
+        moving, gates = trained
+        found: list[Tensor] = []
         if self.penalty is not None:
-            price: Any = self.penalty(params, gates)
-            check_scalar("A penalty", price)
-            total = total + price
+            params = _with_moving(whole, moving) if whole else moving
+            penalty: Any = self.penalty(params, gates)
+            check_scalar("A penalty", penalty)
+            found.append(penalty)
         if self.control is not None:
-            total = total + self.control.penalty(control_state, gates)
-        _check_depends(total, trained)
-        return total, (result.value, result.buffers, result.metrics)
+            found.append(self.control.penalty(control_state, gates))
+        return sum(found[1:], found[0]), ()
 
     def _called(self, buffers: Tree, params: Tree, *others: Any) -> LossResult:
         """What the loss returns; frozen parameters and lost buffers are noticed."""

@@ -31,6 +31,7 @@ from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
 from l0func.train.objective import Objective
 from l0func.train.optimizer import Moments, Optimizer
+from l0func.train.reduced import Reduce
 from l0func.train.stacks import check_members
 from l0func.train.state import TrainState
 from l0func.train.trainable import Patterns, Trainable, moving, patterns_of
@@ -57,6 +58,7 @@ def training(
     has_aux: bool = False,
     trainable: Trainable = ...,
     clip: Clip | None = None,
+    reduce: Reduce | None = None,
     control: Lagrangian | None = None,
     average: float = 0.0,
     in_dims: Sequence[int | None] | None = None,
@@ -99,6 +101,12 @@ def training(
             frozen.
         clip: ``clip(weights' gradients, gates' gradients)`` returns both, changed; see
             :func:`l0func.clip_norm`. In a sweep it is mapped over the members.
+        reduce: For a group of processes with a part of the batch each, such as
+            :func:`l0func.all_reduce_mean`. ``reduce(tree, rows)`` returns the tree, reduced over
+            the processes: the loss's gradients, its value and the changes of buffers, before the
+            gradients of penalty and controller are added, and before ``clip``. ``rows`` is the
+            size of dimension 0 of the first input with dimensions. Metrics stay those of the
+            process.
         control: A controller. The step adds its penalty and updates its state.
         average: :math:`\beta` for averages over params and gates, in [0, 1); 0 keeps none.
         in_dims: For a sweep: the member dimension in each input, None for an input that all
@@ -127,13 +135,13 @@ def training(
     weights = renamed("weights_optimizer", weights_optimizer, "params", params)
     locations = renamed("gates_optimizer", gates_optimizer, "gates", gates)
     check_optimizers(weights, locations, in_dims)
-    check_functions(loss, penalty, clip)
+    check_functions(loss, penalty, clip, reduce)
     check_control(control)
     check_average(average)
     check_sweep(in_dims, chunk_size)
     patterns = patterns_of(trainable)
     objective = Objective(loss, control, penalty, has_aux, frozen_may_move=trainable is not ...)
-    gradients = gradients_of(objective, in_dims, chunk_size, compile)
+    gradients = gradients_of(objective, in_dims, chunk_size, compile, reduce)
     functions = _TrainingFunctions(
         weights, locations, gradients, patterns, clip, has_aux, control, average, in_dims, donate
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -61,54 +59,6 @@ def test_processes_with_one_seed_draw_apart_and_the_first_as_a_single_one():
     assert not torch.equal(outputs[1], outputs[2])
     keys = [net.key_of(draw) for net in nets for draw in (1, 2, 3)]
     assert len({tuple(key.tolist()) for key in keys}) == 9
-
-
-DISTRIBUTED = """
-import gc, sys, torch, torch.distributed as dist, torch.multiprocessing as mp
-from torch import nn
-import l0func as l0
-
-def work(rank, path, per_example):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method="file://" + path, rank=rank, world_size=2)
-    torch.manual_seed(0)
-    base = nn.Linear(32, 32, bias=False)
-    net = l0.L0Module(base, 1e-3, droprate_init=0.5, per_example=per_example, seed=0)
-    ddp = nn.parallel.DistributedDataParallel(net)
-    sgd, opens = torch.optim.SGD(ddp.parameters(), lr=0.1), []
-    for _ in range(2):
-        y = ddp(torch.eye(32))
-        opens.append((y != 0).float().detach())
-        (y.square().sum() + net.regularization()).backward()
-        sgd.step(), sgd.zero_grad()
-    mine = [torch.stack(opens), net.log_alpha["weight"].detach(), net.key]
-    for number, tensor in enumerate(mine):
-        both = [torch.empty_like(tensor) for _ in range(2)]
-        dist.all_gather(both, tensor.contiguous())
-        same = (both[0] == both[1]).double().mean().item()
-        assert (0.4 < same < 0.6) if number == 0 else same == 1.0, (number, same)
-    del ddp, sgd, y
-    gc.collect()
-    dist.destroy_process_group()
-
-if __name__ == "__main__":
-    mp.start_processes(work, (sys.argv[1], sys.argv[2] == "True"), nprocs=2, start_method="fork")
-"""
-
-
-@pytest.mark.skipif(
-    sys.platform != "linux" or not torch.distributed.is_available(),
-    reason="gloo's processes fork",
-)
-@pytest.mark.parametrize("per_example", [False, True])
-def test_ranks_under_ddp_draw_apart_and_their_gates_stay_equal(tmp_path, per_example):
-    script = tmp_path / "ranks.py"
-    script.write_text(DISTRIBUTED)
-    command = [sys.executable, "-W", "ignore", str(script), str(tmp_path / "sync")]
-    done = subprocess.run(
-        [*command, str(per_example)], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
 
 
 # On a card torch's own average divides every integer buffer, which no longer exists there.

@@ -1,0 +1,84 @@
+"""The rows of an ``L0Module``'s batch: their number, their global numbers and their keys."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from l0func import random
+from l0func.internal import outputs
+from l0func.internal.scalars import with_type
+
+
+def takes_rows(module: nn.Module) -> bool:
+    """Whether the module's own forward has an input named ``rows``."""
+    try:
+        return "rows" in inspect.signature(module.forward).parameters
+    except (TypeError, ValueError):
+        # A forward in C has no signature.
+        return False
+
+
+def check_rows_argument(
+    rows: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], by_row: bool, rank: int | None
+) -> None:
+    """Refuse global numbers of rows that do not fit the batch or the module's settings.
+
+    Args:
+        rows: What the user gave.
+        inputs: The inputs.
+        kwargs: The keyword inputs.
+        by_row: Whether every row has its own masks.
+        rank: The number that sets the draws of this process apart.
+
+    Raises:
+        TypeError: ``rows`` is no tensor.
+        ValueError: One of the settings excludes rows, or their number is another.
+    """
+    if not by_row:
+        raise ValueError(
+            "rows= gives every row the masks of its global number, and this L0Module has one mask "
+            "for the batch. Set per_example=True, or leave rows out."
+        )
+    if rank is not None:
+        raise ValueError(
+            "rows= asks for the masks that one process would draw, and rank= sets those of this "
+            f"process apart (here rank={rank}). Leave one of them out."
+        )
+    if not isinstance(rows, Tensor):
+        raise TypeError(
+            f"rows are the global numbers of rows, an int64 tensor of shape (B,); got "
+            f"{with_type(rows)}."
+        )
+    size = batch_size(inputs, kwargs)
+    if tuple(rows.shape) != (size,):
+        raise ValueError(
+            f"rows has a number for every row of the batch, shape ({size},); got "
+            f"{tuple(rows.shape)}."
+        )
+
+
+def keys_for_batch(
+    key: Tensor, rows: Tensor | None, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """A key for every row: that of its global number, or else of its place in the batch."""
+    if rows is None:
+        return random.split(key, batch_size(inputs, kwargs))
+    return random.row_keys(key, rows)
+
+
+def batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The number of rows in the inputs.
+
+    Raises:
+        ValueError: No input has rows.
+    """
+    for _, leaf in outputs.visible_leaves((inputs, kwargs)):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            return leaf.shape[0]
+    raise ValueError(
+        "per_example=True gives every row of an input its own masks; no input is a tensor with "
+        "rows."
+    )
