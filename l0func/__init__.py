@@ -2,7 +2,8 @@
 
 Describe in *spec*, hold in *gates*, run in *engine*, pay in *costs*, learn in *train*, cut in
 *compaction*. Before that, *pure* makes a function of a module; *distributions* has the laws that
-gates follow; *files* keeps the results on disk. This file collects the public names.
+gates follow; *files* keeps the results on disk; *sharding* is for tensors in many processes. This
+file collects the public names.
 """
 
 from l0func import plot, schedules
@@ -42,6 +43,8 @@ from l0func.kernels.choice import kernel_in_use, use_kernel
 from l0func.module import L0Module
 from l0func.pure.functional import make_functional
 from l0func.pure.init_params import init_params
+from l0func.sharding.gather import gather
+from l0func.sharding.place import place_gates
 from l0func.spec.build import gate_spec, group
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
@@ -92,6 +95,7 @@ __all__ = [
     "expected_sparsity",
     "gate_spec",
     "gated",
+    "gather",
     "group",
     "init_gates",
     "init_params",
@@ -105,6 +109,7 @@ __all__ = [
     "optimizer",
     "penalty",
     "per_example",
+    "place_gates",
     "plot",
     "prune",
     "realised_macs",

@@ -14,6 +14,7 @@ from l0func.files.storage import Format, read_tensors, warn_unless_vouched, writ
 from l0func.internal import names, tree
 from l0func.internal.strict_json import shown
 from l0func.internal.tree import Tree
+from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.state import TrainState
@@ -53,6 +54,7 @@ def save_state(
             device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
     """
+    check_whole("save_state", state=state)
     _check_is_state(state)
     check_spec(spec)
     _check_gates(state.gates, spec)
@@ -88,6 +90,7 @@ def load_state(
             them.
         OSError: The file does not exist, or cannot be read.
     """
+    check_whole("load_state", state=state)
     contents = read_tensors(path, _STATE)
     metadata, saved = contents.metadata, contents.tensors
     name = shown_path(path)
@@ -95,13 +98,13 @@ def load_state(
     _check_spec_of_file(name, found, spec)
     own_settings = json.loads(_settings_as_text(settings))
     _check_settings(name, _settings_of_file(name, metadata), own_settings)
-    # A first state has no moments yet, so their names come from the file.
+    # A first state may lack moments, so their names come from the file.
     moments = _moments_of(name, saved, state.moments)
     tensors = {leaf: t for leaf, t in saved.items() if not leaf.startswith("moments.")}
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
     _check_tensors(name, tensors, expected)
-    _check_moments(name, moments, state.moments, expected)
+    _check_moments(name, moments, state, expected)
     warn_unless_vouched(name, contents)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
@@ -216,17 +219,20 @@ def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str
 def _check_moments(
     path: Any,
     moments: Mapping[str, Moments],
-    own: Mapping[str, Moments],
+    state: TrainState,
     expected: Mapping[str, Tensor],
 ) -> None:
+    # Some optimizers remember more after some steps; their own next step knows these names.
+    may_have_more = int(state.step) == 0
     for section, of_section in moments.items():
         _check_whole(path, section, of_section)
         for leaf, of_leaf in of_section.items():
             name = f"{section}.{leaf}"
             if name not in expected:
                 raise ValueError(f"{path} remembers {name}, which this run does not have.")
-            own_names = sorted(own.get(section, {}).get(leaf, of_leaf) or of_leaf)
-            if of_leaf and sorted(of_leaf) != own_names:
+            own_names = sorted(state.moments.get(section, {}).get(leaf, of_leaf) or of_leaf)
+            is_more = may_have_more and of_leaf.keys() >= set(own_names)
+            if of_leaf and sorted(of_leaf) != own_names and not is_more:
                 raise ValueError(
                     f"{path} remembers {sorted(of_leaf)} of {name}, and this run's state has "
                     f"{own_names}: the file is of another optimizer. Build the training with the "
