@@ -53,6 +53,7 @@ from l0func.train.checkpoint import load_state, save_state
 from l0func.train.clipping import clip_norm
 from l0func.train.lagrangian import Lagrangian, LagrangianState, lagrangian
 from l0func.train.optimizer import Optimizer, optimizer
+from l0func.train.shards import load_shards, save_shards
 from l0func.train.stacks import diverged, stack, unstack
 from l0func.train.state import TrainState
 from l0func.train.training import Training, training
@@ -103,6 +104,7 @@ __all__ = [
     "lagrangian",
     "latency_table",
     "load",
+    "load_shards",
     "load_state",
     "make_functional",
     "mean_masks",
@@ -118,6 +120,7 @@ __all__ = [
     "resize_to",
     "sample_masks",
     "save",
+    "save_shards",
     "save_state",
     "schedules",
     "squared_mean",

@@ -54,16 +54,29 @@ def save_state(
             device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
     """
+    _check_is_state(state, "save_state")
     check_whole("save_state", state=state)
-    _check_is_state(state)
+    metadata = metadata_of(state, spec, settings)
+    write_tensors(path, tree.leaves(state, "the state"), metadata)
+
+
+def metadata_of(
+    state: TrainState, spec: GateSpec, settings: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """What a checkpoint says about its tensors, as texts.
+
+    Raises:
+        TypeError: ``state`` is no training state, ``spec`` no spec, or a setting no JSON value.
+        ValueError: The gates are not the spec's; a distribution is not registered.
+    """
+    _check_is_state(state, "save_shards")
     check_spec(spec)
     _check_gates(state.gates, spec)
-    metadata = {
+    return {
         "format": _STATE.name,
         "spec": text_of_spec(spec),
         "settings": _settings_as_text(settings),
     }
-    write_tensors(path, tree.leaves(state, "the state"), metadata)
 
 
 def load_state(
@@ -92,8 +105,33 @@ def load_state(
     """
     check_whole("load_state", state=state)
     contents = read_tensors(path, _STATE)
-    metadata, saved = contents.metadata, contents.tensors
     name = shown_path(path)
+    saved = state_from(name, contents.metadata, contents.tensors, state, spec, settings)
+    warn_unless_vouched(name, contents)
+    return saved
+
+
+def state_from(
+    name: str,
+    metadata: Mapping[str, str],
+    saved: Mapping[str, Tensor],
+    state: TrainState,
+    spec: GateSpec,
+    settings: Mapping[str, Any] | None,
+) -> TrainState:
+    """A saved state, if it fits this run.
+
+    Args:
+        name: The file's name, for messages.
+        metadata: What it says about its tensors, as :func:`metadata_of` gives it.
+        saved: Its tensors by path; only shapes and dtypes are read.
+        state: A state from this run.
+        spec: The gate spec of this run.
+        settings: The settings of this run.
+
+    Raises:
+        ValueError: It has another spec, other settings, other shapes or other dtypes.
+    """
     found = spec_of_file(metadata, f"{name} has no valid gate spec")
     _check_spec_of_file(name, found, spec)
     own_settings = json.loads(_settings_as_text(settings))
@@ -105,7 +143,6 @@ def load_state(
     expected = tree.leaves(start, "the state")
     _check_tensors(name, tensors, expected)
     _check_moments(name, moments, state, expected)
-    warn_unless_vouched(name, contents)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
 
@@ -154,10 +191,10 @@ def _moments_of(
     return moments
 
 
-def _check_is_state(state: Any) -> None:
+def _check_is_state(state: Any, caller: str) -> None:
     if not isinstance(state, TrainState):
         raise TypeError(
-            f"save_state writes a training state, from training's init or step; got "
+            f"{caller} writes a training state, from training's init or step; got "
             f"{type(state).__name__}. See l0func.save for networks."
         )
 

@@ -50,7 +50,10 @@ def test_steps_from_first_moments_have_the_bits_of_torchs_own_loop(kind, setting
         loop.step()
         before = {path: sorted(of_leaf) for path, of_leaf in moments.items()}
         moved, moments = own.update(gradients(step), moments, moved, torch.tensor(step))
-        assert before == {path: sorted(of_leaf) for path, of_leaf in moments.items()}
+        after = {path: sorted(of_leaf) for path, of_leaf in moments.items()}
+        # Old versions of Rprop make those of one number in the first step.
+        assert all(before[path] in (names, []) for path, names in after.items())
+        assert before["p0"] == after["p0"]
     for twin, t in zip(twins, moved.values(), strict=True):
         assert torch.equal(twin, t)
 
