@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import loose
 from l0func.internal.whole import shown_layout
-from l0func.internal.torch_version import distributed_tensor
 from l0func.spec.plan import GateSpec, GateVector
 from l0func.spec.rules import Rule, Shape, axes, axis, blocks, element
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import l0func as l0
-from l0func.internal.whole import check_whole
 from l0func.internal.torch_version import check_torch
+from l0func.internal.whole import check_whole
 
 
 def test_plain_tensors_stay_the_objects_that_they_are():
