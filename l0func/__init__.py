@@ -2,7 +2,8 @@
 
 Describe in *spec*, hold in *gates*, run in *engine*, pay in *costs*, learn in *train*, cut in
 *compaction*. Before that, *pure* makes a function of a module; *distributions* has the laws that
-gates follow; *files* keeps the results on disk. This file collects the public names.
+gates follow; *files* keeps the results on disk; *sharding* is for tensors in many processes. This
+file collects the public names.
 """
 
 from l0func import plot, schedules
@@ -42,6 +43,8 @@ from l0func.kernels.choice import kernel_in_use, use_kernel
 from l0func.module import L0Module
 from l0func.pure.functional import make_functional
 from l0func.pure.init_params import init_params
+from l0func.sharding.gather import gather
+from l0func.sharding.place import place_gates
 from l0func.spec.build import gate_spec, group
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import axes, axis, blocks, element, tiles, whole
@@ -51,6 +54,7 @@ from l0func.train.checkpoint import load_state, save_state
 from l0func.train.clipping import clip_norm
 from l0func.train.lagrangian import Lagrangian, LagrangianState, lagrangian
 from l0func.train.optimizer import Optimizer, optimizer
+from l0func.train.shards import load_shards, save_shards
 from l0func.train.stacks import diverged, stack, unstack
 from l0func.train.state import TrainState
 from l0func.train.training import Training, training
@@ -94,6 +98,7 @@ __all__ = [
     "expected_sparsity",
     "gate_spec",
     "gated",
+    "gather",
     "group",
     "init_gates",
     "init_params",
@@ -101,12 +106,14 @@ __all__ = [
     "lagrangian",
     "latency_table",
     "load",
+    "load_shards",
     "load_state",
     "make_functional",
     "mean_masks",
     "optimizer",
     "penalty",
     "per_example",
+    "place_gates",
     "plot",
     "prune",
     "realised_macs",
@@ -115,6 +122,7 @@ __all__ = [
     "resize_to",
     "sample_masks",
     "save",
+    "save_shards",
     "save_state",
     "schedules",
     "squared_mean",

@@ -18,6 +18,7 @@ from l0func.costs.summary import Summary
 from l0func.gates.checks import check_gates, check_values
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed, loose
+from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec
 
 Axes = Any
@@ -87,6 +88,7 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 2
         ValueError: Gates do not fit the spec, one is NaN, or there are none.
         ImportError: matplotlib is not there.
     """
+    check_whole("plot.open_probability", gates=gates)
     named = check_gates(gates, spec)
     check_values(named)
     if not named:
@@ -124,6 +126,7 @@ def trajectories(
         ValueError: The numbers of steps and values differ, or are 0.
         ImportError: matplotlib is not there.
     """
+    check_whole("plot.trajectories", history=history)
     flat = [values.detach().flatten().double() for values in history]
     values = torch.stack(flat) if flat else torch.zeros(0, 0)
     at = _to_list(torch.as_tensor(steps).double())
@@ -157,6 +160,7 @@ def filters(weight: Tensor, ax: Axes = None) -> Axes:
         ValueError: The weight is not that of a 2-D convolution.
         ImportError: matplotlib is not there.
     """
+    check_whole("plot.filters", weight=weight)
     if weight.dim() != 4:
         raise ValueError(
             f"Filters are drawn from a weight (out, in, height, width); got shape "

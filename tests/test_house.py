@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "compaction": "gates spec tracing pure random internal smaller",
     "timing": "costs compaction gates spec pure random internal",
     "files": "gates spec internal",
+    "sharding": "gates spec internal",
     "train": "costs files gates spec random internal",
 }
 ROOMS = ("__init__", "module", "plot", "schedules")

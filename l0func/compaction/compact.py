@@ -31,6 +31,7 @@ from l0func.gates.prune import pruned_by
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
+from l0func.internal.whole import check_whole
 from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import Functional, PureModule, check_function
 from l0func.pure.inputs import read_examples
@@ -101,6 +102,7 @@ def compact(
         >>> {path: tuple(p.shape) for path, p in small.params.items()}
         {'0.weight': (2, 4), '0.bias': (2,), '2.weight': (2, 2), '2.bias': (2,)}
     """
+    check_whole("compact", params=params, gates=gates, buffers=buffers)
     check_function(fn)
     check_spec(spec)
     check_empty(empty, example_inputs)
@@ -198,5 +200,6 @@ def to_module(fn: PureModule, params: Tree, buffers: Tree) -> nn.Module:
         TypeError: ``fn`` is not from ``make_functional`` or ``compact``.
         ValueError: The trees do not fit ``fn``.
     """
+    check_whole("to_module", params=params, buffers=buffers)
     check_function(fn)
     return fn.module(params, buffers)

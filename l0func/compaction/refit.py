@@ -34,6 +34,7 @@ from l0func.internal.scalars import with_type
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.internal.watch import warn_user
+from l0func.internal.whole import check_whole
 from l0func.pure.functional import PureModule, check_function
 from l0func.pure.inputs import Inputs, read_examples
 from l0func.pure.written_out.mode import WrittenOut
@@ -100,6 +101,7 @@ def refit(
         >>> [path for path in params if not torch.equal(params[path], fitted[path])]
         ['1.weight', '1.bias']
     """
+    check_whole("refit", params=params, gates=gates, buffers=buffers)
     check_function(fn)
     check_spec(spec)
     _check_ridge(ridge)

@@ -21,6 +21,7 @@ from l0func.compaction.state_layers import check_layers_without_tensors
 from l0func.compaction.state_norms import with_norm_eps
 from l0func.compaction.state_tensors import state_tensors
 from l0func.compaction.units import groups_in
+from l0func.internal.whole import check_whole
 from l0func.pure.functional import Functional, PureModule, make_functional
 from l0func.pure.inputs import read_examples
 from l0func.spec.build import gate_spec
@@ -67,6 +68,7 @@ def resize_to(module: nn.Module, state: Any, *, example_inputs: Any = None) -> n
         >>> bool(torch.equal(module(torch.ones(1, 4)), small(torch.ones(1, 4))))
         True
     """
+    check_whole("resize_to", module=module, state=state)
     function = make_functional(module)
     fn, params, buffers = function
     with torch.no_grad():

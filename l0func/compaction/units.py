@@ -15,6 +15,7 @@ from l0func.compaction.resize import RMS_NORMS
 from l0func.compaction.trial import prepare_trial
 from l0func.compaction.verification import verified
 from l0func.internal.waiting import line_when_slow
+from l0func.internal.whole import check_whole
 from l0func.pure.functional import Functional, PureModule, make_functional
 from l0func.pure.inputs import Inputs, fitting, read_examples
 from l0func.tracing.follow import follow
@@ -63,6 +64,7 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
           0: 3 units
           stays 2.weight: they are an output of the module
     """
+    check_whole("unit_groups", module=module)
     fn, params, buffers = make_functional(module)
     inputs = _inputs_of(fn, example_inputs, kwargs)
     check_rows(inputs)

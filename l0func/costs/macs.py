@@ -16,6 +16,7 @@ from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
+from l0func.internal.whole import check_whole
 from l0func.pure.functional import PureModule, check_function
 from l0func.pure.inputs import fitting
 from l0func.spec.plan import GateSpec, ParameterPlan
@@ -91,6 +92,7 @@ def count_macs(
         >>> l0.count_macs(*l0.make_functional(torch.nn.Linear(4, 3)), torch.ones(5, 4)).total
         60
     """
+    check_whole("count_macs", params=params, buffers=buffers)
     check_function(fn)
     tensors, named_buffers = tree.leaves(params), tree.leaves(buffers, "buffers")
     trace = follow(fn, tensors, named_buffers, fitting(fn, inputs, kwargs))

@@ -18,6 +18,7 @@ from l0func.engine.arguments import (
     check_gated,
     check_keys_argument,
     check_not_exported,
+    check_rows_are_plain,
 )
 from l0func.engine.kept import watch_hooks
 from l0func.engine.no_rows import emptied, placeholders
@@ -32,6 +33,7 @@ from l0func.engine.row_keys import (
 )
 from l0func.engine.row_parts import RowPart, RowRuns, joined_rows
 from l0func.internal import tree
+from l0func.internal.context import compiling
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.shared import same_for_all
@@ -179,6 +181,8 @@ class PerExample:
         """Call ``apply`` on every row, one chunk at a time."""
         check_not_exported()
         check_keys_argument(keys)
+        if not compiling():
+            check_rows_are_plain(params=params, gates=gates, buffers=buffers, inputs=inputs)
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")

@@ -13,6 +13,7 @@ from l0func.files.storage import Format, read_tensors, warn_unless_vouched, writ
 from l0func.gates.checks import check_finite, check_gates, check_params, check_values
 from l0func.internal import tree
 from l0func.internal.tree import Tree
+from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec
 
 _NETWORK = Format(
@@ -66,6 +67,7 @@ def save(
             folder or a device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
     """
+    check_whole("save", params=params, gates=gates, buffers=buffers, extra=extra)
     sections = {
         "params": check_params(params, spec),
         "gates": check_gates(gates, spec),

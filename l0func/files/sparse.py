@@ -8,6 +8,7 @@ from torch import Tensor
 from l0func.internal import tree
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
+from l0func.internal.whole import check_whole
 
 
 def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]:
@@ -33,6 +34,7 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
         >>> to_sparse_csr({"w": torch.diag(torch.tensor([1.0, 2.0, 3.0]))})["w"].values()
         tensor([1., 2., 3.])
     """
+    check_whole("to_sparse_csr", params=params)
     if not 0 <= max_density <= 1:
         raise ValueError(f"A density is a share in [0, 1]; got max_density={max_density}.")
 

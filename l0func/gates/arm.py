@@ -13,6 +13,7 @@ from l0func.gates.checks import Gates, check_gates, check_single_key
 from l0func.gates.masks import apply_masks, gate_keys, masks_of
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
+from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec, check_spec
 
 
@@ -50,6 +51,7 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
     def apply(
         params: Tree, gates: Tree, buffers: Tree, key: Tensor, /, *inputs: Any, **kwargs: Any
     ) -> Tensor:
+        check_whole("arm", params=params, gates=gates, buffers=buffers)
         check_single_key(key)
         named = check_gates(gates, spec)
         uniforms = _gate_uniforms(key, named, spec)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from l0func.engine.gated import Gated, Sampling
+from l0func.gates.checks import MaskEstimator, Masks
 from l0func.internal import tree
 from l0func.internal.context import is_mapped
 from l0func.internal.tree import Tree
@@ -15,7 +17,14 @@ from l0func.module.exchange import tensors_in
 from l0func.module.give_back import Writes
 from l0func.module.hooks import give_hooks
 from l0func.module.live import Live
+from l0func.module.shards import (
+    GatedShards,
+    check_one_mask_for_all,
+    has_shards,
+    wait_for_gathering,
+)
 from l0func.module.snapshot import Snapshot
+from l0func.spec.plan import GateSpec
 
 CallResult = tuple[Any, list[Tensor], dict[str, Tensor]]
 """The output, the tensors that forward left in attributes, and the buffers."""
@@ -35,10 +44,25 @@ class LiveCall:
         self.clones: list[nn.Module] = []
         self.before: list[Snapshot] = []
         self.left: list[Tensor] = []
+        self.masks: Callable[[], Masks] | None = None
+
+    def gated(self, spec: GateSpec, estimator: MaskEstimator, sampling: Sampling) -> Gated:
+        """The call behind gates."""
+        live = self.live
+        if not has_shards(live.params, live.late):
+            return Gated(self.run, spec, estimator, sampling)
+        check_one_mask_for_all(self.by_row)
+        apply = GatedShards(self.run, spec, estimator, sampling)
+        apply.late = live.late
+        self.masks = lambda: apply.masks
+        return apply
 
     def run(self, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any) -> CallResult:
         """The module's output, and everything else to hand out of the transforms around it."""
         self.clones = self.live.assembled(params, buffers)
+        if self.masks is not None:
+            modules = list(self.live.modules.values())
+            wait_for_gathering(self.live.late, self.masks, modules, self.clones)
         self.before = self.live.snapshots(self.clones)
         own_params = tree.leaves(params)
         output = self.live.fn.forward(self.clones[0], own_params, inputs, kwargs)

@@ -15,12 +15,13 @@ from l0func.compaction.empty import Empty
 from l0func.costs import expected as costs
 from l0func.costs.summary import Summary, summary
 from l0func.distributions import GateDistribution
-from l0func.engine.gated import Gated, Sampling, gated
+from l0func.engine.gated import Sampling, gated
 from l0func.engine.per_example import PerExample
 from l0func.gates.checks import Gates, MaskEstimator, check_values
 from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal.context import compiling
+from l0func.internal.whole import check_whole
 from l0func.module import checkpoint, draws, settings
 from l0func.module.apart import apart, next_key_number
 from l0func.module.call import LiveCall
@@ -30,6 +31,7 @@ from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.redraw import redraw_in_place
 from l0func.module.rows import check_rows_argument, keys_for_batch
+from l0func.module.shards import resizable
 from l0func.module.signature import show_signature, shows_signature
 from l0func.module.tied import share_tied
 from l0func.module.watch import watch
@@ -167,17 +169,18 @@ class L0Module(Wrapper):
             ValueError: The wrapped module makes parameters in its forward; or, with
                 ``per_example`` and without ``rows``, two processes of a group have the same key.
         """
-        live, gates = self._current(), self.gates()
+        live, gates = self._current(), resizable(self.gates())
         numbers = None if live.takes_rows else kwargs.pop("rows", None)
         if numbers is not None:
             check_rows_argument(numbers, inputs, kwargs, self.per_example, self.rank)
         key = self._next_key(numbers) if self.training else None
         call = LiveCall(live, by_row=self.per_example and key is not None)
-        apply: Any = Gated(call.run, self.spec, self.estimator, self.sampling)
+        apply: Any = call.gated(self.spec, self.estimator, self.sampling)
         if call.by_row and key is not None:
             apply = PerExample(apply, out_dims=(0, 0, None))
             key = keys_for_batch(key, numbers, inputs, kwargs)
-        arguments = (live.params, gates, live.buffers, key, *inputs)
+        params = resizable(live.params) if call.by_row else live.params
+        arguments = (params, gates, live.buffers, key, *inputs)
         output, left, buffers = apply(*arguments, **kwargs)
         has_rows = not call.by_row or key is None or len(key) > 0
         call.give_back(left, buffers if has_rows else live.buffers)
@@ -272,6 +275,7 @@ class L0Module(Wrapper):
         Raises:
             ValueError: As for :func:`l0func.compact`.
         """
+        check_whole("compacted", net=self)
         fn, params, buffers = make_functional(self.module)
         network = (fn.eval(), params, self.gates(), buffers, self.spec, self._fixed_by(density))
         small = compact(*network, example_inputs=example_inputs, empty=empty, density=density)
@@ -354,7 +358,7 @@ class L0Module(Wrapper):
         return new
 
     def _checked(self) -> dict[str, Tensor]:
-        gates = self.gates()
+        gates = resizable(self.gates())
         check_values(gates)
         return gates
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from l0func.internal.context import compiling
 from l0func.internal.tree import Tree
 from l0func.module.rows import takes_rows
+from l0func.module.shards import late_parameters
 from l0func.module.snapshot import Fingerprint, Snapshot, container_names
 from l0func.module.written import Written
 from l0func.pure.functional import PureModule
@@ -33,6 +34,7 @@ class Live:
         self.params: dict[str, Tensor] = dict(module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(module.named_buffers())
         self.takes_rows = takes_rows(module)
+        self.late = late_parameters(self.modules, self.params)
         self._containers = {path: container_names(m) for path, m in self.modules.items()}
         self._fingerprint = Fingerprint(self.modules.values())
 

@@ -15,6 +15,7 @@ from l0func.internal import names, tree
 from l0func.internal.context import known_values
 from l0func.internal.names import stream
 from l0func.internal.tree import Tree
+from l0func.internal.whole import check_whole
 
 Initialiser: TypeAlias = (
     str | tuple[str, Mapping[str, Any]] | Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -54,6 +55,7 @@ def init_params(
         tensor([[1., 0.],
                 [0., 1.]])
     """
+    check_whole("init_params", params=params)
     random.check_key(key)
     tensors = tree.leaves(params)
     names.check_patterns(initialisers, tensors, "parameter")

@@ -52,8 +52,10 @@ class Part:
     mutable: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        # A GraphModule's own __new__ would generate a class without its forward.
-        self._maker: Any = object if is_graph_module(self.kind) else self.kind
+        # A GraphModule's own __new__ would generate a class without its forward, and that of a
+        # module which FSDP shards would run __init__ of the class without FSDP.
+        is_made_plainly = is_graph_module(self.kind) or is_fsdp(self.kind)
+        self._maker: Any = object if is_made_plainly else self.kind
 
     @classmethod
     def of(cls, module: nn.Module, places: Places) -> Part:
@@ -182,3 +184,9 @@ def is_bookkeeping(name: str) -> bool:
     """Whether an attribute is one of nn.Module's tables that a call reads and does not write."""
     is_hook_table = name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
     return is_hook_table or name == "_non_persistent_buffers_set"
+
+
+def is_fsdp(kind: type[nn.Module]) -> bool:
+    """Whether a module's class is one that ``fully_shard`` made."""
+    # By its name: an import of torch.distributed.fsdp takes a second.
+    return any(base.__name__ == "FSDPModule" for base in kind.__mro__)

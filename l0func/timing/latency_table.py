@@ -17,6 +17,7 @@ from l0func.costs.machine import Machine
 from l0func.internal.outputs import visible_tensors
 from l0func.internal.scalars import integer, with_type
 from l0func.internal.waiting import line_when_slow
+from l0func.internal.whole import check_whole
 from l0func.pure.example_kinds import explained_kinds
 from l0func.pure.functional import Functional, make_functional
 from l0func.pure.inputs import Inputs, read_examples
@@ -81,6 +82,7 @@ def measured_table(
     clock: Clock | None,
 ) -> LatencyTable:
     """:func:`latency_table` by a given clock; None is the device's own."""
+    check_whole("latency_table", module=module)
     multiple = integer(multiple, "multiple")
     _check_numbers(multiple, seconds)
     if not groups:

@@ -14,6 +14,7 @@ from l0func.files.storage import Format, read_tensors, warn_unless_vouched, writ
 from l0func.internal import names, tree
 from l0func.internal.strict_json import shown
 from l0func.internal.tree import Tree
+from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.state import TrainState
@@ -53,15 +54,29 @@ def save_state(
             device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
     """
-    _check_is_state(state)
+    _check_is_state(state, "save_state")
+    check_whole("save_state", state=state)
+    metadata = metadata_of(state, spec, settings)
+    write_tensors(path, tree.leaves(state, "the state"), metadata)
+
+
+def metadata_of(
+    state: TrainState, spec: GateSpec, settings: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """What a checkpoint says about its tensors, as texts.
+
+    Raises:
+        TypeError: ``state`` is no training state, ``spec`` no spec, or a setting no JSON value.
+        ValueError: The gates are not the spec's; a distribution is not registered.
+    """
+    _check_is_state(state, "save_shards")
     check_spec(spec)
     _check_gates(state.gates, spec)
-    metadata = {
+    return {
         "format": _STATE.name,
         "spec": text_of_spec(spec),
         "settings": _settings_as_text(settings),
     }
-    write_tensors(path, tree.leaves(state, "the state"), metadata)
 
 
 def load_state(
@@ -88,21 +103,46 @@ def load_state(
             them.
         OSError: The file does not exist, or cannot be read.
     """
+    check_whole("load_state", state=state)
     contents = read_tensors(path, _STATE)
-    metadata, saved = contents.metadata, contents.tensors
     name = shown_path(path)
+    saved = state_from(name, contents.metadata, contents.tensors, state, spec, settings)
+    warn_unless_vouched(name, contents)
+    return saved
+
+
+def state_from(
+    name: str,
+    metadata: Mapping[str, str],
+    saved: Mapping[str, Tensor],
+    state: TrainState,
+    spec: GateSpec,
+    settings: Mapping[str, Any] | None,
+) -> TrainState:
+    """A saved state, if it fits this run.
+
+    Args:
+        name: The file's name, for messages.
+        metadata: What it says about its tensors, as :func:`metadata_of` gives it.
+        saved: Its tensors by path; only shapes and dtypes are read.
+        state: A state from this run.
+        spec: The gate spec of this run.
+        settings: The settings of this run.
+
+    Raises:
+        ValueError: It has another spec, other settings, other shapes or other dtypes.
+    """
     found = spec_of_file(metadata, f"{name} has no valid gate spec")
     _check_spec_of_file(name, found, spec)
     own_settings = json.loads(_settings_as_text(settings))
     _check_settings(name, _settings_of_file(name, metadata), own_settings)
-    # A first state has no moments yet, so their names come from the file.
+    # A first state may lack moments, so their names come from the file.
     moments = _moments_of(name, saved, state.moments)
     tensors = {leaf: t for leaf, t in saved.items() if not leaf.startswith("moments.")}
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
     _check_tensors(name, tensors, expected)
-    _check_moments(name, moments, state.moments, expected)
-    warn_unless_vouched(name, contents)
+    _check_moments(name, moments, state, expected)
     return tree.rebuild(start, tensors)._replace(moments=moments)
 
 
@@ -151,10 +191,10 @@ def _moments_of(
     return moments
 
 
-def _check_is_state(state: Any) -> None:
+def _check_is_state(state: Any, caller: str) -> None:
     if not isinstance(state, TrainState):
         raise TypeError(
-            f"save_state writes a training state, from training's init or step; got "
+            f"{caller} writes a training state, from training's init or step; got "
             f"{type(state).__name__}. See l0func.save for networks."
         )
 
@@ -216,17 +256,20 @@ def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str
 def _check_moments(
     path: Any,
     moments: Mapping[str, Moments],
-    own: Mapping[str, Moments],
+    state: TrainState,
     expected: Mapping[str, Tensor],
 ) -> None:
+    # Some optimizers remember more after some steps; their own next step knows these names.
+    may_have_more = int(state.step) == 0
     for section, of_section in moments.items():
         _check_whole(path, section, of_section)
         for leaf, of_leaf in of_section.items():
             name = f"{section}.{leaf}"
             if name not in expected:
                 raise ValueError(f"{path} remembers {name}, which this run does not have.")
-            own_names = sorted(own.get(section, {}).get(leaf, of_leaf) or of_leaf)
-            if of_leaf and sorted(of_leaf) != own_names:
+            own_names = sorted(state.moments.get(section, {}).get(leaf, of_leaf) or of_leaf)
+            is_more = may_have_more and of_leaf.keys() >= set(own_names)
+            if of_leaf and sorted(of_leaf) != own_names and not is_more:
                 raise ValueError(
                     f"{path} remembers {sorted(of_leaf)} of {name}, and this run's state has "
                     f"{own_names}: the file is of another optimizer. Build the training with the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
 from l0func.internal.tree import Tree
+from l0func.train.first_moments import FirstMoments
 from l0func.train.probe import Number, check_moments, probed
 
 Moments: TypeAlias = dict[str, dict[str, Tensor]]
-"""``{leaf path: {name: tensor}}``: the optimizer's state for each leaf, empty at first."""
+"""``{leaf path: {name: tensor}}``: the optimizer's state for each leaf."""
 
 # The shape of a small matrix to try a new optimizer on.
 _PROBE_SHAPE = (2, 3)
@@ -26,7 +28,7 @@ class Optimizer(NamedTuple):
     """An optimizer as pure functions; :func:`optimizer` makes it."""
 
     init: Callable[[Tree], Moments]
-    """``init(leaves)``: empty moments."""
+    """``init(leaves)``: the moments before the first step."""
 
     update: Callable[..., tuple[Tree, Moments]]
     """``update(grads, moments, leaves, step, donate=False)``: new leaves and moments."""
@@ -118,8 +120,20 @@ class _OptimizerFunctions:
     )
     """A memo: names of the moments after a first step, for each kind of leaf."""
 
+    @cached_property
+    def first(self) -> FirstMoments:
+        """The moments before a first step."""
+        return FirstMoments(self.factory.build, _as_moments, self._update_one)
+
     def init(self, leaves: Tree, /) -> Moments:
-        return {path: {} for path in tree.leaves(leaves, "leaves")}
+        named = tree.leaves(leaves, "leaves")
+        return {path: self.first.of(leaf) for path, leaf in named.items()}
+
+    def _update_one(
+        self, grad: Tensor, moments: dict[str, Tensor], leaf: Tensor, step: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        moved, kept = self.update({"": grad}, {"": moments}, {"": leaf}, step)
+        return moved[""], kept[""]
 
     def update(
         self,
@@ -160,7 +174,7 @@ class _OptimizerFunctions:
         raise ValueError(
             f"{kind} keeps {sorted(own) or 'no moments'} for {path!r}; the state has "
             f"{sorted(got)}, the moments of another optimizer or of other settings. Go on with "
-            "that optimizer, or begin with empty moments: "
+            "that optimizer, or begin with new moments: "
             "state._replace(moments=init(key, params, gates, buffers).moments)."
         )
 

@@ -15,6 +15,7 @@ from l0func.internal import names, tree
 from l0func.internal.mapped import flatten_mapped
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
+from l0func.internal.whole import check_whole
 from l0func.train.state import TrainState
 
 _MOMENTS_PREFIX = "moments."
@@ -39,6 +40,7 @@ def stack(states: Sequence[Tree]) -> Tree:
     """
     if not states:
         raise ValueError("A stack has at least one member; got none.")
+    check_whole("stack", states=states)
     members = [tree.leaves(state, "a member") for state in states]
     _check_same_structure(members)
     stacked = _stacked(states[0])
@@ -94,6 +96,7 @@ def unstack(states: Tree) -> list[Tree]:
     Raises:
         ValueError: The tensors have different member counts.
     """
+    check_whole("unstack", states=states)
     stacked = _stacked(states)
     return [_member(states, stacked, i) for i in range(_member_count(stacked))]
 
@@ -115,6 +118,7 @@ def diverged(states: Tree) -> list[int]:
     Returns:
         Their indices in the stack.
     """
+    check_whole("diverged", states=states)
     stacked = _stacked(states)
     bad = torch.zeros(_member_count(stacked), dtype=torch.bool, device="cpu")
     for t in stacked.values():

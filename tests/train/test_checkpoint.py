@@ -126,7 +126,8 @@ def test_what_would_load_as_something_else_is_refused(run, tmp_path):
     l0.save_state(path, state._replace(moments=moments), spec)
     with pytest.raises(ValueError, match="of different leaves of gates: it is not whole"):
         l0.load_state(path, start, spec)
-    moments["gates"] = {name: {"exp_avg": torch.zeros(5, 6, 2)} for name in moments["gates"]}
+    wrong = {name: torch.zeros(5, 6, 2) for name in ("step", "exp_avg", "exp_avg_sq")}
+    moments["gates"] = {name: wrong for name in moments["gates"]}
     l0.save_state(path, state._replace(moments=moments), spec)
     with pytest.raises(ValueError, match="it is another leaf's"):
         l0.load_state(path, start, spec)

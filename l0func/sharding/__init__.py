@@ -1,0 +1,1 @@
+"""Networks whose tensors are spread over processes: gates laid out, and tensors put together."""

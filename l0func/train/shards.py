@@ -1,0 +1,175 @@
+"""A training state in a folder that all processes write, to continue at any number of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l0func.files.places import PathLike, shown_path
+from l0func.internal import tree
+from l0func.internal.torch_version import distributed_tensor
+from l0func.internal.untyped import listed
+from l0func.internal.whole import is_dtensor
+from l0func.spec.plan import GateSpec
+from l0func.train.checkpoint import metadata_of, state_from
+from l0func.train.state import TrainState
+
+_TEXTS = ("format", "spec", "settings")
+_PREFIX = "metadata."
+
+
+def save_shards(
+    folder: PathLike,
+    state: TrainState,
+    spec: GateSpec,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a training state with DTensors to a folder, by ``torch.distributed.checkpoint``.
+
+    It is a collective: all processes of the group call it, and each writes the parts that it
+    holds. Plain tensors are equal in all processes; one of them writes each. A run without a
+    process group writes alone. The checkpoint counts once all have written. If a process ends
+    before that, the folder has none, and :func:`load_shards` says so.
+
+    Args:
+        folder: A folder without a checkpoint, such as one for each step. It is made if needed.
+        state: The state; its leaves are DTensors and plain tensors.
+        spec: The gate spec.
+        settings: JSON values that a later run must share to continue.
+
+    Raises:
+        TypeError: ``state`` is no training state, ``spec`` no spec, or a setting no JSON value.
+        ValueError: The gates are not the spec's; the folder has a checkpoint; or this torch has no
+            public ``torch.distributed.tensor``.
+    """
+    texts = metadata_of(state, spec, settings)
+    path = _path_of(folder)
+    if _is_whole(path):
+        raise ValueError(
+            f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "
+            f"Give each step its own folder, such as {path.parent / f'step_{int(state.step)}'}."
+        )
+    leaves: dict[str, Any] = dict(tree.leaves(state, "the state"))
+    leaves |= {_PREFIX + name: _bytes_of(text) for name, text in texts.items()}
+    _quietly(_engine().save, leaves, checkpoint_id=path)
+
+
+def load_shards(
+    folder: PathLike,
+    state: TrainState,
+    spec: GateSpec,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """Read a training state that :func:`save_shards` wrote, at any number of processes.
+
+    It is a collective, as :func:`save_shards` is.
+
+    Args:
+        folder: The folder.
+        state: A state of this run, such as its first. The result has its structure, and every leaf
+            its layout and its device.
+        spec: The gate spec.
+        settings: The settings that :func:`save_shards` got.
+
+    Returns:
+        The state; its tensors are new ones.
+
+    Raises:
+        ValueError: The folder has no whole checkpoint; or the checkpoint has another spec, other
+            settings, other shapes or other dtypes, and the message names them.
+    """
+    path = _path_of(folder)
+    if not _is_whole(path):
+        raise ValueError(
+            f"{path} has no whole checkpoint: all processes that run save_shards have to end it. "
+            "Load an earlier one."
+        )
+    saved = _saved_shapes(path)
+    texts = _texts_of(path, saved)
+    name = shown_path(folder)
+    found = state_from(name, texts, saved, state, spec, settings)
+    own = tree.leaves(state, "the state")
+    wanted: dict[str, Tensor] = {}
+    for leaf, t in tree.leaves(found, "the state").items():
+        wanted[leaf] = _room_for(t, own.get(leaf), _leaf_of_moment(leaf, own))
+    _quietly(_engine().load, wanted, checkpoint_id=path)
+    return tree.rebuild(found, wanted)
+
+
+def _engine() -> Any:
+    distributed_tensor()
+    return import_module("torch.distributed.checkpoint")
+
+
+def _path_of(folder: PathLike) -> Path:
+    return Path(shown_path(folder))
+
+
+def _is_whole(path: Path) -> bool:
+    # The engine writes it last, once every process has written its part.
+    return (path / ".metadata").exists()
+
+
+def _quietly(call: Any, leaves: dict[str, Any], **where: Any) -> None:
+    with warnings.catch_warnings():
+        # A run without a group is meant to be one process; the engine warns of it.
+        warnings.filterwarnings("ignore", message=".*single process", category=UserWarning)
+        call(leaves, **where)
+
+
+def _saved_shapes(path: Path) -> dict[str, Tensor]:
+    """The tensors in a checkpoint, without their values."""
+    metadata: Any = _engine().FileSystemReader(path).read_metadata()
+    found: dict[str, Tensor] = {}
+    for name, record in metadata.state_dict_metadata.items():
+        properties = getattr(record, "properties", None)
+        if properties is not None:
+            found[name] = torch.empty(record.size, dtype=properties.dtype, device="meta")
+    return found
+
+
+def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
+    """The texts in a checkpoint; they are taken out of ``saved``."""
+    found: dict[str, Any] = {}
+    for name in _TEXTS:
+        record = saved.pop(_PREFIX + name, None)
+        if record is None:
+            raise ValueError(f"{path} has no {name}: l0func.save_shards did not write it.")
+        found[_PREFIX + name] = torch.empty(record.shape, dtype=torch.uint8, device="cpu")
+    _quietly(_engine().load, found, checkpoint_id=path)
+    return {name: _text_of(found[_PREFIX + name]) for name in _TEXTS}
+
+
+def _bytes_of(text: str) -> Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+
+def _text_of(numbers: Tensor) -> str:
+    return bytes(listed(numbers)).decode()
+
+
+def _leaf_of_moment(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
+    """The leaf that a moment belongs to."""
+    return own.get(name.removeprefix("moments.").rpartition(".")[0])
+
+
+def _room_for(saved: Tensor, own: Tensor | None, leaf: Tensor | None) -> Tensor:
+    """An empty tensor for a saved one: laid out as this run's, or as the leaf of a moment."""
+    like = leaf if own is None else own
+    if like is None:
+        return torch.empty(saved.shape, dtype=saved.dtype, device="cpu")
+    if like.shape == saved.shape:
+        return torch.empty_like(like.detach(), dtype=saved.dtype)
+    if is_dtensor(like) and saved.dim() > 0:
+        raise ValueError(
+            f"A moment of shape {tuple(saved.shape)} belongs to a leaf of shape "
+            f"{tuple(like.shape)}, and this run's state does not say how it is laid out: load it "
+            "into a state after one step."
+        )
+    return torch.empty(saved.shape, dtype=saved.dtype, device=like.device)

@@ -1,0 +1,45 @@
+"""Layouts of DTensors over the meshes of a group: every pair, uneven, empty and strided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+pytest.importorskip("torch.distributed.tensor.debug", reason="torch has no public DTensors")
+
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+MESHES = {2: [(2,), (1, 2)], 3: [(3,)], 4: [(2, 2), (4,)]}
+
+
+def meshes(size: int) -> list[Any]:
+    """The meshes over a group of this size."""
+    return [init_device_mesh("cpu", shape) for shape in MESHES[size]]
+
+
+def layouts(mesh: Any, rank: int) -> Iterator[tuple[Any, ...]]:
+    """All placements of a tensor of this rank, with strided shards on two-dimensional meshes."""
+    choices = [Replicate(), *map(Shard, range(rank))]
+    if mesh.ndim == 1:
+        yield from ((choice,) for choice in choices)
+        return
+    yield from ((one, other) for one in choices for other in choices)
+    # As fully_shard has it over a dimension that tensor parallelism has sharded.
+    strided = _strided_shard()
+    yield from ((strided(dim, split_factor=mesh.shape[1]), Shard(dim)) for dim in range(rank))
+
+
+def _strided_shard() -> Any:
+    # torch has no public name for it, and fully_shard makes it.
+    from torch.distributed.tensor import placement_types
+
+    return vars(placement_types)["_StridedShard"]
+
+
+def laid_out(tensor: Tensor, mesh: Any, placements: Sequence[Any]) -> Any:
+    """A tensor as a DTensor, every process from its own copy."""
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
