@@ -1,4 +1,4 @@
-"""Layouts of DTensors: which entries of the whole tensor this process holds, without communication.
+"""Layouts of DTensors: the entries that this process holds of the whole, without communication.
 
 torch.distributed.tensor is never imported here: a DTensor shows that a program has done so.
 """
