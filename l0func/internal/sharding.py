@@ -122,11 +122,14 @@ def owned_along(layout: Layout, dim: int, size: int, /) -> Owned:
         dim: The dimension of the tensor.
         size: Its size in the whole tensor.
     """
-    coordinate: Sequence[int] = layout.mesh.get_coordinate()
+    return owned_at(layout, layout.mesh.get_coordinate(), dim, size)
+
+
+def owned_at(layout: Layout, coordinate: Sequence[int], dim: int, size: int, /) -> Owned:
+    """The indices that the process at a coordinate of the mesh holds; see :func:`owned_along`."""
     own: Owned = range(size)
-    for placement, number, count in zip(
-        layout.placements, coordinate, layout.mesh.shape, strict=True
-    ):
+    mesh = zip(layout.placements, coordinate, layout.mesh.shape, strict=True)
+    for placement, number, count in mesh:
         if shard_dim(placement) != dim:
             continue
         pieces = getattr(placement, "split_factor", None)
