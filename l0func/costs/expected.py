@@ -13,6 +13,7 @@ from l0func.gates.masks import mean_masks
 from l0func.internal import names
 from l0func.internal.kinds import squares
 from l0func.internal.scalars import check_cost
+from l0func.internal.shards import full_sum, product_with
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -108,8 +109,9 @@ def squares_by_parameter(
     for p in spec.parameters:
         squared = squares(params[p.path])
         if p.bindings:
-            squared = p.spread(moments, owned=True, owners=opens) * squared
-        sums[p.path] = squared.sum()
+            mask = p.spread(moments, owned=True, owners=opens)
+            squared = product_with(squared, mask, p.path)
+        sums[p.path] = full_sum(squared)
     return sums
 
 
@@ -137,8 +139,8 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     masks = mean_masks(named, spec)
     sums: list[Tensor] = []
     for path, param in tensors.items():
-        mean = param * masks[path] if path in masks else param
-        sums.append(squares(mean).sum())
+        mean = product_with(param, masks[path], path) if path in masks else param
+        sums.append(full_sum(squares(mean)))
     return _total(sums)
 
 
@@ -192,8 +194,8 @@ def penalty(
         terms.append(_priced(price, opens[p.path], p))
         if decays:
             weight = tensors[p.path].detach() if detach_params else tensors[p.path]
-            squared = (squares(weight) * opens[p.path]).sum()
-            terms.append(0.5 * weight_decay * squared)
+            squared = product_with(squares(weight), opens[p.path], p.path)
+            terms.append(0.5 * weight_decay * full_sum(squared))
     return _total(terms)
 
 
@@ -235,7 +237,7 @@ def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
 def entry_sum(values: Tensor, p: ParameterPlan) -> Tensor:
     """The sum over a parameter's entries of values that broadcast to the parameter."""
     copies = p.size / max(values.numel(), 1)
-    return values.sum() * copies
+    return full_sum(values) * copies
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from l0func.internal.forward_mode import in_dual_level
+from l0func.internal.sharding import is_sharded
+from l0func.internal.shards import on_shards
+from l0func.kernels.vocabulary import clip, exp
 
 
 def rectify(y: Tensor) -> Tensor:
@@ -16,6 +19,12 @@ def rectify(y: Tensor) -> Tensor:
     # torch.clamp passes the gradient of a draw that lands exactly on 0 or 1.
     inside = (y > 0) & (y < 1)
     return torch.where(inside, y, (y >= 1).to(y.dtype))
+
+
+def logistic(x: Tensor) -> Tensor:
+    """``1 / (1 + exp(-x))``, the same bits at every position in a tensor."""
+    # torch.sigmoid gives other last bits in the last entries of a tensor on the CPU.
+    return 1.0 / (1.0 + exp(-clip(x, -85.0, 85.0)))
 
 
 def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:
@@ -55,6 +64,8 @@ def _by_reverse_mode(f: Callable[[Tensor], Any], la: Tensor) -> Any:
 
 def in_float(log_alpha: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
     """``evaluate`` in at least float32, with its result in the locations' dtype."""
+    if is_sharded(log_alpha):
+        return on_shards(lambda la: in_float(la, evaluate), log_alpha)
     return evaluate(widened(log_alpha)).to(log_alpha.dtype)
 
 

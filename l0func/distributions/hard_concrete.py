@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from l0func.distributions.elementwise import rectify
+from l0func.distributions.elementwise import logistic, rectify
 from l0func.distributions.formula_gate import FormulaGate
 from l0func.distributions.hard_concrete_formulas import hard_concrete_formula
 from l0func.distributions.quadrature import Quadrature, gauss_legendre
@@ -83,7 +82,7 @@ class HardConcrete(FormulaGate):
         return hard_concrete_formula(self.temperature, self.gamma, self.zeta, mild)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
-        s = torch.sigmoid(log_alpha)
+        s = logistic(log_alpha)
         return rectify(s * (self.zeta - self.gamma) + self.gamma)
 
     def _location(self, probability: float, t: float) -> float:

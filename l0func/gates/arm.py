@@ -9,6 +9,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.distributions import BernoulliGate
+from l0func.distributions.elementwise import logistic
 from l0func.gates.checks import Gates, check_gates, check_single_key
 from l0func.gates.masks import apply_masks, gate_keys, masks_of
 from l0func.internal.tree import Tree
@@ -94,7 +95,7 @@ def _first_gates(uniforms: Gates, gates: Gates) -> Gates:
     """The gates that ``BernoulliGate.quantile`` gives, open where u > σ(-log α)."""
     z: Gates = {}
     for name, log_alpha in gates.items():
-        opened = uniforms[name] > (-log_alpha).sigmoid()
+        opened = uniforms[name] > logistic(-log_alpha)
         z[name] = opened.to(log_alpha.dtype).detach()
     return z
 
@@ -103,7 +104,7 @@ def _other_gates(uniforms: Gates, gates: Gates) -> Gates:
     """The gates at 1 - u, open where u < σ(log α)."""
     z: Gates = {}
     for name, log_alpha in gates.items():
-        opened = uniforms[name] < log_alpha.sigmoid()
+        opened = uniforms[name] < logistic(log_alpha)
         z[name] = opened.to(log_alpha.dtype).detach()
     return z
 

@@ -22,6 +22,8 @@ from l0func.internal import names, tree
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.constants import whole_numbers
 from l0func.internal.kinds import real_dtype
+from l0func.internal.sharding import is_sharded
+from l0func.internal.shards import product_with
 from l0func.internal.tree import Tree
 from l0func.kernels.choice import kernel_in_use
 from l0func.spec.plan import GateSpec, GateVector
@@ -77,7 +79,7 @@ def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gate
     """
     if not wanted:
         return {}
-    if kernel_in_use(keys.device) == "torch":
+    if kernel_in_use(keys.device) == "torch" and not any(map(is_sharded, gates.values())):
         # One call to the generator: to trace or to start it costs more than to run it.
         locations = [gates[gate.name] for gate in wanted]
         z = below_vmap(partial(_drawn_together, wanted), keys, *locations)
@@ -196,7 +198,7 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
     masked = dict(tensors)
     for path, mask in named.items():
         param = tensors[path]
-        masked[path] = param * mask.to(real_dtype(param.dtype))
+        masked[path] = product_with(param, mask.to(real_dtype(param.dtype)), path)
     return tree.rebuild(params, masked)
 
 

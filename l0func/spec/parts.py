@@ -12,7 +12,9 @@ from torch import Tensor
 
 from l0func.distributions import GateDistribution
 from l0func.internal.names import stream
+from l0func.internal.sharding import is_sharded
 from l0func.spec.rules import Rule, Shape
+from l0func.spec.sharded_spread import Factor, spread_shards
 
 GroupSlices: TypeAlias = tuple[tuple[str, tuple[Rule, ...]], ...]
 """Pairs of a path and the rules on it."""
@@ -94,9 +96,12 @@ class ParameterPlan:
             The product, of the parameter's rank and broadcastable to it; 1 at an entry without
             gates.
         """
+        counted = self._counted(owned)
+        if any(is_sharded(values[binding.gate]) for binding in counted):
+            return self._spread_shards(counted, values, owners)
         product: Tensor | None = None
         seen: dict[str, list[Rule]] = {}
-        for binding in self._counted(owned):
+        for binding in counted:
             source = values if binding.multiplies or owners is None else owners
             factor = binding.rule.spread(source[binding.gate], self.shape)
             earlier = seen.setdefault(binding.gate, [])
@@ -106,6 +111,22 @@ class ParameterPlan:
             product = factor if product is None else product * factor
         assert product is not None
         return product
+
+    def _spread_shards(
+        self,
+        counted: list[Binding],
+        values: Mapping[str, Tensor],
+        owners: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        factors: list[Factor] = []
+        seen: dict[str, tuple[Rule, ...]] = {}
+        for binding in counted:
+            gate, rule, multiplies = binding.gate, binding.rule, binding.multiplies
+            source = values if multiplies or owners is None else owners
+            earlier = seen.get(gate, ())
+            factors.append(Factor(gate, rule, source[gate], multiplies, earlier))
+            seen[gate] = (*earlier, rule)
+        return spread_shards(self.path, self.shape, factors)
 
     def _counted(self, owned: bool) -> list[Binding]:
         """The multiplying bindings, followed by the owning ones if these count."""

@@ -1,0 +1,76 @@
+"""Uniforms for a part of a tensor: the slice of a key's stream that belongs to its entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from l0func.internal.sharding import Owned, as_index
+from l0func.kernels.draws import draw_uniforms, draw_uniforms_at
+
+
+def first_of_run(own: Sequence[Owned], shape: Sequence[int], /) -> int | None:
+    """The position of the first entry, if the entries of a part follow one another; else None.
+
+    Args:
+        own: For each dimension the indices of the part, ascending.
+        shape: The shape of the whole.
+    """
+    position, is_cut = 0, False
+    for indices, size in zip(own, shape, strict=True):
+        if not isinstance(indices, range) or (is_cut and len(indices) < size):
+            return None
+        position = position * size + indices.start
+        is_cut = is_cut or len(indices) > 1
+    return position
+
+
+def owned_uniforms(key: Tensor, own: Sequence[Owned], shape: Sequence[int], /) -> Tensor:
+    """The uniforms that a whole draw gives to some of its entries, bit for bit.
+
+    Args:
+        key: A key, shape ``(2,)``.
+        own: For each dimension the indices of the part.
+        shape: The shape of the whole draw.
+
+    Returns:
+        float32, the shape of the part.
+    """
+    sizes = [len(indices) for indices in own]
+    if prod(sizes) == 0:
+        return torch.zeros(sizes, device=key.device)
+    first = first_of_run(own, shape)
+    if first is not None:
+        start = torch.tensor([first], device=key.device)
+        return _runs(key, start, prod(sizes)).reshape(sizes)
+    lines = _positions(own[:-1], shape[:-1]).to(key.device) * shape[-1]
+    last = own[-1]
+    if isinstance(last, range):
+        return _runs(key, lines + last.start, len(last)).reshape(sizes)
+    places = lines.unsqueeze(-1) + as_index(last).to(key.device)
+    words = draw_uniforms_at(key, places // 4)
+    return words.gather(-1, places.remainder(4).unsqueeze(-1)).reshape(sizes)
+
+
+def _positions(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
+    """The numbers of all entries of a part, in row-major order of the whole."""
+    numbers = torch.zeros(1, dtype=torch.int64, device="cpu")
+    for indices, size in zip(own, shape, strict=True):
+        numbers = (numbers.unsqueeze(-1) * size + as_index(indices)).reshape(-1)
+    return numbers
+
+
+def _runs(key: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Uniforms from several positions in one stream on, ``(len(starts), length)``."""
+    keys = torch.stack((key[0].expand_as(starts), key[1] + starts // 4), dim=-1)
+    [words] = draw_uniforms(keys.unsqueeze(-2), (length + 3,))
+    skips = starts.remainder(4)
+    runs = words.new_empty((len(starts), length))
+    # A run starts at one of four words of its first call.
+    for skip in range(4):
+        rows = (skips == skip).nonzero().squeeze(-1)
+        runs[rows] = words[rows, skip : skip + length]
+    return runs
