@@ -70,12 +70,12 @@ class Comparison:
         if self._wide is None:
             return False
         inputs, expected = self._wide
-        return same_output(inputs.call(*_wide(other)), expected, tolerance=1e-7)
+        return same_output(inputs.call(*_as_float64(other)), expected, tolerance=1e-7)
 
     @cached_property
     def _wide(self) -> tuple[Inputs, Any] | None:
         """The inputs and the output in float64; None if forward asks for its own types."""
-        whole = _wide(self._whole)
+        whole = _as_float64(self._whole)
         inputs = copied(in_float64, self.inputs).widened(*whole)
         try:
             return inputs, inputs.call(*whole)
@@ -84,7 +84,7 @@ class Comparison:
             return None
 
 
-def _wide(function: Functional) -> Functional:
+def _as_float64(function: Functional) -> Functional:
     params, buffers = (_in_float64(tensors) for tensors in function[1:])
     return Functional(function.fn, params, buffers)
 

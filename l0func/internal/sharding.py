@@ -22,7 +22,7 @@ _PUBLIC = "torch.distributed.tensor"
 _PRIVATE = "torch.distributed._tensor"
 
 
-class Layout(NamedTuple):
+class ShardLayout(NamedTuple):
     """How a DTensor lies on its mesh of processes."""
 
     mesh: Any
@@ -68,7 +68,7 @@ def _refuse_old(tensor: object) -> None:
         )
 
 
-def layout_of(tensor: Tensor, /, name: str = "") -> Layout:
+def layout_of(tensor: Tensor, /, name: str = "") -> ShardLayout:
     """The layout of a DTensor.
 
     Args:
@@ -80,7 +80,7 @@ def layout_of(tensor: Tensor, /, name: str = "") -> Layout:
             dimensions, or this process is outside of the mesh.
     """
     loosely = loose(tensor)
-    layout = Layout(loosely.device_mesh, tuple(loosely.placements))
+    layout = ShardLayout(loosely.device_mesh, tuple(loosely.placements))
     label = f"The DTensor {name!r}" if name else "A DTensor"
     for placement in layout.placements:
         if not (placement.is_replicate() or shard_dim(placement) is not None):
@@ -114,7 +114,7 @@ def shard_dim(placement: Any, /) -> int | None:
     return getattr(placement, "dim", None)
 
 
-def owned_along(layout: Layout, dim: int, size: int, /) -> Owned:
+def owned_along(layout: ShardLayout, dim: int, size: int, /) -> Owned:
     """The indices along a dimension that this process holds, without communication.
 
     Args:
@@ -125,7 +125,7 @@ def owned_along(layout: Layout, dim: int, size: int, /) -> Owned:
     return owned_at(layout, layout.mesh.get_coordinate(), dim, size)
 
 
-def owned_at(layout: Layout, coordinate: Sequence[int], dim: int, size: int, /) -> Owned:
+def owned_at(layout: ShardLayout, coordinate: Sequence[int], dim: int, size: int, /) -> Owned:
     """The indices that the process at a coordinate of the mesh holds; see :func:`owned_along`."""
     own: Owned = range(size)
     mesh = zip(layout.placements, coordinate, layout.mesh.shape, strict=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from l0func.internal.sharding import (
-    Layout,
     Owned,
+    ShardLayout,
     as_index,
     is_sharded,
     layout_of,
@@ -34,7 +34,7 @@ def home() -> Any:
     return sys.modules["torch.distributed.tensor"]
 
 
-def wrapped(local: Tensor, layout: Layout, shape: Sequence[int], /) -> Tensor:
+def wrapped(local: Tensor, layout: ShardLayout, shape: Sequence[int], /) -> Tensor:
     """A DTensor of this shape from the part in this process, differentiable; nothing is sent."""
     sizes = torch.Size(shape)
     stride = tuple([prod(sizes[dim + 1 :]) for dim in range(len(sizes))])
@@ -68,7 +68,7 @@ class _Part(Function):
             return wrapped(own, layout, ctx.shape), None
         partial = home().Partial()
         placements = [partial if m in ctx.summed else p for m, p in enumerate(layout.placements)]
-        terms = wrapped(own.contiguous(), Layout(layout.mesh, tuple(placements)), ctx.shape)
+        terms = wrapped(own.contiguous(), ShardLayout(layout.mesh, tuple(placements)), ctx.shape)
         return loose(terms).redistribute(placements=layout.placements), None
 
 
@@ -101,16 +101,16 @@ def full_sum(values: Tensor, /) -> Tensor:
         return values.sum()
     layout = layout_of(values)
     is_exact = not (values.is_floating_point() or values.is_complex())
-    local = part(values).sum(dtype=torch.int64 if is_exact else _wide(values.dtype))
+    local = part(values).sum(dtype=torch.int64 if is_exact else _wide_sum(values.dtype))
     added = all_sum(local, layout)
     return added if is_exact else added.to(values.dtype)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _wide_sum(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype.is_complex else torch.float64
 
 
-def all_sum(local: Tensor, layout: Layout, /, op: str = "sum") -> Tensor:
+def all_sum(local: Tensor, layout: ShardLayout, /, op: str = "sum") -> Tensor:
     """The sum of one tensor from each shard of a layout, plain, differentiable; a collective.
 
     Args:
@@ -124,14 +124,14 @@ def all_sum(local: Tensor, layout: Layout, /, op: str = "sum") -> Tensor:
 
 class _AllSum(Function):
     @staticmethod
-    def forward(ctx: Any, local: Tensor, layout: Layout, op: str) -> Tensor:
+    def forward(ctx: Any, local: Tensor, layout: ShardLayout, op: str) -> Tensor:
         replicate, partial = home().Replicate(), home().Partial(op)
         cuts = [shard_dim(p) is not None for p in layout.placements]
         placements = tuple([partial if is_cut else replicate for is_cut in cuts])
         own = local.detach().clone()
         if not any(cuts):
             return own
-        whole: Any = wrapped(own, Layout(layout.mesh, placements), own.shape)
+        whole: Any = wrapped(own, ShardLayout(layout.mesh, placements), own.shape)
         summed = whole.full_tensor()
         return summed.view_as(summed)
 
@@ -172,7 +172,7 @@ def factor_beside(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
         ValueError: The layouts do not match.
     """
     if not is_sharded(tensor):
-        return _whole(factor, name) if is_sharded(factor) else factor
+        return _whole_of_shards(factor, name) if is_sharded(factor) else factor
     layout = layout_of(tensor, name)
     if not is_sharded(factor):
         raise ValueError(
@@ -196,7 +196,7 @@ def factor_beside(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
     return local
 
 
-def _whole(factor: Tensor, name: str) -> Tensor:
+def _whole_of_shards(factor: Tensor, name: str) -> Tensor:
     layout = layout_of(factor, name)
     if not layout.is_whole:
         raise ValueError(
@@ -206,37 +206,37 @@ def _whole(factor: Tensor, name: str) -> Tensor:
     return part(factor)
 
 
-def unequal(own: Layout, other: Layout, /) -> list[int]:
+def unequal(own: ShardLayout, other: ShardLayout, /) -> list[int]:
     """The mesh's dimensions in which the other layout cuts its tensor, and the own does not."""
     pairs = enumerate(zip(own.placements, other.placements, strict=True))
     return [m for m, (p, q) in pairs if shard_dim(p) is None and shard_dim(q) is not None]
 
 
-def all_places(layout: Layout, /) -> Iterator[tuple[int, ...]]:
+def all_places(layout: ShardLayout, /) -> Iterator[tuple[int, ...]]:
     """The coordinates of all processes on a layout's mesh."""
     return product(*[range(count) for count in layout.mesh.shape])
 
 
 @lru_cache(maxsize=1024)
-def _holds(
-    own: Layout,
+def _holds_sharded(
+    own: ShardLayout,
     shape: tuple[int, ...],
-    other: Layout,
+    other: ShardLayout,
     sizes: tuple[int, ...],
     dims: tuple[int, ...],
 ) -> bool:
     for coordinate in all_places(own):
         for dim in dims:
             held = owned_at(own, coordinate, dim, shape[dim])
-            if not _contains(held, owned_at(other, coordinate, dim, sizes[dim])):
+            if not _contains_sharded(held, owned_at(other, coordinate, dim, sizes[dim])):
                 return False
     return True
 
 
 def holds(
-    own: Layout,
+    own: ShardLayout,
     shape: tuple[int, ...],
-    other: Layout,
+    other: ShardLayout,
     sizes: tuple[int, ...],
     dims: Sequence[int],
     /,
@@ -254,10 +254,10 @@ def holds(
     """
     if own.is_whole:
         return True
-    return _holds(own, shape, other, sizes, tuple(dims))
+    return _holds_sharded(own, shape, other, sizes, tuple(dims))
 
 
-def _contains(held: Owned, wanted: Owned) -> bool:
+def _contains_sharded(held: Owned, wanted: Owned) -> bool:
     if len(wanted) == 0:
         return True
     if isinstance(held, range) and isinstance(wanted, range):

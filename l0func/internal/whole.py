@@ -43,9 +43,10 @@ def check_whole(caller: str, way: str = "", /, **trees: Any) -> None:
     for label, value in trees.items():
         for path, leaf in _tensors(value):
             if isinstance(leaf, kinds):
+                where = _path_text(label, path)
                 raise ValueError(
-                    f"{caller} needs whole tensors, and {_place(label, path)} is a DTensor: this "
-                    f"process holds a part of it, by {shown_layout(leaf)}. "
+                    f"{caller} needs whole tensors, and {where} is a DTensor: this process holds "
+                    f"a part of it, by {shown_layout(leaf)}. "
                     f"{way or _way(label, value)}"
                 )
 
@@ -67,7 +68,7 @@ def _tensors(value: Any) -> Iterator[tuple[str, Any]]:
     yield from tree.walk(value)
 
 
-def _place(label: str, path: str) -> str:
+def _path_text(label: str, path: str) -> str:
     return f"{path!r} in {label}" if path else label
 
 

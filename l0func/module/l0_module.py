@@ -173,9 +173,9 @@ class L0Module(Wrapper):
         numbers = None if live.takes_rows else kwargs.pop("rows", None)
         if numbers is not None:
             check_rows_argument(numbers, inputs, kwargs, self.per_example, self.rank)
-        key = self._next_key(numbers) if self.training else None
-        call = LiveCall(live, by_row=self.per_example and key is not None)
+        call = LiveCall(live, by_row=self.per_example and self.training)
         apply: Any = call.gated(self.spec, self.estimator, self.sampling)
+        key = self._next_key(numbers) if self.training else None
         if call.by_row and key is not None:
             apply = PerExample(apply, out_dims=(0, 0, None))
             key = keys_for_batch(key, numbers, inputs, kwargs)

@@ -35,7 +35,7 @@ def refused_in_row(func: Any, advice: str) -> ValueError:
     )
 
 
-def _refusal(advice: str) -> Callable[..., Any]:
+def _write_refusal(advice: str) -> Callable[..., Any]:
     """A handler that refuses a row's tensor, and runs the function on any other."""
 
     def refuse(mode: Any, func: Any, /, *args: Any, **named: Any) -> Any:
@@ -59,9 +59,9 @@ ROW_WRITE_HANDLERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys([TENSOR.resize_as_, untyped.resize_as_], _resize_as),
     **dict.fromkeys(
         [TENSOR.as_strided_, untyped.as_strided_],
-        _refusal("Write x = x.as_strided(size, stride)."),
+        _write_refusal("Write x = x.as_strided(size, stride)."),
     ),
-    **dict.fromkeys([TENSOR.detach_, untyped.detach_], _refusal("Write x = x.detach().")),
-    TENSOR.share_memory_: _refusal("Share the output, after the call."),
-    **dict.fromkeys([TENSOR.apply_, TENSOR.map_, TENSOR.map2_], _refusal(_NUMBERS)),
+    **dict.fromkeys([TENSOR.detach_, untyped.detach_], _write_refusal("Write x = x.detach().")),
+    TENSOR.share_memory_: _write_refusal("Share the output, after the call."),
+    **dict.fromkeys([TENSOR.apply_, TENSOR.map_, TENSOR.map2_], _write_refusal(_NUMBERS)),
 }

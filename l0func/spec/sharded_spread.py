@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from l0func.internal.sharding import (
-    Layout,
     Owned,
+    ShardLayout,
     as_index,
     is_sharded,
     layout_of,
@@ -49,11 +49,11 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         ValueError: Gates are plain tensors beside DTensors, on several meshes, or in layouts that
             do not match.
     """
-    mesh = _common_mesh(path, factors)
+    mesh = _mesh_of_gates(path, factors)
     placements: list[Any] = [home().Replicate()] * mesh.ndim
     fitting: list[Factor] = []
     for factor in factors:
-        wanted = _joined(placements, factor, shape)
+        wanted = _joined_shards(placements, factor, shape)
         if wanted is None and factor.multiplies:
             raise _mismatch(path, factor, shape, placements)
         if wanted is None:
@@ -61,7 +61,7 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
             factor = factor._replace(values=whole)
         placements = placements if wanted is None else wanted
         fitting.append(factor)
-    layout = Layout(mesh, tuple(placements))
+    layout = ShardLayout(mesh, tuple(placements))
     for factor in fitting:
         if not _holds_all(factor, layout, shape):
             raise _mismatch(path, factor, shape, placements)
@@ -77,7 +77,7 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
     return wrapped(product, layout, sizes)
 
 
-def _common_mesh(path: str, factors: Sequence[Factor]) -> Any:
+def _mesh_of_gates(path: str, factors: Sequence[Factor]) -> Any:
     mesh, first = None, ""
     for factor in factors:
         if not is_sharded(factor.values):
@@ -105,7 +105,7 @@ def _dims(rule: Rule, shape: Shape) -> list[int]:
     return [] if dim is None else [dim % len(shape)]
 
 
-def _joined(placements: Sequence[Any], factor: Factor, shape: Shape) -> list[Any] | None:
+def _joined_shards(placements: Sequence[Any], factor: Factor, shape: Shape) -> list[Any] | None:
     """The placements with those of one more gate vector, or None if they contradict."""
     dims = _dims(factor.rule, shape)
     joined = list(placements)
@@ -119,18 +119,18 @@ def _joined(placements: Sequence[Any], factor: Factor, shape: Shape) -> list[Any
         if shard_dim(joined[m]) is not None and joined[m] != own:
             return None
         joined[m] = own
-    layout = Layout(loose(factor.values).device_mesh, tuple(joined))
+    layout = ShardLayout(loose(factor.values).device_mesh, tuple(joined))
     return joined if _holds_all(factor, layout, shape) else None
 
 
 def _at_dim(placement: Any, dim: int) -> Any:
     """A shard's placement along another dimension."""
     pieces = getattr(placement, "split_factor", None)
-    kind = type(placement)
+    kind: Any = type(placement)
     return kind(dim) if pieces is None else kind(dim, split_factor=pieces)
 
 
-def _numbers(rule: Rule, shape: Shape) -> Tensor | None:
+def _slice_numbers(rule: Rule, shape: Shape) -> Tensor | None:
     """For each index along a rule's dimension its gate, or run of gates, or -1; None if equal."""
     if isinstance(rule, element | axes) or (isinstance(rule, axis) and _is_full(rule, shape)):
         return None
@@ -143,13 +143,13 @@ def _is_full(rule: axis, shape: Shape) -> bool:
     return rule.gates(shape) == (shape[rule.dim],)
 
 
-def _holds_all(factor: Factor, layout: Layout, shape: Shape) -> bool:
+def _holds_all(factor: Factor, layout: ShardLayout, shape: Shape) -> bool:
     """Whether every process holds all gates on the entries that the layout gives it."""
     own = layout_of(factor.values, factor.gate)
     if own.is_whole:
         return True
     dims = _dims(factor.rule, shape)
-    numbers = _numbers(factor.rule, shape)
+    numbers = _slice_numbers(factor.rule, shape)
     sharers = _sharers(factor.rule)
     for coordinate in all_places(layout):
         for gate_dim, dim in enumerate(dims):
@@ -173,18 +173,19 @@ def _covers(held: Owned, wanted: Owned, numbers: Tensor | None, sharers: int) ->
         index = index[index >= 0]
     runs = as_index(held)
     if sharers > 1:
-        is_whole = len(runs) % sharers == 0 and isinstance(held, range)
-        if not is_whole or (len(held) and held.start % sharers):
+        if not isinstance(held, range) or len(held) % sharers:
+            return False
+        if held and held.start % sharers:
             return False
         runs = runs[::sharers] // sharers
     return bool(torch.isin(index, runs).all())
 
 
-def _local(factor: Factor, layout: Layout, shape: Shape) -> Tensor:
+def _local(factor: Factor, layout: ShardLayout, shape: Shape) -> Tensor:
     """A factor on this process's entries, of the parameter's rank."""
     own = layout_of(factor.values, factor.gate)
     values = part(factor.values, unequal(own, layout))
-    dims, numbers = _dims(factor.rule, shape), _numbers(factor.rule, shape)
+    dims, numbers = _dims(factor.rule, shape), _slice_numbers(factor.rule, shape)
     sizes = [1] * len(shape)
     for gate_dim, dim in enumerate(dims):
         held = owned_along(own, gate_dim, factor.values.shape[gate_dim])
@@ -214,7 +215,7 @@ def _by_number(values: Tensor, held: Owned, numbers: Tensor, sharers: int) -> Te
     return torch.where((numbers >= 0).to(values.device), found, 1.0)
 
 
-def _owned_index(rule: Rule, layout: Layout, shape: Shape) -> Tensor:
+def _owned_index(rule: Rule, layout: ShardLayout, shape: Shape) -> Tensor:
     index = rule.index(shape)
     for dim, size in enumerate(index.shape):
         if size > 1:

@@ -48,16 +48,16 @@ def all_reduce_mean(values: Tree, rows: int, /, group: Any = None) -> Tree:
         raise ValueError(f"A process has at least 0 rows; got {rows}.")
     named = tree.leaves(values, "values")
     for path, t in named.items():
-        _check_whole(path, t)
+        _check_no_shards(path, t)
     means: dict[str, Tensor] = {}
     for dtype in (torch.float32, torch.float64):
         own = {path: t for path, t in named.items() if _sent_as(t) == dtype}
         if own:
-            means |= _means(own, dtype, number, group)
+            means |= _group_means(own, dtype, number, group)
     return tree.rebuild(values, means)
 
 
-def _check_whole(path: str, t: Tensor) -> None:
+def _check_no_shards(path: str, t: Tensor) -> None:
     if hasattr(t, "placements"):
         raise TypeError(
             f"all_reduce_mean takes plain tensors; {path!r} is a DTensor. Its placements already "
@@ -72,7 +72,7 @@ def _sent_as(t: Tensor) -> torch.dtype:
     return torch.float64 if is_wide or not is_real else torch.float32
 
 
-def _means(
+def _group_means(
     named: dict[str, Tensor], dtype: torch.dtype, rows: int, group: Any
 ) -> dict[str, Tensor]:
     flats = [_flat_numbers(t).to(dtype) for t in named.values()]

@@ -55,8 +55,8 @@ class ReducedGradients:
         grads, (value, updated, metrics) = self.data(*shared, *inputs)
         with torch.no_grad():
             given = (grads, value.detach(), _changes(buffers, updated))
-            grads, value, changes = _checked(self.reduce(given, rows), given)
-            updated = _changed(buffers, changes)
+            grads, value, changes = _checked_reduction(self.reduce(given, rows), given)
+            updated = _changed_leaves(buffers, changes)
         if self.price is not None:
             more, _ = self.price(*shared)
             grads = _sums(grads, more)
@@ -75,7 +75,7 @@ def number_of_rows(inputs: Sequence[Any], in_dims: Sequence[int | None] | None) 
     """
     for i, value in enumerate(inputs):
         member = None if in_dims is None else in_dims[i]
-        shapes = _shapes(value, member)
+        shapes = _shapes_in(value, member)
         found = {shape[0] for shape in shapes if shape}
         if len(found) > 1:
             raise ValueError(
@@ -90,7 +90,7 @@ def number_of_rows(inputs: Sequence[Any], in_dims: Sequence[int | None] | None) 
     )
 
 
-def _shapes(value: Any, member: Any) -> list[list[int]]:
+def _shapes_in(value: Any, member: Any) -> list[list[int]]:
     """The shapes of an input's tensors in one member."""
     flat = flatten_mapped(value, member, "in_dims")
     found = [list(x.shape) for x in flat.unmapped]
@@ -114,7 +114,7 @@ def _change(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(new == old, torch.zeros_like(old), (new - old).to(old.dtype))
 
 
-def _changed(before: Tree, changes: dict[str, Tensor]) -> Tree:
+def _changed_leaves(before: Tree, changes: dict[str, Tensor]) -> Tree:
     old = tree.leaves(before, "buffers")
     new: dict[str, Tensor] = {}
     for path, b in old.items():
@@ -128,7 +128,7 @@ def _sums(grads: Tree, more: Tree) -> Tree:
     return tree.rebuild(grads, found)
 
 
-def _checked(result: Any, given: Tree) -> Any:
+def _checked_reduction(result: Any, given: Tree) -> Any:
     """What ``reduce`` returned, in the structure of what it was given.
 
     Raises:

@@ -56,7 +56,7 @@ def save_shards(
             f"Give each step its own folder, such as {path.parent / f'step_{int(state.step)}'}."
         )
     leaves: dict[str, Any] = dict(tree.leaves(state, "the state"))
-    leaves |= {_PREFIX + name: _bytes_of(text) for name, text in texts.items()}
+    leaves |= {_PREFIX + name: _shard_bytes(text) for name, text in texts.items()}
     _quietly(_engine().save, leaves, checkpoint_id=path)
 
 
@@ -143,14 +143,14 @@ def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
             raise ValueError(f"{path} has no {name}: l0func.save_shards did not write it.")
         found[_PREFIX + name] = torch.empty(record.shape, dtype=torch.uint8, device="cpu")
     _quietly(_engine().load, found, checkpoint_id=path)
-    return {name: _text_of(found[_PREFIX + name]) for name in _TEXTS}
+    return {name: _spec_text(found[_PREFIX + name]) for name in _TEXTS}
 
 
-def _bytes_of(text: str) -> Tensor:
+def _shard_bytes(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
-def _text_of(numbers: Tensor) -> str:
+def _spec_text(numbers: Tensor) -> str:
     return bytes(listed(numbers)).decode()
 
 
