@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ def trainings(net: tuple[Any, ...], settings: dict[str, Any], reduce: Any) -> l0
 def compare_steps(settings: dict[str, Any], with_norm: bool = False) -> Any:
     """The state after five steps, the leaves in bytes; they are one process's to rounding."""
     net = network(with_norm)
-    several, one = (trainings(net, settings, r) for r in (l0.all_reduce_mean, None))
+    several = trainings(net, settings, l0.all_reduce_mean)
+    eager = {name: value for name, value in settings.items() if name != "compile"}
+    one = trainings(net, eager, None)
     state = several.init(l0.random.key(1), *net[1:4])
     expected = one.init(l0.random.key(1), *net[1:4])
     if "in_dims" in settings:
@@ -103,6 +106,22 @@ def test_every_process_has_the_state_of_one_process_bit_for_bit_alike(size, sett
 def clipped_steps(settings: dict[str, Any]) -> Any:
     # A function over gradients has no pickle.
     return compare_steps({**settings, "clip": l0.clip_norm(0.5)})
+
+
+def compiled_steps(settings: dict[str, Any]) -> Any:
+    # The front end is what is tested; torch's own backend takes long from an empty cache.
+    compile_anew: Any = torch.compile
+    torch.compile = partial(compile_anew, backend="aot_eager")
+    try:
+        return compare_steps({**settings, "compile": True})
+    finally:
+        torch.compile = compile_anew
+
+
+@pytest.mark.compiles
+def test_a_compiled_step_is_reduced_outside_of_its_graphs():
+    first, second = processes(2).run(compiled_steps, {"penalty": True})
+    assert first == second
 
 
 def means() -> None:
