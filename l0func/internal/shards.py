@@ -126,19 +126,36 @@ class _AllSum(Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, layout: Layout, op: str) -> Tensor:
         replicate, partial = home().Replicate(), home().Partial(op)
-        cuts = [shard_dim(p) is not None for p in layout.placements]
-        placements = tuple([partial if is_cut else replicate for is_cut in cuts])
         own = local.detach().clone()
-        if not any(cuts):
-            return own
-        whole: Any = wrapped(own, Layout(layout.mesh, placements), own.shape)
-        summed = whole.full_tensor()
-        return summed.view_as(summed)
+        for m, placement in enumerate(layout.placements):
+            if shard_dim(placement) is None:
+                continue
+            # One dimension after the other: torch warns of a sum over several at once.
+            placements = [replicate] * len(layout.placements)
+            placements[m] = partial
+            terms: Any = wrapped(own, Layout(layout.mesh, tuple(placements)), own.shape)
+            own = terms.full_tensor()
+        return own.view_as(own)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         # Every process has the same loss, so the sum's gradient is each term's.
         return _local_grad(grads[0]), None, None
+
+
+def full_min(values: Tensor, /) -> Tensor:
+    """The smallest entry, a plain scalar; for a DTensor a collective, without a derivative."""
+    if not is_sharded(values):
+        return values.amin()
+    local = part(values.detach())
+    ends = torch.full((1,), torch.inf, dtype=values.dtype, device=local.device)
+    smallest = torch.cat((local.reshape(-1), ends)).amin()
+    return -all_sum(-smallest, layout_of(values), "max")
+
+
+def whole_of(tensor: Tensor, /) -> Tensor:
+    """A DTensor gathered, differentiable; a plain tensor as it is."""
+    return loose(tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
 def product_with(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
