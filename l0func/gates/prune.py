@@ -90,7 +90,8 @@ def _masked_shard(path: str, weight: Tensor, mask: Tensor, multiplied: bool) -> 
     """:func:`_masked`, each process on its own part of a DTensor."""
     if not (is_sharded(weight) or is_sharded(mask)):
         return _masked(weight, mask, multiplied)
-    own_mask = factor_beside(weight, mask, path)
+    # Gates that only own entries lie as the parameters that they multiply.
+    own_mask = factor_beside(weight, mask, path, gathers=not multiplied)
     if not is_sharded(weight):
         return _masked(weight, own_mask, multiplied)
     own = _masked(part(weight), own_mask, multiplied)

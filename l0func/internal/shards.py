@@ -158,13 +158,14 @@ def whole_of(tensor: Tensor, /) -> Tensor:
     return loose(tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
-def product_with(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
+def product_with(tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool = False) -> Tensor:
     """A tensor times a factor that broadcasts to it, each process on its own part.
 
     Args:
         tensor: A tensor, maybe a DTensor.
         factor: The factor, of its rank.
         name: The tensor's name, for an error.
+        gathers: Whether a factor in another layout is gathered, and not refused.
 
     Raises:
         ValueError: The layouts do not match.
@@ -173,17 +174,20 @@ def product_with(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
         return tensor * factor
     if not is_sharded(tensor):
         return tensor * factor_beside(tensor, factor, name)
-    own = part(tensor) * factor_beside(tensor, factor, name)
+    own = part(tensor) * factor_beside(tensor, factor, name, gathers=gathers)
     return wrapped(own, layout_of(tensor, name), tensor.shape)
 
 
-def factor_beside(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
+def factor_beside(
+    tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool = False
+) -> Tensor:
     """The part of a factor that belongs to this process's part of a tensor, plain.
 
     Args:
         tensor: A tensor, maybe a DTensor.
         factor: A factor that broadcasts to it, of its rank.
         name: The tensor's name, for an error.
+        gathers: Whether a factor in another layout is gathered, and not refused.
 
     Raises:
         ValueError: The layouts do not match.
@@ -199,7 +203,11 @@ def factor_beside(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
     varied = [dim for dim, size in enumerate(factor.shape) if size > 1 or tensor.shape[dim] == 1]
     own = layout_of(factor, name)
     same_mesh = own.mesh == layout.mesh
-    if not (same_mesh and holds(own, tuple(factor.shape), layout, tuple(tensor.shape), varied)):
+    fits = same_mesh and holds(own, tuple(factor.shape), layout, tuple(tensor.shape), varied)
+    if same_mesh and not fits and gathers:
+        factor = loose(factor).redistribute(placements=[home().Replicate()] * layout.mesh.ndim)
+        own, fits = layout_of(factor, name), True
+    if not fits:
         raise ValueError(
             f"The gates on {name!r} do not lie as the parameter does: they make a mask of shape "
             f"{tuple(factor.shape)}, {own}, and the parameter is {layout}. Lay the gates out as "
