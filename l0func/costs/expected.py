@@ -110,7 +110,7 @@ def squares_by_parameter(
         squared = squares(params[p.path])
         if p.bindings:
             mask = p.spread(moments, owned=True, owners=opens)
-            squared = product_with(squared, mask, p.path)
+            squared = product_with(squared, mask, p.path, gathers=not p.multiplied)
         sums[p.path] = full_sum(squared)
     return sums
 
@@ -194,7 +194,9 @@ def penalty(
         terms.append(_priced(price, opens[p.path], p))
         if decays:
             weight = tensors[p.path].detach() if detach_params else tensors[p.path]
-            squared = product_with(squares(weight), opens[p.path], p.path)
+            squared = product_with(
+                squares(weight), opens[p.path], p.path, gathers=not p.multiplied
+            )
             terms.append(0.5 * weight_decay * full_sum(squared))
     return _total(terms)
 

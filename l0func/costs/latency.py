@@ -16,6 +16,7 @@ from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names
 from l0func.internal.context import compiling
+from l0func.internal.shards import whole_of
 from l0func.internal.tree import Tree
 from l0func.internal.watch import warn_user
 from l0func.spec.plan import GateSpec, ParameterPlan, check_spec
@@ -211,6 +212,8 @@ def ms_of(opens: Gates, spec: GateSpec, table: LatencyTable) -> Tensor:
         table: A table for this spec.
     """
     plans = {p.path: p for p in spec.parameters}
+    # Numbers of units are read in whole; a vector of units is short.
+    opens = {name: whole_of(t) for name, t in opens.items()}
     like = next(iter(opens.values()))
     widths = [kept_slices_of(plans[axis.path], axis.dim, opens, table) for axis in table.axes]
     stacked = torch.stack(widths) if widths else like.new_zeros(0)

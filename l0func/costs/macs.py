@@ -14,6 +14,8 @@ from l0func.costs.products import ActivationProduct, ParameterSlices, macs_of_pr
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
+from l0func.internal.sharding import as_index, is_sharded, layout_of, owned_along
+from l0func.internal.shards import full_sum, part, wrapped
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.internal.whole import check_whole
@@ -214,7 +216,7 @@ def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
     parameters = {p.path: p for p in spec.parameters}
     _check_same_network(counts, parameters)
     like = next(iter(opens.values()), torch.zeros(()))
-    total = like.new_zeros(())
+    total = torch.zeros((), dtype=like.dtype, device=like.device)
     for path, uses in counts.uses.items():
         total = total + _with_parameter(opens, parameters[path], uses).to(total)
     if counts.products:
@@ -241,4 +243,18 @@ def _with_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
     if uses.dim() == 0:
         # A number, not a tensor on the CPU, which a card would wait for.
         return entry_sum(probability, p) * uses.to(probability.dtype)
+    if is_sharded(probability):
+        return full_sum(_used_shard(probability, uses))
     return (probability * uses.to(probability)).sum()
+
+
+def _used_shard(probability: Tensor, uses: Tensor) -> Tensor:
+    """Open probabilities times whole use counts, each process on its own part."""
+    layout, own = layout_of(probability), uses
+    for dim, size in enumerate(probability.shape):
+        if size > 1:
+            index = as_index(owned_along(layout, dim, size))
+            own = own.index_select(dim, index.to(own.device))
+    local = part(probability)
+    product = local * own.to(device=local.device, dtype=local.dtype)
+    return wrapped(product, layout, uses.shape)

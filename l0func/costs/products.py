@@ -12,6 +12,7 @@ from torch import Tensor
 from l0func.gates.checks import Gates
 from l0func.internal.constants import whole_numbers
 from l0func.internal.context import compiling
+from l0func.internal.shards import whole_of
 from l0func.spec.plan import ParameterPlan
 from l0func.spec.rules import Rule, Shape
 
@@ -59,13 +60,16 @@ def macs_of_products(
         A scalar.
     """
     like = next(iter(opens.values()), torch.zeros(()))
-    total = like.new_zeros(())
+    total = torch.zeros((), dtype=like.dtype, device=like.device)
+    wholes: Gates = {}
     # To find the gates takes longer than all that is computed with them.
     found = _covered if compiling() else _last_covered
     for covered in found(products, parameters):
         open_macs = whole_numbers(covered.macs, like.device).to(like.dtype)
         for name, numbers in zip(covered.names, covered.numbers, strict=True):
-            open_macs = open_macs * opens[name][whole_numbers(numbers, like.device)]
+            if name not in wholes:
+                wholes[name] = whole_of(opens[name])
+            open_macs = open_macs * wholes[name][whole_numbers(numbers, like.device)]
         total = total + open_macs.sum()
     return total
 

@@ -21,8 +21,8 @@ from l0func.gates.checks import (
 )
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
-from l0func.gates.prune import open_entries
 from l0func.internal.kinds import check_has_values
+from l0func.internal.shards import full_sum
 from l0func.internal.tree import Tree
 from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec
@@ -238,8 +238,13 @@ def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
 
 def _realised_open(z: Gates, spec: GateSpec) -> dict[str, int]:
     """For every gated parameter, its number of open entries under test-time gates."""
-    kept = open_entries(z, spec)
-    return {path: int(entries.sum()) for path, entries in kept.items()}
+    opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
+    counts: dict[str, int] = {}
+    for p in spec.gated():
+        entries = p.spread(opens, owned=True) != 0
+        copies = p.size // max(entries.numel(), 1)
+        counts[p.path] = int(full_sum(entries)) * copies
+    return counts
 
 
 def _total_row(rows: Sequence[SummaryRow], gates: int) -> SummaryRow:

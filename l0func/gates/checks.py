@@ -18,6 +18,7 @@ from l0func.internal.kinds import (
     count_not_finite,
     has_finite_sum,
 )
+from l0func.internal.shards import full_sum
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
@@ -101,7 +102,7 @@ def check_values(gates: Gates) -> None:
         ValueError: A location is NaN.
     """
     for name, log_alpha in gates.items():
-        bad = known_values(log_alpha.isnan().sum())
+        bad = known_values(full_sum(log_alpha.isnan()))
         if bad:
             raise ValueError(
                 f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from l0func.gates.checks import ESTIMATORS, Gates
 from l0func.internal.context import compiling, known_values
+from l0func.internal.shards import full_sum
 from l0func.internal.watch import listed_names, warn_user
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -61,8 +62,8 @@ def _is_closed(p: ParameterPlan, opens: Gates, sizes: Mapping[str, int]) -> bool
     on_it = {binding.gate for binding in p.bindings}
     if sum(sizes[name] for name in on_it) < 2:
         return False
-    if len(on_it) == 1 and known_values(opens[on_it.pop()].any()):
+    if len(on_it) == 1 and known_values(full_sum(opens[on_it.pop()]) > 0):
         # Every gate has an entry in each of its parameters.
         return False
     entries = p.spread(opens, owned=True) != 0
-    return known_values(entries.any()) is False
+    return known_values(full_sum(entries)) == 0

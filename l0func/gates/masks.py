@@ -155,12 +155,27 @@ def deterministic_gate(gate: GateVector, log_alpha: Tensor, estimator: MaskEstim
 
 def _by_count(gate: GateVector, log_alpha: Tensor) -> Tensor:
     """The expectation, with as many of the lowest gates closed as are expected to be."""
+    check_whole({gate.name: log_alpha}, "The estimator 'count' orders the gates of a vector, and")
     flat = log_alpha.reshape(-1)
     prob_zero = 1 - gate.distribution.prob_nonzero(flat)
     closed = prob_zero.sum().round()
     rank = flat.sort(stable=True).indices.argsort()
     soft = gate.distribution.mean(flat)
     return torch.where(rank >= closed, soft, 0.0).reshape(log_alpha.shape)
+
+
+def check_whole(gates: Gates, reason: str) -> None:
+    """Refuse DTensors where all gates of a vector are ordered.
+
+    Raises:
+        ValueError: A gate vector is a DTensor.
+    """
+    for name, log_alpha in gates.items():
+        if is_sharded(log_alpha):
+            raise ValueError(
+                f"{reason} {name!r} is a DTensor, of which each process holds a part. Gather the "
+                "gates first, l0func.gather(gates), or use the estimator 'louizos' or 'median'."
+            )
 
 
 def masks_of(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:

@@ -21,6 +21,8 @@ from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
+from l0func.internal.sharding import is_sharded, layout_of
+from l0func.internal.shards import factor_beside, part, wrapped
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
 
@@ -80,8 +82,20 @@ def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[st
     for p in spec.gated():
         # One product for both: a gate's value where it multiplies, and 1 or 0 where it owns.
         mask = p.spread(z, owned=True, owners=opens)
-        pruned[p.path] = _masked(params[p.path], mask, p.multiplied)
+        pruned[p.path] = _masked_shard(p.path, params[p.path], mask, p.multiplied)
     return pruned
+
+
+def _masked_shard(path: str, weight: Tensor, mask: Tensor, multiplied: bool) -> Tensor:
+    """:func:`_masked`, each process on its own part of a DTensor."""
+    if not (is_sharded(weight) or is_sharded(mask)):
+        return _masked(weight, mask, multiplied)
+    # Gates that only own entries lie as the parameters that they multiply.
+    own_mask = factor_beside(weight, mask, path, gathers=not multiplied)
+    if not is_sharded(weight):
+        return _masked(weight, own_mask, multiplied)
+    own = _masked(part(weight), own_mask, multiplied)
+    return wrapped(own, layout_of(weight, path), weight.shape)
 
 
 def _masked(weight: Tensor, mask: Tensor, multiplied: bool) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import known_values
+from l0func.internal.sharding import is_sharded
+from l0func.internal.shards import full_sum
 from l0func.internal.untyped import loose
 
 _REAL = {
@@ -109,7 +111,7 @@ def count_not_finite(tensor: Tensor, /) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_quantized:
         tensor = _stored_values(tensor)
     wide = tensor if tensor.dtype in _SCALED else tensor.to(torch.float32)
-    return (~wide.isfinite()).sum()
+    return full_sum(~wide.isfinite())
 
 
 def has_finite_sum(tensor: Tensor, /) -> bool:
@@ -117,7 +119,9 @@ def has_finite_sum(tensor: Tensor, /) -> bool:
 
     It is one pass where a count takes three. False tells nothing.
     """
-    if tensor.layout != torch.strided or tensor.dtype not in (torch.float32, torch.float64):
+    if is_sharded(tensor) or tensor.layout != torch.strided:
+        return False
+    if tensor.dtype not in (torch.float32, torch.float64):
         return False
     return bool(known_values(tensor.sum().isfinite()))
 

@@ -126,14 +126,16 @@ class _AllSum(Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, layout: ShardLayout, op: str) -> Tensor:
         replicate, partial = home().Replicate(), home().Partial(op)
-        cuts = [shard_dim(p) is not None for p in layout.placements]
-        placements = tuple([partial if is_cut else replicate for is_cut in cuts])
         own = local.detach().clone()
-        if not any(cuts):
-            return own
-        whole: Any = wrapped(own, ShardLayout(layout.mesh, placements), own.shape)
-        summed = whole.full_tensor()
-        return summed.view_as(summed)
+        for m, placement in enumerate(layout.placements):
+            if shard_dim(placement) is None:
+                continue
+            # One dimension after the other: torch warns of a sum over several at once.
+            placements = [replicate] * len(layout.placements)
+            placements[m] = partial
+            terms: Any = wrapped(own, ShardLayout(layout.mesh, tuple(placements)), own.shape)
+            own = terms.full_tensor()
+        return own.view_as(own)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -141,13 +143,29 @@ class _AllSum(Function):
         return _local_grad(grads[0]), None, None
 
 
-def product_with(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
+def full_min(values: Tensor, /) -> Tensor:
+    """The smallest entry, a plain scalar; for a DTensor a collective, without a derivative."""
+    if not is_sharded(values):
+        return values.amin()
+    local = part(values.detach())
+    ends = torch.full((1,), torch.inf, dtype=values.dtype, device=local.device)
+    smallest = torch.cat((local.reshape(-1), ends)).amin()
+    return -all_sum(-smallest, layout_of(values), "max")
+
+
+def whole_of(tensor: Tensor, /) -> Tensor:
+    """A DTensor gathered, differentiable; a plain tensor as it is."""
+    return loose(tensor).full_tensor() if is_sharded(tensor) else tensor
+
+
+def product_with(tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool = False) -> Tensor:
     """A tensor times a factor that broadcasts to it, each process on its own part.
 
     Args:
         tensor: A tensor, maybe a DTensor.
         factor: The factor, of its rank.
         name: The tensor's name, for an error.
+        gathers: Whether a factor in another layout is gathered, and not refused.
 
     Raises:
         ValueError: The layouts do not match.
@@ -156,17 +174,20 @@ def product_with(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
         return tensor * factor
     if not is_sharded(tensor):
         return tensor * factor_beside(tensor, factor, name)
-    own = part(tensor) * factor_beside(tensor, factor, name)
+    own = part(tensor) * factor_beside(tensor, factor, name, gathers=gathers)
     return wrapped(own, layout_of(tensor, name), tensor.shape)
 
 
-def factor_beside(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
+def factor_beside(
+    tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool = False
+) -> Tensor:
     """The part of a factor that belongs to this process's part of a tensor, plain.
 
     Args:
         tensor: A tensor, maybe a DTensor.
         factor: A factor that broadcasts to it, of its rank.
         name: The tensor's name, for an error.
+        gathers: Whether a factor in another layout is gathered, and not refused.
 
     Raises:
         ValueError: The layouts do not match.
@@ -182,7 +203,11 @@ def factor_beside(tensor: Tensor, factor: Tensor, name: str, /) -> Tensor:
     varied = [dim for dim, size in enumerate(factor.shape) if size > 1 or tensor.shape[dim] == 1]
     own = layout_of(factor, name)
     same_mesh = own.mesh == layout.mesh
-    if not (same_mesh and holds(own, tuple(factor.shape), layout, tuple(tensor.shape), varied)):
+    fits = same_mesh and holds(own, tuple(factor.shape), layout, tuple(tensor.shape), varied)
+    if same_mesh and not fits and gathers:
+        factor = loose(factor).redistribute(placements=[home().Replicate()] * layout.mesh.ndim)
+        own, fits = layout_of(factor, name), True
+    if not fits:
         raise ValueError(
             f"The gates on {name!r} do not lie as the parameter does: they make a mask of shape "
             f"{tuple(factor.shape)}, {own}, and the parameter is {layout}. Lay the gates out as "

@@ -125,8 +125,9 @@ def _joined_shards(placements: Sequence[Any], factor: Factor, shape: Shape) -> l
 
 def _at_dim(placement: Any, dim: int) -> Any:
     """A shard's placement along another dimension."""
+    own: Any = placement
+    kind: Any = own.__class__
     pieces = getattr(placement, "split_factor", None)
-    kind: Any = type(placement)
     return kind(dim) if pieces is None else kind(dim, split_factor=pieces)
 
 

@@ -59,7 +59,8 @@ class Constraint(NamedTuple):
             return ms_of(opens, spec, self.costs) / self.costs.dense
         if self.costs is not None:
             return macs_of(opens, spec, self.costs) / self.costs.total
-        kept = next(iter(opens.values())).new_zeros(())
+        like = next(iter(opens.values()))
+        kept = torch.zeros((), dtype=like.dtype, device=like.device)
         for p in self.parameters:
             kept = kept + _kept_entries(p, opens)
         return kept / self.size

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from l0func.gates.checks import Gates
 from l0func.internal.context import known_values
+from l0func.internal.shards import full_min
 from l0func.spec.parts import GateVector
 
 _HALVINGS = 20
@@ -75,4 +76,6 @@ def location_of(gate: GateVector, probability: float) -> float:
 def _lowest(log_alpha: Tensor) -> Tensor:
     # A location of minus infinity stays there whatever the shift.
     finite = torch.where(log_alpha.isfinite(), log_alpha, 0.0)
-    return finite.amin().to(torch.float64 if log_alpha.dtype == torch.float64 else torch.float32)
+    return full_min(finite).to(
+        torch.float64 if log_alpha.dtype == torch.float64 else torch.float32
+    )

@@ -15,6 +15,7 @@ from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gate, deterministic_gates
 from l0func.internal import names, tree
+from l0func.internal.shards import full_sum
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 from l0func.train.constraints import (
@@ -261,10 +262,10 @@ class _Controller:
     def _has_floor(self, gate: GateVector, gates: Gates) -> Tensor:
         log_alpha = gates[gate.name]
         opens = _opens(log_alpha, deterministic_gate(gate, log_alpha, self.estimator))
-        return opens.sum() >= min(self.floor, opens.numel())
+        return full_sum(opens) >= min(self.floor, opens.numel())
 
     def _is_below_floor(self, opens: Gates) -> Tensor:
-        missing = [t.sum() < min(self.floor, t.numel()) for t in opens.values()]
+        missing = [full_sum(t) < min(self.floor, t.numel()) for t in opens.values()]
         return torch.stack(missing).any()
 
     def _lowest(self, state: LagrangianState) -> Tensor:
