@@ -126,7 +126,8 @@ def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, fl
     own = shown[0]["rounds"][0]
     before, after = own["channels"], own["widths"]
     widths = [{short(name): n for name, n in table.items()} for table in (before, after)]
-    l0.plot.widths(*widths, right)
+    if before:
+        l0.plot.widths(*widths, right)
     title = f"Channels left: {shown[0]['method']}, {own['target']:.0%}"
     right.set_title(title, loc="left")
     right.set(xlabel="channels")

@@ -46,9 +46,11 @@ def curve(axes: Axes, record: Record) -> None:
 
 def widths(axes: Axes, records: list[Record], of_heads: bool) -> None:
     """The mean number of units that each layer keeps, one bar for each target."""
-    targets = [level["target"] for level in records[0]["levels"]]
-    for place, target in enumerate(targets):
-        kept = [record["levels"][place]["kept"] for record in records]
+    targets = sorted({level["target"] for record in records for level in record["levels"]})
+    for place, target in enumerate(reversed(targets)):
+        # A run that was stopped has its first target alone.
+        runs = [record["levels"] for record in records]
+        kept = [levels[place]["kept"] for levels in runs if len(levels) > place]
         names = [name for name in kept[0] if (HEADS in name) == of_heads]
         means = [statistics.fmean(one[name] for one in kept) for name in names]
         at = [layer + 1 + 0.38 * (place - 0.5) for layer in range(len(names))]
