@@ -24,6 +24,7 @@ from l0func.internal.context import compiling
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
+from l0func.internal.whole import check_whole
 from l0func.kernels.choice import kernel_in_use
 from l0func.spec.plan import GateSpec, GateVector
 
@@ -171,6 +172,7 @@ def deterministic_gate(gate: GateVector, log_alpha: Tensor, estimator: MaskEstim
 
 def _by_count(gate: GateVector, log_alpha: Tensor) -> Tensor:
     """The expectation, with as many of the lowest gates closed as are expected to be."""
+    check_whole("the estimator 'count'", gates=log_alpha)
     flat = log_alpha.reshape(-1)
     prob_zero = 1 - gate.distribution.prob_nonzero(flat)
     closed = prob_zero.sum().round()
