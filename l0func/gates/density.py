@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l0func.gates.checks import Gates, MaskEstimator
 from l0func.gates.closed import Decision
-from l0func.gates.masks import check_whole, deterministic_gates
+from l0func.gates.masks import check_order, deterministic_gates
 from l0func.internal import names
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -71,7 +71,7 @@ def gates_at(gates: Gates, spec: GateSpec, density: Density) -> Gates:
             are no gates; a pattern matches no gated parameter, or a gated parameter no pattern.
     """
     pools = _pools(spec, density)
-    check_whole(gates, "A density orders all gates, and")
+    check_order(gates, "A density orders all gates, and")
     places = _places_in_order(gates, spec)
     opens = {name: torch.ones(place.shape, device=place.device) for name, place in places.items()}
     for pattern, (parameters, share) in pools.items():

@@ -155,7 +155,7 @@ def deterministic_gate(gate: GateVector, log_alpha: Tensor, estimator: MaskEstim
 
 def _by_count(gate: GateVector, log_alpha: Tensor) -> Tensor:
     """The expectation, with as many of the lowest gates closed as are expected to be."""
-    check_whole({gate.name: log_alpha}, "The estimator 'count' orders the gates of a vector, and")
+    check_order({gate.name: log_alpha}, "The estimator 'count' orders the gates of a vector, and")
     flat = log_alpha.reshape(-1)
     prob_zero = 1 - gate.distribution.prob_nonzero(flat)
     closed = prob_zero.sum().round()
@@ -164,7 +164,7 @@ def _by_count(gate: GateVector, log_alpha: Tensor) -> Tensor:
     return torch.where(rank >= closed, soft, 0.0).reshape(log_alpha.shape)
 
 
-def check_whole(gates: Gates, reason: str) -> None:
+def check_order(gates: Gates, reason: str) -> None:
     """Refuse DTensors where all gates of a vector are ordered.
 
     Raises:

@@ -29,7 +29,7 @@ from l0func.pure.eager import (
 from l0func.pure.guard import GuardedCalls, ReadGuard
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
-from l0func.pure.part import Part, copied_graph, is_bookkeeping
+from l0func.pure.part import Part, copied_graph, is_bookkeeping, is_fsdp
 from l0func.pure.places import Contents, Places
 from l0func.pure.watched import Watched
 
@@ -64,7 +64,7 @@ def make_functional(module: nn.Module, /) -> Functional:
 
     Raises:
         ValueError: A parameter is uninitialised, an Embedding renormalises its weight in place
-            (``max_norm``), or a compiled wrapper has hooks of its own.
+            (``max_norm``), a compiled wrapper has hooks of its own, or ``fully_shard`` sharded it.
         TypeError: ``module`` is not an eager nn.Module, or TorchScript below it runs on its
             parameters.
 
@@ -75,6 +75,13 @@ def make_functional(module: nn.Module, /) -> Functional:
     """
     module = eager_root(module)
     found = module_tree(module)
+    for path, child in found.modules.items():
+        if is_fsdp(type(child)):
+            raise ValueError(
+                f"fully_shard has sharded {path or 'the module'}, and FSDP gathers parameters "
+                "into that module itself, not into a function's own. Call make_functional first; "
+                "or wrap the module in an L0Module, and fully_shard its layers there."
+            )
     fn = PureModule(module, found)
     _, params, buffers = found
     return Functional(fn, _copies(params.items()), _copies(buffers.items()))

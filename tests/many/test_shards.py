@@ -127,7 +127,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path):
     other = l0.gate_spec(PARAMS, {"*weight": l0.axis(0), "*": None})
     with pytest.raises(ValueError, match="is of another gate spec"):
         l0.load_shards(folder, state, other)
-    with pytest.raises(ValueError, match=r"lr was not given and is 0.1 here"):
+    with pytest.raises(ValueError, match=r"lr was not given and is 0\.1 here"):
         l0.load_shards(folder, state, SPEC, {"lr": 0.1})
     wide = state._replace(params={path: p.double() for path, p in state.params.items()})
     with pytest.raises(ValueError, match=r"as torch\.float32; this run's is torch\.float64"):
