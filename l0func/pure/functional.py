@@ -79,8 +79,8 @@ def make_functional(module: nn.Module, /) -> Functional:
         if is_fsdp(type(child)):
             raise ValueError(
                 f"fully_shard has sharded {path or 'the module'}, and FSDP gathers parameters "
-                "into that module itself, not into a function's own. Call make_functional first; "
-                "or wrap the module in an L0Module, and fully_shard its layers there."
+                "into that module itself, not into a function's own. Call make_functional "
+                "first; or wrap the module in an L0Module, and fully_shard its layers there."
             )
     fn = PureModule(module, found)
     _, params, buffers = found
