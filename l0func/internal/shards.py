@@ -243,7 +243,7 @@ def all_places(layout: Layout, /) -> Iterator[tuple[int, ...]]:
 
 
 @lru_cache(maxsize=1024)
-def _holds(
+def _holds_part(
     own: Layout,
     shape: tuple[int, ...],
     other: Layout,
@@ -279,7 +279,7 @@ def holds(
     """
     if own.is_whole:
         return True
-    return _holds(own, shape, other, sizes, tuple(dims))
+    return _holds_part(own, shape, other, sizes, tuple(dims))
 
 
 def _contains(held: Owned, wanted: Owned) -> bool:
