@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class CustomGate(GateDistribution):
 def _at_values(function: Any, t: float | Tensor, log_alpha: Tensor) -> Tensor:
     if isinstance(t, Tensor):
         return by_blocks(function, t, log_alpha)
-    return by_blocks(lambda la: function(t, la), log_alpha)
+    return by_blocks(partial(function, t), log_alpha)
 
 
 def _check_precision(gate: CustomGate) -> None:

@@ -126,8 +126,9 @@ def _with_gates(placements: Sequence[Any], factor: Factor, shape: Shape) -> list
 def _at_dim(placement: Any, dim: int) -> Any:
     """A shard's placement along another dimension."""
     pieces = getattr(placement, "split_factor", None)
-    kind: Any = type(placement)
-    return kind(dim) if pieces is None else kind(dim, split_factor=pieces)
+    if pieces is None:
+        return home().Shard(dim)
+    return type(placement)(dim, split_factor=pieces)
 
 
 def _gate_numbers(rule: Rule, shape: Shape) -> Tensor | None:
@@ -173,8 +174,9 @@ def _has_gates(held: Owned, wanted: Owned, numbers: Tensor | None, sharers: int)
         index = index[index >= 0]
     runs = as_index(held)
     if sharers > 1:
-        is_run = isinstance(held, range) and len(held) % sharers == 0
-        if not is_run or (held and held.start % sharers):
+        if not isinstance(held, range) or len(held) % sharers:
+            return False
+        if len(held) and held.start % sharers:
             return False
         runs = runs[::sharers] // sharers
     return bool(torch.isin(index, runs).all())
