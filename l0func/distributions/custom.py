@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0func.distributions.base import GateDistribution
+from l0func.distributions.blocks import by_blocks
 from l0func.distributions.elementwise import rectify
 from l0func.internal.untyped import listed_floats
 
@@ -92,19 +94,28 @@ class CustomGate(GateDistribution):
     # The names by which the library calls them.
 
     def _quantile(self, u: Tensor, log_alpha: Tensor) -> Tensor:
-        return rectify(self.draw(u, log_alpha))
+        return rectify(by_blocks(self.draw, u, log_alpha))
 
     def _survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return self.survival(t, log_alpha)
+        return _at_values(self.survival, t, log_alpha)
 
     def _cumulative(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
-        return self.cumulative(t, log_alpha)
+        return _at_values(self.cumulative, t, log_alpha)
+
+    def _mean_and_variance(self, la: Tensor) -> tuple[Tensor, Tensor]:
+        return by_blocks(super()._mean_and_variance, la)
 
     def _published(self, log_alpha: Tensor) -> Tensor:
-        return rectify(self.fixed(log_alpha))
+        return rectify(by_blocks(self.fixed, log_alpha))
 
     def _location(self, probability: float, t: float) -> float:
         return self.location(probability, t)
+
+
+def _at_values(function: Any, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+    if isinstance(t, Tensor):
+        return by_blocks(function, t, log_alpha)
+    return by_blocks(partial(function, t), log_alpha)
 
 
 def _check_precision(gate: CustomGate) -> None:

@@ -243,7 +243,7 @@ def all_places(layout: ShardLayout, /) -> Iterator[tuple[int, ...]]:
 
 
 @lru_cache(maxsize=1024)
-def _holds_sharded(
+def _holds_part(
     own: ShardLayout,
     shape: tuple[int, ...],
     other: ShardLayout,
@@ -279,7 +279,7 @@ def holds(
     """
     if own.is_whole:
         return True
-    return _holds_sharded(own, shape, other, sizes, tuple(dims))
+    return _holds_part(own, shape, other, sizes, tuple(dims))
 
 
 def _contains_sharded(held: Owned, wanted: Owned) -> bool:

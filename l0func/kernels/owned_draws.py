@@ -46,7 +46,7 @@ def owned_uniforms(key: Tensor, own: Sequence[Owned], shape: Sequence[int], /) -
     if first is not None:
         start = torch.tensor([first], device=key.device)
         return _runs(key, start, prod(sizes)).reshape(sizes)
-    lines = _stream_positions(own[:-1], shape[:-1]).to(key.device) * shape[-1]
+    lines = _entry_numbers(own[:-1], shape[:-1]).to(key.device) * shape[-1]
     last = own[-1]
     if isinstance(last, range):
         return _runs(key, lines + last.start, len(last)).reshape(sizes)
@@ -55,7 +55,7 @@ def owned_uniforms(key: Tensor, own: Sequence[Owned], shape: Sequence[int], /) -
     return words.gather(-1, places.remainder(4).unsqueeze(-1)).reshape(sizes)
 
 
-def _stream_positions(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
+def _entry_numbers(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
     """The numbers of all entries of a part, in row-major order of the whole."""
     numbers = torch.zeros(1, dtype=torch.int64, device="cpu")
     for indices, size in zip(own, shape, strict=True):

@@ -49,13 +49,13 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         ValueError: Gates are plain tensors beside DTensors, on several meshes, or in layouts that
             do not match.
     """
-    mesh = _mesh_of_gates(path, factors)
+    mesh = _mesh_of(path, factors)
     placements: list[Any] = [home().Replicate()] * mesh.ndim
     fitting: list[Factor] = []
     for factor in factors:
-        wanted = _joined_shards(placements, factor, shape)
+        wanted = _with_gates(placements, factor, shape)
         if wanted is None and factor.multiplies:
-            raise _mismatch(path, factor, shape, placements)
+            raise _elsewhere(path, factor, shape, placements)
         if wanted is None:
             whole = loose(factor.values).redistribute(placements=[home().Replicate()] * mesh.ndim)
             factor = factor._replace(values=whole)
@@ -64,20 +64,20 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
     layout = ShardLayout(mesh, tuple(placements))
     for factor in fitting:
         if not _holds_all(factor, layout, shape):
-            raise _mismatch(path, factor, shape, placements)
+            raise _elsewhere(path, factor, shape, placements)
     product: Tensor | None = None
     for factor in fitting:
-        own = _local(factor, layout, shape)
+        own = _own_factor(factor, layout, shape)
         product = own if product is None else product * own
     assert product is not None
     varied: set[int] = set()
     for factor in fitting:
-        varied.update(_dims(factor.rule, shape))
+        varied.update(_gate_dims(factor.rule, shape))
     sizes = [size if dim in varied else 1 for dim, size in enumerate(shape)]
     return wrapped(product, layout, sizes)
 
 
-def _mesh_of_gates(path: str, factors: Sequence[Factor]) -> Any:
+def _mesh_of(path: str, factors: Sequence[Factor]) -> Any:
     mesh, first = None, ""
     for factor in factors:
         if not is_sharded(factor.values):
@@ -95,7 +95,7 @@ def _mesh_of_gates(path: str, factors: Sequence[Factor]) -> Any:
     return mesh
 
 
-def _dims(rule: Rule, shape: Shape) -> list[int]:
+def _gate_dims(rule: Rule, shape: Shape) -> list[int]:
     """For each gate dimension the parameter's dimension that it varies along."""
     if isinstance(rule, element):
         return list(range(len(shape)))
@@ -105,9 +105,9 @@ def _dims(rule: Rule, shape: Shape) -> list[int]:
     return [] if dim is None else [dim % len(shape)]
 
 
-def _joined_shards(placements: Sequence[Any], factor: Factor, shape: Shape) -> list[Any] | None:
+def _with_gates(placements: Sequence[Any], factor: Factor, shape: Shape) -> list[Any] | None:
     """The placements with those of one more gate vector, or None if they contradict."""
-    dims = _dims(factor.rule, shape)
+    dims = _gate_dims(factor.rule, shape)
     joined = list(placements)
     for m, placement in enumerate(layout_of(factor.values, factor.gate).placements):
         gate_dim = shard_dim(placement)
@@ -125,13 +125,13 @@ def _joined_shards(placements: Sequence[Any], factor: Factor, shape: Shape) -> l
 
 def _at_dim(placement: Any, dim: int) -> Any:
     """A shard's placement along another dimension."""
-    own: Any = placement
-    kind: Any = own.__class__
     pieces = getattr(placement, "split_factor", None)
-    return kind(dim) if pieces is None else kind(dim, split_factor=pieces)
+    if pieces is None:
+        return home().Shard(dim)
+    return type(placement)(dim, split_factor=pieces)
 
 
-def _slice_numbers(rule: Rule, shape: Shape) -> Tensor | None:
+def _gate_numbers(rule: Rule, shape: Shape) -> Tensor | None:
     """For each index along a rule's dimension its gate, or run of gates, or -1; None if equal."""
     if isinstance(rule, element | axes) or (isinstance(rule, axis) and _is_full(rule, shape)):
         return None
@@ -149,14 +149,14 @@ def _holds_all(factor: Factor, layout: ShardLayout, shape: Shape) -> bool:
     own = layout_of(factor.values, factor.gate)
     if own.is_whole:
         return True
-    dims = _dims(factor.rule, shape)
-    numbers = _slice_numbers(factor.rule, shape)
+    dims = _gate_dims(factor.rule, shape)
+    numbers = _gate_numbers(factor.rule, shape)
     sharers = _sharers(factor.rule)
     for coordinate in all_places(layout):
         for gate_dim, dim in enumerate(dims):
             held = owned_at(own, coordinate, gate_dim, factor.values.shape[gate_dim])
             wanted = owned_at(layout, coordinate, dim, shape[dim])
-            if not _covers(held, wanted, numbers, sharers):
+            if not _has_gates(held, wanted, numbers, sharers):
                 return False
     return bool(dims)
 
@@ -165,7 +165,7 @@ def _sharers(rule: Rule) -> int:
     return rule.sharers if isinstance(rule, blocks) else 1
 
 
-def _covers(held: Owned, wanted: Owned, numbers: Tensor | None, sharers: int) -> bool:
+def _has_gates(held: Owned, wanted: Owned, numbers: Tensor | None, sharers: int) -> bool:
     if numbers is None and isinstance(held, range) and isinstance(wanted, range):
         return not wanted or (held.start <= wanted.start and wanted.stop <= held.stop)
     index = as_index(wanted)
@@ -176,17 +176,17 @@ def _covers(held: Owned, wanted: Owned, numbers: Tensor | None, sharers: int) ->
     if sharers > 1:
         if not isinstance(held, range) or len(held) % sharers:
             return False
-        if held and held.start % sharers:
+        if len(held) and held.start % sharers:
             return False
         runs = runs[::sharers] // sharers
     return bool(torch.isin(index, runs).all())
 
 
-def _local(factor: Factor, layout: ShardLayout, shape: Shape) -> Tensor:
+def _own_factor(factor: Factor, layout: ShardLayout, shape: Shape) -> Tensor:
     """A factor on this process's entries, of the parameter's rank."""
     own = layout_of(factor.values, factor.gate)
     values = part(factor.values, unequal(own, layout))
-    dims, numbers = _dims(factor.rule, shape), _slice_numbers(factor.rule, shape)
+    dims, numbers = _gate_dims(factor.rule, shape), _gate_numbers(factor.rule, shape)
     sizes = [1] * len(shape)
     for gate_dim, dim in enumerate(dims):
         held = owned_along(own, gate_dim, factor.values.shape[gate_dim])
@@ -225,7 +225,7 @@ def _owned_index(rule: Rule, layout: ShardLayout, shape: Shape) -> Tensor:
     return index
 
 
-def _mismatch(path: str, factor: Factor, shape: Shape, placements: Sequence[Any]) -> ValueError:
+def _elsewhere(path: str, factor: Factor, shape: Shape, placements: Sequence[Any]) -> ValueError:
     own = layout_of(factor.values, factor.gate)
     return ValueError(
         f"The gates {factor.gate!r}, {own}, do not hold what they multiply in {path!r} of shape "

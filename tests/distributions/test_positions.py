@@ -1,0 +1,75 @@
+"""A gate's bits are the same at every position in a tensor, for every function and backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+import l0func as l0
+
+
+@dataclass(frozen=True)
+class LogisticGate(l0.CustomGate):
+    """A clipped logistic variable, by functions that depend on the position."""
+
+    scale: float = 0.3
+
+    def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        return 0.5 + log_alpha + self.scale * torch.logit(u)
+
+    def survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+        return torch.sigmoid((0.5 + log_alpha - t) / self.scale)
+
+
+DISTRIBUTIONS = [
+    l0.HardConcrete(),
+    l0.HardConcrete(0.5),
+    l0.HardConcrete(0.01, -1e-3, 1.001),
+    l0.GaussianGate(),
+    l0.HardKuma(),
+    l0.BernoulliGate(),
+    LogisticGate(),
+]
+SLICES = [(1, None), (3, 17), (7, 8), (5, -3), (-9, None), (16, 29)]
+
+
+@pytest.fixture(params=["eager", "auto"])
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    l0.use_kernel(request.param)
+    yield
+    l0.use_kernel("auto")
+
+
+def functions_of(distribution: l0.GateDistribution) -> dict[str, Callable[[Tensor], Tensor]]:
+    return {
+        "prob_nonzero": distribution.prob_nonzero,
+        "prob_one": distribution.prob_one,
+        "mean": distribution.mean,
+        "variance": distribution.variance,
+        "louizos": lambda la: distribution.deterministic(la, "louizos"),
+        "median": lambda la: distribution.deterministic(la, "median"),
+    }
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("size", [1003])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
+def test_a_part_of_a_vector_has_the_bits_that_the_whole_has_there(distribution, dtype, size):
+    generator = torch.Generator().manual_seed(0)
+    log_alpha = (3 * torch.randn(size, generator=generator, dtype=torch.float64)).to(dtype)
+    key = l0.random.key(3)
+    for name, function in functions_of(distribution).items():
+        whole = function(log_alpha)
+        for first, last in SLICES:
+            assert torch.equal(function(log_alpha[first:last].clone()), whole[first:last]), name
+    drawn, u = distribution.sample(key, log_alpha), l0.random.uniform(key, size)
+    assert torch.equal(drawn, distribution.quantile(u, log_alpha))
+    for first, last in SLICES:
+        start = first % size
+        part = distribution.draws(key, log_alpha[first:last].clone(), start)
+        assert torch.equal(part, drawn[first:last])
