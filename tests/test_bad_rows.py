@@ -32,7 +32,7 @@ def rows(case: str, *inputs: Any, keys: Any = KEYS, **named: Any) -> Any:
             lambda: rows("mlp", keys=random.key(0)),
             r"a key for every row, shape \(B, 2\); got \(2,\)",
         ),
-        (lambda: rows("mlp", keys=KEYS[:0]), "at least one row"),
+        (lambda: rows("mlp", keys=KEYS[:0]), "got 0 keys for 5 rows"),
         (
             lambda: rows("bilinear", torch.ones(5, 3), torch.ones(4, 2)),
             r"same number of rows; got \(5, 3\) along 0, \(4, 2\) along 0",
