@@ -255,7 +255,7 @@ _KINDS = {
     ),
     "rows": (
         "They depend on what a row is, or on the trace.",
-        "tests/engine/test_row_values.py and tests/pure/test_dropped_buffers.py",
+        "tests/engine/test_row_values.py and tests/test_bad_rows.py",
         "Refused: BatchNorm in chunks, InstanceNorm with running statistics, packed sequences.",
     ),
     "backwards": (
@@ -265,8 +265,8 @@ _KINDS = {
     ),
     "refused": (
         "They draw from the global generator or rewrite their weight.",
-        "tests/pure/test_functional.py",
-        "Refused by name, with what to write instead.",
+        "tests/pure/test_refused_functions.py",
+        "Refused by name.",
     ),
 }
 """For each kind: what it does, the file that holds it, and what it refuses."""
