@@ -11,7 +11,6 @@ from torch import Tensor
 from l0func.internal.forward_mode import in_dual_level
 from l0func.internal.sharding import is_sharded
 from l0func.internal.shards import on_shards
-from l0func.kernels.vocabulary import clip, exp
 
 
 def rectify(y: Tensor) -> Tensor:
@@ -24,7 +23,8 @@ def rectify(y: Tensor) -> Tensor:
 def logistic(x: Tensor) -> Tensor:
     """``1 / (1 + exp(-x))``, the same bits at every position in a tensor."""
     # torch.sigmoid gives other last bits in the last entries of a tensor on the CPU.
-    return 1.0 / (1.0 + exp(-clip(x, -85.0, 85.0)))
+    # The exponential of 89 is infinite, and the gradient would be 0 times that.
+    return ((-x.clamp(min=-85.0)).exp() + 1.0).reciprocal()
 
 
 def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:
