@@ -34,8 +34,8 @@ def all_reduce_mean(values: Tree, rows: int, /, group: Any = None) -> Tree:
 
     Raises:
         RuntimeError: ``torch.distributed`` has no group yet.
-        TypeError: ``rows`` is no whole number, or a tensor is sharded.
-        ValueError: ``rows`` is negative.
+        TypeError: ``rows`` is no whole number.
+        ValueError: ``rows`` is negative, or a tensor is a DTensor.
     """
     distributed: Any = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -59,9 +59,9 @@ def all_reduce_mean(values: Tree, rows: int, /, group: Any = None) -> Tree:
 
 def _check_no_shards(path: str, t: Tensor) -> None:
     if hasattr(t, "placements"):
-        raise TypeError(
+        raise ValueError(
             f"all_reduce_mean takes plain tensors; {path!r} is a DTensor. Its placements already "
-            "say which processes hold what: redistribute it, or leave reduce out."
+            "say which processes hold what: leave reduce out, or l0func.gather it first."
         )
 
 

@@ -54,6 +54,7 @@ def _calls(folder: str) -> dict[str, Any]:
     sharded = fully_shard(torch.nn.Linear(4, 4), mesh=mesh)
     path = f"{folder}/file"
     return {
+        "all_reduce_mean": lambda: l0.all_reduce_mean(p, 2),
         "arm": lambda: l0.arm(lambda *_: X.sum(), bernoulli)(p, gates, buffers, key),
         "compact": lambda: l0.compact(fn, p, gates, buffers, spec),
         "count_macs": lambda: l0.count_macs(fn, p, buffers, X),
