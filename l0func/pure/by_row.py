@@ -157,7 +157,9 @@ def _data_of_row(mode: ByRow, func: Any, x: Tensor) -> Tensor:
 
 
 def _requires_grad(mode: ByRow, func: Any, x: Tensor, requires_grad: bool = True) -> Tensor:
-    if not is_mapped_with(mode.row, [x]):
+    # torch.func.grad marks the tensors that it has wrapped.
+    is_wrapped: bool = untyped._C._functorch.is_gradtrackingtensor(x)
+    if is_wrapped or not is_mapped_with(mode.row, [x]):
         return func(x, requires_grad)
     # vmap refuses it, and a row's tensor that is what it should be needs no mark.
     if needs_gradient(x) == requires_grad:
