@@ -37,6 +37,7 @@ def gather(values: Tree, /) -> Any:
         ValueError: This torch has no public ``torch.distributed.tensor``.
 
     Example:
+        >>> import torch
         >>> gather({"w": torch.ones(2)})
         {'w': tensor([1., 1.])}
     """
