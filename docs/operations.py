@@ -223,9 +223,9 @@ def _section(family: str, names: list[str]) -> str:
 
 _KINDS = {
     "gated": (
-        "On gated parameters they compute what they compute on the product of weight and mask.",
+        "A gated parameter gives the result of the product of weight and mask.",
         "tests/engine/test_ops.py",
-        "Right for all arguments: what a handler does not know runs on the product itself.",
+        "Nothing is refused: arguments without a handler run on the product itself.",
     ),
     "draws": (
         "They draw from the key, in the law of torch.",
@@ -269,7 +269,7 @@ _KINDS = {
         "Refused by name.",
     ),
 }
-"""For each kind: what it does, the file that holds it, and what it refuses."""
+"""For each kind: its effect, the file that holds it, and its refusals."""
 
 
 def function_cases() -> dict[str, str]:
