@@ -179,7 +179,8 @@ def test_mapped_gates_are_held_as_single_ones_are():
     mapped = torch.vmap(control.hold)(states, stack)["w"]
     for number, member in enumerate(stack["w"]):
         single = control.hold(control.init({"w": member}), {"w": member})["w"]
-        assert_close(mapped[number], single)
+        # Both find the smallest shift of at most 80 to within 20 halvings.
+        assert_close(mapped[number], single, atol=80 / 2**20, rtol=0)
 
 
 def test_gates_at_minus_infinity_stay_closed():

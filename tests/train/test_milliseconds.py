@@ -97,7 +97,8 @@ def test_members_of_a_sweep_are_those_of_single_runs():
         gates = {name: t[number] for name, t in stack.items()}
         single = control.hold(control.init(gates), gates)
         for name, t in single.items():
-            torch.testing.assert_close(mapped[name][number], t)
+            # Both find the smallest shift of at most 80 to within 20 halvings.
+            torch.testing.assert_close(mapped[name][number], t, atol=80 / 2**20, rtol=0)
 
 
 def test_only_gates_of_groups_in_the_table_are_raised():
