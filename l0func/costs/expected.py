@@ -13,7 +13,8 @@ from l0func.gates.masks import mean_masks
 from l0func.internal import names
 from l0func.internal.kinds import squares
 from l0func.internal.scalars import check_cost
-from l0func.internal.shards import full_sum, product_with
+from l0func.internal.sharding import is_sharded
+from l0func.internal.shards import copied_beside, full_sum, product_with, whole_of
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -186,6 +187,7 @@ def penalty(
     lams = names.per_path(lam, paths, "lam", "gated parameter")
     _check_lam_and_decay(lams, weight_decay)
     decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
+    decay = whole_of(weight_decay) if isinstance(weight_decay, Tensor) else weight_decay
     if decays:
         check_devices(tensors, named, spec)
     terms: list[Tensor] = []
@@ -197,7 +199,7 @@ def penalty(
             squared = product_with(
                 squares(weight), opens[p.path], p.path, gathers=not p.multiplied
             )
-            terms.append(0.5 * weight_decay * full_sum(squared))
+            terms.append(0.5 * decay * full_sum(squared))
     return _total(terms)
 
 
@@ -225,15 +227,22 @@ def prob_open(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
 
 def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
     """The cost of one parameter's entries, each open with its probability."""
-    if not isinstance(lam, Tensor) or lam.dim() == 0:
+    if not isinstance(lam, Tensor):
         return lam * entry_sum(opens, p)
+    if lam.dim() == 0:
+        return whole_of(lam) * entry_sum(opens, p)
     try:
-        return (lam.expand(p.shape) * opens).sum()
+        prices = lam.expand(p.shape)
     except RuntimeError:
         raise ValueError(
             f"lam is a number or broadcasts to its parameter; got {tuple(lam.shape)} for "
             f"{p.path!r} of shape {p.shape}."
         ) from None
+    if is_sharded(prices):
+        return full_sum(product_with(prices, opens, p.path, gathers=not p.multiplied))
+    if is_sharded(opens):
+        return full_sum(product_with(opens, copied_beside(prices, opens), p.path))
+    return (prices * opens).sum()
 
 
 def entry_sum(values: Tensor, p: ParameterPlan) -> Tensor:

@@ -158,6 +158,32 @@ def whole_of(tensor: Tensor, /) -> Tensor:
     return loose(tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
+def copied_beside(values: Tensor, tensor: Tensor, /) -> Tensor:
+    """Plain values as a DTensor that every process holds, of a DTensor's shape, on its mesh.
+
+    Args:
+        values: A plain tensor that the DTensor broadcasts to; they are added where it is 1 long.
+        tensor: The DTensor.
+    """
+    mesh = layout_of(tensor).mesh
+    single = [dim for dim, size in enumerate(tensor.shape) if size == 1]
+    added = values.sum(single, keepdim=True) if single else values
+    layout = ShardLayout(mesh, (home().Replicate(),) * mesh.ndim)
+    return wrapped(added, layout, tensor.shape)
+
+
+def laid_as(tensor: Tensor, like: Tensor, /) -> Tensor:
+    """A tensor in another one's layout: a gradient beside its leaf."""
+    if not is_sharded(tensor):
+        return tensor
+    if not is_sharded(like):
+        return loose(tensor).full_tensor()
+    layout = layout_of(like)
+    if loose(tensor).placements == layout.placements:
+        return tensor
+    return loose(tensor).redistribute(placements=layout.placements)
+
+
 def product_with(tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool = False) -> Tensor:
     """A tensor times a factor that broadcasts to it, each process on its own part.
 

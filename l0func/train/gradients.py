@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from l0func.internal import tree
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
+from l0func.internal.shards import laid_as
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.train.objective import Objective
@@ -122,10 +124,9 @@ def _by_autograd(function: Callable[..., Any], trained: tuple[Tree, Tree], *othe
         grads: Any = [None] * len(taken)
         if total.requires_grad:
             grads = torch.autograd.grad(total, list(taken.values()), allow_unused=True)
-    found = dict(zip(taken, grads, strict=True))
-    for path, t in taken.items():
-        if found[path] is None:
-            found[path] = t.new_zeros(t.shape)
+    found: dict[str, Tensor] = {}
+    for (path, t), grad in zip(taken.items(), grads, strict=True):
+        found[path] = torch.zeros_like(t) if grad is None else laid_as(grad, t)
     detached = tree.map_tensors(lambda t: t.detach(), aux)
     return tree.rebuild(trained, found), detached
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.context import compiling
+from l0func.internal.shards import whole_of
 from l0func.internal.tree import Tree
 from l0func.internal.watch import CallWatch, listed_names, warn_user, watching
 from l0func.train.lagrangian import Lagrangian
@@ -91,7 +92,9 @@ class Objective:
         result = self._called(buffers, params, gates, own_buffers, key, *inputs)
         check_scalar("A loss", result.value)
         _check_new_buffers(result.buffers, buffers)
-        return result.value, (result.value, result.buffers, result.metrics)
+        # A loss of DTensors is a sum over processes that is still to be taken.
+        value = whole_of(result.value)
+        return value, (value, result.buffers, result.metrics)
 
     def price(
         self,
@@ -111,7 +114,7 @@ class Objective:
             params = _with_moving(whole, moving) if whole else moving
             penalty: Any = self.penalty(params, gates)
             check_scalar("A penalty", penalty)
-            found.append(penalty)
+            found.append(whole_of(penalty))
         if self.control is not None:
             found.append(self.control.penalty(control_state, gates))
         return sum(found[1:], found[0]), ()
@@ -174,7 +177,8 @@ def _as_metrics(value: Any) -> Tree:
     for path, leaf in tree.walk(value):
         if not isinstance(leaf, Tensor | bool | int | float):
             raise TypeError(f"Metrics are tensors and numbers; {path!r} is {type(leaf).__name__}.")
-        metrics[path] = torch.as_tensor(leaf)
+        metric = torch.as_tensor(leaf)
+        metrics[path] = metric if metric.dim() else whole_of(metric)
     return tree.rebuild(value, metrics)
 
 
