@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from l0func.gates.checks import Gates, check_devices, check_gates, check_params
+from l0func.costs.terms import Term, entry_term, totals, weighted_term
+from l0func.gates.checks import Gates, Masks, check_devices, check_gates, check_params
 from l0func.gates.masks import mean_masks
 from l0func.internal import names
 from l0func.internal.kinds import squares
 from l0func.internal.scalars import check_cost
 from l0func.internal.sharding import is_sharded
-from l0func.internal.shards import copied_beside, full_sum, product_with, whole_of
+from l0func.internal.shards import product_with, whole_of
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -43,7 +44,7 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
         ValueError: Gates do not fit the spec.
     """
     opens = prob_open(check_gates(gates, spec), spec)
-    return _total(entry_sum(opens[p.path], p) for p in spec.gated())
+    return totals([[entry_term(opens[p.path], p) for p in spec.gated()]])[0]
 
 
 def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
@@ -87,33 +88,32 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_devices(tensors, named, spec)
-    sums = squares_by_parameter(tensors, named, spec)
-    return _total(sums[p.path] for p in spec.gated())
+    gated = list(spec.gated())
+    return totals([map(Term, effective_squares(tensors, named, spec, gated))])[0]
 
 
-def squares_by_parameter(
-    params: Mapping[str, Tensor], gates: Gates, spec: GateSpec
-) -> dict[str, Tensor]:
-    """For every parameter, the expected sum of squared effective weights.
+def effective_squares(
+    params: Mapping[str, Tensor],
+    gates: Gates,
+    spec: GateSpec,
+    wanted: Sequence[ParameterPlan],
+) -> Iterator[Tensor]:
+    """For each wanted parameter, the expected squares of its effective weights.
 
     Args:
         params: ``{parameter path: parameter}``.
         gates: ``{gate name: log_alpha}``.
         spec: The gate spec.
-
-    Returns:
-        ``{parameter path: scalar}``; without gates, the plain sum of squares.
+        wanted: The parameters; one without gates has plain squares.
     """
     moments = {g.name: g.distribution.second_moment(gates[g.name]) for g in spec.gates}
     opens = _prob_nonzero(gates, spec)
-    sums: dict[str, Tensor] = {}
-    for p in spec.parameters:
+    for p in wanted:
         squared = squares(params[p.path])
         if p.bindings:
             mask = p.spread(moments, owned=True, owners=opens)
             squared = product_with(squared, mask, p.path, gathers=not p.multiplied)
-        sums[p.path] = full_sum(squared)
-    return sums
+        yield squared
 
 
 def _prob_nonzero(gates: Gates, spec: GateSpec) -> Gates:
@@ -138,11 +138,13 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_devices(tensors, named, spec)
     masks = mean_masks(named, spec)
-    sums: list[Tensor] = []
-    for path, param in tensors.items():
+    return totals([map(Term, _mean_squares(tensors, masks))])[0]
+
+
+def _mean_squares(params: Mapping[str, Tensor], masks: Masks) -> Iterator[Tensor]:
+    for path, param in params.items():
         mean = product_with(param, masks[path], path) if path in masks else param
-        sums.append(full_sum(squares(mean)))
-    return _total(sums)
+        yield squares(mean)
 
 
 def penalty(
@@ -187,20 +189,25 @@ def penalty(
     lams = names.per_path(lam, paths, "lam", "gated parameter")
     _check_lam_and_decay(lams, weight_decay)
     decays = isinstance(weight_decay, Tensor) or weight_decay != 0.0
-    decay = whole_of(weight_decay) if isinstance(weight_decay, Tensor) else weight_decay
     if decays:
         check_devices(tensors, named, spec)
-    terms: list[Tensor] = []
+    terms = [_priced(lams[p.path], opens[p.path], p) for p in spec.gated()]
+    if not decays:
+        return totals([terms])[0]
+    price = whole_of(weight_decay) if isinstance(weight_decay, Tensor) else weight_decay
+    weights = {path: t.detach() for path, t in tensors.items()} if detach_params else tensors
+    decay = _decayed(weights, opens, spec, 0.5 * price)
+    return totals([chain(terms, decay)])[0]
+
+
+def _decayed(
+    weights: Mapping[str, Tensor], opens: Gates, spec: GateSpec, price: float | Tensor
+) -> Iterator[Term]:
+    """For each gated parameter the cost of its expected squares."""
     for p in spec.gated():
-        price = lams[p.path]
-        terms.append(_priced(price, opens[p.path], p))
-        if decays:
-            weight = tensors[p.path].detach() if detach_params else tensors[p.path]
-            squared = product_with(
-                squares(weight), opens[p.path], p.path, gathers=not p.multiplied
-            )
-            terms.append(0.5 * decay * full_sum(squared))
-    return _total(terms)
+        squared = squares(weights[p.path])
+        kept = product_with(squared, opens[p.path], p.path, gathers=not p.multiplied)
+        yield Term(kept, (price,))
 
 
 def _check_lam_and_decay(lams: Mapping[str, Any], weight_decay: Any) -> None:
@@ -225,12 +232,12 @@ def prob_open(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:
     return {p.path: p.spread(opens, owned=True) for p in spec.gated()}
 
 
-def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
+def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Term:
     """The cost of one parameter's entries, each open with its probability."""
     if not isinstance(lam, Tensor):
-        return lam * entry_sum(opens, p)
+        return entry_term(opens, p, lam)
     if lam.dim() == 0:
-        return whole_of(lam) * entry_sum(opens, p)
+        return entry_term(opens, p, whole_of(lam))
     try:
         prices = lam.expand(p.shape)
     except RuntimeError:
@@ -239,21 +246,5 @@ def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Tensor:
             f"{p.path!r} of shape {p.shape}."
         ) from None
     if is_sharded(prices):
-        return full_sum(product_with(prices, opens, p.path, gathers=not p.multiplied))
-    if is_sharded(opens):
-        return full_sum(product_with(opens, copied_beside(prices, opens), p.path))
-    return (prices * opens).sum()
-
-
-def entry_sum(values: Tensor, p: ParameterPlan) -> Tensor:
-    """The sum over a parameter's entries of values that broadcast to the parameter."""
-    copies = p.size / max(values.numel(), 1)
-    return full_sum(values) * copies
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    """The sum; a zero if there are no terms."""
-    total = torch.zeros(())
-    for i, term in enumerate(terms):
-        total = term if i == 0 else total + term
-    return total
+        return Term(product_with(prices, opens, p.path, gathers=not p.multiplied))
+    return weighted_term(opens, prices)

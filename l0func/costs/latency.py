@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -212,12 +212,21 @@ def ms_of(opens: Gates, spec: GateSpec, table: LatencyTable) -> Tensor:
         table: A table for this spec.
     """
     plans = {p.path: p for p in spec.parameters}
-    # Numbers of units are read in whole; a vector of units is short.
-    opens = {name: whole_of(t) for name, t in opens.items()}
+    opens = whole_units(opens, [table])
     like = next(iter(opens.values()))
     widths = [kept_slices_of(plans[axis.path], axis.dim, opens, table) for axis in table.axes]
-    stacked = torch.stack(widths) if widths else like.new_zeros(0)
+    none = torch.zeros(0, dtype=like.dtype, device=like.device)
+    stacked = torch.stack(widths) if widths else none
     return table.at(stacked)
+
+
+def whole_units(opens: Gates, tables: Sequence[LatencyTable]) -> Gates:
+    """Gates, those of the tables' groups whole: numbers of units are read in whole.
+
+    A vector of units is short. It is gathered if it is a DTensor.
+    """
+    groups = {name for table in tables for name in table.groups}
+    return {name: whole_of(t) if name in groups else t for name, t in opens.items()}
 
 
 def kept_slices_of(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l0func.costs.expected import entry_sum
 from l0func.costs.products import ActivationProduct, ParameterSlices, macs_of_products
+from l0func.costs.terms import Term, entry_term, totals, weighted_term
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
-from l0func.internal.sharding import as_index, is_sharded, layout_of, owned_along
-from l0func.internal.shards import full_sum, part, wrapped
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.internal.whole import check_whole
@@ -213,15 +211,22 @@ def macs_of(opens: Gates, spec: GateSpec, counts: MacCounts) -> Tensor:
     Raises:
         ValueError: The counts are another network's.
     """
+    return macs_of_each([counts], opens, spec)[0]
+
+
+def macs_of_each(counts: Sequence[MacCounts], opens: Gates, spec: GateSpec) -> list[Tensor]:
+    """:func:`macs_of` for several counts, in one collective if gates are DTensors."""
     parameters = {p.path: p for p in spec.parameters}
-    _check_same_network(counts, parameters)
+    for own in counts:
+        _check_same_network(own, parameters)
     like = next(iter(opens.values()), torch.zeros(()))
-    total = torch.zeros((), dtype=like.dtype, device=like.device)
-    for path, uses in counts.uses.items():
-        total = total + _with_parameter(opens, parameters[path], uses).to(total)
-    if counts.products:
-        total = total + macs_of_products(opens, counts.products, spec.parameters)
-    return total
+    start = torch.zeros((), dtype=like.dtype, device=like.device)
+    terms = [_terms_of(own, opens, parameters, start) for own in counts]
+    sums = totals(terms, start)
+    for i, own in enumerate(counts):
+        if own.products:
+            sums[i] = sums[i] + macs_of_products(opens, own.products, spec.parameters)
+    return sums
 
 
 def _check_same_network(counts: MacCounts, parameters: Mapping[str, ParameterPlan]) -> None:
@@ -235,26 +240,19 @@ def _check_same_network(counts: MacCounts, parameters: Mapping[str, ParameterPla
     names.check_names(known, counts.uses, "The spec, unlike the counts,")
 
 
-def _with_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
-    """Multiply-adds with the entries of one parameter."""
-    if not p.bindings:
-        return uses.expand(p.shape).sum()
-    probability = p.spread(opens, owned=True)
-    if uses.dim() == 0:
-        # A number, not a tensor on the CPU, which a card would wait for.
-        return entry_sum(probability, p) * uses.to(probability.dtype)
-    if is_sharded(probability):
-        return full_sum(_used_shard(probability, uses))
-    return (probability * uses.to(probability)).sum()
-
-
-def _used_shard(probability: Tensor, uses: Tensor) -> Tensor:
-    """Open probabilities times whole use counts, each process on its own part."""
-    layout, own = layout_of(probability), uses
-    for dim, size in enumerate(probability.shape):
-        if size > 1:
-            index = as_index(owned_along(layout, dim, size))
-            own = own.index_select(dim, index.to(own.device))
-    local = part(probability)
-    product = local * own.to(device=local.device, dtype=local.dtype)
-    return wrapped(product, layout, uses.shape)
+def _terms_of(
+    counts: MacCounts, opens: Gates, parameters: Mapping[str, ParameterPlan], like: Tensor
+) -> Iterator[Term]:
+    """For each parameter the multiply-adds with its entries."""
+    for path, uses in counts.uses.items():
+        p = parameters[path]
+        if not p.bindings:
+            yield Term(uses.expand(p.shape).sum().to(like))
+            continue
+        probability = p.spread(opens, owned=True)
+        if uses.dim() == 0:
+            # A number, not a tensor on the CPU, which a card would wait for.
+            yield entry_term(probability, p, uses.to(probability.dtype))
+        else:
+            own = uses.to(device=probability.device, dtype=probability.dtype)
+            yield weighted_term(probability, own)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from l0func.costs.expected import entry_sum, prob_open, squares_by_parameter
+from l0func.costs.expected import effective_squares, prob_open
 from l0func.gates.checks import (
     ESTIMATORS,
     Gates,
@@ -22,7 +25,7 @@ from l0func.gates.checks import (
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.internal.kinds import check_has_values
-from l0func.internal.shards import full_sum
+from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree
 from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec
@@ -81,6 +84,14 @@ class SummaryRow:
         density = (f"{self.expected_density:.2%}", f"{self.realised_density:.2%}")
         l2 = f"{self.expected_l2:.4g}"
         return (self.name, shape, f"{self.gates:,}", *opened, *density, l2)
+
+
+class Counted(NamedTuple):
+    """The sums over one parameter's entries."""
+
+    expected_open: float
+    realised_open: int
+    expected_l2: float
 
 
 @dataclass(frozen=True)
@@ -194,29 +205,18 @@ def summary(
     check_has_values({**tensors, **named}, "summary")
     check_finite(tensors)
     with torch.no_grad():
-        expected = _expected_open(named, spec)
         z = fixed_gates(named, spec, estimator, density)
-        realised = _realised_open(z, spec)
-        squares = squares_by_parameter(tensors, named, spec)
+        counted = _counted(tensors, named, z, spec)
     gate_counts = {gate.name: gate.size for gate in spec.gates}
     rows: list[SummaryRow] = []
     for p in spec.parameters:
-        expected_open = expected.get(p.path, float(p.size))
-        realised_open = realised.get(p.path, p.size)
-        row = _row_of(p, gate_counts, expected_open, realised_open, float(squares[p.path]))
-        rows.append(row)
+        rows.append(_row_of(p, gate_counts, counted[p.path]))
     choice = decision(spec, estimator, density)
     warn_if_closed(z, spec, choice)
     return Summary(tuple(rows), _total_row(rows, sum(gate_counts.values())), choice.name)
 
 
-def _row_of(
-    p: ParameterPlan,
-    gate_counts: Mapping[str, int],
-    expected_open: float,
-    realised_open: int,
-    expected_l2: float,
-) -> SummaryRow:
+def _row_of(p: ParameterPlan, gate_counts: Mapping[str, int], counted: Counted) -> SummaryRow:
     gates_on = {binding.gate for binding in p.bindings}
     gates = sum(gate_counts[name] for name in gates_on)
     return SummaryRow(
@@ -224,27 +224,37 @@ def _row_of(
         shape=p.shape,
         entries=p.size,
         gates=gates,
-        expected_open=expected_open,
-        realised_open=realised_open,
-        expected_l2=expected_l2,
+        expected_open=counted.expected_open,
+        realised_open=counted.realised_open,
+        expected_l2=counted.expected_l2,
     )
 
 
-def _expected_open(gates: Gates, spec: GateSpec) -> dict[str, float]:
-    """For every gated parameter, its expected number of open entries."""
+def _counted(
+    params: Mapping[str, Tensor], gates: Gates, z: Gates, spec: GateSpec
+) -> dict[str, Counted]:
+    """The sums over every parameter; for DTensors one collective for all."""
+    gated = list(spec.gated())
     opens = prob_open(gates, spec)
-    return {p.path: float(entry_sum(opens[p.path], p)) for p in spec.gated()}
+    expected = [opens[p.path] for p in gated]
+    squares = effective_squares(params, gates, spec, spec.parameters)
+    sums = full_sums(chain(expected, _open_under(z, gated), squares))
+    numbers = {p.path: i for i, p in enumerate(gated)}
+    found: dict[str, Counted] = {}
+    for p, l2 in zip(spec.parameters, sums[2 * len(gated) :], strict=True):
+        counts = (float(p.size), p.size)
+        if p.path in numbers:
+            i, copies = numbers[p.path], p.size // max(opens[p.path].numel(), 1)
+            counts = (float(sums[i]) * copies, int(sums[len(gated) + i]) * copies)
+        found[p.path] = Counted(*counts, float(l2))
+    return found
 
 
-def _realised_open(z: Gates, spec: GateSpec) -> dict[str, int]:
-    """For every gated parameter, its number of open entries under test-time gates."""
+def _open_under(z: Gates, gated: Sequence[ParameterPlan]) -> Iterator[Tensor]:
+    """For every parameter, the open entries under test-time gates."""
     opens = {name: (value != 0).to(value.dtype) for name, value in z.items()}
-    counts: dict[str, int] = {}
-    for p in spec.gated():
-        entries = p.spread(opens, owned=True) != 0
-        copies = p.size // max(entries.numel(), 1)
-        counts[p.path] = int(full_sum(entries)) * copies
-    return counts
+    for p in gated:
+        yield p.spread(opens, owned=True) != 0
 
 
 def _total_row(rows: Sequence[SummaryRow], gates: int) -> SummaryRow:

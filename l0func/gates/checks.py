@@ -15,10 +15,10 @@ from l0func.internal.context import known_values
 from l0func.internal.kinds import (
     check_can_be_gated,
     check_has_shape,
-    count_not_finite,
     has_finite_sum,
+    not_finite,
 )
-from l0func.internal.shards import full_sum
+from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
@@ -101,8 +101,9 @@ def check_values(gates: Gates) -> None:
     Raises:
         ValueError: A location is NaN.
     """
-    for name, log_alpha in gates.items():
-        bad = known_values(full_sum(log_alpha.isnan()))
+    counts = full_sums(log_alpha.isnan() for log_alpha in gates.values())
+    for (name, log_alpha), count in zip(gates.items(), counts, strict=True):
+        bad = known_values(count)
         if bad:
             raise ValueError(
                 f"{bad} of {log_alpha.numel()} gate locations of {name!r} are NaN. Training "
@@ -120,15 +121,15 @@ def check_finite(params: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: A parameter has an entry that is no finite number.
     """
-    for path, param in params.items():
-        if not (param.is_floating_point() or param.is_complex()):
-            continue
-        if has_finite_sum(param):
-            continue
-        bad = known_values(count_not_finite(param))
+    numbers = {path: t for path, t in params.items() if t.is_floating_point() or t.is_complex()}
+    unsure = {path: t for path, t in numbers.items() if not has_finite_sum(t)}
+    counts = full_sums(map(not_finite, unsure.values()))
+    for (path, param), count in zip(unsure.items(), counts, strict=True):
+        bad = known_values(count)
         if bad:
             # isfinite reads a tensor twice, and another thread may write it in between.
-            bad = known_values(count_not_finite(param.detach().clone()))
+            [again] = full_sums([not_finite(param.detach().clone())])
+            bad = known_values(again)
         if bad:
             raise ValueError(
                 f"{bad} of {param.numel()} entries of the parameter {path!r} are NaN or infinite. "

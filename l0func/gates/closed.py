@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from l0func.gates.checks import ESTIMATORS, Gates
 from l0func.internal.context import compiling, known_values
-from l0func.internal.shards import full_sum
+from l0func.internal.shard_sums import full_sums
 from l0func.internal.watch import listed_names, warn_user
 from l0func.spec.plan import GateSpec, ParameterPlan
 
@@ -42,12 +42,7 @@ def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
     """
     if compiling():
         return
-    opens = {name: (z != 0).float() for name, z in values.items()}
-    sizes = {gate.name: gate.size for gate in spec.gates}
-    closed: list[str] = []
-    for p in spec.gated():
-        if p.path not in decision.closes and _is_closed(p, opens, sizes):
-            closed.append(p.path)
+    closed = _closed_paths(values, spec, decision)
     if closed:
         warn_user(
             f"All gates of {listed_names(closed)} are closed {decision.words()}: nothing of "
@@ -58,12 +53,28 @@ def warn_if_closed(values: Gates, spec: GateSpec, decision: Decision) -> None:
         )
 
 
-def _is_closed(p: ParameterPlan, opens: Gates, sizes: Mapping[str, int]) -> bool:
-    on_it = {binding.gate for binding in p.bindings}
-    if sum(sizes[name] for name in on_it) < 2:
-        return False
-    if len(on_it) == 1 and known_values(full_sum(opens[on_it.pop()]) > 0):
+def _closed_paths(values: Gates, spec: GateSpec, decision: Decision) -> list[str]:
+    opens = {name: (z != 0).float() for name, z in values.items()}
+    watched = [p for p in spec.gated() if p.path not in decision.closes]
+    gates_on = {p.path: {binding.gate for binding in p.bindings} for p in watched}
+    some_open = _with_open_gates(opens, gates_on)
+    unsure: list[ParameterPlan] = []
+    for p in watched:
+        found = gates_on[p.path]
+        several = sum(values[name].numel() for name in found) > 1
         # Every gate has an entry in each of its parameters.
-        return False
-    entries = p.spread(opens, owned=True) != 0
-    return known_values(full_sum(entries)) == 0
+        is_open = len(found) == 1 and found <= some_open
+        if several and not is_open:
+            unsure.append(p)
+    counts = full_sums(p.spread(opens, owned=True) != 0 for p in unsure)
+    return [p.path for p, n in zip(unsure, counts, strict=True) if known_values(n) == 0]
+
+
+def _with_open_gates(opens: Gates, gates_on: Mapping[str, set[str]]) -> set[str]:
+    """The gate vectors with an open gate, of those that are alone on a parameter."""
+    alone: dict[str, None] = {}
+    for found in gates_on.values():
+        if len(found) == 1:
+            alone.update(dict.fromkeys(found))
+    sums = full_sums(opens[name] for name in alone)
+    return {name for name, n in zip(alone, sums, strict=True) if known_values(n > 0)}

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from l0func.internal.context import known_values
 from l0func.internal.sharding import is_sharded
-from l0func.internal.shards import full_sum
 from l0func.internal.untyped import loose
 
 _REAL = {
@@ -106,12 +105,12 @@ def squares(tensor: Tensor, /) -> Tensor:
     return tensor.to(wide) ** 2
 
 
-def count_not_finite(tensor: Tensor, /) -> Tensor:
-    """The number of entries that are NaN or infinite, as a tensor."""
+def not_finite(tensor: Tensor, /) -> Tensor:
+    """Which of the stored entries are NaN or infinite."""
     if tensor.layout != torch.strided or tensor.is_quantized:
         tensor = _stored_values(tensor)
     wide = tensor if tensor.dtype in _SCALED else tensor.to(torch.float32)
-    return full_sum(~wide.isfinite())
+    return ~wide.isfinite()
 
 
 def has_finite_sum(tensor: Tensor, /) -> bool:

@@ -91,85 +91,37 @@ def on_shards(function: Callable[[Tensor], Any], tensor: Tensor, /) -> Any:
     return tuple([wrapped(own, layout, tensor.shape) for own in result])
 
 
-def full_sum(values: Tensor, /) -> Tensor:
-    """The sum of all entries, a plain scalar and the same in every process.
-
-    For a DTensor the shards are added in float64: a collective, which every process of the mesh
-    calls.
-    """
-    if not is_sharded(values):
-        return values.sum()
-    layout = layout_of(values)
-    is_exact = not (values.is_floating_point() or values.is_complex())
-    local = part(values).sum(dtype=torch.int64 if is_exact else _wide_sum(values.dtype))
-    added = all_sum(local, layout)
-    return added if is_exact else added.to(values.dtype)
-
-
-def _wide_sum(dtype: torch.dtype) -> torch.dtype:
-    return torch.complex128 if dtype.is_complex else torch.float64
-
-
-def all_sum(local: Tensor, layout: ShardLayout, /, op: str = "sum") -> Tensor:
-    """The sum of one tensor from each shard of a layout, plain, differentiable; a collective.
+def all_sum(own: Tensor, mesh: Any, m: int, /, op: str = "sum") -> Tensor:
+    """The sum of one tensor from each process along a mesh's dimension, plain; a collective.
 
     Args:
-        local: This process's term, of the same shape everywhere.
-        layout: The layout of the tensor that the terms come from.
+        own: This process's term, of the same shape everywhere.
+        mesh: The mesh.
+        m: A dimension of it. torch warns of a sum over several at once.
         op: ``"sum"``, or ``"max"`` for the largest.
     """
     function: Any = _AllSum
-    return function.apply(local, layout, op)
+    return function.apply(own, mesh, m, op)
 
 
 class _AllSum(Function):
     @staticmethod
-    def forward(ctx: Any, local: Tensor, layout: ShardLayout, op: str) -> Tensor:
-        replicate, partial = home().Replicate(), home().Partial(op)
-        own = local.detach().clone()
-        for m, placement in enumerate(layout.placements):
-            if shard_dim(placement) is None:
-                continue
-            # One dimension after the other: torch warns of a sum over several at once.
-            placements = [replicate] * len(layout.placements)
-            placements[m] = partial
-            terms: Any = wrapped(own, ShardLayout(layout.mesh, tuple(placements)), own.shape)
-            own = terms.full_tensor()
-        return own.view_as(own)
+    def forward(ctx: Any, own: Tensor, mesh: Any, m: int, op: str) -> Tensor:
+        placements: list[Any] = [home().Replicate()] * mesh.ndim
+        placements[m] = home().Partial(op)
+        layout = ShardLayout(mesh, tuple(placements))
+        terms: Any = wrapped(own.detach().clone(), layout, own.shape)
+        return terms.full_tensor()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         # Every process has the same loss, so the sum's gradient is each term's.
-        return _local_grad(grads[0]), None, None
-
-
-def full_min(values: Tensor, /) -> Tensor:
-    """The smallest entry, a plain scalar; for a DTensor a collective, without a derivative."""
-    if not is_sharded(values):
-        return values.amin()
-    local = part(values.detach())
-    ends = torch.full((1,), torch.inf, dtype=values.dtype, device=local.device)
-    smallest = torch.cat((local.reshape(-1), ends)).amin()
-    return -all_sum(-smallest, layout_of(values), "max")
+        return _local_grad(grads[0]), None, None, None
 
 
 def whole_of(tensor: Tensor, /) -> Tensor:
     """A DTensor gathered, differentiable; a plain tensor as it is."""
     return loose(tensor).full_tensor() if is_sharded(tensor) else tensor
-
-
-def copied_beside(values: Tensor, tensor: Tensor, /) -> Tensor:
-    """Plain values as a DTensor that every process holds, of a DTensor's shape, on its mesh.
-
-    Args:
-        values: A plain tensor that the DTensor broadcasts to; they are added where it is 1 long.
-        tensor: The DTensor.
-    """
-    mesh = layout_of(tensor).mesh
-    single = [dim for dim, size in enumerate(tensor.shape) if size == 1]
-    added = values.sum(single, keepdim=True) if single else values
-    layout = ShardLayout(mesh, (home().Replicate(),) * mesh.ndim)
-    return wrapped(added, layout, tensor.shape)
 
 
 def laid_as(tensor: Tensor, like: Tensor, /) -> Tensor:

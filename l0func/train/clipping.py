@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
-from l0func.internal.sharding import ShardLayout, is_sharded, layout_of
-from l0func.internal.shards import all_sum, part
+from l0func.internal.shard_sums import full_norms
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.train.numbers import check_number
@@ -56,37 +55,14 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
     def clip(weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
         grads = (weights, gates)
         leaves = tree.leaves(grads, "gradients").values()
-        if not leaves:
+        norms = full_norms(map(_wide_gradient, leaves), norm_type)
+        if not norms:
             return grads
-        norm = untyped.linalg.vector_norm(_norms(leaves, norm_type), norm_type)
+        norm = untyped.linalg.vector_norm(torch.stack(norms), norm_type)
         scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         return tree.map_tensors(lambda g: g * scale.to(g.dtype), grads)
 
     return clip
-
-
-def _norms(leaves: Iterable[Tensor], order: float) -> Tensor:
-    """The norms of all gradients, a plain vector; one collective for each layout of DTensors."""
-    plain: list[Tensor] = []
-    by_layout: dict[ShardLayout, list[Tensor]] = {}
-    for g in leaves:
-        own = part(g) if is_sharded(g) else g
-        # An empty part has no largest entry.
-        flat = _wide_gradient(own) if own.numel() else own.new_zeros(1)
-        found = by_layout.setdefault(layout_of(g), []) if is_sharded(g) else plain
-        found.append(untyped.linalg.vector_norm(flat, order))
-    norms = [torch.stack(plain)] if plain else []
-    for layout, own in by_layout.items():
-        norms.append(_norms_of_parts(torch.stack(own), order, layout))
-    return torch.cat(norms)
-
-
-def _norms_of_parts(norms: Tensor, order: float, layout: ShardLayout) -> Tensor:
-    """The norms of whole gradients, from those of the parts in this process."""
-    if math.isinf(order):
-        return all_sum(norms, layout, "max")
-    powers = all_sum(norms.double() ** order, layout)
-    return (powers ** (1 / order)).to(norms.dtype)
 
 
 def _wide_gradient(g: Tensor) -> Tensor:

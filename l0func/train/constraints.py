@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from l0func.costs.expected import entry_sum
-from l0func.costs.latency import LatencyTable, ms_of
-from l0func.costs.macs import MacCounts, macs_of
+from l0func.costs.latency import LatencyTable, ms_of, whole_units
+from l0func.costs.macs import MacCounts, macs_of_each
+from l0func.costs.terms import Term, entry_term, totals
 from l0func.gates.checks import Gates
 from l0func.internal import names
 from l0func.spec.plan import GateSpec, ParameterPlan
@@ -53,23 +53,41 @@ class Constraint(NamedTuple):
             return [name for name in found if name in self.costs.groups]
         return list(found)
 
+    def terms(self, opens: Gates) -> list[Term]:
+        """The entries of gated parameters that stay when each gate is open by its weight."""
+        gated = [p for p in self.parameters if p.bindings]
+        return [entry_term(p.spread(opens, owned=True), p) for p in gated]
+
+    @property
+    def ungated(self) -> int:
+        """The number of entries without gates."""
+        return sum(p.size for p in self.parameters if not p.bindings)
+
     def share(self, opens: Gates, spec: GateSpec) -> Tensor:
         """The share that stays when each gate is open by its weight in ``opens``."""
-        if isinstance(self.costs, LatencyTable):
-            return ms_of(opens, spec, self.costs) / self.costs.dense
-        if self.costs is not None:
-            return macs_of(opens, spec, self.costs) / self.costs.total
-        like = next(iter(opens.values()))
-        kept = torch.zeros((), dtype=like.dtype, device=like.device)
-        for p in self.parameters:
-            kept = kept + _kept_entries(p, opens)
-        return kept / self.size
+        return shares_of([self], opens, spec)[0]
 
 
-def _kept_entries(p: ParameterPlan, opens: Gates) -> Tensor | int:
-    if not p.bindings:
-        return p.size
-    return entry_sum(p.spread(opens, owned=True), p)
+def shares_of(constraints: Sequence[Constraint], opens: Gates, spec: GateSpec) -> list[Tensor]:
+    """For each constraint the share that stays when each gate is open by its weight in ``opens``.
+
+    All constraints count the same: entries, multiply-adds or milliseconds. For gates that are
+    DTensors it is a collective, one for all constraints.
+    """
+    costs = [constraint.costs for constraint in constraints]
+    tables = [table for table in costs if isinstance(table, LatencyTable)]
+    if tables:
+        opens = whole_units(opens, tables)
+        return [ms_of(opens, spec, table) / table.dense for table in tables]
+    counts = [own for own in costs if isinstance(own, MacCounts)]
+    if counts:
+        macs = macs_of_each(counts, opens, spec)
+        return [open_macs / own.total for open_macs, own in zip(macs, counts, strict=True)]
+    like = next(iter(opens.values()))
+    start = torch.zeros((), dtype=like.dtype, device=like.device)
+    kept = totals([constraint.terms(opens) for constraint in constraints], start)
+    pairs = zip(kept, constraints, strict=True)
+    return [(total + constraint.ungated) / constraint.size for total, constraint in pairs]
 
 
 def constraints_of(
@@ -185,6 +203,11 @@ def check_floor(floor: int, constraints: Sequence[Constraint], spec: GateSpec) -
 
 def _ungated(constraint: Constraint, closed: Gates) -> str:
     """The first four parameters with entries that no gate removes, quoted."""
-    paths = [repr(p.path) for p in constraint.parameters if _kept_entries(p, closed)]
+    paths = [repr(p.path) for p in constraint.parameters if _stays(p, closed)]
     listing = ", ".join(paths[:4])
     return f"{listing} and others" if len(paths) > 4 else listing
+
+
+def _stays(p: ParameterPlan, opens: Gates) -> bool:
+    """Whether a parameter has entries that these gates leave."""
+    return not p.bindings or bool(p.spread(opens, owned=True).any())

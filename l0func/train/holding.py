@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from l0func.gates.checks import Gates
 from l0func.internal.context import known_values
-from l0func.internal.shards import full_min
+from l0func.internal.shard_sums import full_min
 from l0func.spec.parts import GateVector
 
 _HALVINGS = 20
@@ -40,7 +40,7 @@ def held(gates: Gates, chosen: Collection[str], enough: Callable[[Gates], Tensor
     if suffices:
         # The usual case, without the halvings below, which cost many calls.
         return gates
-    lowest = torch.stack([_lowest(gates[name]) for name in chosen]).amin()
+    lowest = _lowest([gates[name] for name in chosen])
     reach = (_REACH - lowest).clamp(min=0.0)
     low, high = torch.zeros_like(lowest), reach
     if suffices is not None:
@@ -73,9 +73,8 @@ def location_of(gate: GateVector, probability: float) -> float:
     return float(high)
 
 
-def _lowest(log_alpha: Tensor) -> Tensor:
+def _lowest(locations: Sequence[Tensor]) -> Tensor:
     # A location of minus infinity stays there whatever the shift.
-    finite = torch.where(log_alpha.isfinite(), log_alpha, 0.0)
-    return full_min(finite).to(
-        torch.float64 if log_alpha.dtype == torch.float64 else torch.float32
-    )
+    finite = [torch.where(t.isfinite(), t, 0.0) for t in locations]
+    wide = any(t.dtype == torch.float64 for t in locations)
+    return full_min(finite).to(torch.float64 if wide else torch.float32)

@@ -15,7 +15,7 @@ from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gate, deterministic_gates
 from l0func.internal import names, tree
-from l0func.internal.shards import full_sum
+from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 from l0func.train.constraints import (
@@ -25,6 +25,7 @@ from l0func.train.constraints import (
     Target,
     check_floor,
     constraints_of,
+    shares_of,
 )
 from l0func.train.holding import held, location_of
 from l0func.train.numbers import check_number
@@ -211,12 +212,14 @@ class _Controller:
 
     def init(self, gates: Tree, /) -> LagrangianState:
         named = check_gates(gates, self.spec)
-        like = self._shares(named)
+        opens = self._opens(named)
+        like = self._shares(opens)
         step = torch.zeros((), dtype=torch.int64, device=like.device)
         targets = [constraint.target for constraint in self.constraints]
         target = torch.tensor(targets, dtype=like.dtype, device=like.device)
         state = LagrangianState(step, target, target * 0, target * 0)
-        return state._replace(violation=self._violation(state, named).detach())
+        violation = like - self._current_target(state)
+        return state._replace(violation=violation.detach())
 
     def penalty(self, state: LagrangianState, gates: Tree, /) -> Tensor:
         self._check_state(state)
@@ -239,7 +242,7 @@ class _Controller:
         named = check_gates(gates, self.spec)
         opens = self._opens(named)
         low = self._shares(opens) < self._lowest(state)
-        return low.any() | self._is_below_floor(opens)
+        return low.any() | self._is_below_floor(opens) if self.floor else low.any()
 
     @torch.no_grad()
     def hold(self, state: LagrangianState, gates: Tree, /) -> Tree:
@@ -262,10 +265,13 @@ class _Controller:
     def _has_floor(self, gate: GateVector, gates: Gates) -> Tensor:
         log_alpha = gates[gate.name]
         opens = _opens(log_alpha, deterministic_gate(gate, log_alpha, self.estimator))
-        return full_sum(opens) >= min(self.floor, opens.numel())
+        [total] = full_sums([opens])
+        return total >= min(self.floor, opens.numel())
 
     def _is_below_floor(self, opens: Gates) -> Tensor:
-        missing = [full_sum(t) < min(self.floor, t.numel()) for t in opens.values()]
+        sums = full_sums(opens.values())
+        pairs = zip(sums, opens.values(), strict=True)
+        missing = [total < min(self.floor, t.numel()) for total, t in pairs]
         return torch.stack(missing).any()
 
     def _lowest(self, state: LagrangianState) -> Tensor:
@@ -301,7 +307,7 @@ class _Controller:
     def _shares(self, opens: Gates) -> Tensor:
         """For each constraint the share that stays when gates are open by these weights."""
         wide = _at_least_float32(opens)
-        return torch.stack([constraint.share(wide, self.spec) for constraint in self.constraints])
+        return torch.stack(shares_of(self.constraints, wide, self.spec))
 
     def _limited(self, multiplier: Tensor) -> Tensor:
         return multiplier.clamp(min=-torch.inf if self.equality else 0.0)

@@ -1,4 +1,4 @@
-"""A small network beside its twin of DTensors: its layouts over meshes, its gates, its gradients."""
+"""Calls that take DTensors, beside the same calls with whole tensors."""
 
 from __future__ import annotations
 

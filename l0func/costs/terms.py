@@ -1,0 +1,75 @@
+"""Costs as sums of terms: entries of parameters, added for all of them in one collective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from l0func.internal.shard_sums import OwnSum, added, own_sum
+from l0func.internal.sharding import as_index, is_sharded, layout_of, owned_along
+from l0func.internal.shards import part, wrapped
+from l0func.spec.plan import ParameterPlan
+
+
+class Term(NamedTuple):
+    """The sum of some values, times each of the factors."""
+
+    values: Tensor
+    factors: tuple[float | Tensor, ...] = ()
+
+
+def entry_term(values: Tensor, p: ParameterPlan, *factors: float | Tensor) -> Term:
+    """The sum over a parameter's entries of values that broadcast to the parameter."""
+    copies = p.size / max(values.numel(), 1)
+    return Term(values, (copies, *factors))
+
+
+def weighted_term(values: Tensor, weights: Tensor) -> Term:
+    """The sum of products with weights for every entry, whole also where values are a DTensor."""
+    if not is_sharded(values):
+        return Term(values * weights)
+    layout, own = layout_of(values), weights
+    for dim, size in enumerate(values.shape):
+        if size > 1:
+            index = as_index(owned_along(layout, dim, size))
+            own = own.index_select(dim, index.to(own.device))
+    local = part(values)
+    product = local * own.to(local.device)
+    return Term(wrapped(product, layout, weights.shape))
+
+
+def totals(groups: Iterable[Iterable[Term]], start: Tensor | None = None) -> list[Tensor]:
+    """For each group the sum of its terms; a zero for a group without any.
+
+    For DTensors it is one collective for all groups, which every process calls. A group may be a
+    generator: the values of a term are summed before the next one is made.
+
+    Args:
+        groups: Groups of terms.
+        start: A zero to begin with, of the wanted dtype and device; by default the first term.
+    """
+    own: list[OwnSum] = []
+    factors: list[list[tuple[float | Tensor, ...]]] = []
+    for group in groups:
+        factors.append([])
+        for term in group:
+            own.append(own_sum(term.values))
+            factors[-1].append(term.factors)
+    sums = iter(added(own))
+    return [_total(map(_times, sums, of_group), start) for of_group in factors]
+
+
+def _times(total: Tensor, factors: Sequence[float | Tensor]) -> Tensor:
+    for factor in factors:
+        total = total * factor
+    return total
+
+
+def _total(terms: Iterable[Tensor], start: Tensor | None) -> Tensor:
+    total = start
+    for term in terms:
+        total = term if total is None else total + term
+    return torch.zeros(()) if total is None else total
