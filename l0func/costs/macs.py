@@ -14,8 +14,8 @@ from l0func.costs.products import ActivationProduct, ParameterSlices, macs_of_pr
 from l0func.gates.checks import Gates, MaskEstimator, check_gates, check_values
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
-from l0func.internal.sharding import as_index, is_sharded, layout_of, owned_along
-from l0func.internal.shards import full_sum, part, wrapped
+from l0func.internal.sharding import is_sharded
+from l0func.internal.shards import copied_beside, full_sum, product_with
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed
 from l0func.internal.whole import check_whole
@@ -243,18 +243,11 @@ def _with_parameter(opens: Gates, p: ParameterPlan, uses: Tensor) -> Tensor:
     if uses.dim() == 0:
         # A number, not a tensor on the CPU, which a card would wait for.
         return entry_sum(probability, p) * uses.to(probability.dtype)
+    factor = uses.to(device=probability.device, dtype=probability.dtype)
     if is_sharded(probability):
-        return full_sum(_used_shard(probability, uses))
-    return (probability * uses.to(probability)).sum()
-
-
-def _used_shard(probability: Tensor, uses: Tensor) -> Tensor:
-    """Open probabilities times whole use counts, each process on its own part."""
-    layout, own = layout_of(probability), uses
-    for dim, size in enumerate(probability.shape):
-        if size > 1:
-            index = as_index(owned_along(layout, dim, size))
-            own = own.index_select(dim, index.to(own.device))
-    local = part(probability)
-    product = local * own.to(device=local.device, dtype=local.dtype)
-    return wrapped(product, layout, uses.shape)
+        used = product_with(probability, copied_beside(factor, probability), p.path)
+    else:
+        single = [dim for dim, size in enumerate(probability.shape) if size == 1]
+        used = probability * (factor.sum(single, keepdim=True) if single else factor)
+    # In float64 open gates are counted exactly: shards add up to the same bits.
+    return full_sum(used.double()).to(probability.dtype)
