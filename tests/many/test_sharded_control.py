@@ -36,9 +36,9 @@ MEASURES: list[dict[str, Any]] = [
 def _check_controllers(size: int) -> int:
     count = 0
     for twin in twins(size):
-        for settings in MEASURES:
-            if settings.get("measure") == "ms" and not twin.name.startswith("units"):
-                continue
+        # Every measure on one spec; the others have what takes gates one by one.
+        chosen = MEASURES if twin.name.startswith("units") else [MEASURES[3], MEASURES[5]]
+        for settings in chosen:
             _check_controller(twin, settings)
             count += 1
     return count
@@ -70,8 +70,7 @@ def _check_controller(twin: Twin, settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_controller_has_the_bits_of_the_whole_for_every_measure(size):
-    count = 3 * len(MEASURES) - 2
-    assert processes(size).run(_check_controllers, size) == [count] * size
+    assert processes(size).run(_check_controllers, size) == [len(MEASURES) + 4] * size
 
 
 def _check_gated(size: int) -> int:
@@ -173,6 +172,6 @@ def _check_large_count() -> bool:
     controller = l0.lagrangian(spec, 0.5)
     state = controller.init({"w": gate})
     own = controller.init({"w": laid_out(gate, mesh, [Shard(0)])})
-    expected = (gate > 0).sum().double() / size - 1
+    expected = (gate > 0).sum().double() / size - 0.5
     torch.testing.assert_close(own.violation.double()[0], expected, rtol=0, atol=1e-7)
     return torch.equal(own.violation, state.violation)
