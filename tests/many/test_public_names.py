@@ -63,7 +63,7 @@ def _calls(folder: str) -> dict[str, Any]:
         "lagrangian count": lambda: l0.lagrangian(spec, 0.5, estimator="count").init(gates),
         "prune count": lambda: l0.prune(p, gates, spec, "count"),
         "prune density": lambda: l0.prune(p, gates, spec, density=0.5),
-        "prune densities": lambda: l0.prune(p, gates, spec, density={"0.*": 0.5}),
+        "prune densities": lambda: l0.prune(p, gates, spec, density={"*": 0.5}),
         "realised_macs count": lambda: l0.realised_macs(gates, spec, counts, "count"),
         "summary count": lambda: l0.summary(p, gates, spec, "count"),
         "summary density": lambda: l0.summary(p, gates, spec, density=0.5),
