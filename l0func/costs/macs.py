@@ -255,4 +255,5 @@ def _terms_of(
             yield entry_term(probability, p, uses.to(probability.dtype))
         else:
             own = uses.to(device=probability.device, dtype=probability.dtype)
-            yield weighted_term(probability, own)
+            # In float64 open gates are counted exactly: shards add up to the same bits.
+            yield Term(weighted_term(probability, own).values.double())

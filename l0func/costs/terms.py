@@ -29,6 +29,9 @@ def entry_term(values: Tensor, p: ParameterPlan, *factors: float | Tensor) -> Te
 
 def weighted_term(values: Tensor, weights: Tensor) -> Term:
     """The sum of products with weights for every entry, whole also where values are a DTensor."""
+    single = [dim for dim, size in enumerate(values.shape) if size == 1]
+    if single:
+        weights = weights.sum(single, keepdim=True)
     if not is_sharded(values):
         return Term(values * weights)
     layout, own = layout_of(values), weights
@@ -71,5 +74,6 @@ def _times(total: Tensor, factors: Sequence[float | Tensor]) -> Tensor:
 def _total(terms: Iterable[Tensor], start: Tensor | None) -> Tensor:
     total = start
     for term in terms:
-        total = term if total is None else total + term
+        own = term if start is None else term.to(start)
+        total = own if total is None else total + own
     return torch.zeros(()) if total is None else total

@@ -84,7 +84,7 @@ class HardConcrete(FormulaGate):
 
     def _published(self, log_alpha: Tensor) -> Tensor:
         s = logistic(log_alpha)
-        return rectify(s * (self.zeta - self.gamma) + self.gamma)
+        return rectify((s * (self.zeta - self.gamma)).add_(self.gamma))
 
     def _location(self, probability: float, t: float) -> float:
         open_odds = (1.0 - probability) / probability

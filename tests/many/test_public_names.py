@@ -52,13 +52,21 @@ def _calls(folder: str) -> dict[str, Any]:
     keys, key = l0.random.split(l0.random.key(0), 2), l0.random.key(1)
     rows = l0.per_example(l0.gated(fn, spec))
     sharded = fully_shard(torch.nn.Linear(4, 4), mesh=mesh)
-    path = f"{folder}/file"
+    path, counts = f"{folder}/file", l0.count_macs(fn, params, buffers, X)
     return {
         "all_reduce_mean": lambda: l0.all_reduce_mean(p, 2),
         "arm": lambda: l0.arm(lambda *_: X.sum(), bernoulli)(p, gates, buffers, key),
         "compact": lambda: l0.compact(fn, p, gates, buffers, spec),
         "count_macs": lambda: l0.count_macs(fn, p, buffers, X),
         "deterministic_masks count": lambda: l0.deterministic_masks(gates, spec, "count"),
+        "gated count": lambda: l0.gated(fn, spec, estimator="count")(p, gates, {}, None, X),
+        "lagrangian count": lambda: l0.lagrangian(spec, 0.5, estimator="count").init(gates),
+        "prune count": lambda: l0.prune(p, gates, spec, "count"),
+        "prune density": lambda: l0.prune(p, gates, spec, density=0.5),
+        "prune densities": lambda: l0.prune(p, gates, spec, density={"*": 0.5}),
+        "realised_macs count": lambda: l0.realised_macs(gates, spec, counts, "count"),
+        "summary count": lambda: l0.summary(p, gates, spec, "count"),
+        "summary density": lambda: l0.summary(p, gates, spec, density=0.5),
         "diverged": lambda: l0.diverged(state),
         "init_params": lambda: l0.init_params(key, p, {"*": "zeros_"}),
         "latency_table": lambda: l0.latency_table(net, {}, X),

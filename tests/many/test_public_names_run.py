@@ -94,3 +94,14 @@ def _check_nothing_sent(twin: Twin) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_every_call_has_the_values_and_gradients_of_the_whole(size):
     assert processes(size).run(_check_all, size) == [3] * size
+
+
+def test_every_public_function_that_returns_a_number_is_run_here():
+    numbers = ("Tensor", "float", "int")
+    found = {name for name in l0.__all__ if _returned(name) in numbers}
+    assert found == set(SCALARS)
+
+
+def _returned(name: str) -> Any:
+    value = getattr(l0, name)
+    return getattr(value, "__annotations__", {}).get("return")

@@ -52,7 +52,7 @@ def _check_draws(shape: tuple[int, ...]) -> int:
         (law, torch.float64 if n % 2 else torch.float32, (5, 7)) for n, law in enumerate(laws)
     ]
     checked = 0
-    for distribution, dtype, size in cases:
+    for number, (distribution, dtype, size) in enumerate(cases):
         generator = torch.Generator().manual_seed(1)
         params = {"w": torch.randn(size, dtype=dtype, generator=generator)}
         spec = l0.gate_spec(params, distribution=distribution)
@@ -62,7 +62,9 @@ def _check_draws(shape: tuple[int, ...]) -> int:
         fixed = l0.deterministic_masks(gates, spec)["w"]
         alone = gates["w"].clone().requires_grad_()
         l0.expected_l0({"w": alone}, spec).backward()
-        for placements in _placements(mesh.ndim):
+        # All placements for three shapes, and every fourth one for each law and dtype.
+        every = 1 if number < len(SIZES) else 4
+        for placements in _placements(mesh.ndim)[number % every :: every]:
 
             def laid(t: Any, own: Any = placements) -> Any:
                 return distribute_tensor(t.detach().clone(), mesh, list(own), src_data_rank=None)
@@ -239,7 +241,8 @@ def _check_refusals() -> None:
 @pytest.mark.parametrize("size", MESHES)
 def test_masks_on_every_placement_have_the_bits_of_the_whole_and_send_nothing(size: int) -> None:
     found = processes(size).run(_check_draws, MESHES[size])
-    assert found == [8 * 4 ** len(MESHES[size])] * size
+    placed = 4 ** len(MESHES[size])
+    assert found == [3 * placed + 5 * placed // 4] * size
 
 
 @pytest.mark.parametrize("size", MESHES)
