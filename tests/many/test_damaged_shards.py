@@ -20,15 +20,15 @@ from processes import processes
 from torch import distributed
 from torch.distributed.tensor import Shard
 
-FN, PARAMS, BUFFERS = l0.make_functional(nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)))
+FN, PARAMS, BUFFERS = l0.make_functional(nn.Sequential(nn.Linear(5, 7)))
 SPEC = l0.gate_spec(PARAMS, {"*weight": l0.element(), "*": None})
 
 
 def _state(params: Any = PARAMS) -> l0.TrainState:
-    adam = l0.optimizer(torch.optim.Adam, lr=0.1)
+    sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
     gates = l0.init_gates(l0.random.key(0), SPEC)
     placed = l0.place_gates(SPEC, params, gates)
-    return l0.training(lambda *_: None, adam, adam).init(l0.random.key(1), params, placed, {})
+    return l0.training(lambda *_: None, sgd, sgd).init(l0.random.key(1), params, placed, {})
 
 
 def _sharded_state() -> l0.TrainState:
@@ -78,16 +78,27 @@ def _save(folder: str) -> None:
     l0.save_shards(folder, _sharded_state(), SPEC)
 
 
+def _loads(folder: str) -> dict[str, str]:
+    return {name: _load(f"{folder}/{name}") for name in ["whole", *DAMAGES]}
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
+    """The message for each damage, from every process."""
+    folder = tmp_path_factory.mktemp("damages")
+    processes(2).run(_save, str(folder / "whole"))
+    for name, damage in DAMAGES.items():
+        shutil.copytree(folder / "whole", folder / name)
+        damage(folder / name)
+    return folder, processes(2).run(_loads, str(folder))
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_process_refuses_a_damaged_checkpoint_by_its_name(damage, tmp_path):
-    folder = tmp_path / "step_3"
-    processes(2).run(_save, str(folder))
-    whole = tmp_path / "whole"
-    shutil.copytree(folder, whole)
-    DAMAGES[damage](folder)
-    for message in processes(2).run(_load, str(folder)):
-        assert f"The checkpoint in {folder} is damaged" in message
-    assert processes(2).run(_load, str(whole)) == ["nothing was refused"] * 2
+def test_every_process_refuses_a_damaged_checkpoint_by_its_name(damage, messages):
+    folder, found = messages
+    for of_rank in found:
+        assert f"The checkpoint in {folder / damage} is damaged" in of_rank[damage]
+        assert of_rank["whole"] == "nothing was refused"
 
 
 @pytest.mark.parametrize("lost", [".metadata", ".metadata.sha256"])
