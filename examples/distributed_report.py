@@ -45,8 +45,8 @@ def result(own: Any, alone: Any, sent: Sent, losses: list[float], masks: bool) -
 
 def difference(own: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
     """The largest difference of two dicts of tensors, in parts of the largest value."""
-    worst = max(float((own[name] - t).abs().max()) for name, t in whole.items())
-    return worst / max(float(t.abs().max()) for t in whole.values())
+    worst = max(float((own[name] - t).detach().abs().max()) for name, t in whole.items())
+    return worst / max(float(t.detach().abs().max()) for t in whole.values())
 
 
 def digest(state: l0.TrainState) -> str:
