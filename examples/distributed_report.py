@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from distributed_sent import Sent, held
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten_with_path
 
 import l0func as l0
 
@@ -23,7 +23,7 @@ class Result(NamedTuple):
     alone: list[int]
     """The same on one process."""
     sent: Sent
-    """What this rank sent in the last step."""
+    """What this rank sent in a step."""
     losses: float
     """The largest relative difference of a loss."""
     states: float
@@ -50,9 +50,10 @@ def difference(own: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
 
 
 def digest(state: l0.TrainState) -> str:
-    """The SHA-256 of all tensors of a state."""
-    tensors = [t.detach() for t in tree_leaves(state) if isinstance(t, Tensor)]
-    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
+    """The SHA-256 of all tensors of a state, in the order of their paths."""
+    named = {str(path): t for path, t in tree_flatten_with_path(state)[0] if t is not None}
+    tensors = [named[path].detach().numpy() for path in sorted(named)]
+    return hashlib.sha256(b"".join(t.tobytes() for t in tensors)).hexdigest()
 
 
 def table(results: dict[str, Result]) -> str:
