@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,11 @@ from torch import Tensor
 
 from l0func.files.places import PathLike, shown_path
 from l0func.internal import tree
-from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import listed
 from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec
 from l0func.train.checkpoint import metadata_of, state_from
+from l0func.train.shard_files import is_complete, read_parts, saved_shapes, write_parts
 from l0func.train.state import TrainState
 
 _TEXTS = ("format", "spec", "settings")
@@ -47,17 +45,18 @@ def save_shards(
         TypeError: ``state`` is no training state, ``spec`` no spec, or a setting no JSON value.
         ValueError: The gates are not the spec's; the folder has a checkpoint; or this torch has no
             public ``torch.distributed.tensor``.
+        OSError: A process could not write its part; all processes raise it.
     """
     texts = metadata_of(state, spec, settings)
     path = _path_of(folder)
-    if _is_whole(path):
+    if is_complete(path):
         raise ValueError(
             f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "
             f"Give each step its own folder, such as {path.parent / f'step_{int(state.step)}'}."
         )
     leaves: dict[str, Any] = dict(tree.leaves(state, "the state"))
     leaves |= {_PREFIX + name: _shard_bytes(text) for name, text in texts.items()}
-    _quietly(_engine().save, leaves, checkpoint_id=path)
+    write_parts(path, leaves)
 
 
 def load_shards(
@@ -81,16 +80,17 @@ def load_shards(
         The state; its tensors are new ones.
 
     Raises:
-        ValueError: The folder has no whole checkpoint; or the checkpoint has another spec, other
-            settings, other shapes or other dtypes, and the message names them.
+        ValueError: The folder has no whole checkpoint, or a file of it is missing or changed; or
+            the checkpoint has another spec, other settings, other shapes or other dtypes, and the
+            message names them.
     """
     path = _path_of(folder)
-    if not _is_whole(path):
+    if not is_complete(path):
         raise ValueError(
             f"{path} has no whole checkpoint: all processes that run save_shards have to end it. "
             "Load an earlier one."
         )
-    saved = _saved_shapes(path)
+    saved = saved_shapes(path)
     texts = _texts_of(path, saved)
     name = shown_path(folder)
     found = state_from(name, texts, saved, state, spec, settings)
@@ -98,40 +98,12 @@ def load_shards(
     wanted: dict[str, Tensor] = {}
     for leaf, t in tree.leaves(found, "the state").items():
         wanted[leaf] = _room_for(t, own.get(leaf), _leaf_of_moment(leaf, own))
-    _quietly(_engine().load, wanted, checkpoint_id=path)
+    read_parts(path, wanted)
     return tree.rebuild(found, wanted)
-
-
-def _engine() -> Any:
-    distributed_tensor()
-    return import_module("torch.distributed.checkpoint")
 
 
 def _path_of(folder: PathLike) -> Path:
     return Path(shown_path(folder))
-
-
-def _is_whole(path: Path) -> bool:
-    # The engine writes it last, once every process has written its part.
-    return (path / ".metadata").exists()
-
-
-def _quietly(call: Any, leaves: dict[str, Any], **where: Any) -> None:
-    with warnings.catch_warnings():
-        # A run without a group is meant to be one process; the engine warns of it.
-        warnings.filterwarnings("ignore", message=".*single process", category=UserWarning)
-        call(leaves, **where)
-
-
-def _saved_shapes(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint, without their values."""
-    metadata: Any = _engine().FileSystemReader(path).read_metadata()
-    found: dict[str, Tensor] = {}
-    for name, record in metadata.state_dict_metadata.items():
-        properties = getattr(record, "properties", None)
-        if properties is not None:
-            found[name] = torch.empty(record.size, dtype=properties.dtype, device="meta")
-    return found
 
 
 def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
@@ -142,7 +114,7 @@ def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
         if record is None:
             raise ValueError(f"{path} has no {name}: l0func.save_shards did not write it.")
         found[_PREFIX + name] = torch.empty(record.shape, dtype=torch.uint8, device="cpu")
-    _quietly(_engine().load, found, checkpoint_id=path)
+    read_parts(path, found)
     return {name: _spec_text(found[_PREFIX + name]) for name in _TEXTS}
 
 
