@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.sharding import Owned, as_index
+from l0func.kernels.by_torch_streams import runs
 from l0func.kernels.draws import draw_uniforms
 
 
@@ -63,10 +64,8 @@ def _entry_numbers(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
 
 
 def _runs(keys: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Uniforms from several positions in every stream on, ``(*batch, len(starts), length)``."""
-    calls = keys[..., 1:] + starts // 4
-    at_calls = torch.stack((keys[..., :1].expand_as(calls), calls), dim=-1)
-    [words] = draw_uniforms(at_calls.unsqueeze(-2), (length + 3,))
-    # A run starts at one of four words of its first call.
-    places = starts.remainder(4).unsqueeze(-1) + torch.arange(length, device=keys.device)
-    return words.gather(-1, places.expand(*words.shape[:-1], length))
+    return runs(_drawn, keys, starts, length)
+
+
+def _drawn(keys: Tensor, counts: Sequence[int]) -> Tensor:
+    return draw_uniforms(keys, tuple(counts))[0]

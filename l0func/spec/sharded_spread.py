@@ -63,8 +63,7 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         fitting.append(factor)
     layout = ShardLayout(mesh, tuple(placements))
     for factor in fitting:
-        if not _holds_all(factor, layout, shape):
-            raise _elsewhere(path, factor, shape, placements)
+        check_holds(path, factor, layout, shape)
     product: Tensor | None = None
     for factor in fitting:
         own = _own_factor(factor, layout, shape)
@@ -75,6 +74,22 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         varied.update(_gate_dims(factor.rule, shape))
     sizes = [size if dim in varied else 1 for dim, size in enumerate(shape)]
     return wrapped(product, layout, sizes)
+
+
+def check_holds(path: str, factor: Factor, layout: ShardLayout, shape: Shape) -> None:
+    """Refuse a factor that lacks gates on entries of a process; all processes refuse it.
+
+    Args:
+        path: The parameter's path, for an error.
+        factor: The factor; its values are a DTensor.
+        layout: The layout of the parameter.
+        shape: The parameter's shape.
+
+    Raises:
+        ValueError: A process lacks gates.
+    """
+    if not _holds_all(factor, layout, shape):
+        raise _elsewhere(path, factor, shape, layout.placements)
 
 
 def _mesh_of(path: str, factors: Sequence[Factor]) -> Any:

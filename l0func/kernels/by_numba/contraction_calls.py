@@ -31,7 +31,8 @@ def contract(
 ) -> list[Tensor]:
     """See :func:`l0func.kernels.by_torch_contraction.contract`."""
     formula = contraction.distribution.formula
-    if formula is None or any(output.order > 1 for output in outputs):
+    is_steep = any(output.order > 1 for output in outputs)
+    if formula is None or is_steep or contraction.step:
         return contract_by(uniforms, contraction, outputs, keys, operands)
     if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)

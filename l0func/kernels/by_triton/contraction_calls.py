@@ -22,7 +22,8 @@ def contract(
     """See :func:`l0func.kernels.by_torch_contraction.contract`."""
     formula, log_alpha = contraction.distribution.formula, operands.log_alpha
     is_steep = any(output.order > 1 for output in outputs)
-    if formula is None or is_steep or log_alpha.dtype != torch.float32:
+    is_plain = formula is not None and not is_steep and not contraction.step
+    if formula is None or not is_plain or log_alpha.dtype != torch.float32:
         return by_torch_contraction.contract(contraction, outputs, keys, operands)
     if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)
