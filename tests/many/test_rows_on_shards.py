@@ -48,7 +48,6 @@ def _outcome(spec: Any, place: Any, **settings: Any) -> tuple[Any, dict[str, Any
     fn, params, buffers = l0.make_functional(_net())
     gates = l0.init_gates(l0.random.key(3), spec, noise=2.0)
     params, gates = place(params, gates)
-    leaves = {path: p.detach().requires_grad_() for path, p in {**params, **gates}.items()}
     leaves = {"p": {k: v.detach().requires_grad_() for k, v in params.items()}}
     leaves["g"] = {k: v.detach().requires_grad_() for k, v in gates.items()}
     rows = l0.per_example(l0.gated(fn, spec, **settings))
@@ -85,5 +84,15 @@ def test_outputs_and_slopes_are_those_of_one_process(name, size):
     for own_output, own_slopes in processes(size).run(_check, name, size, {}):
         _same(own_output, output)
         assert own_slopes.keys() == slopes.keys()
+        for path, slope in slopes.items():
+            _same(own_slopes[path], slope)
+
+
+@pytest.mark.parametrize("name", ["entries", "units and entries"])
+def test_local_reparameterisation_draws_the_noise_of_one_process(name):
+    settings = {"sampling": "local_reparam"}
+    output, slopes = _outcome(_spec(name), lambda params, gates: (params, gates), **settings)
+    for own_output, own_slopes in processes(3).run(_check, name, 3, settings):
+        _same(own_output, output)
         for path, slope in slopes.items():
             _same(own_slopes[path], slope)
