@@ -122,7 +122,8 @@ def _own_outputs(x: Tensor, weight: OwnParameter) -> Tensor:
         return _with_noise(x, held, summed)
     if gates is not None and gates.part is not None and gates.part.lines is None:
         # The kernels draw rectangles of a matrix.
-        return left(F.linear(x, held.dense()), summed)
+        masks = gates.mask(2).to(held.dtype)
+        held = held.like(held.weight * masks, held.scales, None)
     return left(scaled_product(x, held), summed)
 
 
