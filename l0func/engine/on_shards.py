@@ -20,6 +20,7 @@ from l0func.internal.sharding import is_sharded, layout_of, owned_by
 from l0func.internal.shards import part, unequal
 from l0func.internal.tree import Tree
 from l0func.internal.whole import check_whole, is_dtensor
+from l0func.pure.functional import PureModule
 from l0func.spec.parts import Binding
 from l0func.spec.sharded_spread import Factor, check_holds
 
@@ -44,7 +45,8 @@ def check_rows_fit_shards(
 
     Raises:
         TypeError: It is not l0func.gated's own.
-        ValueError: Gates differ from row to row; or a buffer or an input is a DTensor.
+        ValueError: Gates differ from row to row; a buffer or an input is a DTensor; or a module
+            has hooks that make DTensors.
     """
     own = getattr(apply, "__self__", apply)
     if not isinstance(own, Gated):
@@ -58,6 +60,7 @@ def check_rows_fit_shards(
             "per_example with gate_dims gives each row gates of its own, and DTensors hold one "
             "set of gates. Gather them: l0func.gather(gates), l0func.gather(params)."
         )
+    _check_no_hooks(own.fn)
     check_whole(
         "per_example",
         "Every process passes all rows, as plain tensors: x.full_tensor(). The parameters alone "
@@ -67,6 +70,28 @@ def check_rows_fit_shards(
         kwargs=kwargs,
     )
     return own
+
+
+def _check_no_hooks(fn: Any) -> None:
+    """Refuse a function whose modules make DTensors in their hooks: vmap takes none.
+
+    Raises:
+        ValueError: A module has a hook of torch.distributed.
+    """
+    if not isinstance(fn, PureModule):
+        return
+    for path, part_of in fn.parts():
+        for name in ("_forward_pre_hooks", "_forward_hooks"):
+            table: dict[int, Any] = part_of.attribute(name) or {}
+            homes = [getattr(hook, "__module__", None) or "" for hook in table.values()]
+            if any(home.startswith("torch.distributed") for home in homes):
+                raise ValueError(
+                    f"The module {path!r} has hooks of parallelize_module, which make DTensors of "
+                    "a row's tensors, and torch.vmap takes none. Make the function before the "
+                    "layout: fn, _, buffers = l0func.make_functional(net), then "
+                    "parallelize_module(net, mesh, plan), and params = "
+                    "dict(net.named_parameters())."
+                )
 
 
 class GatedOnShards(Gated):

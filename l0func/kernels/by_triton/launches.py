@@ -52,7 +52,7 @@ class Lines(NamedTuple):
     first: int
     """The first gate's position."""
     step: int = 0
-    """From one row's first gate to the next row's in the stream; 0 where rows follow each other."""
+    """From one row's first gate to the next row's in the stream; 0 if rows follow each other."""
 
     @property
     def rows(self) -> int:
