@@ -61,8 +61,11 @@ def _uniforms(contraction: Contraction, key: Tensor, log_alpha: Tensor) -> Tenso
     # The generator's calls make four numbers each.
     call, skip = divmod(contraction.first, 4)
     start = torch.stack((key[0], key[1] + call))
-    u = random.uniform(start, skip + log_alpha.numel())[skip:].reshape(log_alpha.shape)
-    return u.to(log_alpha.dtype)
+    rows, width = log_alpha.shape
+    # A part of a wider weight: its columns of whole rows.
+    line = contraction.step or width
+    u = random.uniform(start, skip + rows * line)[skip:].reshape(rows, line)
+    return u[:, :width].to(log_alpha.dtype)
 
 
 def by_hand(contraction: Contraction, output: Output, z: Tensor, given: Operands) -> Tensor:

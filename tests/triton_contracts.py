@@ -181,6 +181,27 @@ def products_are_those_of_masks_in_memory(device: str) -> None:
             assert torch.equal(alone[order], again[order]), name
 
 
+def parts_of_a_weight_have_the_masks_of_their_columns(device: str) -> None:
+    formula, keys = FORMULAS["root"], keys_on(device, 3)
+    # A part of whole calls, and one that begins inside of a call.
+    for (rows, columns, width), left in product([(5, 12, 4), (3, 10, 3)], (0, 4)):
+        la = torch.linspace(-2.0, 2.0, rows * columns, device=device).reshape(rows, columns)
+        drawn = masks(formula, la, keys, 4, 1)
+        own = slice(left, left + width)
+        a, x, g = [t.contiguous() for t in (la[:, own].cos(), la[:3, own].sin(), la[:3, :rows])]
+        ready = launches.prepared(formula, la[:, own])
+        lines = launches.Lines(*ready, width, 4 + left, columns)
+        sums = launches.outer_product(formula, lines, keys, x, g, {0, 1})
+        for order in (0, 1):
+            z = drawn[order][:, :, own]
+            y = launches.forward_product(formula, lines, keys, a, x, order)
+            all_close(f"y {order} of {left}", y, torch.einsum("boi,oi,bi->bo", z, a, x), 1e-4)
+            back = launches.backward_product(formula, lines, keys, a, g, order)
+            all_close(f"x {order} of {left}", back, torch.einsum("boi,oi,bo->bi", z, a, g), 1e-4)
+            wanted = torch.einsum("boi,bi,bo->oi", z, x, g)
+            all_close(f"a {order} of {left}", sums[order], wanted, 1e-4)
+
+
 def masked_weights_are_those_of_masks_in_memory(device: str) -> None:
     generator = torch.Generator().manual_seed(1)
     formula, keys = FORMULAS["root"], keys_on(device, 3)
@@ -204,7 +225,7 @@ def masked_weights_are_those_of_masks_in_memory(device: str) -> None:
 def linear_maps_and_convolutions_are_those_of_torch(device: str) -> None:
     generator = torch.Generator().manual_seed(2)
     formula, keys = FORMULAS["root"], keys_on(device, 3)
-    sizes = SimpleNamespace(shape=(4, 12), first=3)
+    sizes = SimpleNamespace(shape=(4, 12), first=3, step=0)
     la, a, x, g = [
         torch.randn(shape, generator=generator).to(device)
         for shape in ((4, 12), (12, 4), (3, 2, 12), (3, 1, 4))
@@ -289,6 +310,7 @@ CONTRACTS: list[Callable[[str], None]] = [
     draws_are_those_of_torch,
     moments_are_those_of_torch,
     products_are_those_of_masks_in_memory,
+    parts_of_a_weight_have_the_masks_of_their_columns,
     masked_weights_are_those_of_masks_in_memory,
     linear_maps_and_convolutions_are_those_of_torch,
     empty_sizes_give_empty_results,

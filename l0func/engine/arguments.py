@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.internal.scalars import integer
-from l0func.internal.whole import check_whole
 from l0func.pure.functional import Functional, PureModule
 from l0func.spec.plan import GateSpec
 
@@ -77,20 +76,6 @@ def check_not_exported() -> None:
             f"{_APPLY_FORM}, or the test-time network, with key=None or behind l0func.compact. "
             "torch.compile traces per_example."
         )
-
-
-def check_rows_are_plain(**trees: Any) -> None:
-    """Refuse DTensors: torch has no vmap over them.
-
-    Raises:
-        ValueError: A leaf is a DTensor.
-    """
-    check_whole(
-        "per_example",
-        "torch.vmap does not take DTensors. Give rows their masks on whole tensors, l0func.gather("
-        "params), or draw one mask for the batch: gated with a single key.",
-        **trees,
-    )
 
 
 def check_axes(name: str, axes: Any) -> None:

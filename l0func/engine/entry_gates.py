@@ -12,6 +12,7 @@ from math import prod
 from torch import Tensor
 
 from l0func.distributions import GateDistribution
+from l0func.engine.own_draws import StreamPart, own_draws
 
 WORDS_PER_CALL = 4
 """Stream elements that the generator makes in one call; see :mod:`l0func.random`."""
@@ -58,6 +59,7 @@ class EntryGates:
         local_reparam: Whether layers draw their sums in place of masks.
         first: The first gate's position in the key's stream.
         turned: Whether the weight is transposed and ``log_alpha`` is not.
+        part: The gates' place in the whole vector, where the weight is a part of a parameter.
     """
 
     distribution: GateDistribution
@@ -67,6 +69,7 @@ class EntryGates:
     local_reparam: bool = False
     first: int = 0
     turned: bool = False
+    part: StreamPart | None = None
 
     def narrow(self, start: int, length: int) -> EntryGates:
         """The gates for a weight that is narrowed along dimension 0."""
@@ -76,7 +79,10 @@ class EntryGates:
 
     def mask(self, rank: int) -> Tensor:
         """One draw for all gates, broadcastable to a weight with this rank."""
-        z = self.distribution.draws(self.key, self.log_alpha, self.first)
+        if self.part is None:
+            z = self.distribution.draws(self.key, self.log_alpha, self.first)
+        else:
+            z = own_draws(self.distribution, self.key, self.log_alpha, self.part)
         missing = rank - z.dim()
         z = z.reshape(*z.shape, *(1,) * missing)
         return z.transpose(-2, -1) if self.turned else z

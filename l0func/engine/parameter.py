@@ -55,7 +55,7 @@ class GatedParameter(Tensor):
             result = handler(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        _refuse_writing(func, args, kwargs)
+        check_not_written(func, args, kwargs)
         dense_kwargs = {name: _dense_inside(value) for name, value in kwargs.items()}
         return func(*map(_dense_inside, args), **dense_kwargs)
 
@@ -161,7 +161,12 @@ def _dense_inside(value: Any) -> Any:
     return dense(value)
 
 
-def _refuse_writing(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_not_written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a function that writes into a gated parameter.
+
+    Raises:
+        ValueError: It does.
+    """
     targets: tuple[Any, ...] = (kwargs.get("out"),)
     if writes(func):
         # torch.nn.init passes its tensor by name.

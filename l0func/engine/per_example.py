@@ -18,10 +18,10 @@ from l0func.engine.arguments import (
     check_gated,
     check_keys_argument,
     check_not_exported,
-    check_rows_are_plain,
 )
 from l0func.engine.kept import watch_hooks
 from l0func.engine.no_rows import emptied, placeholders
+from l0func.engine.on_shards import GatedOnShards, check_rows_fit_shards, has_dtensors
 from l0func.engine.row import Axis, Row, RowResult
 from l0func.engine.row_errors import in_words_of_rows
 from l0func.engine.row_keys import (
@@ -181,8 +181,10 @@ class PerExample:
         """Call ``apply`` on every row, one chunk at a time."""
         check_not_exported()
         check_keys_argument(keys)
-        if not compiling():
-            check_rows_are_plain(params=params, gates=gates, buffers=buffers, inputs=inputs)
+        if not compiling() and has_dtensors(params, gates):
+            own = check_rows_fit_shards(apply, self.gate_dims, buffers, inputs, kwargs)
+            on_shards = GatedOnShards(own, params, gates)
+            apply, params, gates = on_shards.mapped(apply), on_shards.params, on_shards.gates
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -11,11 +11,9 @@ from torch import Tensor
 from l0func.internal.context import compiling
 from l0func.kernels import by_torch_streams, choice
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
+from l0func.kernels.by_torch_streams import Uniforms
 from l0func.kernels.contraction import Contraction, Operands, Output
 from l0func.kernels.fused import fused_derivatives
-
-Uniforms = Callable[[Tensor, Sequence[int]], Tensor]
-"""As :func:`l0func.kernels.by_torch_streams.uniforms`."""
 
 DRAWS, DRAWS_ELSEWHERE = 1 << 18, 1 << 22
 """The most draws in a piece, on a CPU and elsewhere."""
@@ -61,7 +59,7 @@ def _fill(
 ) -> None:
     """Draw the masks for a chunk and fill its results; see :class:`Chunk`."""
     needed = sorted({*chunk.masked, *chunk.sums})
-    for piece in _pieces(log_alpha, chunk.keys):
+    for piece in _pieces(contraction, log_alpha, chunk.keys):
         entries = slice(piece.start * contraction.repeat, piece.stop * contraction.repeat)
         u = _uniforms_of(contraction, chunk.keys, piece, uniforms).to(log_alpha.dtype)
         gates = _derivatives(contraction, u, log_alpha[piece], needed)
@@ -74,11 +72,13 @@ def _fill(
             total[entries] += (chunk.products[:, entries] * masks[order]).sum(0)
 
 
-def _pieces(log_alpha: Tensor, keys: Tensor) -> Iterator[slice]:
+def _pieces(contraction: Contraction, log_alpha: Tensor, keys: Tensor) -> Iterator[slice]:
     """The gates of one piece after another."""
     limit = DRAWS if log_alpha.device.type == "cpu" else DRAWS_ELSEWHERE
-    # Every piece but the first starts at a whole call of the generator.
-    step = max(4, limit // max(keys.shape[0], 1) // 4 * 4)
+    gates = limit // max(keys.shape[0], 1)
+    # Every piece but the first starts at a whole call of the generator, or with a whole line.
+    unit = max(contraction.gates[1], 1) if contraction.step else 4
+    step = max(unit, gates // unit * unit)
     for start in range(0, log_alpha.shape[0], step):
         yield slice(start, min(start + step, log_alpha.shape[0]))
 
@@ -87,6 +87,11 @@ def _uniforms_of(
     contraction: Contraction, keys: Tensor, piece: slice, uniforms: Uniforms
 ) -> Tensor:
     """The uniforms of some gates, ``(b, gates)``."""
+    if contraction.step:
+        width = contraction.gates[1]
+        lines = torch.arange(piece.start // width, piece.stop // width, device=keys.device)
+        starts = contraction.first + lines * contraction.step
+        return by_torch_streams.runs(uniforms, keys, starts, width).flatten(1)
     call, skip = divmod(contraction.first + piece.start, 4)
     starts = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
     count = skip + piece.stop - piece.start

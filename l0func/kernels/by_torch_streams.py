@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from l0func.kernels import philox
+
+Uniforms: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
+"""As :func:`uniforms`."""
 
 BLOCK = 12288
 """Calls in one block: larger ones wait for memory."""
@@ -41,6 +45,23 @@ def uniforms(keys: Tensor, counts: Sequence[int]) -> Tensor:
     """
     parts = [_uniforms_of(keys[..., g, :], count) for g, count in enumerate(counts)]
     return torch.cat(parts, dim=-1)
+
+
+def runs(uniforms: Uniforms, keys: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Uniforms from several positions in every stream on, ``(*batch, len(starts), length)``.
+
+    Args:
+        uniforms: As :func:`uniforms`.
+        keys: ``(*batch, 2)``.
+        starts: The positions, int64.
+        length: Uniforms from each of them on.
+    """
+    calls = keys[..., 1:] + starts // 4
+    at_calls = torch.stack((keys[..., :1].expand_as(calls), calls), dim=-1)
+    words = uniforms(at_calls.unsqueeze(-2), (length + 3,))
+    # A run starts at one of four words of its first call.
+    places = starts.remainder(4).unsqueeze(-1) + torch.arange(length, device=keys.device)
+    return words.gather(-1, places.expand(*words.shape[:-1], length))
 
 
 def normals(keys: Tensor, count: int) -> Tensor:

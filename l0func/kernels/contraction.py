@@ -50,6 +50,8 @@ class Contraction:
         first: Position of the first gate in a key's stream.
         convolution: The sizes of a convolution; None for a linear map.
         in_graph: Whether a compiled graph asks for it. Its user has a compiler, and waits for it.
+        step: From one weight row's first gate to the next row's in the stream, where the weight
+            is a part of a wider one; 0 where each row follows the one before.
     """
 
     distribution: Distribution
@@ -58,6 +60,7 @@ class Contraction:
     first: int = 0
     convolution: ConvolutionSizes | None = None
     in_graph: bool = False
+    step: int = 0
 
     @property
     def gates(self) -> tuple[int, int]:

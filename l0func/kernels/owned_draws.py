@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from l0func.internal.sharding import Owned, as_index
-from l0func.kernels.draws import draw_uniforms, draw_uniforms_at
+from l0func.kernels.by_torch_streams import runs
+from l0func.kernels.draws import draw_uniforms
 
 
 def first_of_run(own: Sequence[Owned], shape: Sequence[int], /) -> int | None:
@@ -28,31 +29,30 @@ def first_of_run(own: Sequence[Owned], shape: Sequence[int], /) -> int | None:
     return position
 
 
-def owned_uniforms(key: Tensor, own: Sequence[Owned], shape: Sequence[int], /) -> Tensor:
+def owned_uniforms(keys: Tensor, own: Sequence[Owned], shape: Sequence[int], /) -> Tensor:
     """The uniforms that a whole draw gives to some of its entries, bit for bit.
 
     Args:
-        key: A key, shape ``(2,)``.
+        keys: Keys, shape ``(*batch, 2)``.
         own: For each dimension the indices of the part.
         shape: The shape of the whole draw.
 
     Returns:
-        float32, the shape of the part.
+        float32, shape ``(*batch, *part)``.
     """
-    sizes = [len(indices) for indices in own]
+    sizes = [*keys.shape[:-1], *[len(indices) for indices in own]]
     if prod(sizes) == 0:
-        return torch.zeros(sizes, device=key.device)
+        return torch.zeros(sizes, device=keys.device)
     first = first_of_run(own, shape)
     if first is not None:
-        start = torch.tensor([first], device=key.device)
-        return _runs(key, start, prod(sizes)).reshape(sizes)
-    lines = _entry_numbers(own[:-1], shape[:-1]).to(key.device) * shape[-1]
+        start = torch.tensor([first], device=keys.device)
+        return _runs(keys, start, prod([len(indices) for indices in own])).reshape(sizes)
+    lines = _entry_numbers(own[:-1], shape[:-1]).to(keys.device) * shape[-1]
     last = own[-1]
     if isinstance(last, range):
-        return _runs(key, lines + last.start, len(last)).reshape(sizes)
-    places = lines.unsqueeze(-1) + as_index(last).to(key.device)
-    words = draw_uniforms_at(key, places // 4)
-    return words.gather(-1, places.remainder(4).unsqueeze(-1)).reshape(sizes)
+        return _runs(keys, lines + last.start, len(last)).reshape(sizes)
+    places = lines.unsqueeze(-1) + as_index(last).to(keys.device)
+    return _runs(keys, places.flatten(), 1).reshape(sizes)
 
 
 def _entry_numbers(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
@@ -63,14 +63,9 @@ def _entry_numbers(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
     return numbers
 
 
-def _runs(key: Tensor, starts: Tensor, length: int) -> Tensor:
-    """Uniforms from several positions in one stream on, ``(len(starts), length)``."""
-    keys = torch.stack((key[0].expand_as(starts), key[1] + starts // 4), dim=-1)
-    [words] = draw_uniforms(keys.unsqueeze(-2), (length + 3,))
-    skips = starts.remainder(4)
-    runs = words.new_empty((len(starts), length))
-    # A run starts at one of four words of its first call.
-    for skip in range(4):
-        rows = (skips == skip).nonzero().squeeze(-1)
-        runs[rows] = words[rows, skip : skip + length]
-    return runs
+def _runs(keys: Tensor, starts: Tensor, length: int) -> Tensor:
+    return runs(_drawn, keys, starts, length)
+
+
+def _drawn(keys: Tensor, counts: Sequence[int]) -> Tensor:
+    return draw_uniforms(keys, tuple(counts))[0]

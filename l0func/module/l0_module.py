@@ -28,6 +28,7 @@ from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
+from l0func.module.placed_gates import PlacedGates
 from l0func.module.precision import GateDict, kept_integers
 from l0func.module.redraw import redraw_in_place
 from l0func.module.rows import check_rows_argument, keys_for_batch
@@ -35,7 +36,6 @@ from l0func.module.shards import resizable
 from l0func.module.signature import show_signature, shows_signature
 from l0func.module.tied import share_tied
 from l0func.module.watch import watch
-from l0func.module.wrapper import Wrapper
 from l0func.module.written import Written
 from l0func.pure.functional import PureModule, make_functional
 from l0func.pure.init_params import Initialiser
@@ -43,7 +43,7 @@ from l0func.spec.build import Rules, gate_spec
 from l0func.spec.plan import Group
 
 
-class L0Module(Wrapper):
+class L0Module(PlacedGates):
     """A copy of a module with learned gates on its weights.
 
     In training every forward draws new masks, shared by the batch or one for each example; in eval

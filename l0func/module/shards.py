@@ -1,7 +1,7 @@
 """Forwards of an ``L0Module`` over layers that ``fully_shard`` or ``parallelize_module`` laid out.
 
-The gates are plain tensors here, equal in all processes, and every process draws whole masks. A
-mask is multiplied into the part of the parameter that the process holds. FSDP has whole parameters
+Gates that are plain tensors are equal in all processes, and every process draws whole masks. Of
+gates that are DTensors each draws its own. A mask is multiplied into the part of the parameter that the process holds. FSDP has whole parameters
 during a layer's forward only: there the mask waits until FSDP has gathered them.
 """
 
@@ -43,8 +43,7 @@ class Late(NamedTuple):
 
 def late_parameters(modules: Mapping[str, nn.Module], params: Mapping[str, Tensor]) -> list[Late]:
     """The parameters that FSDP gathers in the forward of a module among these."""
-    home = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(home, "FSDPModule", None)
+    kind = _fsdp_kind()
     if kind is None:
         return []
     owners = {path: i for i, (path, m) in enumerate(modules.items()) if isinstance(m, kind)}
@@ -58,6 +57,19 @@ def late_parameters(modules: Mapping[str, nn.Module], params: Mapping[str, Tenso
             if p is not None:
                 found.append(Late(paths[id(p)], owner, holder, name))
     return found
+
+
+def _fsdp_kind() -> type | None:
+    """The class of modules that FSDP2 manages; None before torch's part for it is imported."""
+    return getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+
+
+def fsdp_paths(module: nn.Module) -> list[str]:
+    """The paths of the modules in a tree that ``fully_shard`` manages."""
+    kind = _fsdp_kind()
+    if kind is None:
+        return []
+    return [path for path, child in module.named_modules() if isinstance(child, kind)]
 
 
 def _nearest(path: str, owners: Mapping[str, int]) -> int | None:
@@ -100,7 +112,7 @@ def check_one_mask_for_all(per_example: bool) -> None:
 
 
 class GatedShards(Gated):
-    """A gated function whose parameters may be DTensors, under plain gates."""
+    """A gated function whose parameters may be DTensors."""
 
     late: Sequence[Late] = ()
     masks: Masks
@@ -117,7 +129,7 @@ class GatedShards(Gated):
         for path, mask in masks.items():
             if path in waiting:
                 continue
-            if is_dtensor(tensors[path]):
+            if is_dtensor(tensors[path]) and not is_dtensor(mask):
                 tensors[path] = times(tensors[path], mask)
             else:
                 plain[path] = mask

@@ -63,8 +63,7 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         fitting.append(factor)
     layout = ShardLayout(mesh, tuple(placements))
     for factor in fitting:
-        if not _holds_all(factor, layout, shape):
-            raise _elsewhere(path, factor, shape, placements)
+        check_holds(path, factor, layout, shape)
     product: Tensor | None = None
     for factor in fitting:
         own = _own_factor(factor, layout, shape)
@@ -75,6 +74,22 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         varied.update(_gate_dims(factor.rule, shape))
     sizes = [size if dim in varied else 1 for dim, size in enumerate(shape)]
     return wrapped(product, layout, sizes)
+
+
+def check_holds(path: str, factor: Factor, layout: ShardLayout, shape: Shape) -> None:
+    """Refuse a factor that lacks gates on entries of a process; all processes refuse it.
+
+    Args:
+        path: The parameter's path, for an error.
+        factor: The factor; its values are a DTensor.
+        layout: The layout of the parameter.
+        shape: The parameter's shape.
+
+    Raises:
+        ValueError: A process lacks gates.
+    """
+    if not _holds_all(factor, layout, shape):
+        raise _elsewhere(path, factor, shape, layout.placements)
 
 
 def _mesh_of(path: str, factors: Sequence[Factor]) -> Any:
@@ -184,21 +199,37 @@ def _has_gates(held: Owned, wanted: Owned, numbers: Tensor | None, sharers: int)
 
 def _own_factor(factor: Factor, layout: ShardLayout, shape: Shape) -> Tensor:
     """A factor on this process's entries, of the parameter's rank."""
-    own = layout_of(factor.values, factor.gate)
-    values = part(factor.values, unequal(own, layout))
-    dims, numbers = _gate_dims(factor.rule, shape), _gate_numbers(factor.rule, shape)
+    gates = layout_of(factor.values, factor.gate)
+    values = part(factor.values, unequal(gates, layout))
+    held = [owned_along(gates, dim, size) for dim, size in enumerate(factor.values.shape)]
+    own = [owned_along(layout, dim, size) for dim, size in enumerate(shape)]
+    return spread_on_own(factor._replace(values=values), held, own, shape)
+
+
+def spread_on_own(
+    factor: Factor, held: Sequence[Owned], own: Sequence[Owned], shape: Shape
+) -> Tensor:
+    """A factor on some of a parameter's entries, of the parameter's rank; nothing is sent.
+
+    Args:
+        factor: The factor; its values are plain, a part of the gate vector.
+        held: For each dimension of the gate vector the indices of that part.
+        own: For each dimension of the parameter the indices of its entries.
+        shape: The parameter's whole shape.
+    """
+    rule, values = factor.rule, factor.values
+    numbers = _gate_numbers(rule, shape)
     sizes = [1] * len(shape)
-    for gate_dim, dim in enumerate(dims):
-        held = owned_along(own, gate_dim, factor.values.shape[gate_dim])
-        wanted = owned_along(layout, dim, shape[dim])
+    for gate_dim, dim in enumerate(_gate_dims(rule, shape)):
+        wanted = own[dim]
         sizes[dim] = len(wanted)
         if numbers is None:
-            values = taken(values, gate_dim, held, wanted)
+            values = taken(values, gate_dim, held[gate_dim], wanted)
         else:
-            values = _by_number(values, held, numbers[as_index(wanted)], _sharers(factor.rule))
+            values = _by_number(values, held[gate_dim], numbers[as_index(wanted)], _sharers(rule))
     spread = values.reshape(sizes)
-    for rule in factor.earlier:
-        repeated = _owned_index(factor.rule, layout, shape) == _owned_index(rule, layout, shape)
+    for other in factor.earlier:
+        repeated = _owned_index(rule, own, shape) == _owned_index(other, own, shape)
         spread = torch.where(repeated.to(spread.device), 1.0, spread)
     return spread
 
@@ -216,12 +247,11 @@ def _by_number(values: Tensor, held: Owned, numbers: Tensor, sharers: int) -> Te
     return torch.where((numbers >= 0).to(values.device), found, 1.0)
 
 
-def _owned_index(rule: Rule, layout: ShardLayout, shape: Shape) -> Tensor:
+def _owned_index(rule: Rule, own: Sequence[Owned], shape: Shape) -> Tensor:
     index = rule.index(shape)
     for dim, size in enumerate(index.shape):
         if size > 1:
-            own = as_index(owned_along(layout, dim, size))
-            index = index.index_select(dim, own)
+            index = index.index_select(dim, as_index(own[dim]))
     return index
 
 

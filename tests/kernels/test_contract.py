@@ -73,6 +73,18 @@ SIZES = [
     ((5, 0), 2, 3, 1, 0),
 ]
 
+STEPS = [
+    # shape, repeat, step
+    ((4, 8), 1, 16),
+    ((5, 7), 1, 9),
+    ((3, 12), 4, 5),
+    ((6, 900), 3, 601),
+    ((2, 2500), 1, 5000),
+    ((1, 3), 1, 12),
+    ((0, 5), 1, 7),
+    ((5, 0), 1, 7),
+]
+
 
 def each(kinds: str = "yxa", orders: tuple[int, ...] = (0, 1)) -> list[Output]:
     return [Output(kind, order) for kind, order in product(kinds, orders)]
@@ -102,6 +114,17 @@ def test_a_linear_map_is_the_einsum_over_its_masks(
     backend, shape, batch, vectors, repeat, first, distribution
 ):
     contraction = Contraction(distribution, shape, repeat, first)
+    compare(backend, contraction, batch, vectors, each())
+
+
+@pytest.mark.parametrize("distribution", [DISTRIBUTIONS[0], DISTRIBUTIONS[-1]], ids=repr)
+@pytest.mark.parametrize(("shape", "repeat", "step"), STEPS)
+@pytest.mark.parametrize(("batch", "vectors", "first"), [(3, 1, 6), (2, 4, 4), (130, 1, 1)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_part_of_a_weight_has_the_masks_of_its_columns(
+    backend, batch, vectors, first, shape, repeat, step, distribution
+):
+    contraction = Contraction(distribution, shape, repeat, first, step=step)
     compare(backend, contraction, batch, vectors, each())
 
 

@@ -48,6 +48,7 @@ class Constants(NamedTuple):
     convolution: tuple[int, ...]
     kinds: tuple[Kind, ...]
     orders: tuple[int, ...]
+    step: int
 
 
 def in_graph(sweep: Sweep) -> Constants:
@@ -63,17 +64,19 @@ def in_graph(sweep: Sweep) -> Constants:
         () if sizes is None else sizes.numbers,
         tuple([output.kind for output in sweep.outputs]),
         tuple([output.order for output in sweep.outputs]),
+        contraction.step,
     )
 
 
 def from_graph(constants: Constants) -> Sweep:
     """The inverse of :func:`in_graph`."""
-    distribution, shape, repeat, first, convolution, kinds, orders = constants
+    distribution, shape, repeat, first, convolution, kinds, orders, step = constants
     # A compiler may leave sizes open; those of a weight are constants of the sweep.
     weight_rows, columns = [int(size) for size in shape]
     sizes = ConvolutionSizes.from_numbers([int(number) for number in convolution])
     shared = (weight_rows, columns), int(repeat), int(first), sizes
-    contraction = Contraction(distribution_of(distribution), *shared, in_graph=True)
+    known = distribution_of(distribution)
+    contraction = Contraction(known, *shared, in_graph=True, step=int(step))
     pairs = zip(kinds, orders, strict=True)
     return Sweep(contraction, tuple([Output(kind, order) for kind, order in pairs]))
 
@@ -143,8 +146,8 @@ def _empty_results(*args: Any) -> list[Tensor]:
 
 _SCHEMA = (
     "(Tensor keys, Tensor log_alpha, Tensor? a, Tensor? x, Tensor? g, str distribution, "
-    "int[] shape, int repeat, int first, int[] convolution, str[] kinds, int[] orders) "
-    "-> Tensor[]"
+    "int[] shape, int repeat, int first, int[] convolution, str[] kinds, int[] orders, "
+    "int step) -> Tensor[]"
 )
 
 

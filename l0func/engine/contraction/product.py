@@ -96,7 +96,11 @@ def _contraction(
     entries, count = prod(shape), gates.log_alpha.numel()
     # Entries for each gate; an empty weight has none to count.
     repeat = entries // max(count, 1) if entries else 1
-    return Contraction(gates.distribution, shape, repeat, gates.first, sizes)
+    lines = None if gates.part is None else gates.part.lines
+    first, step = (gates.first, 0) if lines is None else lines
+    # Lines that follow each other are one run, which every kernel draws fastest.
+    step = 0 if step * repeat == shape[1] else step
+    return Contraction(gates.distribution, shape, repeat, first, sizes, step=step)
 
 
 def _swept(

@@ -17,6 +17,7 @@ from l0func.engine.entry_gates import EntryGates
 from l0func.engine.parameter import GatedParameter
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import result_dtype, without_autocast
+from l0func.internal.shards import taken
 
 
 def gaussian(
@@ -60,11 +61,20 @@ def _drawn(
     gates.sums.add(weight.path, gates.first, stop)
     w_mean, w_variance = below_vmap(partial(_moments, gates), gates.log_alpha, w)
     mean, variance = product(x, w_mean), product(x * x, w_variance)
-    noise = below_vmap(partial(_noise, gates.first, tuple(mean.shape)), gates.key)[0]
+    noise = _own_noise(gates, tuple(mean.shape))
     # Clamped: the square root has an infinite gradient at 0, but a sum without variance should
     # give the gradient 0.
     deviation = variance.clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
     return torch.addcmul(mean, deviation, noise.to(mean.dtype))
+
+
+def _own_noise(gates: EntryGates, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal draws for all sums; for a part of a weight, those of its rows."""
+    if gates.part is None:
+        return below_vmap(partial(_noise, gates.first, shape), gates.key)[0]
+    rows, whole = gates.part.own[0], gates.part.shape[0]
+    noise = below_vmap(partial(_noise, 0, (*shape[:-1], whole)), gates.key)[0]
+    return taken(noise, -1, range(whole), rows)
 
 
 def _moments(gates: EntryGates, log_alpha: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

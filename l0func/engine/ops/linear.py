@@ -6,6 +6,7 @@ entries are drawn inside the product's kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,24 +29,39 @@ def gated_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear`` with a gated weight."""
     if not _is_matrix(weight) or isinstance(input, GatedParameter):
         return NotImplemented
-    output_scale, input_scale = weight.scales
-    x = input if input_scale is None else input * input_scale
-    y = _unscaled_product(x, weight)
-    y = y if output_scale is None else y * output_scale
+    y = scaled_product(input, weight)
     return y if bias is None else y + dense(bias)
+
+
+def scaled_product(
+    x: Tensor, weight: GatedParameter, plain: Callable[[Tensor, Tensor], Tensor] = F.linear
+) -> Tensor:
+    """``x @ (weight * mask).T``.
+
+    Args:
+        x: Shape ``(*rows, I)``.
+        weight: A gated matrix, ``(O, I)``.
+        plain: The product with a plain matrix.
+    """
+    output_scale, input_scale = weight.scales
+    scaled_x = x if input_scale is None else x * input_scale
+    y = _unscaled_product(scaled_x, weight, plain)
+    return y if output_scale is None else y * output_scale
 
 
 def _is_matrix(weight: Any) -> bool:
     return isinstance(weight, GatedParameter) and weight.dim() == 2
 
 
-def _unscaled_product(x: Tensor, weight: GatedParameter) -> Tensor:
+def _unscaled_product(
+    x: Tensor, weight: GatedParameter, plain: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """``x @ (weight * masks).T`` with the entry gates' masks; the caller applies the scales."""
     gates = weight.entry_gates
     if gates is None:
-        return F.linear(x, weight.weight)
+        return plain(x, weight.weight)
     if gates.local_reparam:
-        return gaussian(F.linear, x, weight)
+        return gaussian(plain, x, weight)
     return product.masked_linear(x, weight.weight, gates)
 
 

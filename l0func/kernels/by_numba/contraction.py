@@ -66,6 +66,7 @@ def draw_strip(
 def contract_vectors(
     keys: Any,
     first: Any,
+    step: Any,
     la: Any,
     settings: Any,
     repeat: Any,
@@ -89,6 +90,8 @@ def contract_vectors(
     Args:
         keys: uint64, ``(B, 2)``.
         first: The position of the weight's first gate in every key's stream.
+        step: From one row's first gate to the next row's; several rows of one draw follow each
+            other.
         la: Locations, ``(O, gates of a row)``.
         settings: The formula's.
         repeat: Consecutive entries of a row that share a gate.
@@ -126,7 +129,7 @@ def contract_vectors(
             entries, begin = columns * repeat, left * repeat
             for b in range(low, high):
                 drawn = own_p, own_q, settings, repeat, orders, buffer, gates, masks
-                draw_strip(keys[b, 0], keys[b, 1], first + place, *drawn)
+                draw_strip(keys[b, 0], keys[b, 1], first + top * step + left, *drawn)
                 for order in range(2):
                     to_y, to_x, to_a = ys[order], xs[order], sums[order]
                     for row in range(height if orders[order] else 0):
@@ -153,6 +156,8 @@ def contract_vectors(
 def mask_entries(
     keys: Any,
     first: Any,
+    line: Any,
+    step: Any,
     p: Any,
     q: Any,
     settings: Any,
@@ -173,6 +178,8 @@ def mask_entries(
     Args:
         keys: uint64, ``(B, 2)``.
         first: The position of the weight's first gate in every key's stream.
+        line: Gates that follow each other in the stream; all, or those of a row.
+        step: From one line's first gate to the next line's.
         p: The gates, prepared, ``(N,)``.
         q: As p.
         settings: The formula's.
@@ -190,13 +197,16 @@ def mask_entries(
     (start, stop), size = own, room.shape[1]
     orders = masked[0].size + sums[0].size > 0, masked[1].size + sums[1].size > 0
     masks = room if repeat == 1 else spread
-    for top in range(start, stop, size):
-        last = min(top + size, stop)
+    top = start
+    while top < stop:
+        row = top // line
+        last = min(top + size, stop, (row + 1) * line)
         own_p, own_q = p[top:last], q[top:last]
         left, right = top * repeat, last * repeat
         for b in range(keys.shape[0]):
             drawn = own_p, own_q, settings, repeat, orders, buffer, room, masks
-            draw_strip(keys[b, 0], keys[b, 1], first + top, *drawn)
+            position = first + row * step + top - row * line
+            draw_strip(keys[b, 0], keys[b, 1], position, *drawn)
             for order in range(2):
                 to_masked, to_sum, mask = masked[order], sums[order], masks[order]
                 if to_masked.size > 0:
@@ -207,3 +217,4 @@ def mask_entries(
                     factor, into = products[b, left:right], to_sum[left:right]
                     for i in range(right - left):
                         into[i] += factor[i] * mask[i]
+        top = last

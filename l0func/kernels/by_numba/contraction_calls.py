@@ -50,7 +50,9 @@ def _fill(
     settings, keys = settings_of(formula, dtype), key_array(chunk.keys)
     masked = [array(chunk.masked.get(order, p.new_empty(0, 0))) for order in (0, 1)]
     sums = [array(chunk.sums.get(order, p.new_empty(0))) for order in (0, 1)]
-    shared = keys, contraction.first, array(p), array(q), settings, repeat
+    line = contraction.gates[1] if contraction.step else gates
+    place = contraction.first, max(line, 1), contraction.step
+    shared = keys, *place, array(p), array(q), settings, repeat
     factors = array(a), array(chunk.products)
     results = tuple(masked), tuple(sums)
     size = max(1, DRAW // repeat)

@@ -65,7 +65,8 @@ def tiled(contraction: Contraction, batch: int) -> Tiling:
     weight_rows, line = contraction.gates
     examples = DRAWS // max(weight_rows * line, 1)
     examples = max(EXAMPLES, min(examples, MOST_EXAMPLES))
-    lines = max(1, STRIP // max(contraction.shape[1], 1))
+    # Rows of one draw follow each other in the stream.
+    lines = 1 if contraction.step else max(1, STRIP // max(contraction.shape[1], 1))
     strips = -(-weight_rows // lines)
     rows = max(1, -(-strips // PARTS)) * lines
     width = max(1, min(line, WIDTH // contraction.repeat))
@@ -120,7 +121,9 @@ def _kernel(
     like = operands.log_alpha
     gates = array(like), settings_of(formula, like.dtype), contraction.repeat
     factors = [_matrix(factor, like) for factor in operands[1:]]
-    shared = key_array(keys), contraction.first, *gates, *factors, _pair("y", results, like)
+    step = contraction.step or contraction.gates[1]
+    place = key_array(keys), contraction.first, step
+    shared = *place, *gates, *factors, _pair("y", results, like)
     sums = _pair("a", results, like)
     kernel = compiled(loops.contract_vectors, like.dtype, formula)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l0func.kernels import by_torch_contraction
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
-from l0func.kernels.by_triton import launches
+from l0func.kernels.by_triton import launches, stream_calls
 from l0func.kernels.by_triton.launches import Lines, device_of, prepared
 from l0func.kernels.contraction import Contraction, Kind, Operands, Output, has_one_vector
 from l0func.kernels.formula import Formula
@@ -26,6 +26,10 @@ def contract(
         return by_torch_contraction.contract(contraction, outputs, keys, operands)
     if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)
+    if contraction.step:
+        # These kernels draw in the order of the stream.
+        uniforms = stream_calls.uniforms
+        return by_torch_contraction.contract_by(uniforms, contraction, outputs, keys, operands)
     p, q = prepared(formula, log_alpha.flatten())
     a = p.new_empty(0) if operands.a is None else operands.a.flatten()
     fill = partial(fill_chunk, contraction, formula, p, q, a)
@@ -52,7 +56,8 @@ def contract_vectors(
         For each output a tensor: ``y (B, 1, O)``, ``x (B, 1, I)``, ``a (O, I)``.
     """
     ready = prepared(formula, given.log_alpha)
-    lines = Lines(*ready, contraction.shape[1], contraction.first)
+    place = contraction.shape[1], contraction.first, contraction.step
+    lines = Lines(*ready, *place)
     a = None if given.a is None else given.a.contiguous()
     x, g = _vectors(given.x), _vectors(given.g)
     keys = keys.contiguous()

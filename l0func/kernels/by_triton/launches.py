@@ -51,6 +51,8 @@ class Lines(NamedTuple):
     """Entries in a weight row."""
     first: int
     """The first gate's position."""
+    step: int = 0
+    """From one row's first gate to the next row's in the stream; 0 if rows follow each other."""
 
     @property
     def rows(self) -> int:
@@ -65,7 +67,13 @@ class Lines(NamedTuple):
     @property
     def by_calls(self) -> bool:
         """Whether every weight row begins with a whole call of the generator."""
-        return self.repeat == 1 and self.columns % 4 == 0 and self.first % 4 == 0
+        starts = self.first % 4 == 0 and self.stride % 4 == 0
+        return self.repeat == 1 and self.columns % 4 == 0 and starts
+
+    @property
+    def stride(self) -> int:
+        """From one row's first gate to the next row's."""
+        return self.step or self.p.shape[1]
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -200,7 +208,8 @@ def outer_product(
 
 
 def _sizes(lines: Lines, batch: int) -> tuple[int, ...]:
-    return batch, lines.rows, lines.columns, max(lines.repeat, 1), lines.first
+    own = lines.columns, max(lines.repeat, 1), lines.first, lines.stride
+    return batch, lines.rows, *own
 
 
 def _blocks(count: int, first: int, calls: int) -> int:

@@ -28,6 +28,7 @@ def forward_product(
     columns: Any,
     repeat: Any,
     first: Any,
+    step: Any,
     EXAMPLES: constexpr,
     ROWS: constexpr,
     COLUMNS: constexpr,
@@ -49,6 +50,7 @@ def forward_product(
         columns: The weight's columns.
         repeat: Consecutive entries in a row that share a gate.
         first: The first gate's position in every key's stream.
+        step: From one row's first gate to the next row's in the stream.
         EXAMPLES: Examples in a tile.
         ROWS: Rows in a tile.
         COLUMNS: Columns in a tile.
@@ -63,7 +65,7 @@ def forward_product(
     for start in range(0, columns, COLUMNS):
         i = start + tl.arange(0, COLUMNS)[None, None, :]
         u, own_p, own_q = _tile(
-            keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
+            keys, p, q, b, o, start, batch, rows, columns, repeat, first, step, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
         weight = _matrix_entries(a, o, i, rows, columns)
@@ -87,6 +89,7 @@ def backward_product(
     columns: Any,
     repeat: Any,
     first: Any,
+    step: Any,
     part: Any,
     EXAMPLES: constexpr,
     ROWS: constexpr,
@@ -109,6 +112,7 @@ def backward_product(
         columns: As above.
         repeat: As above.
         first: As above.
+        step: As above.
         part: Weight rows for each part; program axis 1 is the part.
         EXAMPLES: As above.
         ROWS: As above.
@@ -126,7 +130,7 @@ def backward_product(
     for row in range(piece * part, tl.minimum((piece + 1) * part, rows), ROWS):
         o = tl.cast(row, tl.int64) + tl.arange(0, ROWS)[None, :, None]
         u, own_p, own_q = _tile(
-            keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
+            keys, p, q, b, o, start, batch, rows, columns, repeat, first, step, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
         weight = _matrix_entries(a, o, i, rows, columns)
@@ -151,6 +155,7 @@ def outer_product(
     columns: Any,
     repeat: Any,
     first: Any,
+    step: Any,
     part: Any,
     tiles: Any,
     EXAMPLES: constexpr,
@@ -176,6 +181,7 @@ def outer_product(
         columns: As above.
         repeat: As above.
         first: As above.
+        step: As above.
         part: Keys for each part; program axis 1 is the part.
         tiles: Tiles along the columns; program axis 0 numbers all tiles.
         EXAMPLES: As above.
@@ -195,7 +201,7 @@ def outer_product(
     for key in range(piece * part, tl.minimum((piece + 1) * part, batch), EXAMPLES):
         b = tl.cast(key, tl.int64) + tl.arange(0, EXAMPLES)[:, None, None]
         u, own_p, own_q = _tile(
-            keys, p, q, b, o, start, batch, rows, columns, repeat, first, COLUMNS, BY_CALLS
+            keys, p, q, b, o, start, batch, rows, columns, repeat, first, step, COLUMNS, BY_CALLS
         )
         gate, slope = draw(u, own_p, own_q, *settings)
         product = _matrix_entries(x, b, i, batch, columns) * _matrix_entries(g, b, o, batch, rows)
@@ -221,6 +227,7 @@ def _tile(
     columns: Any,
     repeat: Any,
     first: Any,
+    step: Any,
     COLUMNS: constexpr,
     BY_CALLS: constexpr,
 ) -> Any:
@@ -230,10 +237,10 @@ def _tile(
     line = columns // repeat
     i = start + tl.arange(0, COLUMNS)[None, None, :]
     if BY_CALLS:
-        call = (first + o * line + start) // 4 + tl.arange(0, COLUMNS // 4)[None, None, :]
+        call = (first + o * step + start) // 4 + tl.arange(0, COLUMNS // 4)[None, None, :]
         u = uniforms_by_calls(seed, offset, call)
     else:
-        u = uniforms_by_entries(seed, offset, first + o * line + i // repeat)
+        u = uniforms_by_entries(seed, offset, first + o * step + i // repeat)
     is_own = (o < rows) & (i < columns)
     place = o * line + i // repeat
     own_p = tl.load(p + place, mask=is_own, other=1.0)
