@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import compiles, compiling
+from l0func.internal.groups import has_group
 from l0func.internal.untyped import listed
 
 _NUMBERS = itertools.count()
@@ -54,9 +55,7 @@ def apart(key: Tensor, number: int) -> Tensor:
 
 def _has_others() -> bool:
     distributed: Any = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return False
-    return distributed.get_world_size() > 1
+    return has_group() and distributed.get_world_size() > 1
 
 
 def _compare(key: Tensor, number: int) -> None:
