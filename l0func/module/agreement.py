@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -55,10 +55,12 @@ def check_agreement(*, group: Any = None, **things: Any) -> None:
 
 def _parts_of_module(name: str, module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.parallel.DistributedDataParallel):
-        return _parts_of_module(name, module.module)
+        inner: nn.Module = cast("Any", module).module
+        return _parts_of_module(name, inner)
     if not isinstance(module, L0Module):
         return {name: module.state_dict()}
-    parts = {f"{name}.spec": module.spec, f"{name}.key": module.key, f"{name}.draws": module.draws}
+    parts: dict[str, Any] = {f"{name}.spec": module.spec, f"{name}.key": module.key}
+    parts[f"{name}.draws"] = module.draws
     for setting in _SETTINGS:
         parts[f"{name}.{setting}"] = getattr(module, setting)
     parts[f"{name}.gates"] = module.gates()

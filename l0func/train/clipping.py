@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
+from l0func.internal.shards import whole_of
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.train.numbers import check_number
@@ -54,7 +55,7 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
     def clip(weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
         grads = (weights, gates)
         leaves = tree.leaves(grads, "gradients").values()
-        norms = [untyped.linalg.vector_norm(_wide_gradient(g), norm_type) for g in leaves]
+        norms = [_norm(g, norm_type) for g in leaves]
         if not norms:
             return grads
         norm = untyped.linalg.vector_norm(torch.stack(norms), norm_type)
@@ -62,6 +63,11 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
         return tree.map_tensors(lambda g: g * scale.to(g.dtype), grads)
 
     return clip
+
+
+def _norm(g: Tensor, norm_type: float) -> Tensor:
+    """The norm of one gradient, a plain scalar; of a DTensor that of all its parts."""
+    return whole_of(untyped.linalg.vector_norm(_wide_gradient(g), norm_type))
 
 
 def _wide_gradient(g: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l0func.files.places import PathLike, shown_path
 from l0func.internal import tree
+from l0func.internal.sharding import check_entries
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import listed
 from l0func.internal.whole import is_dtensor
@@ -49,6 +50,7 @@ def save_shards(
             public ``torch.distributed.tensor``.
     """
     texts = metadata_of(state, spec, settings)
+    check_entries(tree.leaves(state, "the state"))
     path = _path_of(folder)
     if _is_whole(path):
         raise ValueError(
@@ -84,6 +86,7 @@ def load_shards(
         ValueError: The folder has no whole checkpoint; or the checkpoint has another spec, other
             settings, other shapes or other dtypes, and the message names them.
     """
+    check_entries(tree.leaves(state, "the state"))
     path = _path_of(folder)
     if not _is_whole(path):
         raise ValueError(
