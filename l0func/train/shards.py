@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l0func.files.places import PathLike, shown_path
 from l0func.internal import tree
+from l0func.internal.groups import together
 from l0func.internal.sharding import check_entries
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import listed
@@ -49,14 +50,11 @@ def save_shards(
         ValueError: The gates are not the spec's; the folder has a checkpoint; or this torch has no
             public ``torch.distributed.tensor``.
     """
-    texts = metadata_of(state, spec, settings)
-    check_entries(tree.leaves(state, "the state"))
     path = _path_of(folder)
-    if _is_whole(path):
-        raise ValueError(
-            f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "
-            f"Give each step its own folder, such as {path.parent / f'step_{int(state.step)}'}."
-        )
+    with together("save_shards", "folder", str(path)):
+        texts = metadata_of(state, spec, settings)
+        check_entries(tree.leaves(state, "the state"))
+        _check_is_free(path, int(state.step))
     leaves: dict[str, Any] = dict(tree.leaves(state, "the state"))
     leaves |= {_PREFIX + name: _shard_bytes(text) for name, text in texts.items()}
     _quietly(_engine().save, leaves, checkpoint_id=path)
@@ -86,14 +84,10 @@ def load_shards(
         ValueError: The folder has no whole checkpoint; or the checkpoint has another spec, other
             settings, other shapes or other dtypes, and the message names them.
     """
-    check_entries(tree.leaves(state, "the state"))
     path = _path_of(folder)
-    if not _is_whole(path):
-        raise ValueError(
-            f"{path} has no whole checkpoint: all processes that run save_shards have to end it. "
-            "Load an earlier one."
-        )
-    saved = _saved_shapes(path)
+    with together("load_shards", "folder", str(path)):
+        check_entries(tree.leaves(state, "the state"))
+        saved = _saved_shapes(path)
     texts = _texts_of(path, saved)
     name = shown_path(folder)
     found = state_from(name, texts, saved, state, spec, settings)
@@ -101,7 +95,7 @@ def load_shards(
     wanted: dict[str, Tensor] = {}
     for leaf, t in tree.leaves(found, "the state").items():
         wanted[leaf] = _room_for(t, own.get(leaf), _leaf_of_moment(leaf, own))
-    _quietly(_engine().load, wanted, checkpoint_id=path)
+    _read(path, wanted)
     return tree.rebuild(found, wanted)
 
 
@@ -112,6 +106,16 @@ def _engine() -> Any:
 
 def _path_of(folder: PathLike) -> Path:
     return Path(shown_path(folder))
+
+
+def _check_is_free(path: Path, step: int) -> None:
+    if _is_whole(path):
+        raise ValueError(
+            f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "
+            f"Give each step its own folder, such as {path.parent / f'step_{step}'}."
+        )
+    if path.is_file():
+        raise ValueError(f"save_shards writes a folder, and a file stands at {path}.")
 
 
 def _is_whole(path: Path) -> bool:
@@ -128,13 +132,41 @@ def _quietly(call: Any, leaves: dict[str, Any], **where: Any) -> None:
 
 def _saved_shapes(path: Path) -> dict[str, Tensor]:
     """The tensors in a checkpoint, without their values."""
-    metadata: Any = _engine().FileSystemReader(path).read_metadata()
+    if not _is_whole(path):
+        raise ValueError(
+            f"{path} has no whole checkpoint: all processes that run save_shards have to end it. "
+            "Load an earlier one."
+        )
+    try:
+        metadata: Any = _engine().FileSystemReader(path).read_metadata()
+    except Exception as error:
+        # It is a pickle, which raises anything.
+        raise _unreadable(path, error) from error
     found: dict[str, Tensor] = {}
     for name, record in metadata.state_dict_metadata.items():
         properties = getattr(record, "properties", None)
         if properties is not None:
             found[name] = torch.empty(record.size, dtype=properties.dtype, device="meta")
     return found
+
+
+def _read(path: Path, room: dict[str, Any]) -> None:
+    """Fill the tensors from a checkpoint."""
+    engine = _engine()
+    try:
+        _quietly(engine.load, room, checkpoint_id=path)
+    except engine.api.CheckpointException as error:
+        # The error of one process, not its long list of traces.
+        causes = [cause for cause, _ in error.failures.values()]
+        raise _unreadable(path, causes[0] if causes else error) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> ValueError:
+    first = str(error).strip().replace("\n", " ")
+    return ValueError(
+        f"{path} cannot be read as a checkpoint of save_shards: {type(error).__name__}: "
+        f"{first[:300]}. Load an earlier one."
+    )
 
 
 def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
@@ -145,7 +177,7 @@ def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
         if record is None:
             raise ValueError(f"{path} has no {name}: l0func.save_shards did not write it.")
         found[_PREFIX + name] = torch.empty(record.shape, dtype=torch.uint8, device="cpu")
-    _quietly(_engine().load, found, checkpoint_id=path)
+    _read(path, found)
     return {name: _spec_text(found[_PREFIX + name]) for name in _TEXTS}
 
 
