@@ -41,6 +41,7 @@ from l0func.gates.prune import prune
 from l0func.internal.tree import Tree
 from l0func.kernels.choice import kernel_in_use, use_kernel
 from l0func.module import L0Module
+from l0func.module.agreement import check_agreement
 from l0func.pure.functional import make_functional
 from l0func.pure.init_params import init_params
 from l0func.sharding.gather import gather
@@ -84,6 +85,7 @@ __all__ = [
     "axes",
     "axis",
     "blocks",
+    "check_agreement",
     "clip_norm",
     "compact",
     "compensate",

@@ -19,6 +19,7 @@ from l0func.internal.kinds import (
     not_finite,
 )
 from l0func.internal.shard_sums import full_sums
+from l0func.internal.sharding import check_entries
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
@@ -38,12 +39,13 @@ def check_gates(gates: Tree, spec: GateSpec) -> Gates:
     """The gates as a flat dict, if they fit the spec.
 
     Raises:
-        ValueError: A name is missing or unknown, a shape differs, or gates are not floating-point
-            numbers.
+        ValueError: A name is missing or unknown, a shape differs, gates are not floating-point
+            numbers, or a gate vector is a partial sum over processes.
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
     names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates")
+    check_entries(named)
     for gate in spec.gates:
         _check_locations(gate, named[gate.name])
     return named
@@ -191,11 +193,13 @@ def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
     """The parameters as a flat dict, if they fit the spec.
 
     Raises:
-        ValueError: A name is missing or unknown, a shape differs, or a gated parameter is sparse.
+        ValueError: A name is missing or unknown, a shape differs, a gated parameter is sparse, or
+            a parameter is a partial sum over processes.
     """
     check_spec(spec)
     tensors = tree.leaves(params)
     names.check_argument(tensors, [p.path for p in spec.parameters], "spec", "params")
+    check_entries(tensors)
     for p in spec.parameters:
         tensor = tensors[p.path]
         check_has_shape(p.path, tensor)

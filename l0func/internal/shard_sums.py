@@ -14,7 +14,6 @@ from l0func.internal.sharding import ShardLayout, is_sharded, layout_of, shard_d
 from l0func.internal.shards import all_sum, part
 from l0func.internal.untyped import untyped
 
-
 _COUNTED = 2**23
 
 

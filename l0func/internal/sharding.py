@@ -6,7 +6,7 @@ torch.distributed.tensor is never imported here: a DTensor shows that a program 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -86,7 +86,8 @@ def layout_of(tensor: Tensor, /, name: str = "") -> ShardLayout:
         if not (placement.is_replicate() or shard_dim(placement) is not None):
             raise ValueError(
                 f"{label} has the placement {placement!r}: its processes hold terms of a sum, "
-                "not entries. Add them first: tensor.redistribute(placements=[Replicate()])."
+                "not entries. Add them first: tensor.redistribute(placements=[Replicate()] * "
+                f"{layout.mesh.ndim})."
             )
     if layout.mesh.get_coordinate() is None:
         raise ValueError(
@@ -95,6 +96,20 @@ def layout_of(tensor: Tensor, /, name: str = "") -> ShardLayout:
         )
     _check_order(loosely, label)
     return layout
+
+
+def check_entries(tensors: Mapping[str, Tensor], /) -> None:
+    """Refuse DTensors of which no process holds entries, such as partial sums.
+
+    Args:
+        tensors: Tensors by name, for an error.
+
+    Raises:
+        ValueError: :func:`layout_of` refuses one.
+    """
+    for name, t in tensors.items():
+        if is_sharded(t):
+            layout_of(t, name)
 
 
 def _check_order(tensor: Any, label: str) -> None:

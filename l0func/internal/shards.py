@@ -152,8 +152,9 @@ def product_with(tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool 
         return tensor * factor
     if not is_sharded(tensor):
         return tensor * factor_beside(tensor, factor, name)
+    layout = layout_of(tensor, name)
     own = part(tensor) * factor_beside(tensor, factor, name, gathers=gathers)
-    return wrapped(own, layout_of(tensor, name), tensor.shape)
+    return wrapped(own, layout, tensor.shape)
 
 
 def factor_beside(

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from l0func.internal.context import compiles, compiling
 from l0func.internal.untyped import listed
+from l0func.module.arrival import has_others, meet, note_rows
 
 _NUMBERS = itertools.count()
 _FOUND_APART: set[int] = set()
 """The numbers of keys that the processes have compared."""
+
+_NOTED: set[int] = set()
+"""The numbers of keys with which this process has passed rows."""
 
 
 def next_key_number() -> int:
@@ -29,44 +33,49 @@ def next_key_number() -> int:
     return next(_NUMBERS)
 
 
-def apart(key: Tensor, number: int) -> Tensor:
+def apart(key: Tensor, number: int, has_rows: bool) -> Tensor:
     """A process's own key, once it is known that no other process has it.
 
-    The first call for a number is one small collective: every process of the world takes part.
+    The first call for a number is one small collective: every process of the world takes part. A
+    process whose rows have numbers leaves a note for the others, and waits for none.
 
     Args:
         key: The key, shape ``(2,)``.
         number: The number of the key in this process.
+        has_rows: Whether the rows have numbers, so that keys may be equal.
 
     Returns:
         The key.
 
     Raises:
-        ValueError: Two processes have the same; it is raised in all of them.
+        ValueError: Two processes have the same; it is raised in all of them. Or only some pass
+            rows; it is raised in those that do not.
     """
-    if not _has_others():
+    if not has_others():
         return key
     if compiling():
-        return _compare_in_graph(key, number)
-    _compare(key, number)
+        return _compare_in_graph(key, number, has_rows)
+    _compare(key, number, has_rows)
     return key
 
 
-def _has_others() -> bool:
-    distributed: Any = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return False
-    return distributed.get_world_size() > 1
-
-
-def _compare(key: Tensor, number: int) -> None:
-    if number in _FOUND_APART:
+def _compare(key: Tensor, number: int, has_rows: bool) -> None:
+    done = _NOTED if has_rows else _FOUND_APART
+    if number in done:
         return
+    if has_rows:
+        note_rows(key)
+    else:
+        meet(key)
+        _compare_keys(key)
+    done.add(number)
+
+
+def _compare_keys(key: Tensor) -> None:
     distributed: Any = torch.distributed
     of_all: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(of_all, listed(key))
     _check_different(of_all)
-    _FOUND_APART.add(number)
 
 
 def _check_different(of_all: Sequence[list[int]]) -> None:
@@ -82,20 +91,20 @@ def _check_different(of_all: Sequence[list[int]]) -> None:
             )
 
 
-def _compared_key(key: Tensor, number: int) -> Tensor:
-    _compare(key, number)
+def _compared_key(key: Tensor, number: int, has_rows: bool) -> Tensor:
+    _compare(key, number, has_rows)
     return key.clone()
 
 
-def _key_like(key: Tensor, number: int) -> Tensor:
+def _key_like(key: Tensor, number: int, has_rows: bool) -> Tensor:
     return torch.empty_like(key)
 
 
-def _comparing_operator() -> Callable[[Tensor, int], Tensor]:
+def _comparing_operator() -> Callable[[Tensor, int, bool], Tensor]:
     if not compiles():
         return _compared_key
     library: Any = torch.library
-    schema = "(Tensor key, int number) -> Tensor"
+    schema = "(Tensor key, int number, bool has_rows) -> Tensor"
     operator = library.custom_op("l0func::apart", _compared_key, mutates_args=(), schema=schema)
     operator.register_fake(_key_like)
     return operator

@@ -21,6 +21,7 @@ from l0func.module.shards import (
     GatedShards,
     check_one_mask_for_all,
     has_shards,
+    naming_uneven,
     wait_for_gathering,
 )
 from l0func.module.snapshot import Snapshot
@@ -65,7 +66,7 @@ class LiveCall:
             wait_for_gathering(self.live.late, self.masks, modules, self.clones)
         self.before = self.live.snapshots(self.clones)
         own_params = tree.leaves(params)
-        output = self.live.fn.forward(self.clones[0], own_params, inputs, kwargs)
+        output = self._forward(own_params, inputs, kwargs)
         self._check_registered()
         self.writes = Writes(self.clones, self.before)
         left: list[Tensor] = []
@@ -75,6 +76,13 @@ class LiveCall:
             self.left = [tensor for tensor in new if is_mapped(tensor)]
             left = [_as_row(tensor) for tensor in self.left]
         return output, left, self.live.fn.buffers_of(self.clones)
+
+    def _forward(self, params: dict[str, Tensor], inputs: Any, kwargs: Any) -> Any:
+        forward = self.live.fn.forward
+        if self.masks is None:
+            return forward(self.clones[0], params, inputs, kwargs)
+        with naming_uneven(self.live.params, self.live.late):
+            return forward(self.clones[0], params, inputs, kwargs)
 
     def give_back(self, left: Sequence[Tensor], buffers: dict[str, Tensor]) -> None:
         """Put what forward wrote on the clones where a plain module would have it.

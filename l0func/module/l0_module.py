@@ -24,6 +24,7 @@ from l0func.internal.context import compiling
 from l0func.internal.whole import check_whole
 from l0func.module import checkpoint, draws, settings
 from l0func.module.apart import apart, next_key_number
+from l0func.module.beside import gates_beside
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
@@ -247,7 +248,8 @@ class L0Module(PlacedGates):
 
     def summary(self, *, density: Density | None = None) -> Summary:
         """The table of :func:`l0func.summary` under this module's estimator, or at a density."""
-        network = (self.weights(), self.gates(), self.spec)
+        params = self.weights()
+        network = (params, gates_beside(params, self.gates(), self.spec), self.spec)
         return summary(*network, self._fixed_by(density), density=density)
 
     def compacted(
@@ -358,7 +360,7 @@ class L0Module(PlacedGates):
         return new
 
     def _checked(self) -> dict[str, Tensor]:
-        gates = resizable(self.gates())
+        gates = gates_beside(self.weights(), resizable(self.gates()), self.spec)
         check_values(gates)
         return gates
 
@@ -379,8 +381,8 @@ class L0Module(PlacedGates):
         draws.check_not_recomputed()
         draws.check_own_call()
         own = draws.key_of_rank(self.key, self.rank or 0)
-        if self.per_example and rows is None:
-            own = apart(own, self._key_number)
+        if self.per_example:
+            own = apart(own, self._key_number, rows is not None)
         if compiling():
             return random.fold_in(own, self._next_draw())
         with draws.counting():

@@ -1,14 +1,16 @@
 """Forwards of an ``L0Module`` over layers that ``fully_shard`` or ``parallelize_module`` laid out.
 
 Gates that are plain tensors are equal in all processes, and every process draws whole masks. Of
-gates that are DTensors each draws its own. A mask is multiplied into the part of the parameter that the process holds. FSDP has whole parameters
-during a layer's forward only: there the mask waits until FSDP has gathered them.
+gates that are DTensors each draws its own. A mask is multiplied into the part of the parameter
+that the process holds. FSDP has whole parameters during a layer's forward only: there the mask
+waits until FSDP has gathered them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import tree
 from l0func.internal.context import compiling
 from l0func.internal.kinds import real_dtype
+from l0func.internal.sharding import layout_of, shard_dim
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import loose
@@ -109,6 +112,51 @@ def check_one_mask_for_all(per_example: bool) -> None:
             "net.per_example = False, or use DistributedDataParallel, with whole parameters in "
             "every process."
         )
+
+
+@contextmanager
+def naming_uneven(
+    params: Mapping[str, Tensor], late: Sequence[Late]
+) -> Generator[None, None, None]:
+    """A context that names parameters cut into unequal parts where torch fails at them.
+
+    torch takes such parts in some calls. But it guesses the size of the whole from a layer's local
+    output as that of equal parts.
+
+    Raises:
+        ValueError: torch raised an error of its own, and a parameter is cut into unequal parts.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        waiting = {entry.path for entry in late}
+        for path, p in params.items():
+            uneven = None if path in waiting or not is_dtensor(p) else _uneven_dim(p)
+            if uneven is not None:
+                raise ValueError(_uneven_text(path, p, *uneven)) from error
+        raise
+
+
+def _uneven_dim(param: Tensor) -> tuple[int, int] | None:
+    """A dimension of a DTensor that its processes do not share equally, and their number."""
+    layout = layout_of(param)
+    for placement, count in zip(layout.placements, layout.mesh.shape, strict=True):
+        dim = shard_dim(placement)
+        if dim is not None and param.shape[dim] % count:
+            return dim, count
+    return None
+
+
+def _uneven_text(path: str, param: Tensor, dim: int, count: int) -> str:
+    size = param.shape[dim]
+    fitting = max(size // count, 1) * count
+    return (
+        f"The parameter {path!r} of shape {tuple(param.shape)} is cut over {count} processes "
+        f"along dimension {dim}, and {count} does not divide its size {size}: torch's parallel "
+        "layers failed. "
+        f"Give that dimension a multiple of {count}, such as {fitting} or {fitting + count}, or "
+        "leave the layer out of parallelize_module's plan."
+    )
 
 
 class GatedShards(Gated):

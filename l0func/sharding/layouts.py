@@ -10,7 +10,6 @@ from torch import Tensor
 
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import loose
-from l0func.internal.whole import shown_layout
 from l0func.spec.plan import GateSpec, GateVector
 from l0func.spec.rules import Rule, Shape, axes, axis, blocks, element
 
@@ -26,27 +25,10 @@ def layout_of_gates(gate: GateVector, spec: GateSpec, path: str, param: Tensor) 
         spec: The gate spec.
         path: The parameter's path.
         param: The parameter, a DTensor.
-
-    Raises:
-        ValueError: The parameter is a partial sum: it has no entries to multiply.
     """
-    check_not_partial(path, param)
     plan = next(p for p in spec.parameters if p.path == path)
     own = [b for b in plan.bindings if b.multiplies and b.gate == gate.name]
     return common_layout([_by_rule(binding.rule, gate, param) for binding in own])
-
-
-def check_not_partial(path: str, tensor: Tensor) -> None:
-    """Refuse a DTensor with a partial placement.
-
-    Raises:
-        ValueError: The tensor is a sum that is still to be taken over processes.
-    """
-    if any(placement.is_partial() for placement in loose(tensor).placements):
-        raise ValueError(
-            f"{path!r} is a partial sum, {shown_layout(tensor)}: no process holds its entries. "
-            f"Redistribute it first, as in {path}.redistribute(placements=[Replicate()])."
-        )
 
 
 def common_layout(layouts: Sequence[Layout]) -> Layout:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal import tree
+from l0func.internal.groups import check_member
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.train.numbers import whole_number
@@ -35,14 +36,10 @@ def all_reduce_mean(values: Tree, rows: int, /, group: Any = None) -> Tree:
     Raises:
         RuntimeError: ``torch.distributed`` has no group yet.
         TypeError: ``rows`` is no whole number.
-        ValueError: ``rows`` is negative, or a tensor is a DTensor.
+        ValueError: ``rows`` is negative, a tensor is a DTensor, or this process is not in the
+            group.
     """
-    distributed: Any = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        raise RuntimeError(
-            "all_reduce_mean needs a group of processes: call "
-            "torch.distributed.init_process_group first. A single process needs no reduce."
-        )
+    check_member("all_reduce_mean", group)
     number = whole_number("rows", rows)
     if number < 0:
         raise ValueError(f"A process has at least 0 rows; got {rows}.")

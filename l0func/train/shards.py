@@ -11,6 +11,8 @@ from torch import Tensor
 
 from l0func.files.places import PathLike, shown_path
 from l0func.internal import tree
+from l0func.internal.groups import together
+from l0func.internal.sharding import check_entries
 from l0func.internal.untyped import listed
 from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec
@@ -47,13 +49,11 @@ def save_shards(
             public ``torch.distributed.tensor``.
         OSError: A process could not write its part; all processes raise it.
     """
-    texts = metadata_of(state, spec, settings)
     path = _path_of(folder)
-    if is_complete(path):
-        raise ValueError(
-            f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "
-            f"Give each step its own folder, such as {path.parent / f'step_{int(state.step)}'}."
-        )
+    with together("save_shards", "folder", str(path)):
+        texts = metadata_of(state, spec, settings)
+        check_entries(tree.leaves(state, "the state"))
+        _check_is_free(path, int(state.step))
     leaves: dict[str, Any] = dict(tree.leaves(state, "the state"))
     leaves |= {_PREFIX + name: _shard_bytes(text) for name, text in texts.items()}
     write_parts(path, leaves)
@@ -85,12 +85,14 @@ def load_shards(
             message names them.
     """
     path = _path_of(folder)
-    if not is_complete(path):
-        raise ValueError(
-            f"{path} has no whole checkpoint: all processes that run save_shards have to end it. "
-            "Load an earlier one."
-        )
-    saved = saved_shapes(path)
+    with together("load_shards", "folder", str(path)):
+        check_entries(tree.leaves(state, "the state"))
+        if not is_complete(path):
+            raise ValueError(
+                f"{path} has no whole checkpoint: all processes that run save_shards have to end "
+                "it. Load an earlier one."
+            )
+        saved = saved_shapes(path)
     texts = _texts_of(path, saved)
     name = shown_path(folder)
     found = state_from(name, texts, saved, state, spec, settings)
@@ -104,6 +106,16 @@ def load_shards(
 
 def _path_of(folder: PathLike) -> Path:
     return Path(shown_path(folder))
+
+
+def _check_is_free(path: Path, step: int) -> None:
+    if is_complete(path):
+        raise ValueError(
+            f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "
+            f"Give each step its own folder, such as {path.parent / f'step_{step}'}."
+        )
+    if path.is_file():
+        raise ValueError(f"save_shards writes a folder, and a file stands at {path}.")
 
 
 def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:

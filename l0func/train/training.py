@@ -16,6 +16,7 @@ from torch import Tensor
 from l0func import random
 from l0func.gates.checks import check_can_learn
 from l0func.internal import tree
+from l0func.internal.sharding import check_entries
 from l0func.internal.tree import Tree
 from l0func.train.arguments import (
     check_average,
@@ -165,8 +166,8 @@ class _TrainingFunctions:
 
     def init(self, key: Tensor, params: Tree, gates: Tree, buffers: Tree, /) -> TrainState:
         random.check_key(key)
-        tree.leaves(params)
-        tree.leaves(buffers, "buffers")
+        for label, given in (("params", params), ("gates", gates), ("buffers", buffers)):
+            check_entries(tree.leaves(given, label))
         check_can_learn(tree.leaves(gates, "gates"))
         control = None if self.control is None else self.control.init(gates)
         step = torch.zeros((), dtype=torch.int64, device=key.device)

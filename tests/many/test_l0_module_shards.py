@@ -32,6 +32,7 @@ def _net(**settings: Any) -> l0.L0Module:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
     rules = {"0.weight": [l0.axis(0), l0.element()], "2.weight": l0.axis(1)}
+    settings = {"weight_decay": 0.01, **settings}
     return l0.L0Module(net, lam=1e-3, rules=rules, seed=0, rank=0, **settings)
 
 

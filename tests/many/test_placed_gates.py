@@ -143,7 +143,7 @@ def test_layouts_that_do_not_match_are_refused_by_name():
     expected = (
         r"'units' multiply 'b', a plain tensor, and the DTensor 'a'\. Lay both out",
         r"'units' multiply parameters on two meshes: 'a' on .* and 'b' on",
-        r"'a' is a partial sum, .*: no process holds its entries",
+        r"The DTensor 'a' has the placement Partial.*terms of a sum, not entries",
         r"'units' are laid out already, .* ask for \[Shard\(dim=0\)\].*l0func\.gather\(gates\)",
         r"'units' are a DTensor, .*, and multiply no DTensor",
     )

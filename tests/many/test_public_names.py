@@ -24,7 +24,8 @@ WITHOUT_TENSORS = {
     *("tiles", "use_kernel", "whole", "optimizer", "training"),
 }
 TAKES = {
-    *("L0Module", "apply_masks", "clip_norm", "compensate", "deterministic_masks"),
+    *("L0Module", "apply_masks", "check_agreement", "clip_norm", "compensate"),
+    "deterministic_masks",
     *("expected_l0", "expected_l2", "expected_macs", "expected_ms", "expected_sparsity"),
     *("gate_spec", "gated", "gather", "load_shards", "make_functional", "mean_masks", "penalty"),
     *("place_gates", "prune", "realised_macs", "realised_ms", "sample_masks", "save_shards"),

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 import l0func as l0
+from l0func.module import arrival
 
 ROWS = 37
 # How many rows each process has.
@@ -255,3 +256,36 @@ def test_a_module_keeps_an_input_of_the_name_rows():
     assert_close(net(x, rows=torch.zeros(ROWS, 1)), torch.zeros(ROWS, 3))
     again.draws = 1
     assert_close(net(x, rows=torch.ones(ROWS, 1)), again(x, torch.ones(ROWS, 1)))
+
+
+def with_and_without(seed_apart: bool) -> str:
+    """Only the first process passes rows; afterwards all do as they should."""
+    rank = distributed.get_rank()
+    arrival.SOON = arrival.PATIENCE = 0.2
+    net = wrapped(Small, seed=3 * rank if seed_apart else 0)
+    x, said = torch.ones(2, 12), ""
+    if rank == 0:
+        net(x, rows=torch.arange(2))
+    else:
+        with pytest.raises(ValueError, match="and this process passes none") as caught:
+            net(x)
+        said = str(caught.value)
+    untyped: Any = distributed
+    untyped.barrier()
+    arrival.SOON = arrival.PATIENCE = 60.0
+    # Notes from before do not stand in the way of processes that all come.
+    assert wrapped(Small, seed=3 * rank)(x).shape == (2, 3)
+    with pytest.raises(ValueError, match="Processes 0 and 1 hold the same key"):
+        wrapped(Small, seed=0)(x)
+    assert wrapped(Small, seed=0)(x, rows=torch.arange(2)).shape == (2, 3)
+    return said
+
+
+@pytest.mark.parametrize("seed_apart", [False, True])
+@pytest.mark.parametrize("size", [2, 3])
+def test_rows_in_some_processes_only_are_refused_in_the_others(size, seed_apart):
+    first, *others = processes(size).run(with_and_without, seed_apart)
+    assert first == ""
+    for said in others:
+        assert ("Process 0 holds the same key" in said) != seed_apart
+        assert "Pass rows in every process or in none" in said
