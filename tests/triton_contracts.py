@@ -127,6 +127,26 @@ def draws_are_those_of_torch(device: str) -> None:
             all_close(f"slope {name}", found[1], wanted[1], 1e-4)
 
 
+def gates_have_the_same_bits_at_every_position(device: str) -> None:
+    keys, size = keys_on(device, 2), 1003
+    generator = torch.Generator().manual_seed(0)
+    la = (3 * torch.randn(size, generator=generator)).to(device)
+    values = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+    for name, formula in FORMULAS.items():
+        constants = [float(formula.node(t, *formula.settings)) for t in values]
+        nodes = [Node(float(t), 0.1, c) for t, c in zip(values, constants, strict=True)]
+        drawn = api.draw(formula, la.reshape(1, -1), keys, 0)
+        moments = api.moments(formula, nodes, la)
+        for first, last in [(1, size), (3, 17), (7, 8), (5, 1000), (994, size)]:
+            own = la[first:last].clone()
+            part = api.draw(formula, own.reshape(1, -1), keys, first)
+            for mine, whole in zip(part, drawn, strict=True):
+                cut = whole.reshape(2, -1)[:, first:last]
+                assert torch.equal(mine.reshape(2, -1), cut), (name, first, last)
+            for mine, whole in zip(api.moments(formula, nodes, own), moments, strict=True):
+                assert torch.equal(mine, whole[first:last]), (name, first, last)
+
+
 def moments_are_those_of_torch(device: str) -> None:
     la = torch.linspace(-4.0, 4.0, 301, device=device)
     values = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
@@ -309,6 +329,7 @@ CONTRACTS: list[Callable[[str], None]] = [
     scalars_are_within_four_units_or_six_for_ndtr,
     draws_are_those_of_torch,
     moments_are_those_of_torch,
+    gates_have_the_same_bits_at_every_position,
     products_are_those_of_masks_in_memory,
     parts_of_a_weight_have_the_masks_of_their_columns,
     masked_weights_are_those_of_masks_in_memory,

@@ -43,6 +43,7 @@ CONTRACTS = {
         "scalars_are_within_four_units_or_six_for_ndtr",
         "draws_are_those_of_torch",
         "moments_are_those_of_torch",
+        "gates_have_the_same_bits_at_every_position",
     ],
     "products": [
         "products_are_those_of_masks_in_memory",
