@@ -95,7 +95,10 @@ def _fits(call: ConvolutionCall, input: Tensor, weight: GatedParameter) -> bool:
     if input.shape[-call.dims - 1] != weight.shape[dim] * repeats:
         return False
     settings = (call.stride, call.dilation)
-    return _is_padding(call) and all(_is_setting(setting, call.dims) for setting in settings)
+    if not all(_is_setting(setting, call.dims) for setting in settings):
+        return False
+    steps = [*per_dim(call.stride, call.dims), *per_dim(call.dilation, call.dims)]
+    return min(steps) > 0 and _is_padding(call)
 
 
 def _is_setting(setting: Any, dims: int) -> bool:

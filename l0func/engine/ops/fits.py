@@ -1,7 +1,7 @@
 """Whether a call's arguments fit a gated parameter; nothing broadcasts in silence.
 
-Where a dimension or a size does not fit, a handler returns NotImplemented, and torch's own function
-refuses the call. torch.vmap broadcasts what is added at the end, so that is refused here.
+Where a dimension or a size does not fit, a handler returns NotImplemented, and torch's own
+function refuses the call. torch.vmap broadcasts what is added at the end, so that is refused here.
 """
 
 from __future__ import annotations
