@@ -108,8 +108,9 @@ _HEAD = """# The operations that are known
 This page is written by `docs/operations.py` from the code, with torch {version}. A test holds both
 together. It lists **{count} operations**: {followed} that a trace follows, for `unit_groups` and
 `compact`, and {others} functions of torch that run in a way of their own on gated parameters or
-with keys. **{held} have a case each**, named beside them. Functions that torch composes of these,
-such as `chunk`, are followed too.
+with keys. **{held} have a case each**, named beside them, and **{refusing} refuse a use by name**;
+beside the other {silent} stands why they refuse none. Functions that torch composes of these, such
+as `chunk`, are followed too.
 
 An operation that is not listed keeps all units that go through it, and its name is in
 `groups.refused`. Nothing is removed on the word of this table: every group passes a trial on
@@ -190,12 +191,17 @@ def written() -> str:
     followed, functions = followed_names(), function_names()
     count = len(followed) + len(functions)
     cases = function_cases()
+    kept = refusals_of_operations()
+    reasons = [*(kept.get(name, "none") for name in followed), *function_refusals().values()]
+    silent = sum(reason.startswith("none") for reason in reasons)
     head = _HEAD.format(
         version=VERSION,
         count=count,
         followed=len(followed),
         others=len(functions),
         held=len(followed) + len(cases),
+        refusing=count - silent,
+        silent=silent,
     )
     by_family: dict[str, list[str]] = {}
     for name in followed:
@@ -210,14 +216,16 @@ def written() -> str:
 def _section(family: str, names: list[str]) -> str:
     units, kept, test = _FAMILIES[family]
     lines = [f"### `{family}`\n", f"{units} Kept by name: {kept[0].lower()}{kept[1:]}\n"]
-    lines += ["| operation | test in `tests/tracing/test_operations.py` |", "|---|---|"]
+    head = "| operation | test in `tests/tracing/test_operations.py` | kept by its name |"
+    lines += [head, "|---|---|---|"]
+    kept_by_name = refusals_of_operations()
     for name in names:
         held = (
             f"`{test}[{name}]`"
             if test
             else "`test_the_tests_that_hold_the_other_operations_are_there`"
         )
-        lines.append(f"| `{name}` | {held} |")
+        lines.append(f"| `{name}` | {held} | {kept_by_name.get(name, '')} |")
     return "\n".join([*lines, ""])
 
 
@@ -290,7 +298,52 @@ def function_cases() -> dict[str, str]:
     for label in FUNCTIONS["draws"]:
         test = "test_a_draw_is_a_function_of_the_key_and_of_the_law_of_torch"
         cases.setdefault(label, f"`{test}[{label}]`")
-    return cases
+    for label in _loaded(HERE.parent / "tests" / "own_functions.py").CASES:
+        cases.setdefault(label, f"`test_a_function_gives_what_it_gives_in_plain_torch[{label}]`")
+    for label in FUNCTIONS["refused"]:
+        # The use that is refused is the only one.
+        cases.setdefault(label, "`test_a_refused_function_is_named_and_draws_nothing`")
+    known = set(function_names())
+    return {label: case for label, case in cases.items() if label in known}
+
+
+def function_refusals() -> dict[str, str]:
+    """For each function: a use that it refuses, or why it refuses none."""
+    found: dict[str, str] = {}
+    refused = _loaded(HERE.parent / "tests" / "refused_uses.py")
+    for label in FUNCTIONS["refused"]:
+        found[label] = "every use"
+    for label in FUNCTIONS["draws"]:
+        found.setdefault(label, "a draw without a key")
+    for label in FUNCTIONS["writes"]:
+        found.setdefault(label, "a write into a gated parameter")
+    for label in _loaded(HERE.parent / "tests" / "wrong_on_gated.py").WRONG:
+        found.setdefault(label, "what torch refuses, on a gated parameter")
+    for label, use in refused.USES.items():
+        found.setdefault(label, use)
+    for label, why in refused.NEVER.items():
+        found.setdefault(label, f"none. {why}")
+    known = set(function_names())
+    return {label: use for label, use in found.items() if label in known and use}
+
+
+def refusals_of_operations() -> dict[str, str]:
+    """For each operation that a trace follows: where it keeps units by its name."""
+    tests = HERE.parent / "tests"
+    sys.path[:0] = [str(tests)]
+    try:
+        kept, writes = _loaded(tests / "kept_operations.py"), _loaded(tests / "traced_writes.py")
+    finally:
+        del sys.path[0]
+    found = dict.fromkeys(kept.SPREAD, "a unit spread over others")
+    found |= dict.fromkeys(kept.UNARY, "none: it takes one tensor")
+    found |= dict.fromkeys(
+        kept.MOVES_ONLY, "none: where a call fixes the number of units, a trial keeps them"
+    )
+    found |= dict.fromkeys(kept.ALONG, "units along its dimension")
+    for name in writes.REFUSED:
+        found.setdefault(name, "units along its dimension")
+    return found
 
 
 class _Called(TorchFunctionMode):
@@ -306,15 +359,16 @@ class _Called(TorchFunctionMode):
 
 
 def _functions(names: list[str], cases: dict[str, str]) -> str:
-    lines = ["## With a way of their own\n"]
+    lines, refusals = ["## With a way of their own\n"], function_refusals()
     listed: set[str] = set()
     for kind, functions in FUNCTIONS.items():
         does, file, refuses = _KINDS[kind]
         lines += [f"### {kind}\n", f"{does} {refuses} Held by {file}.\n"]
-        lines += ["| from | function | case |", "|---|---|---|"]
+        lines += ["| from | function | case | refused |", "|---|---|---|---|"]
         for name in sorted(functions.keys() - listed):
             source, _, function = name.partition(": ")
-            lines.append(f"| {source} | `{function}` | {cases.get(name, '')} |")
+            case, refusal = cases.get(name, ""), refusals.get(name, "")
+            lines.append(f"| {source} | `{function}` | {case} | {refusal} |")
         listed |= functions.keys()
         lines.append("")
     return "\n".join(lines)

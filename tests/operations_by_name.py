@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 Formula = Callable[[Tensor, Tensor], Tensor]
+_UNTYPED: Any = torch
+
+
+def _network(name: str, gates: int, hidden: int, states: int = 1) -> Formula:
+    """A recurrent network of one layer, with the first rows of the weight as its weights."""
+
+    def run(w: Tensor, x: Tensor) -> Tensor:
+        rows = gates * hidden
+        state = torch.full((1, 1, hidden), 0.3, dtype=x.dtype)
+        hx = state if states == 1 else (state,) * states
+        weights = (w[:rows], w[:rows, :hidden])
+        function = getattr(_UNTYPED, name)
+        return function(x[:, None], hx, weights, False, 1, 0.0, False, False, False)[0]
+
+    return run
+
+
+def _cell(name: str, gates: int, hidden: int, states: int = 1) -> Formula:
+    def run(w: Tensor, x: Tensor) -> Tensor:
+        state = torch.full((2, hidden), 0.3, dtype=x.dtype)
+        hx = state if states == 1 else (state,) * states
+        rows = gates * hidden
+        out = getattr(_UNTYPED, f"{name}_cell")(x, hx, w[:rows], w[:rows, :hidden])
+        return out if states == 1 else out[0] + out[1]
+
+    return run
+
+
+def _attention(w: Tensor, x: Tensor) -> Tensor:
+    """Two heads of one feature: queries, keys and values by the whole weight."""
+    q = x[:, None, :2]
+    packed = w.reshape(12, 2)[:6]
+    out, own = w.reshape(6, 4)[4:6, :2], (None, None, False, 0.0)
+    call = F.multi_head_attention_forward
+    return call(q, q, q, 2, 2, packed, None, *own, out, None, training=False)[0]
+
 
 # A function of a gated weight of shape (4, 6), and of an input with 6 columns and 2 rows.
 BY_NAME: dict[str, Formula] = {
     "Tensor: mm": lambda w, x: x.mm(w.t()),
+    "F: multi_head_attention_forward": _attention,
+    "torch: lstm": _network("lstm", 4, 1, states=2),
+    "torch: lstm_cell": _cell("lstm", 4, 1, states=2),
+    "torch: gru": _network("gru", 3, 1),
+    "torch: gru_cell": _cell("gru", 3, 1),
+    "torch: rnn_tanh": _network("rnn_tanh", 1, 4),
+    "torch: rnn_tanh_cell": _cell("rnn_tanh", 1, 4),
+    "torch: rnn_relu": _network("rnn_relu", 1, 4),
+    "torch: rnn_relu_cell": _cell("rnn_relu", 1, 4),
+    "Tensor: __matmul__": lambda w, x: x.__matmul__(w.t()),
+    "Tensor: __mul__": lambda w, x: F.linear(x, w.__mul__(0.5)),
+    "Tensor: __rmul__": lambda w, x: F.linear(x, w.__rmul__(0.5)),
     "Tensor: mv": lambda w, x: w.mv(x[0]),
     "Tensor: __rmatmul__": lambda w, x: w.T.__rmatmul__(x),
     "torch: addmv": lambda w, x: torch.addmv(x[0, :4], w, x[1]),

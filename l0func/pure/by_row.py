@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.internal.context import is_mapped_with
-from l0func.internal.interception import Interception
+from l0func.internal.interception import Interception, function_name
 from l0func.internal.shared import needs_gradient
 from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
@@ -107,6 +107,35 @@ def _norm_over_rows(
     return norm.batch_norm(input, running_mean, running_var, weight, bias, momentum, eps, mode.row)
 
 
+def _torch_norm_over_rows(
+    mode: ByRow,
+    func: Any,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Tensor:
+    """``torch.batch_norm``: it has the arguments of F.batch_norm in another order."""
+    running, rest = (running_mean, running_var), (weight, bias, training, momentum, eps)
+    return _norm_over_rows(mode, F.batch_norm, input, *running, *rest)
+
+
+def _refuse_training(mode: ByRow, func: Any, /, *args: Any, **named: Any) -> Any:
+    """For batch normalisations that also return their statistics: vmap has those of a row."""
+    if named.get("training", any(value is True for value in args)):
+        raise ValueError(
+            f"{function_name(func)} in training mode{calling_line()} normalises each row by "
+            "itself, and BatchNorm normalises by the whole batch. Write "
+            "torch.nn.functional.batch_norm."
+        )
+    return func(*args, **named)
+
+
 def _as_wide_as(running: Tensor | None, x: Tensor) -> Tensor:
     """The input in the dtype of the running statistics, if that is wider."""
     # torch normalises a short float by float32 statistics, and vmap's rule does not.
@@ -197,6 +226,7 @@ def _one_row(replacement: Replacement) -> Callable[..., Any]:
     return handler
 
 
+_WITH_STATISTICS = ("native_batch_norm", "_native_batch_norm_legit")
 _ROW_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     func: _one_row(replacement) for func, replacement in REPLACEMENTS.items()
 }
@@ -204,6 +234,8 @@ ROW_HANDLERS: dict[Any, Callable[..., Any]] = {
     **_ROW_REPLACEMENTS,
     **LAYOUT_HANDLERS,
     F.batch_norm: _norm_over_rows,
+    untyped.batch_norm: _torch_norm_over_rows,
+    **{getattr(untyped, name): _refuse_training for name in _WITH_STATISTICS},
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
     **dict.fromkeys([torch.addmm, TENSOR.addmm, torch.addmv, TENSOR.addmv], _added_product),

@@ -43,9 +43,20 @@ SPELLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def views_rows_as_types() -> bool:
+    """Whether this torch's vmap views a row as another type, as torch 2.1's does not."""
+    try:
+        torch.vmap(lambda row: row.view(dtype=torch.float64))(NAN)
+    except RuntimeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_a_named_argument_gives_what_it_gives_on_the_masked_parameter(name: str, rule: str):
+    if name == "view of a type" and not views_rows_as_types():
+        pytest.skip("this torch's vmap views no row as another type")
     torch.manual_seed(0)
     params = {"w": torch.randn(4, 6, dtype=torch.float64)}
     spec = l0.gate_spec(params, {"w": RULES[rule]})

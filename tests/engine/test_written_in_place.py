@@ -29,6 +29,27 @@ def name_of(label: str) -> str:
     return label.partition(": ")[2]
 
 
+def takes_no_names() -> bool:
+    """Whether this torch's rename_() leaves a tensor as it is, as torch 2.1's does not."""
+    try:
+        torch.ones(2, 3).rename_()
+    except RuntimeError:
+        return False
+    return True
+
+
+IN_THIS_TORCH = [
+    pytest.param(
+        label,
+        marks=pytest.mark.skipif(
+            label == "Tensor: rename_" and not takes_no_names(),
+            reason="this torch's rename_ asks for a name of each dimension",
+        ),
+    )
+    for label in FUNCTIONS
+]
+
+
 def written(label: str, target: Tensor, h: Tensor) -> Tensor:
     """The target after a write into it."""
     arguments = WRITES.get(name_of(label), Write()).arguments(h)
@@ -48,7 +69,7 @@ def step(label: str) -> steps.Step:
     return write
 
 
-@pytest.mark.parametrize("label", FUNCTIONS)
+@pytest.mark.parametrize("label", IN_THIS_TORCH)
 def test_a_write_leaves_what_it_leaves_in_plain_torch(label):
     steps.check(step(label), rows=name_of(label) not in NOT_IN_ROWS)
 
@@ -87,7 +108,7 @@ def test_values_of_single_rows_are_not_written_into_a_tensor_that_all_rows_share
     assert torch.equal(shared, before)
 
 
-@pytest.mark.parametrize("label", FUNCTIONS)
+@pytest.mark.parametrize("label", IN_THIS_TORCH)
 def test_a_gated_parameter_is_not_written(label):
     case = WRITES.get(name_of(label), Write())
     h = steps.hidden(steps.inputs())[:1]

@@ -12,7 +12,7 @@ from processes import processes
 
 import l0func as l0
 
-pytest.importorskip("torch.distributed.tensor")
+pytest.importorskip("torch.distributed.tensor.debug", reason="torch has no public DTensors")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from l0func.engine.ops.fits import check_bias
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.parameter import GatedParameter, broadcast_along, dense
 from l0func.internal.context import result_dtype
@@ -73,8 +74,10 @@ def gated_convolution(call: ConvolutionCall, input: Any, weight: Any, bias: Any)
     """
     if not isinstance(weight, GatedParameter) or isinstance(input, GatedParameter):
         return NotImplemented
-    if _has_window_scales(weight):
+    if _has_window_scales(weight) or not _fits(call, input, weight):
         return NotImplemented
+    dim, repeats = call.output_side
+    check_bias(call.function, bias, weight.shape[dim] * repeats)
     x = _scaled(input, weight, call.input_side, call.dims)
     y = _unscaled(call, x, weight)
     if y is NotImplemented:
@@ -83,6 +86,31 @@ def gated_convolution(call: ConvolutionCall, input: Any, weight: Any, bias: Any)
     if bias is None:
         return y
     return y + broadcast_along(dense(bias), 0, call.dims + 1)
+
+
+def _fits(call: ConvolutionCall, input: Tensor, weight: GatedParameter) -> bool:
+    if weight.dim() != call.dims + 2 or input.dim() - call.dims not in (1, 2):
+        return False
+    dim, repeats = call.input_side
+    if input.shape[-call.dims - 1] != weight.shape[dim] * repeats:
+        return False
+    settings = (call.stride, call.dilation)
+    if not all(_is_setting(setting, call.dims) for setting in settings):
+        return False
+    steps = [*per_dim(call.stride, call.dims), *per_dim(call.dilation, call.dims)]
+    return min(steps) > 0 and _is_padding(call)
+
+
+def _is_setting(setting: Any, dims: int) -> bool:
+    return isinstance(setting, int) or len(setting) in (1, dims)
+
+
+def _is_padding(call: ConvolutionCall) -> bool:
+    if call.padding == "same":
+        return set(per_dim(call.stride, call.dims)) == {1}
+    if isinstance(call.padding, str):
+        return call.padding == "valid"
+    return _is_setting(call.padding, call.dims)
 
 
 def _has_window_scales(weight: GatedParameter) -> bool:

@@ -31,6 +31,9 @@ def embedding(
         return NotImplemented
     if not _can_look_up(weight.entry_gates):
         return NotImplemented
+    words = weight.shape[0]
+    if padding_idx is not None and not -words <= padding_idx < words:
+        return NotImplemented
     vectors = _lookup(input, weight)
     if padding_idx is None:
         return vectors

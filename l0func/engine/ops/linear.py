@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from l0func.engine.contraction import product
 from l0func.engine.ops import reshape, views
+from l0func.engine.ops.fits import check_added
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, dense
@@ -29,8 +30,13 @@ def gated_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear`` with a gated weight."""
     if not _is_matrix(weight) or isinstance(input, GatedParameter):
         return NotImplemented
+    if input.shape[-1:] != weight.shape[1:]:
+        return NotImplemented
     y = scaled_product(input, weight)
-    return y if bias is None else y + dense(bias)
+    if bias is None:
+        return y
+    check_added(F.linear, bias, y.shape)
+    return y + dense(bias)
 
 
 def scaled_product(
@@ -77,20 +83,21 @@ def matmul(input: Any, other: Any) -> Any:
 
 @HANDLERS.runs_for(torch.mm, TENSOR.mm)
 def _mm(input: Any, mat2: Any) -> Any:
-    return matmul(input, mat2)
+    return matmul(input, mat2) if input.dim() == mat2.dim() == 2 else NotImplemented
 
 
 @HANDLERS.runs_for(torch.mv, TENSOR.mv)
 def _mv(input: Any, vec: Any) -> Any:
-    return matmul(input, vec)
+    is_product = input.dim() == 2 and vec.dim() == 1
+    return matmul(input, vec) if is_product else NotImplemented
 
 
 def _from_the_left(matrix: GatedParameter, other: Tensor) -> Any:
     """``matrix @ other``, as a linear map on the columns."""
     if other.dim() == 1:
         return gated_linear(other, matrix)
-    columns = other.transpose(-2, -1)
-    return gated_linear(columns, matrix).transpose(-2, -1)
+    y = gated_linear(other.transpose(-2, -1), matrix)
+    return y if y is NotImplemented else y.transpose(-2, -1)
 
 
 @HANDLERS.runs_for(TENSOR.__rmatmul__)
@@ -101,16 +108,20 @@ def _reflected(other: Any, input: Any) -> Any:
 @HANDLERS.runs_for(torch.addmm, TENSOR.addmm)
 def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """``torch.addmm`` with a gated matrix."""
-    y = matmul(mat1, mat2)
+    return _added(torch.addmm, input, _mm(mat1, mat2), beta, alpha)
+
+
+def _added(function: Any, input: Any, y: Any, beta: Any, alpha: Any) -> Any:
     if y is NotImplemented:
         return NotImplemented
+    check_added(function, input, y.shape)
     # Torch ignores the input if beta is 0, even NaNs.
     return alpha * y if beta == 0 else beta * dense(input) + alpha * y
 
 
 @HANDLERS.runs_for(torch.addmv, TENSOR.addmv)
 def _addmv(input: Any, mat: Any, vec: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    return addmm(input, mat, vec, beta=beta, alpha=alpha)
+    return _added(torch.addmv, input, _mv(mat, vec), beta, alpha)
 
 
 @HANDLERS.runs_for(torch.einsum)
@@ -119,6 +130,8 @@ def einsum(equation: Any, *operands: Any) -> Any:
     if equation != written_out.BILINEAR or not isinstance(operands[1], GatedParameter):
         return NotImplemented
     input1, weight, input2 = operands
+    if (*input1.shape[-1:], *input2.shape[-1:]) != tuple(weight.shape[1:]):
+        return NotImplemented
     flat_weight = reshape.flatten(weight, 1)
     if flat_weight is NotImplemented:
         return NotImplemented
@@ -129,6 +142,7 @@ def einsum(equation: Any, *operands: Any) -> Any:
 @HANDLERS.runs_for(F.bilinear)
 def gated_bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     """``F.bilinear`` with a gated weight."""
+    written_out.check_bilinear(input1, input2, weight, bias)
     y = einsum(written_out.BILINEAR, input1, weight, input2)
     if y is NotImplemented:
         return written_out.bilinear(dense(input1), dense(input2), dense(weight), dense(bias))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
+from l0func.engine.ops.fits import has_dims
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, Scales, broadcast_along
 from l0func.internal.untyped import TENSOR
@@ -21,9 +22,13 @@ HANDLERS = HandlerTable()
 @HANDLERS.runs_for(torch.flatten, TENSOR.flatten)
 def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any:
     """``torch.flatten``."""
+    if not has_dims(input, start_dim, end_dim):
+        return NotImplemented
     first = start_dim % input.dim()
     after = end_dim % input.dim() + 1
     sizes = list(input.shape)
+    if first >= after:
+        return NotImplemented
     sizes[first:after] = [prod(sizes[first:after])]
     return reshape(input, sizes)
 
@@ -31,6 +36,8 @@ def flatten(input: GatedParameter, start_dim: int = 0, end_dim: int = -1) -> Any
 @HANDLERS.runs_for(torch.unsqueeze, TENSOR.unsqueeze)
 def unsqueeze(input: GatedParameter, dim: int) -> Any:
     """``torch.unsqueeze``."""
+    if not -input.dim() - 1 <= dim <= input.dim():
+        return NotImplemented
     sizes = list(input.shape)
     sizes.insert(dim % (input.dim() + 1), 1)
     return reshape(input, sizes)
@@ -39,7 +46,7 @@ def unsqueeze(input: GatedParameter, dim: int) -> Any:
 @HANDLERS.runs_for(torch.squeeze, TENSOR.squeeze)
 def squeeze(input: GatedParameter, dim: Any = None) -> Any:
     """``torch.squeeze`` with one dimension named."""
-    if not isinstance(dim, int) or input.shape[dim] != 1:
+    if not has_dims(input, dim) or input.shape[dim] != 1:
         return NotImplemented
     sizes = list(input.shape)
     del sizes[dim]

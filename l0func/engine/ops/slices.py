@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
+from l0func.engine.ops.fits import has_dims
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter
 from l0func.internal.untyped import TENSOR
@@ -20,6 +21,8 @@ HANDLERS = HandlerTable()
 @HANDLERS.runs_for(torch.narrow, TENSOR.narrow)
 def narrow(input: GatedParameter, dim: int, start: int, length: int) -> Any:
     """``torch.narrow``; entry gates can be cut along dimension 0 only."""
+    if not has_dims(input, dim):
+        return NotImplemented
     gates = input.entry_gates
     dim = dim % input.dim()
     if isinstance(start, Tensor) or (gates is not None and (dim > 0 or gates.turned)):
@@ -37,6 +40,8 @@ def narrow(input: GatedParameter, dim: int, start: int, length: int) -> Any:
 @HANDLERS.runs_for(torch.chunk, TENSOR.chunk)
 def chunk(input: GatedParameter, chunks: int, dim: int = 0) -> Any:
     """``torch.chunk``."""
+    if not has_dims(input, dim) or chunks < 1:
+        return NotImplemented
     length = -(-input.shape[dim] // chunks)
     return split_sections(input, length or 1, dim)
 
@@ -44,15 +49,27 @@ def chunk(input: GatedParameter, chunks: int, dim: int = 0) -> Any:
 @HANDLERS.runs_for(torch.split, TENSOR.split)
 def split_sections(tensor: GatedParameter, split_size_or_sections: Any, dim: int = 0) -> Any:
     """``torch.split``."""
+    sections = split_size_or_sections
+    if not has_dims(tensor, dim) or not _are_sections(sections, tensor.shape[dim]):
+        return NotImplemented
     slices: list[Any] = []
     start = 0
-    for length in _lengths(split_size_or_sections, tensor.shape[dim]):
+    for length in _lengths(sections, tensor.shape[dim]):
         piece = narrow(tensor, dim, start, length)
         if piece is NotImplemented:
             return NotImplemented
         slices.append(piece)
         start += length
     return tuple(slices)
+
+
+def _are_sections(size_or_lengths: Any, total: int) -> bool:
+    if isinstance(size_or_lengths, int):
+        return size_or_lengths > 0
+    lengths: list[Any] = list(size_or_lengths)
+    if not all(isinstance(length, int) and length >= 0 for length in lengths):
+        return False
+    return sum(lengths) == total
 
 
 def _lengths(size_or_lengths: int | Sequence[int], total: int) -> list[int]:
@@ -85,6 +102,8 @@ def getitem(input: Any, index: Any) -> Any:
 @HANDLERS.runs_for(torch.select, TENSOR.select)
 def select(input: GatedParameter, dim: int, index: int) -> Any:
     """``torch.select`` along dimension 0, where that leaves a matrix."""
+    if not has_dims(input, dim):
+        return NotImplemented
     rank, size = input.dim(), input.shape[0]
     if isinstance(index, Tensor) or dim % rank != 0 or rank < 3 or not -size <= index < size:
         return NotImplemented

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from l0func.engine.ops.fits import has_dims
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, Scales
 from l0func.internal.untyped import TENSOR
@@ -18,6 +19,8 @@ HANDLERS = HandlerTable()
 @HANDLERS.runs_for(torch.transpose, TENSOR.transpose)
 def transpose(input: GatedParameter, dim0: int, dim1: int) -> Any:
     """``torch.transpose``."""
+    if not has_dims(input, dim0, dim1):
+        return NotImplemented
     rank = input.dim()
     order = list(range(rank))
     first, second = dim0 % rank, dim1 % rank
@@ -36,6 +39,8 @@ def permute(input: GatedParameter, *numbers: Any, dims: Sequence[int] = ()) -> A
     given: Sequence[int] = dims
     if numbers:
         given = numbers if isinstance(numbers[0], int) else numbers[0]
+    if len(given) != input.dim() or not has_dims(input, *given):
+        return NotImplemented
     order = [dim % input.dim() for dim in given]
     gates = input.entry_gates
     if gates is not None and order != sorted(order):

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from l0func.pure.written_out.recurrent_checks import check_cell
+
 Hidden = tuple[Tensor, ...]
 """A layer's hidden state in one direction; its first member is the output."""
 
@@ -87,6 +89,7 @@ def lstm_cell(
     Returns:
         The new output and cell state, each ``(N, H)``.
     """
+    check_cell("lstm_cell", 4, input, hx, w_ih, w_hh)
     x = F.linear(input, w_ih, b_ih)
     weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
     return lstm_step(x, tuple(hx), weights)
@@ -105,6 +108,7 @@ def gru_cell(
     Returns:
         The new hidden state, ``(N, H)``.
     """
+    check_cell("gru_cell", 3, input, (hx,), w_ih, w_hh)
     x = F.linear(input, w_ih, b_ih)
     weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
     (h,) = gru_step(x, (hx,), weights)
@@ -124,6 +128,7 @@ def rnn_tanh_cell(
     Returns:
         The new hidden state, ``(N, H)``.
     """
+    check_cell("rnn_tanh_cell", 1, input, (hx,), w_ih, w_hh)
     x = F.linear(input, w_ih, b_ih)
     weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
     (h,) = tanh_step(x, (hx,), weights)
@@ -143,6 +148,7 @@ def rnn_relu_cell(
     Returns:
         The new hidden state, ``(N, H)``.
     """
+    check_cell("rnn_relu_cell", 1, input, (hx,), w_ih, w_hh)
     x = F.linear(input, w_ih, b_ih)
     weights = CellWeights(w_ih, w_hh, b_ih, b_hh)
     (h,) = relu_step(x, (hx,), weights)

@@ -47,7 +47,33 @@ def bags_of_one_size(
             "sparse gradients or gradients scaled by frequency; got indices of shape "
             f"{tuple(input.shape)} in a row."
         )
+    _check(input, weight, mode, per_sample_weights, padding_idx)
     return embedding_bag(input, weight, mode, per_sample_weights, padding_idx)
+
+
+def _check(
+    input: Tensor,
+    weight: Tensor,
+    mode: str,
+    per_sample_weights: Tensor | None,
+    padding_idx: int | None,
+) -> None:
+    words = weight.shape[0]
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError(f"torch function 'embedding_bag' sums, means or maxes; got {mode!r}.")
+    if padding_idx is not None and not -words <= padding_idx < words:
+        raise ValueError(
+            f"torch function 'embedding_bag' takes a padding_idx among its {words} embeddings; "
+            f"got {padding_idx}."
+        )
+    if per_sample_weights is None:
+        return
+    if mode != "sum" or per_sample_weights.shape != input.shape:
+        raise ValueError(
+            "torch function 'embedding_bag' takes per_sample_weights with mode='sum', one for "
+            f"each of the {tuple(input.shape)} indices; got {tuple(per_sample_weights.shape)} and "
+            f"mode={mode!r}."
+        )
 
 
 def embedding_bag(

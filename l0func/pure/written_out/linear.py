@@ -25,8 +25,26 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     Returns:
         Shape ``(*batch, O)``.
     """
+    check_bilinear(input1, input2, weight, bias)
     y = torch.einsum(BILINEAR, input1, weight, input2)
     return y if bias is None else y + bias
+
+
+def check_bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Refuse inputs that F.bilinear refuses: einsum would broadcast them.
+
+    Raises:
+        ValueError: The inputs, the weight and the bias do not fit together.
+    """
+    shapes = [tuple(x.shape) for x in (input1, input2, weight)]
+    fits = weight.dim() == 3 and shapes[0][:-1] == shapes[1][:-1]
+    fits = fits and (*shapes[0][-1:], *shapes[1][-1:]) == shapes[2][1:]
+    if not fits or (bias is not None and tuple(bias.shape) not in ((1,), shapes[2][:1])):
+        biased = "" if bias is None else f", with a bias {tuple(bias.shape)}"
+        raise ValueError(
+            "torch function 'bilinear' takes inputs (*batch, I) and (*batch, J), a weight "
+            f"(O, I, J) and a bias (O,); got {shapes[0]}, {shapes[1]} and {shapes[2]}{biased}."
+        )
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -44,6 +62,11 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     Returns:
         A tensor shaped as ``v``.
     """
+    if not -1 <= dim < v.dim():
+        raise ValueError(
+            f"torch function '_weight_norm' takes a dimension of its weight, or -1; got dim={dim} "
+            f"for a weight of shape {tuple(v.shape)}."
+        )
     others = [d for d in range(v.dim()) if d != dim]
     lengths = untyped.linalg.vector_norm(v, dim=others, keepdim=True)
     return v * (g / lengths)

@@ -23,6 +23,7 @@ from l0func.pure.written_out.cells import (
     tanh_step,
 )
 from l0func.pure.written_out.dropout import Dropout
+from l0func.pure.written_out.recurrent_checks import check_network
 
 _Step = Callable[[Tensor, Hidden, CellWeights], Hidden]
 """(projected input, hidden state, weights) to the new hidden state."""
@@ -70,7 +71,8 @@ def lstm(
         the final outputs and the final cell states for all layers, shaped as in ``hx``.
     """
     p = dropout_p if train else 0.0
-    run = _Network(weights, has_biases, num_layers, p, bidirectional, batch_first, dropout)
+    settings = (has_biases, num_layers, p, bidirectional, batch_first)
+    run = _Network("lstm", weights, *settings, dropout)
     output, (h, c) = run(lstm_step, input, tuple(hx))
     return output, h, c
 
@@ -114,7 +116,8 @@ def gru(
         states for all layers, shaped as ``hx``.
     """
     p = dropout_p if train else 0.0
-    run = _Network(weights, has_biases, num_layers, p, bidirectional, batch_first, dropout)
+    settings = (has_biases, num_layers, p, bidirectional, batch_first)
+    run = _Network("gru", weights, *settings, dropout)
     output, (h,) = run(gru_step, input, (hx,))
     return output, h
 
@@ -139,7 +142,8 @@ def rnn_tanh(
     Source: Elman (1990), "Finding structure in time". Arguments and results as for :func:`gru`.
     """
     p = dropout_p if train else 0.0
-    run = _Network(weights, has_biases, num_layers, p, bidirectional, batch_first, dropout)
+    settings = (has_biases, num_layers, p, bidirectional, batch_first)
+    run = _Network("rnn_tanh", weights, *settings, dropout)
     output, (h,) = run(tanh_step, input, (hx,))
     return output, h
 
@@ -164,7 +168,8 @@ def rnn_relu(
     Source: Elman (1990), "Finding structure in time". Arguments and results as for :func:`gru`.
     """
     p = dropout_p if train else 0.0
-    run = _Network(weights, has_biases, num_layers, p, bidirectional, batch_first, dropout)
+    settings = (has_biases, num_layers, p, bidirectional, batch_first)
+    run = _Network("rnn_relu", weights, *settings, dropout)
     output, (h,) = run(relu_step, input, (hx,))
     return output, h
 
@@ -172,6 +177,7 @@ def rnn_relu(
 class _Network(NamedTuple):
     """The loop over layers, directions and time that all recurrent networks share."""
 
+    name: str
     weights: Sequence[Tensor]
     has_biases: bool
     num_layers: int
@@ -182,6 +188,8 @@ class _Network(NamedTuple):
 
     def __call__(self, step: _Step, input: Tensor, initial: Hidden) -> tuple[Tensor, Hidden]:
         directions = 2 if self.bidirectional else 1
+        cells, count = self.num_layers * directions, len(self.weights)
+        check_network(self.name, input, initial, count, self.has_biases, cells)
         weights = self._by_direction(directions)
         x = input.transpose(0, 1) if self.batch_first else input
         finals: list[Hidden] = []
