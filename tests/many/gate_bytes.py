@@ -1,8 +1,9 @@
-"""What gates cost a process in each layout, measured: bytes held, and the collectives of a step."""
+"""What gates cost a process in each layout, measured: bytes held, and collectives of a step."""
 
 from __future__ import annotations
 
 import gc
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -78,20 +79,25 @@ def _module_step(layout: str, rule: Any, shape: tuple[int, int]) -> Any:
     if layout == "parallel":
         parallelize_module(layers, mesh, {"0": ColwiseParallel()})
 
-    def backward() -> None:
-        loss = run(torch.ones(2, shape[1])).square().sum()
-        # After forward, where FSDP has the gates whole: before it, their sums are collectives.
-        (loss if rule is None else loss + net.regularization()).backward()
-
     # DistributedDataParallel rebuilds its buckets after the first step.
-    backward()
+    _backward(run, net, shape)
     net.zero_grad()
-    with CommDebugMode() as counts, Sent() as sent:
-        backward()
+    with warnings.catch_warnings(), CommDebugMode() as counts, Sent() as sent:
+        # CommDebugMode hooks every module, and torch warns of its hook where x has no gradient.
+        warnings.filterwarnings("ignore", "Full backward hook is firing")
+        _backward(run, net, shape)
     held = 0 if rule is None else _held_for(list(net.gates().values()))
     del run
     gc.collect()
     return held, sent.messages, _moving(counts)
+
+
+def _backward(run: Any, net: Any, shape: tuple[int, int]) -> None:
+    loss = run(torch.ones(2, shape[1])).square().sum()
+    if isinstance(net, l0.L0Module):
+        # After forward, where FSDP has the gates whole: before it, their sums are collectives.
+        loss = loss + net.regularization()
+    loss.backward()
 
 
 def _moving(counts: Any) -> int:

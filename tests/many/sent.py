@@ -27,7 +27,7 @@ class Message(NamedTuple):
     """``all-reduce``, ``all-gather`` or ``reduce-scatter``."""
 
     size: int
-    """The bytes of the whole: the sum, the gathered tensor, or the tensor before it is scattered."""
+    """The bytes of the whole: the sum, or the tensor that is gathered or scattered."""
 
 
 class Sent(TorchDispatchMode):
@@ -60,7 +60,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def written() -> int | None:
-    """The bytes that this process has written, to sockets too; None where the system tells none."""
+    """The bytes that this process has written, to sockets too; None if the system tells none."""
     numbers = Path("/proc/self/io")
     if not numbers.exists():
         return None
