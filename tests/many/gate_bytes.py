@@ -82,9 +82,7 @@ def _module_step(layout: str, rule: Any, shape: tuple[int, int]) -> Any:
     # DistributedDataParallel rebuilds its buckets after the first step.
     _backward(run, net, shape)
     net.zero_grad()
-    with warnings.catch_warnings(), CommDebugMode() as counts, Sent() as sent:
-        # CommDebugMode hooks every module, and torch warns of its hook where x has no gradient.
-        warnings.filterwarnings("ignore", "Full backward hook is firing")
+    with CommDebugMode() as counts, Sent() as sent:
         _backward(run, net, shape)
     held = 0 if rule is None else _held_for(list(net.gates().values()))
     del run
@@ -93,11 +91,17 @@ def _module_step(layout: str, rule: Any, shape: tuple[int, int]) -> Any:
 
 
 def _backward(run: Any, net: Any, shape: tuple[int, int]) -> None:
-    loss = run(torch.ones(2, shape[1])).square().sum()
+    with warnings.catch_warnings():
+        # torch warns of writes into a layer's output, which is a view; nothing writes here.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module")
+        loss = run(torch.ones(2, shape[1])).square().sum()
     if isinstance(net, l0.L0Module):
         # After forward, where FSDP has the gates whole: before it, their sums are collectives.
         loss = loss + net.regularization()
-    loss.backward()
+    with warnings.catch_warnings():
+        # CommDebugMode hooks every module, and torch warns of its hook where x has no gradient.
+        warnings.filterwarnings("ignore", "Full backward hook is firing")
+        loss.backward()
 
 
 def _moving(counts: Any) -> int:
