@@ -19,6 +19,7 @@ from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
 from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
+from l0func.internal.whole import is_dtensor, shown_layout
 from l0func.pure.autocast import as_autocast
 from l0func.pure.custom_call import custom_function_call, run_custom
 from l0func.pure.dropped_buffers import WATCH_HANDLERS
@@ -136,6 +137,12 @@ def _dropout(
             return input
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"A dropout probability is between 0 and 1; got {p}.")
+        if is_dtensor(input):
+            raise ValueError(
+                f"{function_name(func)} draws for whole activations, and got a DTensor, "
+                f"{shown_layout(input)}{calling_line()}. Put dropout behind the row-parallel "
+                "layer, or where activations are plain tensors."
+            )
         varying = tuple(input.shape[:end])
         ones = (1,) * (input.dim() - len(varying))
         y = draw(input, p, varying + ones, mode.uniform(func))
