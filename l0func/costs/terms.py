@@ -61,8 +61,12 @@ def totals(groups: Iterable[Iterable[Term]], start: Tensor | None = None) -> lis
         for term in group:
             own.append(own_sum(term.values))
             factors[-1].append(term.factors)
-    sums = iter(added(own))
-    return [_total(map(_times, sums, of_group), start) for of_group in factors]
+    sums = added(own)
+    found: list[Tensor] = []
+    for of_group in factors:
+        mine, sums = sums[: len(of_group)], sums[len(of_group) :]
+        found.append(_total(map(_times, mine, of_group), start))
+    return found
 
 
 def _times(total: Tensor, factors: Sequence[float | Tensor]) -> Tensor:
