@@ -72,7 +72,7 @@ def fsdp_paths(module: nn.Module) -> list[str]:
     kind = _fsdp_kind()
     if kind is None:
         return []
-    return [path for path, child in module.named_modules() if isinstance(child, kind)]
+    return [path for path, child in loose(module).named_modules() if isinstance(child, kind)]
 
 
 def _nearest(path: str, owners: Mapping[str, int]) -> int | None:
