@@ -26,7 +26,7 @@ from l0func.internal.sharding import (
     owned_by,
     shard_dim,
 )
-from l0func.internal.untyped import loose
+from l0func.internal.untyped import loose, untyped
 
 _COUNTED = 2**23
 """The number of entries up to which sums of ones are exact in float32."""
@@ -113,7 +113,8 @@ def _plain_sum(values: Tensor) -> Tensor:
     if values.dtype != torch.float32 or values.numel() <= _COUNTED:
         return values.sum()
     # float32 counts no farther, and open gates are counted: shards add up to the same bits.
-    parts = [piece.sum() for piece in values.reshape(-1).split(_COUNTED)]
+    pieces: list[Tensor] = untyped.split(values.reshape(-1), _COUNTED)
+    parts = [piece.sum() for piece in pieces]
     return torch.stack(parts).sum(dtype=torch.float64).to(values.dtype)
 
 
