@@ -23,10 +23,8 @@ def logistic(x: Tensor) -> Tensor:
     """``1 / (1 + exp(-x))``, the same bits at every position in a tensor."""
     # torch.sigmoid gives other last bits in the last entries of a tensor on the CPU.
     # The exponential of 89 is infinite, and the gradient would be 0 times that.
-    odds = x.clamp(min=-85.0).neg_().exp()
-    # Fewer temporaries take half the time; a gradient needs the odds.
-    has_gradient = odds.requires_grad and torch.is_grad_enabled()
-    return (odds + 1.0 if has_gradient else odds.add_(1.0)).reciprocal_()
+    # In place only where no gradient needs the values: autograd keeps those of exp.
+    return (x.clamp(min=-85.0).neg_().exp() + 1.0).reciprocal_()
 
 
 def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import l0func as l0
+from l0func.distributions.elementwise import logistic
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,19 @@ def test_a_part_of_a_vector_has_the_bits_that_the_whole_has_there(distribution, 
         start = first % size
         part = distribution.draws(key, log_alpha[first:last].clone(), start)
         assert torch.equal(part, drawn[first:last])
+
+
+def test_the_logistic_function_has_its_derivatives_under_every_transform():
+    x = torch.linspace(-3, 3, 12).reshape(3, 4)
+    s = torch.sigmoid(x)
+    slope = s * (1 - s)
+    mapped = torch.func.grad(lambda la: torch.vmap(logistic)(la).sum())
+    torch.testing.assert_close(mapped(x), slope)
+    by_entry = torch.vmap(torch.vmap(torch.func.grad(logistic)))
+    torch.testing.assert_close(by_entry(x), slope)
+    pushed = torch.func.jvp(logistic, (x,), (torch.ones_like(x),))[1]
+    torch.testing.assert_close(pushed, slope)
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(logistic(leaf).sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaf)
+    torch.testing.assert_close(second, slope * (1 - 2 * s), atol=1e-6, rtol=1e-5)
