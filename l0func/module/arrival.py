@@ -20,14 +20,14 @@ from l0func.internal.untyped import listed, untyped
 SOON = 2.0
 """The seconds for which a process waits where another with its key has passed rows."""
 
-PATIENCE = 300.0
+PATIENCE_WITH_ROWS = 300.0
 """The seconds for which it waits where another with any key has."""
 
-_LONGEST = 1800.0  # As torch's own collectives.
-_COUNTS: Counter[str] = Counter()
+_LONGEST_WAIT = 1800.0  # As torch's own collectives.
+_DONE_HERE: Counter[str] = Counter()
 """The meetings that this process was at, and the notes that it has left."""
 
-_ROWS = "l0func/rows"
+_ROWS_ROAD = "l0func/rows"
 _MET = "l0func/met"
 
 
@@ -48,9 +48,9 @@ def note_rows(key: Tensor) -> None:
         return
     distributed: Any = torch.distributed
     store.set(f"{road}/rank", str(distributed.get_rank()))
-    for name in (road, _ROWS):
+    for name in (road, _ROWS_ROAD):
         store.add(name, 1)
-        _COUNTS[name] += 1
+        _DONE_HERE[name] += 1
 
 
 def meet(key: Tensor) -> None:
@@ -68,7 +68,7 @@ def meet(key: Tensor) -> None:
     distributed: Any = torch.distributed
     size, meeting, start = (
         distributed.get_world_size(),
-        f"{_MET}/{_COUNTS[_MET]}",
+        f"{_MET}/{_DONE_HERE[_MET]}",
         time.monotonic(),
     )
     store.add(meeting, 1)
@@ -80,26 +80,26 @@ def meet(key: Tensor) -> None:
             # The last one has come in this moment.
             store.add(meeting, 1)
         time.sleep(0.01)
-    _COUNTS[_MET] += 1
+    _DONE_HERE[_MET] += 1
 
 
 def _reason_to_leave(store: Any, key: Tensor, waited: float) -> str:
     road = _road(key)
-    if waited > SOON and store.add(road, 0) > _COUNTS[road]:
+    if waited > SOON and store.add(road, 0) > _DONE_HERE[road]:
         other = store.get(f"{road}/rank").decode()
-        return _mixed(f"Process {other} holds the same key and passes")
-    if waited > PATIENCE and store.add(_ROWS, 0) > _COUNTS[_ROWS]:
-        return _mixed("Another process passes")
-    if waited > _LONGEST:
+        return _mixed_rows(f"Process {other} holds the same key and passes")
+    if waited > PATIENCE_WITH_ROWS and store.add(_ROWS_ROAD, 0) > _DONE_HERE[_ROWS_ROAD]:
+        return _mixed_rows("Another process passes")
+    if waited > _LONGEST_WAIT:
         return (
             "Some processes did not call this L0Module without rows within "
-            f"{_LONGEST:.0f} seconds. Its first call in training compares the keys of all "
+            f"{_LONGEST_WAIT:.0f} seconds. Its first call in training compares the keys of all "
             "processes: call it in every one, or pass net(x, rows=index)."
         )
     return ""
 
 
-def _mixed(start: str) -> str:
+def _mixed_rows(start: str) -> str:
     return (
         f"{start} the numbers of its rows, net(x, rows=index), and this process passes none, so "
         "that their masks do not belong together. Pass rows in every process or in none."
@@ -108,7 +108,7 @@ def _mixed(start: str) -> str:
 
 def _road(key: Tensor) -> str:
     first, second = listed(key)
-    return f"{_ROWS}/{first}/{second}"
+    return f"{_ROWS_ROAD}/{first}/{second}"
 
 
 def _store() -> Any:

@@ -17,7 +17,7 @@ from l0func.internal.groups import ranks_of
 from l0func.internal.untyped import listed
 from l0func.sharding.descriptions import described
 
-_SHOWN = 3
+_SHOWN_PARTS = 3
 _ABSENT = "nothing"
 # The device of a backend's messages; all others send from the CPU.
 _DEVICES = {"nccl": "cuda", "xccl": "xpu", "hccl": "hpu"}
@@ -34,7 +34,7 @@ def compare(things: Mapping[str, Any], group: Any, /) -> None:
         TypeError: A value has a part that processes cannot compare.
         ValueError: Two processes hold different values; it is raised in all of them.
     """
-    own, error = _parts_of(things)
+    own, error = _texts_of_things(things)
     if not _all_equal(own, group):
         distributed: Any = torch.distributed
         of_all: list[Any] = [None] * distributed.get_world_size(group)
@@ -44,7 +44,7 @@ def compare(things: Mapping[str, Any], group: Any, /) -> None:
         raise error
 
 
-def _parts_of(things: Mapping[str, Any]) -> tuple[dict[str, str], Exception | None]:
+def _texts_of_things(things: Mapping[str, Any]) -> tuple[dict[str, str], Exception | None]:
     """The texts of all parts; a process that cannot compare still meets the others."""
     parts: dict[str, str] = {}
     try:
@@ -73,9 +73,11 @@ def _difference(of_all: Sequence[Mapping[str, str]], ranks: Sequence[int]) -> st
     for parts in of_all:
         names.update(dict.fromkeys(parts))
     differing = [name for name in names if len({p.get(name, _ABSENT) for p in of_all}) > 1]
-    lines = [_holders(name, of_all, ranks) for name in differing[:_SHOWN]]
-    if len(differing) > _SHOWN:
-        lines.append(f"{len(differing) - _SHOWN} more differ, such as {differing[_SHOWN]}")
+    lines = [_holders(name, of_all, ranks) for name in differing[:_SHOWN_PARTS]]
+    if len(differing) > _SHOWN_PARTS:
+        lines.append(
+            f"{len(differing) - _SHOWN_PARTS} more differ, such as {differing[_SHOWN_PARTS]}"
+        )
     return (
         "The processes do not agree. " + ". ".join(lines) + ". Give every process the same seed, "
         "spec and checkpoint, or send those of one process to the others."

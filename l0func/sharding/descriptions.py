@@ -19,7 +19,7 @@ from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec, plain_number
 
 _SHORT = 200
-_FEW = 4
+_FEW_NUMBERS = 4
 
 
 def described(name: str, value: Any, /) -> Iterator[tuple[str, str]]:
@@ -94,7 +94,7 @@ def _of_dtensor(kind: str, t: Any) -> str:
 
 def _of_values(t: Tensor) -> str:
     own = loose(t.detach()).resolve_conj().resolve_neg()
-    if own.numel() <= _FEW:
+    if own.numel() <= _FEW_NUMBERS:
         return f"with {own.tolist()}"
     data: Tensor = own.cpu().contiguous().reshape(-1).view(torch.uint8)
     # Read in place: torch needs no numpy for it, and a large tensor no second copy.

@@ -53,7 +53,7 @@ def save_shards(
     with together("save_shards", "folder", str(path)):
         texts = metadata_of(state, spec, settings)
         check_entries(tree.leaves(state, "the state"))
-        _check_is_free(path, int(state.step))
+        _check_no_checkpoint(path, int(state.step))
     leaves: dict[str, Any] = dict(tree.leaves(state, "the state"))
     leaves |= {_PREFIX + name: _shard_bytes(text) for name, text in texts.items()}
     write_parts(path, leaves)
@@ -108,7 +108,7 @@ def _path_of(folder: PathLike) -> Path:
     return Path(shown_path(folder))
 
 
-def _check_is_free(path: Path, step: int) -> None:
+def _check_no_checkpoint(path: Path, step: int) -> None:
     if is_complete(path):
         raise ValueError(
             f"{path} has a checkpoint, and half a new one over it would be no checkpoint at all. "

@@ -261,7 +261,7 @@ def test_a_module_keeps_an_input_of_the_name_rows():
 def with_and_without(seed_apart: bool) -> str:
     """Only the first process passes rows; afterwards all do as they should."""
     rank = distributed.get_rank()
-    arrival.SOON = arrival.PATIENCE = 0.2
+    arrival.SOON = arrival.PATIENCE_WITH_ROWS = 0.2
     net = wrapped(Small, seed=3 * rank if seed_apart else 0)
     x, said = torch.ones(2, 12), ""
     if rank == 0:
@@ -272,7 +272,7 @@ def with_and_without(seed_apart: bool) -> str:
         said = str(caught.value)
     untyped: Any = distributed
     untyped.barrier()
-    arrival.SOON = arrival.PATIENCE = 60.0
+    arrival.SOON = arrival.PATIENCE_WITH_ROWS = 60.0
     # Notes from before do not stand in the way of processes that all come.
     assert wrapped(Small, seed=3 * rank)(x).shape == (2, 3)
     with pytest.raises(ValueError, match="Processes 0 and 1 hold the same key"):
