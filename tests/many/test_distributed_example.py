@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -99,3 +101,10 @@ def _collectives(size: int) -> tuple[int, int]:
 def test_collectives_are_as_many_as_torch_counts():
     for theirs, own in processes(2).run(_collectives, 2):
         assert theirs == own > 0
+
+
+def test_the_example_of_many_processes_says_how_to_start_it():
+    command = [sys.executable, str(EXAMPLES / "distributed.py")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Start it with: torchrun --nproc-per-node 2 ")
