@@ -36,7 +36,10 @@ class ModuleRun:
         self.forward = self.net
         self.rank, self.size = (0, 1) if mesh is None else (mesh.get_rank(), mesh.size())
         if way == "DDP" and mesh is not None:
-            self.forward = nn.parallel.DistributedDataParallel(self.net)
+            # Otherwise the second step of a launch moves gradients within their bucket, and more
+            # than two ranks then sum them in another order: a relaunch has other last bits.
+            ddp = nn.parallel.DistributedDataParallel
+            self.forward = ddp(self.net, find_unused_parameters=True)
         elif mesh is not None:
             layers = [layer for layer in self.net.module if isinstance(layer, nn.Linear)]
             for part in (*layers, self.net):

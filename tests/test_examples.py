@@ -46,6 +46,28 @@ def test_efficientnet_keeps_its_accuracy_at_a_quarter_of_its_multiply_adds(tmp_p
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+def launched(*options: str) -> subprocess.CompletedProcess[str]:
+    """What comes of examples/distributed.py with two processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*launch, str(EXAMPLES / "distributed.py"), "--steps", "6", "--every", "2", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_goes_on_after_a_kill_bit_for_bit(tmp_path):
+    whole = launched("--folder", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    killed = launched("--folder", str(tmp_path / "run"), "--kill", "TP", "5")
+    assert killed.returncode == 1
+    assert "SIGKILL" in killed.stderr
+    again = launched("--folder", str(tmp_path / "run"))
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("The run goes on from ") == 3
+    digests = [line for line in whole.stdout.splitlines() if line.startswith("SHA-256")]
+    assert len(digests) == 3
+    assert digests == [line for line in again.stdout.splitlines() if line.startswith("SHA-256")]
+
+
 def test_scripts_are_short():
     for path in EXAMPLES.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 150, path.name

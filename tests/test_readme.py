@@ -94,11 +94,10 @@ def test_the_gate_runs_the_readmes_commands_as_written():
     tests = 'pip install -e ".[dev]" && pytest'
     assert f"\n{tests}\n" in README
     assert f"\n{tests}\n" in gate
-    shown = set(
-        re.findall(r'\npip install -e "\.\[dev\]" && python examples/(\w+)\.py', README + GALLERY)
-    )
-    assert shown == set(re.findall(r"\npython examples/(\w+)\.py ", gate))
-    assert len(shown) == 11
+    script = r"(?:python|torchrun --nproc-per-node \d) examples/(\w+)\.py"
+    shown = set(re.findall(rf'\npip install -e "\.\[dev\]" && {script}', README + GALLERY))
+    assert shown == set(re.findall(rf"\n{script} ", gate))
+    assert len(shown) == 12
 
 
 def test_every_file_that_a_readme_names_is_there():

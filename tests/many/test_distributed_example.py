@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +26,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.debug import CommDebugMode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WAYS = ("DDP", "FSDP2", "TP")
 NUMBERS = 64 * 96 + 96 + 96 * 10 + 10
 GATES = 64 * 96 + 96 * 10
 
@@ -46,14 +48,15 @@ def _expected(way: str, size: int) -> tuple[list[int], int, int]:
     """Bytes held and sent by rank 0, and collectives, by hand."""
     everything = 4 * (NUMBERS + GATES)
     if way == "DDP":
-        # One bucket of all gradients.
-        return [4 * NUMBERS, 4 * GATES, everything], everything, 1
+        # One bucket of all gradients, and a flag for each of six tensors.
+        return [4 * NUMBERS, 4 * GATES, everything], everything + 4 * 6, 2
     hidden = 96 // size
     if way == "TP":
         # Rows of the first layer and its bias, columns of the second; its bias is whole.
         own = 64 * hidden + hidden + hidden * 10 + 10
         gates = 64 * hidden + hidden * 10
-        return [4 * own, 4 * gates, 4 * (own + gates)], -1, -1
+        # The outputs for 100 rows, and two scalars of the penalty in float64.
+        return [4 * own, 4 * gates, 4 * (own + gates)], 4 * 100 * 10 + 2 * 8, 3
     rows = -(-10 // size)
     first, second = 64 * hidden + hidden, rows * 96 + rows
     gates = 64 * hidden + rows * 96
@@ -63,8 +66,7 @@ def _expected(way: str, size: int) -> tuple[list[int], int, int]:
     return held, sent, 8
 
 
-@pytest.mark.parametrize("size", [2, 3])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "size"), [("DDP", 3), ("FSDP2", 2), ("TP", 2)])
 def test_a_way_is_one_process_to_rounding_and_holds_and_sends_what_arithmetic_says(
     way, size, tmp_path
 ):
@@ -76,14 +78,12 @@ def test_a_way_is_one_process_to_rounding_and_holds_and_sends_what_arithmetic_sa
         assert found["states"] < 1e-6
         assert found["alone"] == [4 * NUMBERS, 4 * GATES, 4 * (NUMBERS + GATES)]
     assert results[0]["held"] == held
-    if way != "TP":
-        assert results[0]["sent"] == (sent, calls)
+    assert results[0]["sent"] == (sent, calls)
     assert {path.name for path in (tmp_path / "run" / way).iterdir()} == {"step_2", "step_4"}
     (tmp_path / "run" / way / "step_4" / ".metadata").unlink()
+    # One that a process died over is passed over, and the relaunch goes on from the other.
     again = processes(size).run(_run, way, size, str(tmp_path / "run"), 5)
     assert [found["digest"] for found in again] == [found["digest"] for found in results]
-    whole = processes(size).run(_run, way, size, str(tmp_path / "whole"), 5)
-    assert [found["digest"] for found in whole] == [found["digest"] for found in results]
 
 
 def _collectives(size: int) -> tuple[int, int]:
@@ -91,12 +91,20 @@ def _collectives(size: int) -> tuple[int, int]:
     run = ways.PureRun(ways.network(), "TP", init_device_mesh("cpu", (size,)))
     x, y = l0.random.normal(l0.random.key(3), (8, 64)), torch.arange(8)
     run.step(x, y)
-    with CommDebugMode() as counted, sent.Sent() as own:
+    with warnings.catch_warnings(), CommDebugMode() as counted, sent.Sent() as own:
+        # CommDebugMode hooks modules that get no gradient for their inputs.
+        warnings.filterwarnings("ignore", message="Full backward hook")
         run.state, _ = run.update(run.state, x, y)
     return counted.get_total_counts(), own.calls
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_collectives_are_as_many_as_torch_counts():
     for theirs, own in processes(2).run(_collectives, 2):
         assert theirs == own > 0
+
+
+def test_the_example_of_many_processes_says_how_to_start_it():
+    command = [sys.executable, str(EXAMPLES / "distributed.py")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Start it with: torchrun --nproc-per-node 2 ")
