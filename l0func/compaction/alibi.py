@@ -20,10 +20,10 @@ ALIBI_ADVICE = (
 
 def has_alibi(kinds: Iterable[type[nn.Module]]) -> bool:
     """Whether one of these classes has ALiBi in the names of its methods or of its forward."""
-    return any("alibi" in name.lower() for kind in kinds for name in _names_in(kind))
+    return any("alibi" in name.lower() for kind in kinds for name in _names_that_it_uses(kind))
 
 
-def _names_in(kind: type[nn.Module]) -> list[str]:
+def _names_that_it_uses(kind: type[nn.Module]) -> list[str]:
     code: Any = getattr(kind.forward, "__code__", None)
     names = [] if code is None else [*code.co_names, *code.co_varnames]
     return [*vars(kind), *names]
