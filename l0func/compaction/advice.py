@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from l0func.compaction.alibi import ALIBI_ADVICE
+
+_TRIAL = "a trial without some of them"
 _BY_HAND = "write the group by hand with l0func.group"
 
 # The first phrase that is in the reason decides.
 ADVICE: dict[str, str] = {
-    "a trial without some of them": (
+    _TRIAL: (
         "read the sizes in forward from tensors, or name the attribute that holds one in the "
         "attrs of a group by hand"
     ),
@@ -28,8 +31,15 @@ ADVICE: dict[str, str] = {
 }
 
 
-def with_advice(reason: str) -> str:
-    """The reason, and after it what a user could do, if anything."""
+def with_advice(reason: str, alibi: bool = False) -> str:
+    """The reason, and after it what a user could do, if anything.
+
+    Args:
+        reason: Why units stay.
+        alibi: Whether the module has ALiBi.
+    """
+    if alibi and _TRIAL in reason:
+        return f"{reason}; {ALIBI_ADVICE}"
     for phrase, advice in ADVICE.items():
         if phrase in reason:
             return f"{reason}; {advice}"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from l0func.compaction.advice import with_advice
+from l0func.compaction.alibi import has_alibi
 from l0func.compaction.examples import check_rows
 from l0func.compaction.found_groups import UnitGroups
 from l0func.compaction.grouping import unit_vectors
@@ -111,5 +112,6 @@ def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
         refused.setdefault(maker, reason)
     sizes = {vector.name: vector.count for vector in vectors}
     normed = [vector.name for vector in vectors if vector.normed]
-    advised = {maker: with_advice(reason) for maker, reason in refused.items()}
+    alibi = has_alibi(part.kind for _, part in function.fn.parts())
+    advised = {maker: with_advice(reason, alibi) for maker, reason in refused.items()}
     return UnitGroups(groups, sizes, advised, normed)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from l0func.internal.watch import listed_names, warn_user
 from l0func.spec.plan import GateSpec
 from l0func.timing.layers import layer_of, layer_shapes
 from l0func.timing.networks import Networks
@@ -35,7 +36,25 @@ def widths_by_layer(
     for layer, groups in _groups_by_layer(networks, run).items():
         own = [width for width in known if layer_of(width[0]) == layer]
         found[layer] = _covering(groups, known, own)
+        say_what_is_left_out(layer, groups, found[layer], known)
     return found
+
+
+def say_what_is_left_out(
+    layer: str, groups: Groups, widths: tuple[Width, ...], known: Mapping[Width, Groups]
+) -> None:
+    """Warn of groups that change a layer's shapes, and not its two widths."""
+    covered = frozenset[str]().union(*(known[width] for width in widths))
+    if groups <= covered:
+        return
+    left = listed_names(sorted(groups - covered))
+    shown = " and ".join(f"dimension {dim} of {path!r}" for path, dim in widths)
+    warn_user(
+        f"A layer of a latency table has two widths, and the shapes in {layer!r} depend on more: "
+        f"its time is measured over {shown}, and units of {left} leave it "
+        "as it is. Predictions for that layer are too high without these units; leave those "
+        "groups out, or split the layer into layers of two widths."
+    )
 
 
 def _groups_by_layer(networks: Networks, run: Callable[[nn.Module], Any]) -> dict[str, Groups]:

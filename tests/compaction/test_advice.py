@@ -80,6 +80,48 @@ def test_where_no_unit_can_go_every_reason_is_in_the_error():
         l0.unit_groups(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), torch.randn(3, 4))
 
 
+@pytest.mark.parametrize("name", ["Bloom", "Mpt"])
+def test_heads_whose_alibi_slopes_follow_from_their_number_stay_and_the_reason_says_so(name):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    sizes = {"hidden_size": 16, "n_layer": 1, "n_head": 4}
+    if name == "Mpt":
+        sizes = {"d_model": 16, "n_layers": 1, "n_heads": 4, "max_seq_len": 16}
+    config = getattr(transformers, f"{name}Config")(vocab_size=50, **sizes)
+    net = getattr(transformers, f"{name}Model")(config).eval()
+    groups = l0.unit_groups(net, torch.arange(12).reshape(2, 6), use_cache=False)
+    (refused,) = (why for path, why in groups.refused.items() if "att" in path)
+    assert re.search(r"a trial .*; if they are heads: .*ALiBi slopes from the number of", refused)
+    assert "keep the slopes in a buffer" in refused
+    assert list(groups.sizes.values()) == [64]
+
+
+class Sloped(nn.Module):
+    """Attention of two features for each head, with a slope for each head in a buffer or not."""
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__()
+        self.q, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("alibi", self.slopes(4) if kept else None)
+
+    def slopes(self, heads: int) -> Tensor:
+        return 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (-1, 2)).transpose(1, 2)
+        slopes = self.slopes(q.shape[1]) if self.alibi is None else self.alibi
+        places = torch.arange(x.shape[1], dtype=x.dtype)
+        bias = slopes[:, None, None].to(x) * (places - places[:, None])
+        weights = (q @ q.mT + bias).softmax(-1)
+        return self.out((weights @ q).transpose(1, 2).flatten(-2))
+
+
+def test_heads_with_their_slopes_in_a_buffer_go_as_the_advice_says():
+    x = torch.rand(2, 5, 4)
+    assert l0.unit_groups(Sloped(kept=True), x).sizes == {"q": 4}
+    with pytest.raises(ValueError, match="ALiBi slopes from the number of heads"):
+        l0.unit_groups(Sloped(kept=False), x)
+
+
 def test_no_advice_is_dead():
     sources = "".join(
         path.read_text() for path in SOURCES.rglob("*.py") if path.name != "advice.py"
