@@ -63,7 +63,7 @@ def check_rows_fit_shards(
     _check_no_hooks(own.fn)
     check_whole(
         "per_example",
-        "Every process passes all rows, as plain tensors: x.full_tensor(). The parameters alone "
+        "Every process passes all rows, as plain tensors: l0func.gather(x). The parameters alone "
         "are laid out.",
         buffers=buffers,
         inputs=inputs,

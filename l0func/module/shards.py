@@ -1,8 +1,9 @@
 """Forwards of an ``L0Module`` over layers that ``fully_shard`` or ``parallelize_module`` laid out.
 
 Gates that are plain tensors are equal in all processes, and every process draws whole masks. Of
-gates that are DTensors each draws its own. A mask is multiplied into the part of the parameter that the process holds. FSDP has whole parameters
-during a layer's forward only: there the mask waits until FSDP has gathered them.
+gates that are DTensors each draws its own. A mask is multiplied into the part of the parameter
+that the process holds. FSDP has whole parameters during a layer's forward only: there the mask
+waits until FSDP has gathered them.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def fsdp_paths(module: nn.Module) -> list[str]:
     kind = _fsdp_kind()
     if kind is None:
         return []
-    return [path for path, child in module.named_modules() if isinstance(child, kind)]
+    children: dict[str, nn.Module] = dict(module.named_modules())
+    return [path for path, child in children.items() if isinstance(child, kind)]
 
 
 def _nearest(path: str, owners: Mapping[str, int]) -> int | None:
