@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.engine.gated import Gated
-from l0func.engine.own_parameter import Place
+from l0func.engine.own_parameter import PartPlace
 from l0func.engine.own_stand_ins import Own, OwnStandIns, Parts, Use
 from l0func.gates.checks import check_device, check_gates, check_params, check_single_key
 from l0func.internal import tree
@@ -63,7 +63,7 @@ def check_rows_fit_shards(
     _check_no_hooks(own.fn)
     check_whole(
         "per_example",
-        "Every process passes all rows, as plain tensors: x.full_tensor(). The parameters alone "
+        "Every process passes all rows, as plain tensors: l0func.gather(x). The parameters alone "
         "are laid out.",
         buffers=buffers,
         inputs=inputs,
@@ -115,12 +115,12 @@ class GatedOnShards(Gated):
         tensors, named = check_params(params, self.spec), check_gates(gates, self.spec)
         parts = Parts({}, {}, {}, {})
         for path, t in tensors.items():
-            parts.own[path] = _own(path, t)
+            parts.own[path] = _indices_of(path, t)
             if is_sharded(t) and not layout_of(t, path).is_whole:
-                place = Place(parts.own[path], tuple(t.shape), layout_of(t, path))
+                place = PartPlace(parts.own[path], tuple(t.shape), layout_of(t, path))
                 parts.places[path] = place
         for name, t in named.items():
-            parts.held[name] = _own(name, t)
+            parts.held[name] = _indices_of(name, t)
         for plan in self.spec.parameters:
             for binding in plan.bindings:
                 if binding.multiplies:
@@ -144,7 +144,7 @@ class GatedOnShards(Gated):
         return self.own_stand_ins(key, params, gates)
 
 
-def _own(name: str, tensor: Tensor) -> Own:
+def _indices_of(name: str, tensor: Tensor) -> Own:
     if is_sharded(tensor):
         return tuple(owned_by(tensor, name))
     return tuple([range(size) for size in tensor.shape])

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from l0func.engine.ops.linear import scaled_product
 from l0func.engine.parameter import GatedParameter, check_not_written, dense
 from l0func.internal.descriptions import DESCRIPTIONS
-from l0func.internal.regions import Groups, entered, groups_that_cut, left, shared_out
+from l0func.internal.regions import CutGroups, entered, groups_that_cut, left, shared_out
 from l0func.internal.sharding import Owned, ShardLayout, as_index
 from l0func.internal.shards import taken
 
 
-class Place(NamedTuple):
+class PartPlace(NamedTuple):
     """The place of a part in its parameter."""
 
     own: tuple[Owned, ...]
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     layout: ShardLayout
     """How it lies."""
 
-    def cutting(self, *dims: int) -> Groups:
+    def cutting(self, *dims: int) -> CutGroups:
         """The groups whose processes hold different indices along some dimensions."""
         return groups_that_cut(self.layout, dims)
 
@@ -47,7 +47,7 @@ class OwnParameter(GatedParameter):
     held: Tensor
     """The part: plain, or a gated parameter."""
 
-    place: Place
+    place: PartPlace
     described: Tensor
     """A plain tensor of the same shape, dtype and device."""
 
@@ -64,7 +64,7 @@ class OwnParameter(GatedParameter):
         if func in DESCRIPTIONS:
             return func(*map(_described, args), **kwargs)
         if func is F.linear:
-            result = _linear(*args, **kwargs)
+            result = _linear_by_parts(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         check_not_written(func, args, kwargs)
@@ -79,7 +79,7 @@ class OwnParameter(GatedParameter):
         return left(product, self.place.cutting(*range(product.dim())))
 
 
-def own_parameter(held: Tensor, place: Place, path: str) -> OwnParameter:
+def own_parameter(held: Tensor, place: PartPlace, path: str) -> OwnParameter:
     """A stand-in for a parameter.
 
     Args:
@@ -97,7 +97,7 @@ def own_parameter(held: Tensor, place: Place, path: str) -> OwnParameter:
     return parameter
 
 
-def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+def _linear_by_parts(input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear`` with the part of a matrix in this process."""
     if not isinstance(weight, OwnParameter) or weight.dim() != 2:
         return NotImplemented
@@ -127,7 +127,7 @@ def _own_outputs(x: Tensor, weight: OwnParameter) -> Tensor:
     return left(scaled_product(x, held), summed)
 
 
-def _with_noise(x: Tensor, held: GatedParameter, summed: Groups) -> Tensor:
+def _with_noise(x: Tensor, held: GatedParameter, summed: CutGroups) -> Tensor:
     """Local reparameterisation: the noise is added to sums, and not to terms."""
 
     def product(x: Tensor, w: Tensor) -> Tensor:
@@ -145,14 +145,14 @@ def spread_out(part: Tensor, dim: int, own: Owned, size: int) -> Tensor:
     if len(own) == size:
         return part
     if isinstance(own, range):
-        return _padded(part, dim, own.start, size - own.start - len(own))
+        return _with_zeros(part, dim, own.start, size - own.start - len(own))
     places = torch.full((size,), len(own), device="cpu")
     places[as_index(own)] = torch.arange(len(own), device="cpu")
     # Every other index reads a zero behind the part.
-    return _padded(part, dim, 0, 1).index_select(dim, places.to(part.device))
+    return _with_zeros(part, dim, 0, 1).index_select(dim, places.to(part.device))
 
 
-def _padded(part: Tensor, dim: int, before: int, after: int) -> Tensor:
+def _with_zeros(part: Tensor, dim: int, before: int, after: int) -> Tensor:
     """Zeros in front of and behind a tensor, along one dimension."""
     behind = part.dim() - 1 - dim % part.dim()
     return F.pad(part, [0, 0] * behind + [before, after])

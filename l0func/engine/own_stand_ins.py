@@ -11,7 +11,7 @@ from l0func.engine.entry_gates import EntryGates, SumLog
 from l0func.engine.layout import Layout
 from l0func.engine.ops import HANDLERS
 from l0func.engine.own_draws import StreamPart, own_draws
-from l0func.engine.own_parameter import Place, own_parameter
+from l0func.engine.own_parameter import PartPlace, own_parameter
 from l0func.engine.parameter import stand_in
 from l0func.engine.stand_ins import StandIns
 from l0func.gates.masks import gate_keys
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
     own: dict[str, Own]
     """By parameter."""
 
-    places: dict[str, Place]
+    places: dict[str, PartPlace]
     """The parameters of which it holds a part only."""
 
     held: dict[str, Own]

@@ -235,6 +235,12 @@ def per_example(
     Each row is presented to the module as a batch of one, under the masks of its own key.
     BatchNorm in training mode normalises by the whole batch; dropout draws from the row's key.
 
+    Params may be DTensors, such as those of tensor parallelism, with gates from
+    :func:`l0func.place_gates`. Every process then passes the same keys and rows, as plain tensors,
+    and gets the whole outputs. It draws the gates of its own slices, with the masks that one
+    process would have. A linear layer with a sharded weight sends its outputs once, for all rows;
+    other operations put the whole product of weight and mask together.
+
     Args:
         apply: ``apply(params, gates, buffers, key, *inputs, **kwargs)``, from :func:`gated`.
         in_dims: Where the rows are in the inputs: one dimension for all, or a tuple with an entry

@@ -16,17 +16,17 @@ from torch.autograd import Function
 
 from l0func.internal.sharding import ShardLayout, shard_dim
 
-Groups: TypeAlias = tuple[Any, ...]
+CutGroups: TypeAlias = tuple[Any, ...]
 """Process groups, one for each dimension of a mesh over which the processes compute terms."""
 
 
-def groups_that_cut(layout: ShardLayout, dims: Sequence[int], /) -> Groups:
+def groups_that_cut(layout: ShardLayout, dims: Sequence[int], /) -> CutGroups:
     """The groups of processes that hold different indices along some dimensions of a tensor."""
     cut = [m for m, placed in enumerate(layout.placements) if shard_dim(placed) in dims]
     return tuple([layout.mesh.get_group(m) for m in cut])
 
 
-def entered(tensor: Tensor, groups: Groups, /) -> Tensor:
+def entered(tensor: Tensor, groups: CutGroups, /) -> Tensor:
     """The tensor, which all processes use differently: its gradient is the sum of all theirs.
 
     Args:
@@ -37,7 +37,7 @@ def entered(tensor: Tensor, groups: Groups, /) -> Tensor:
     return function.apply(tensor, groups) if groups else tensor
 
 
-def left(terms: Tensor, groups: Groups, /) -> Tensor:
+def left(terms: Tensor, groups: CutGroups, /) -> Tensor:
     """The sum of one term from each process, the same in all; a collective.
 
     Args:
@@ -48,7 +48,7 @@ def left(terms: Tensor, groups: Groups, /) -> Tensor:
     return function.apply(terms, groups) if groups else terms
 
 
-def shared_out(tensor: Tensor, groups: Groups, /) -> Tensor:
+def shared_out(tensor: Tensor, groups: CutGroups, /) -> Tensor:
     """The tensor, which all processes use alike: each one's gradient is its share of it.
 
     Args:

@@ -91,7 +91,7 @@ def _uniforms_of(
         width = contraction.gates[1]
         lines = torch.arange(piece.start // width, piece.stop // width, device=keys.device)
         starts = contraction.first + lines * contraction.step
-        return by_torch_streams.runs(uniforms, keys, starts, width).flatten(1)
+        return by_torch_streams.uniform_runs(uniforms, keys, starts, width).flatten(1)
     call, skip = divmod(contraction.first + piece.start, 4)
     starts = torch.stack((keys[:, 0], keys[:, 1] + call), dim=-1)
     count = skip + piece.stop - piece.start

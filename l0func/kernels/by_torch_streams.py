@@ -47,7 +47,7 @@ def uniforms(keys: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def runs(uniforms: Uniforms, keys: Tensor, starts: Tensor, length: int) -> Tensor:
+def uniform_runs(uniforms: Uniforms, keys: Tensor, starts: Tensor, length: int) -> Tensor:
     """Uniforms from several positions in every stream on, ``(*batch, len(starts), length)``.
 
     Args:

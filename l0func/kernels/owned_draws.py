@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.sharding import Owned, as_index
-from l0func.kernels.by_torch_streams import runs
+from l0func.kernels.by_torch_streams import uniform_runs
 from l0func.kernels.draws import draw_uniforms
 
 
@@ -64,8 +64,8 @@ def _entry_numbers(own: Sequence[Owned], shape: Sequence[int]) -> Tensor:
 
 
 def _runs(keys: Tensor, starts: Tensor, length: int) -> Tensor:
-    return runs(_drawn, keys, starts, length)
+    return uniform_runs(_words_of, keys, starts, length)
 
 
-def _drawn(keys: Tensor, counts: Sequence[int]) -> Tensor:
+def _words_of(keys: Tensor, counts: Sequence[int]) -> Tensor:
     return draw_uniforms(keys, tuple(counts))[0]

@@ -72,9 +72,8 @@ def fsdp_paths(module: nn.Module) -> list[str]:
     kind = _fsdp_kind()
     if kind is None:
         return []
-    untyped_module: Any = module
-    every_module = untyped_module.named_modules()
-    return [path for path, child in every_module if isinstance(child, kind)]
+    own: Any = module
+    return [path for path, child in own.named_modules() if isinstance(child, kind)]
 
 
 def _nearest(path: str, owners: Mapping[str, int]) -> int | None:

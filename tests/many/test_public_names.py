@@ -73,7 +73,7 @@ def _calls(folder: str) -> dict[str, Any]:
         "latency_table": lambda: l0.latency_table(net, {}, X),
         "load_state": lambda: l0.load_state(path, state, spec),
         "make_functional of FSDP": lambda: l0.make_functional(sharded),
-        "per_example": lambda: rows(p, gates, buffers, keys, X),
+        "per_example": lambda: rows(p, gates, buffers, keys, laid_out(X, mesh, [Shard(0)])),
         "plot": lambda: l0.plot.open_probability(gates, spec),
         "plot of a weight": lambda: l0.plot.filters(p["0.weight"]),
         "plot of a history": lambda: l0.plot.trajectories([0], [gates["0.weight"]]),

@@ -16,6 +16,11 @@ from layouts import laid_out
 from processes import processes
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 COLUMNWISE = {"0.weight": Shard(0), "0.bias": Shard(0)}
 ROWWISE = {"2.weight": Shard(1), "2.bias": Replicate()}
@@ -61,16 +66,23 @@ def _outcome(spec: Any, place: Any, **settings: Any) -> tuple[Any, dict[str, Any
     return output.tolist(), found
 
 
-def _check(name: str, size: int, settings: Any) -> tuple[Any, dict[str, Any]]:
-    mesh = init_device_mesh("cpu", (size,))
+def _check(name: str, shape: Any, settings: Any) -> tuple[Any, dict[str, Any]]:
+    mesh = init_device_mesh("cpu", shape)
     spec = _spec(name)
 
     def place(params: Any, gates: Any) -> tuple[Any, Any]:
-        layout = {**COLUMNWISE, **ROWWISE}
-        own = {path: laid_out(p.detach(), mesh, [layout[path]]) for path, p in params.items()}
+        own = {
+            path: laid_out(p.detach(), mesh, _layout(path, shape)) for path, p in params.items()
+        }
         return own, l0.place_gates(spec, own, gates)
 
     return _outcome(spec, place, **settings)
+
+
+def _layout(path: str, shape: Any) -> Any:
+    """By tensor parallelism; on two dimensions the first shards like FSDP."""
+    own = {**COLUMNWISE, **ROWWISE}[path]
+    return [own] if len(shape) == 1 else [Shard(0), own]
 
 
 def _same(one: Any, other: Any) -> None:
@@ -81,7 +93,7 @@ def _same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_outputs_and_slopes_are_those_of_one_process(name, size):
     output, slopes = _outcome(_spec(name), lambda params, gates: (params, gates))
-    for own_output, own_slopes in processes(size).run(_check, name, size, {}):
+    for own_output, own_slopes in processes(size).run(_check, name, (size,), {}):
         _same(own_output, output)
         assert own_slopes.keys() == slopes.keys()
         for path, slope in slopes.items():
@@ -92,7 +104,109 @@ def test_outputs_and_slopes_are_those_of_one_process(name, size):
 def test_local_reparameterisation_draws_the_noise_of_one_process(name):
     settings = {"sampling": "local_reparam"}
     output, slopes = _outcome(_spec(name), lambda params, gates: (params, gates), **settings)
-    for own_output, own_slopes in processes(3).run(_check, name, 3, settings):
+    for own_output, own_slopes in processes(3).run(_check, name, (3,), settings):
         _same(own_output, output)
         for path, slope in slopes.items():
             _same(own_slopes[path], slope)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling"), [("units and entries", "exact"), ("entries", "local_reparam")]
+)
+def test_a_mesh_of_two_dimensions_changes_nothing(name, sampling):
+    settings = {"sampling": sampling}
+    output, slopes = _outcome(_spec(name), lambda params, gates: (params, gates), **settings)
+    for own_output, own_slopes in processes(4).run(_check, name, (2, 2), settings):
+        _same(own_output, output)
+        for path, slope in slopes.items():
+            _same(own_slopes[path], slope)
+
+
+def _calls(place: Any) -> dict[str, Any]:
+    """Several masks for a row, chunks, no rows, other operations, buffers, and training."""
+    spec = _spec("units and entries")
+    fn, params, buffers = l0.make_functional(_net())
+    params, gates = place(params, l0.init_gates(l0.random.key(3), spec, noise=2.0))
+    apply = l0.gated(fn, spec)
+    rows, keys = l0.per_example(apply), l0.random.split(l0.random.key(4), len(X))
+    several = l0.random.split(keys, 2)
+    given = params, gates, buffers
+
+    def read(params: Any, buffers: Any, x: Any) -> Any:
+        return torch.relu(x @ params["0.weight"].T) @ params["2.weight"].mT + params["2.bias"]
+
+    return {
+        "several masks": rows(*given, several, X).tolist(),
+        "chunks": l0.per_example(apply, chunk_size=2)(*given, keys, X).tolist(),
+        "no rows": list(rows(*given, keys[:0], X[:0]).shape),
+        "buffers": rows.with_buffers(*given, keys, X)[0].tolist(),
+        "other operations": l0.per_example(l0.gated(read, spec))(*given, keys, X).tolist(),
+        "training": _trained(rows, spec, *given),
+    }
+
+
+def _trained(rows: Any, spec: Any, params: Any, gates: Any, buffers: Any) -> Any:
+    def loss(params: Any, gates: Any, buffers: Any, key: Any, x: Any, y: Any) -> Any:
+        return F.cross_entropy(rows(params, gates, buffers, l0.random.split(key, len(x)), x), y)
+
+    def penalty(params: Any, gates: Any) -> Any:
+        return l0.penalty(params, gates, spec, lam=1e-3)
+
+    sgd = l0.optimizer(torch.optim.SGD, lr=0.5)
+    init, step = l0.training(loss, sgd, sgd, penalty=penalty)
+    state = init(l0.random.key(1), params, gates, buffers)
+    for _ in range(3):
+        state, _ = step(state, X, Y)
+    return l0.gather(state.gates)["u"].tolist()
+
+
+def _calls_on_shards() -> dict[str, Any]:
+    mesh = init_device_mesh("cpu", (2,))
+
+    def place(params: Any, gates: Any) -> tuple[Any, Any]:
+        own = {path: laid_out(p.detach(), mesh, _layout(path, (2,))) for path, p in params.items()}
+        return own, l0.place_gates(_spec("units and entries"), own, gates)
+
+    return _calls(place)
+
+
+def test_every_kind_of_call_is_that_of_one_process():
+    expected = _calls(lambda params, gates: (params, gates))
+    for own in processes(2).run(_calls_on_shards):
+        assert own.keys() == expected.keys()
+        for name, values in expected.items():
+            _same(own[name], values)
+
+
+def _refusals() -> str:
+    mesh = init_device_mesh("cpu", (2,))
+    net, spec = _net(), _spec("entries")
+    fn, whole, buffers = l0.make_functional(net)
+    parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    params = dict(net.named_parameters())
+    plain = l0.init_gates(l0.random.key(3), spec)
+    gates = l0.place_gates(spec, params, plain)
+    keys = l0.random.split(l0.random.key(4), len(X))
+    rows = l0.per_example(l0.gated(fn, spec))
+    assert rows(params, gates, buffers, keys, X).shape == (5, 3)
+    with pytest.raises(ValueError, match=r"'0\.weight' is a DTensor.*place_gates"):
+        rows(params, plain, buffers, keys, X)
+    with pytest.raises(ValueError, match=r"'0\.weight' is a plain tensor.*l0func\.gather"):
+        rows(whole, gates, buffers, keys, X)
+    turned = {**gates, "0.weight": laid_out(plain["0.weight"], mesh, [Shard(1)])}
+    with pytest.raises(ValueError, match=r"do not hold what they multiply in '0\.weight'"):
+        rows(params, turned, buffers, keys, X)
+    with pytest.raises(ValueError, match=r"'0' in inputs is a DTensor.*l0func\.gather"):
+        rows(params, gates, buffers, keys, laid_out(X, mesh, [Shard(0)]))
+    with pytest.raises(TypeError, match=r"a function of l0func\.gated itself"):
+        l0.per_example(lambda *given: rows.apply(*given))(params, gates, buffers, keys, X)
+    with pytest.raises(ValueError, match="gate_dims"):
+        l0.per_example(rows.apply, gate_dims=0)(params, gates, buffers, keys, X)
+    hooked, _, _ = l0.make_functional(net)
+    with pytest.raises(ValueError, match=r"'0' has hooks of parallelize_module"):
+        l0.per_example(l0.gated(hooked, spec))(params, gates, buffers, keys, X)
+    return "refused"
+
+
+def test_what_cannot_be_mapped_is_refused_by_name():
+    assert processes(2).run(_refusals) == ["refused"] * 2

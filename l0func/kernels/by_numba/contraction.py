@@ -156,8 +156,6 @@ def contract_vectors(
 def mask_entries(
     keys: Any,
     first: Any,
-    line: Any,
-    step: Any,
     p: Any,
     q: Any,
     settings: Any,
@@ -178,8 +176,6 @@ def mask_entries(
     Args:
         keys: uint64, ``(B, 2)``.
         first: The position of the weight's first gate in every key's stream.
-        line: Gates that follow each other in the stream; all, or those of a row.
-        step: From one line's first gate to the next line's.
         p: The gates, prepared, ``(N,)``.
         q: As p.
         settings: The formula's.
@@ -197,16 +193,13 @@ def mask_entries(
     (start, stop), size = own, room.shape[1]
     orders = masked[0].size + sums[0].size > 0, masked[1].size + sums[1].size > 0
     masks = room if repeat == 1 else spread
-    top = start
-    while top < stop:
-        row = top // line
-        last = min(top + size, stop, (row + 1) * line)
+    for top in range(start, stop, size):
+        last = min(top + size, stop)
         own_p, own_q = p[top:last], q[top:last]
         left, right = top * repeat, last * repeat
         for b in range(keys.shape[0]):
             drawn = own_p, own_q, settings, repeat, orders, buffer, room, masks
-            position = first + row * step + top - row * line
-            draw_strip(keys[b, 0], keys[b, 1], position, *drawn)
+            draw_strip(keys[b, 0], keys[b, 1], first + top, *drawn)
             for order in range(2):
                 to_masked, to_sum, mask = masked[order], sums[order], masks[order]
                 if to_masked.size > 0:
@@ -217,4 +210,3 @@ def mask_entries(
                     factor, into = products[b, left:right], to_sum[left:right]
                     for i in range(right - left):
                         into[i] += factor[i] * mask[i]
-        top = last

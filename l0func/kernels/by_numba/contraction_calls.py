@@ -35,6 +35,9 @@ def contract(
         return contract_by(uniforms, contraction, outputs, keys, operands)
     if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)
+    if contraction.step:
+        # A tile masks gates in the order of the stream.
+        return contract_by(uniforms, contraction, outputs, keys, operands)
     p, q = prepared(formula, operands.log_alpha.flatten())
     a = p.new_empty(0) if operands.a is None else operands.a.flatten()
     fill = partial(_fill, contraction, formula, p, q, a)
@@ -50,9 +53,7 @@ def _fill(
     settings, keys = settings_of(formula, dtype), key_array(chunk.keys)
     masked = [array(chunk.masked.get(order, p.new_empty(0, 0))) for order in (0, 1)]
     sums = [array(chunk.sums.get(order, p.new_empty(0))) for order in (0, 1)]
-    line = contraction.gates[1] if contraction.step else gates
-    place = contraction.first, max(line, 1), contraction.step
-    shared = keys, *place, array(p), array(q), settings, repeat
+    shared = keys, contraction.first, array(p), array(q), settings, repeat
     factors = array(a), array(chunk.products)
     results = tuple(masked), tuple(sums)
     size = max(1, DRAW // repeat)
