@@ -47,6 +47,24 @@ def save_shards(
         TypeError: ``state`` is no training state, ``spec`` no spec, or a setting no JSON value.
         ValueError: The gates are not the spec's; the folder has a checkpoint; or this torch has no
             public ``torch.distributed.tensor``.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> folder = f"{tempfile.mkdtemp()}/step_0"
+        >>> l0.save_shards(folder, state, spec)  # alone, without a process group
+        >>> l0.load_shards(folder, state, spec).step
+        tensor(0)
     """
     texts = metadata_of(state, spec, settings)
     path = _path_of(folder)
@@ -83,6 +101,25 @@ def load_shards(
     Raises:
         ValueError: The folder has no whole checkpoint; or the checkpoint has another spec, other
             settings, other shapes or other dtypes, and the message names them.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> folder = f"{tempfile.mkdtemp()}/step_1"
+        >>> later, _ = step(state, torch.ones(4, 3))
+        >>> l0.save_shards(folder, later, spec)
+        >>> l0.load_shards(folder, state, spec).step
+        tensor(1)
     """
     path = _path_of(folder)
     if not _is_whole(path):
