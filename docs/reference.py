@@ -15,7 +15,7 @@ of this page after `l0.`: `l0.gated`, `l0.random.key`.
 
 
 def write_pages(source: str | Path) -> None:
-    """Write ``reference.md``, and a page for each name into ``reference/``."""
+    """Write ``reference/index.md``, and a page for each name into ``reference/``."""
     folder = Path(source) / "reference"
     folder.mkdir(exist_ok=True)
     pages = {f"{name}.rst": _page(name) for name in " ".join(SECTIONS.values()).split()}
