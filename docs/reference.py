@@ -9,8 +9,8 @@ from docs.names import SECTIONS, docstring, is_data, value_of
 
 _TITLE = """# Reference
 
-Every public name has a page with an example that runs. Write `import l0func as l0`, and then a name
-of this page after `l0.`: `l0.gated`, `l0.random.key`.
+Every public name has a page with an example that runs. Write `import l0func as l0`, and then a
+name of this page after `l0.`: `l0.gated`, `l0.random.key`.
 """
 
 

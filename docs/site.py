@@ -15,8 +15,8 @@ BUILD = HERE / "_build"
 
 _STARTUP = """from l0func.internal import waiting
 
-# A busy machine is no fault of a page: a line that says "this takes time" is for people.
-waiting.PATIENCE = 60.0
+# A line that says "this takes time" or "this compiles once" is for people, and no fault of a page.
+waiting._print = lambda text: None
 """
 
 
@@ -39,7 +39,7 @@ def prepare_cells() -> None:
     profile = BUILD / "ipython"
     startup = profile / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    (startup / "patience.py").write_text(_STARTUP)
+    (startup / "quiet.py").write_text(_STARTUP)
     os.environ["IPYTHONDIR"] = str(profile)
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
