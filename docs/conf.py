@@ -51,6 +51,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 llms_txt_build_parallel = False
+llms_txt_description = "L0 regularisation for PyTorch as pure functions."
 llms_txt_suppress_unknown_node_warnings = ["toctree", "abbreviation"]
 
 
