@@ -44,6 +44,16 @@ def density(summary: Summary, ax: Axes = None, names: Sequence[str] | None = Non
         ValueError: No parameter has gates.
         KeyError: A name is no parameter.
         ImportError: matplotlib is not there.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> ax = l0.plot.density(l0.summary(params, gates, spec))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['w']
     """
     given: Any = summary
     if not isinstance(given, Summary):
@@ -87,6 +97,16 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 2
     Raises:
         ValueError: Gates do not fit the spec, one is NaN, or there are none.
         ImportError: matplotlib is not there.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> ax = l0.plot.open_probability(gates, spec)
+        >>> ax.get_xlabel()
+        'P(open)'
     """
     check_whole("plot.open_probability", gates=gates)
     named = check_gates(gates, spec)
@@ -125,6 +145,14 @@ def trajectories(
     Raises:
         ValueError: The numbers of steps and values differ, or are 0.
         ImportError: matplotlib is not there.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> history = [torch.tensor([0.9, 0.9]), torch.tensor([0.99, 0.1])]
+        >>> ax = l0.plot.trajectories([0, 100], history)
+        >>> len(ax.lines)  # a line for each gate
+        2
     """
     check_whole("plot.trajectories", history=history)
     flat = [values.detach().flatten().double() for values in history]
@@ -159,6 +187,13 @@ def filters(weight: Tensor, ax: Axes = None) -> Axes:
     Raises:
         ValueError: The weight is not that of a 2-D convolution.
         ImportError: matplotlib is not there.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> ax = l0.plot.filters(torch.ones(4, 1, 3, 3))
+        >>> len(ax.images)
+        1
     """
     check_whole("plot.filters", weight=weight)
     if weight.dim() != 4:
@@ -227,6 +262,12 @@ def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes = None)
     Raises:
         ValueError: The layers before and after differ, or there are none.
         ImportError: matplotlib is not there.
+
+    Example:
+        >>> import l0func as l0
+        >>> ax = l0.plot.widths({"conv1": 16, "conv2": 32}, {"conv1": 5, "conv2": 12})
+        >>> len(ax.get_yticklabels())
+        2
     """
     if list(before) != list(after) or not before:
         raise ValueError(
@@ -262,6 +303,12 @@ def tradeoff(
     Raises:
         ValueError: A density is not in (0, 1].
         ImportError: matplotlib is not there.
+
+    Example:
+        >>> import l0func as l0
+        >>> ax = l0.plot.tradeoff({"lam": [(0.5, 98.0), (0.1, 97.0)]})
+        >>> ax.get_ylabel()
+        'accuracy, %'
     """
     for label, points in runs.items():
         _check_densities(label, points)

@@ -47,7 +47,8 @@ def key(seed: int, /) -> Tensor:
         ValueError: The seed does not fit 64 bits.
 
     Example:
-        >>> key(7)
+        >>> import l0func as l0
+        >>> l0.random.key(7)
         tensor([7, 0])
     """
     return torch.tensor([_signed(_word(seed, "A seed")), 0], dtype=torch.int64)
@@ -68,7 +69,8 @@ def split(key: Tensor, num: int = 2, /) -> Tensor:
         ValueError: ``key.shape[-1]`` is not 2, or ``num`` is negative.
 
     Example:
-        >>> split(key(0), 3).shape
+        >>> import l0func as l0
+        >>> l0.random.split(l0.random.key(0), 3).shape
         torch.Size([3, 2])
     """
     check_key(key)
@@ -100,7 +102,8 @@ def fold_in(key: Tensor, data: int | Tensor, /) -> Tensor:
         ValueError: ``key.shape[-1]`` is not 2, or ``data`` does not fit 64 bits.
 
     Example:
-        >>> step_key = fold_in(key(0), 12)
+        >>> import l0func as l0
+        >>> step_key = l0.random.fold_in(l0.random.key(0), 12)
         >>> step_key.shape
         torch.Size([2])
     """
@@ -160,8 +163,10 @@ def row_keys(key: Tensor, rows: Tensor, /) -> Tensor:
         ValueError: ``key`` or ``rows`` has another shape; or a number is known and negative.
 
     Example:
-        >>> rows = torch.tensor([2, 0])
-        >>> torch.equal(row_keys(key(0), rows), split(key(0), 3)[rows])
+        >>> import torch
+        >>> import l0func as l0
+        >>> key, rows = l0.random.key(0), torch.tensor([2, 0])
+        >>> torch.equal(l0.random.row_keys(key, rows), l0.random.split(key, 3)[rows])
         True
     """
     check_key(key)
@@ -206,7 +211,8 @@ def uniform(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
         ValueError: ``key.shape[-1]`` is not 2, or a size is negative.
 
     Example:
-        >>> uniform(key(0), 3)
+        >>> import l0func as l0
+        >>> l0.random.uniform(l0.random.key(0), 3)
         tensor([0.3990, 0.8805, 0.7357])
     """
     check_key(key)
@@ -237,7 +243,8 @@ def normal(key: Tensor, shape: ShapeLike = (), /) -> Tensor:
         ValueError: ``key.shape[-1]`` is not 2, or a size is negative.
 
     Example:
-        >>> normal(key(0), 2)
+        >>> import l0func as l0
+        >>> l0.random.normal(l0.random.key(0), 2)
         tensor([ 0.9911, -0.9247])
     """
     check_key(key)

@@ -51,7 +51,8 @@ def linear(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
         ValueError: ``steps`` is not positive.
 
     Example:
-        >>> linear(0.0, 1.0, 4)(1)
+        >>> import l0func as l0
+        >>> l0.schedules.linear(0.0, 1.0, 4)(1)
         tensor(0.2500)
     """
     _check_line(start, end, steps, begin)
@@ -73,6 +74,12 @@ def cosine(start: float, end: float, steps: int, begin: int = 0) -> Schedule:
     Raises:
         TypeError: A setting is no number.
         ValueError: ``steps`` is not positive.
+
+    Example:
+        >>> import l0func as l0
+        >>> half = l0.schedules.cosine(1.0, 0.0, 4)
+        >>> half(2)
+        tensor(0.5000)
     """
     _check_line(start, end, steps, begin)
 
@@ -95,6 +102,13 @@ def pieces(values: Mapping[int, float]) -> Schedule:
     Raises:
         TypeError: ``values`` is no mapping of numbers.
         ValueError: There is no value for step 0, or a step is negative.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> drops = l0.schedules.pieces({0: 0.1, 3: 0.01})
+        >>> drops(torch.arange(5))
+        tensor([0.1000, 0.1000, 0.1000, 0.0100, 0.0100])
     """
     given: Any = values
     if not isinstance(given, Mapping):
@@ -141,7 +155,9 @@ def repeated(schedule: Schedule, steps: int, growth: int = 1) -> Schedule:
         ValueError: ``steps`` or ``growth`` is not positive.
 
     Example:
-        >>> repeated(linear(1.0, 0.0, 4), 4)(torch.arange(6))
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.schedules.repeated(l0.schedules.linear(1.0, 0.0, 4), 4)(torch.arange(6))
         tensor([1.0000, 0.7500, 0.5000, 0.2500, 1.0000, 0.7500])
     """
     _check_schedule(schedule)
@@ -182,8 +198,10 @@ def from_torch(scheduler: Callable[..., Any], lr: float, steps: int, **settings:
         ValueError: ``steps`` is not positive.
 
     Example:
+        >>> import torch
+        >>> import l0func as l0
         >>> kind = torch.optim.lr_scheduler.StepLR
-        >>> schedule = from_torch(kind, 0.1, 100, step_size=2, gamma=0.5)
+        >>> schedule = l0.schedules.from_torch(kind, 0.1, 100, step_size=2, gamma=0.5)
         >>> [schedule(step).item() for step in (0, 1, 2, 4)]
         [0.1, 0.1, 0.05, 0.025]
     """

@@ -16,6 +16,20 @@ class FewerHeads(nn.Module):
 
     Its parameters have the same names; the packed projection has outputs for the remaining heads
     only. Compaction makes it from the larger module's attributes, without a constructor.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+        >>> x = torch.ones(2, 5, 8)
+        >>> fn, params, buffers = l0.make_functional(layer)
+        >>> spec = l0.gate_spec(params, groups=l0.unit_groups(layer, x))
+        >>> gates = {gate.name: torch.full(gate.shape, 5.0) for gate in spec.gates}
+        >>> heads = next(name for name, gate in gates.items() if gate.numel() == 2)
+        >>> gates[heads] = torch.tensor([5.0, -5.0])
+        >>> small = l0.to_module(*l0.compact(fn, params, gates, buffers, spec))
+        >>> type(small.self_attn).__name__, small.self_attn.num_heads
+        ('FewerHeads', 1)
     """
 
     num_heads: int
@@ -115,6 +129,25 @@ class UnequalRecurrent(nn.Module):
     It is called as torch's module and has the same parameter names. Hidden states with unequal
     widths cannot be stacked, so they are tuples: one tensor for each layer and direction.
     Compaction makes it from the larger module's attributes, without a constructor.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> class Tagger(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.lstm = torch.nn.LSTM(3, 4, num_layers=2)
+        ...         self.out = torch.nn.Linear(4, 2)
+        ...
+        ...     def forward(self, x):
+        ...         return self.out(self.lstm(x)[0])
+        >>> net, x = Tagger(), torch.ones(5, 2, 3)
+        >>> fn, params, buffers = l0.make_functional(net)
+        >>> spec = l0.gate_spec(params, groups=l0.unit_groups(net, x))
+        >>> first, second = (gate.name for gate in spec.gates)
+        >>> gates = {first: torch.tensor([5.0, -5.0, 5.0, -5.0]), second: torch.full((4,), 5.0)}
+        >>> l0.to_module(*l0.compact(fn, params, gates, buffers, spec)).lstm
+        UnequalRecurrent(LSTM, hidden_sizes=(2, 4), bidirectional=False)
     """
 
     mode: str
@@ -233,6 +266,27 @@ class Constant(nn.Module):
 
     Its weight has no entries, and its shape tells the number of outputs. Compaction makes it from
     the larger module's attributes, without a constructor.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.up, self.down = torch.nn.Linear(3, 4), torch.nn.Linear(4, 3)
+        ...
+        ...     def forward(self, x):
+        ...         return x + self.down(self.up(x).relu())
+        >>> net, x = Block().eval(), torch.ones(2, 3)
+        >>> fn, params, buffers = l0.make_functional(net)
+        >>> spec = l0.gate_spec(params, groups=l0.unit_groups(net, x))
+        >>> gates = {"up": torch.full((4,), -5.0)}  # every hidden unit closes
+        >>> small = l0.compact(fn, params, gates, buffers, spec, example_inputs=x)
+        >>> l0.to_module(*small)
+        Block(
+          (up): Constant(outputs=1)
+          (down): Constant(outputs=3)
+        )
     """
 
     weight: Tensor

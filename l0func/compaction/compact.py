@@ -94,11 +94,13 @@ def compact(
             one from the pruned one.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> import l0func as l0
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> fn, params, buffers = l0.make_functional(net)
         >>> spec = l0.gate_spec(params, groups=l0.unit_groups(net, torch.ones(2, 4)))
-        >>> small = compact(fn, params, {"0": torch.tensor([4.0, -4.0, 4.0])}, buffers, spec)
+        >>> small = l0.compact(fn, params, {"0": torch.tensor([4.0, -4.0, 4.0])}, buffers, spec)
         >>> {path: tuple(p.shape) for path, p in small.params.items()}
         {'0.weight': (2, 4), '0.bias': (2,), '2.weight': (2, 2), '2.bias': (2,)}
     """
@@ -199,6 +201,15 @@ def to_module(fn: PureModule, params: Tree, buffers: Tree) -> nn.Module:
     Raises:
         TypeError: ``fn`` is not from ``make_functional`` or ``compact``.
         ValueError: The trees do not fit ``fn``.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> net = torch.nn.Linear(3, 2)
+        >>> fn, params, buffers = l0.make_functional(net)
+        >>> doubled = {path: 2 * p for path, p in params.items()}
+        >>> l0.to_module(fn, doubled, buffers)
+        Linear(in_features=3, out_features=2, bias=True)
     """
     check_whole("to_module", params=params, buffers=buffers)
     check_function(fn)

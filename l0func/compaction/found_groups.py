@@ -15,6 +15,17 @@ class UnitGroups(dict[str, Group]):
         refused: For units that cannot be removed: the reason, by the parameter that makes them.
         normed: The groups with an RMSNorm over their units. Their gates multiply the slices that
             make the units, not those that read them.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> groups = l0.unit_groups(net, torch.ones(2, 4))
+        >>> groups.sizes
+        {'0': 3}
+        >>> groups.refused
+        {'2.weight': 'they are an output of the module'}
     """
 
     def __init__(

@@ -91,13 +91,14 @@ def refit(
             transposed convolution; or its output is not finite.
 
     Example:
+        >>> import torch
         >>> import l0func as l0
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)).eval()
         >>> x = l0.random.normal(l0.random.key(0), (64, 4))
         >>> fn, params, buffers = l0.make_functional(net)
         >>> spec = l0.gate_spec(params, groups=l0.unit_groups(net, x))
         >>> gates = {"0": torch.tensor([4.0, -9.0, 4.0])}
-        >>> fitted = refit(fn, params, gates, buffers, spec, x)
+        >>> fitted = l0.refit(fn, params, gates, buffers, spec, x)
         >>> [path for path in params if not torch.equal(params[path], fitted[path])]
         ['1.weight', '1.bias']
     """

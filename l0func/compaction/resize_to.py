@@ -58,11 +58,13 @@ def resize_to(module: nn.Module, state: Any, *, example_inputs: Any = None) -> n
             names the tensor, the module or the attribute.
 
     Example:
+        >>> import l0func as l0
+        >>> from torch import nn
         >>> import torch
         >>> def network(width):
         ...     return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
         >>> small = network(3)
-        >>> module = resize_to(network(8), small.state_dict())
+        >>> module = l0.resize_to(network(8), small.state_dict())
         >>> module[0]
         Linear(in_features=4, out_features=3, bias=True)
         >>> bool(torch.equal(module(torch.ones(1, 4)), small(torch.ones(1, 4))))

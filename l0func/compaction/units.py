@@ -58,9 +58,11 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
             reasons.
 
     Example:
+        >>> import l0func as l0
+        >>> from torch import nn
         >>> import torch
         >>> module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> unit_groups(module, torch.ones(2, 4))
+        >>> l0.unit_groups(module, torch.ones(2, 4))
         UnitGroups: 3 units in 1 group
           0: 3 units
           stays 2.weight: they are an output of the module

@@ -42,6 +42,15 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 
     Raises:
         ValueError: Gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> l0.expected_l0(gates, spec)  # of 6 entries
+        tensor(3.5629)
     """
     opens = prob_open(check_gates(gates, spec), spec)
     return totals([[entry_term(opens[p.path], p) for p in spec.gated()]])[0]
@@ -61,6 +70,15 @@ def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
 
     Raises:
         ValueError: Gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> l0.expected_sparsity(gates, spec)
+        tensor(0.4062)
     """
     open_entries = expected_l0(gates, spec)
     gated = sum(p.size for p in spec.gated())
@@ -85,6 +103,15 @@ def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
 
     Raises:
         ValueError: Params or gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> l0.expected_l2(params, gates, spec)
+        tensor(2.8604)
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_devices(tensors, named, spec)
@@ -134,6 +161,15 @@ def squared_mean(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:
 
     Raises:
         ValueError: Params or gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.zeros(2)}  # E[z] = 0.5
+        >>> l0.squared_mean(params, gates, spec)
+        tensor(1.5000)
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_devices(tensors, named, spec)
@@ -181,6 +217,17 @@ def penalty(
         TypeError: ``lam`` or ``weight_decay`` is neither a number nor a tensor.
         ValueError: Params or gates do not fit the spec; a pattern of ``lam`` does not fit the
             parameters; or ``lam`` or ``weight_decay`` is negative, infinite or NaN.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> l0.penalty(params, gates, spec, lam=0.1)
+        tensor(0.3563)
+        >>> 0.1 * l0.expected_l0(gates, spec)
+        tensor(0.3563)
     """
     tensors = check_params(params, spec)
     named = check_gates(gates, spec)

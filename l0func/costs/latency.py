@@ -36,6 +36,16 @@ class LatencyTable:
         machine: The machine that it was measured on.
         error: The median relative error for networks that were measured and left out of the fit.
         is_elsewhere: Whether the network will run on that machine, and not on this one.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> x = torch.ones(2, 4)
+        >>> table = l0.latency_table(net, l0.unit_groups(net, x), x, seconds=0.1)
+        >>> l0.LatencyTable.from_json(table.to_json()).groups
+        {'0': 3}
     """
 
     axes: tuple[WidthAxis, ...]
@@ -170,6 +180,19 @@ def expected_ms(gates: Tree, spec: GateSpec, table: LatencyTable) -> Tensor:
     Raises:
         TypeError: ``table`` is not from :func:`l0func.latency_table`.
         ValueError: Gates do not fit the spec, or the table is another network's.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> x = torch.ones(2, 4)
+        >>> groups = l0.unit_groups(net, x)
+        >>> table = l0.latency_table(net, groups, x, seconds=0.1)
+        >>> _, params, buffers = l0.make_functional(net)
+        >>> spec = l0.gate_spec(params, groups=groups, buffers=buffers)
+        >>> l0.expected_ms({"0": torch.zeros(3)}, spec, table).shape
+        torch.Size([])
     """
     named = check_gates(gates, spec)
     check_table(table, spec)
@@ -194,6 +217,19 @@ def realised_ms(
     Raises:
         TypeError: ``table`` is not from :func:`l0func.latency_table`.
         ValueError: Gates do not fit the spec, one is NaN, or the table is another network's.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> x = torch.ones(2, 4)
+        >>> groups = l0.unit_groups(net, x)
+        >>> table = l0.latency_table(net, groups, x, seconds=0.1)
+        >>> _, params, buffers = l0.make_functional(net)
+        >>> spec = l0.gate_spec(params, groups=groups, buffers=buffers)
+        >>> l0.realised_ms({"0": torch.tensor([9.0, -9.0, 9.0])}, spec, table) > 0  # milliseconds
+        True
     """
     named = check_gates(gates, spec)
     check_table(table, spec)

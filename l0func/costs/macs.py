@@ -33,6 +33,13 @@ class MacCounts:
             parameter's shape.
         products: Products between activations.
         sizes: ``{parameter path: number of entries}`` for the paths in ``uses``.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> counts = l0.count_macs(*l0.make_functional(torch.nn.Linear(4, 3)), torch.ones(5, 4))
+        >>> counts.by_parameter
+        {'weight': 60}
     """
 
     uses: Mapping[str, Tensor]
@@ -88,6 +95,7 @@ def count_macs(
         ValueError: The trees do not fit ``fn``, or forward branches on data.
 
     Example:
+        >>> import torch
         >>> import l0func as l0
         >>> l0.count_macs(*l0.make_functional(torch.nn.Linear(4, 3)), torch.ones(5, 4)).total
         60
@@ -162,6 +170,15 @@ def expected_macs(gates: Tree, spec: GateSpec, counts: MacCounts) -> Tensor:
     Raises:
         TypeError: ``counts`` is not from :func:`count_macs`.
         ValueError: Gates do not fit the spec, or the counts are another network's.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2, bias=False))
+        >>> spec = l0.gate_spec(params, {"weight": l0.axis(0)})
+        >>> counts = l0.count_macs(fn, params, buffers, torch.ones(1, 3))
+        >>> l0.expected_macs({"weight": torch.tensor([-3.0, 3.0])}, spec, counts)
+        tensor(3.5629)
     """
     named = check_gates(gates, spec)
     check_counts(counts)
@@ -188,6 +205,15 @@ def realised_macs(
     Raises:
         TypeError: ``counts`` is not from :func:`count_macs`.
         ValueError: Gates do not fit the spec, one is NaN, or the counts are another network's.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2, bias=False))
+        >>> spec = l0.gate_spec(params, {"weight": l0.axis(0)})
+        >>> counts = l0.count_macs(fn, params, buffers, torch.ones(1, 3))
+        >>> l0.realised_macs({"weight": torch.tensor([-3.0, 3.0])}, spec, counts)
+        3
     """
     named = check_gates(gates, spec)
     check_counts(counts)

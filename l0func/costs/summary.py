@@ -198,6 +198,16 @@ def summary(
     Raises:
         ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
             has an entry that is NaN or infinite; or they are on the meta device or on two devices.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> table = l0.summary(params, gates, spec)
+        >>> round(table.total.expected_open, 4), table.total.realised_open
+        (3.5629, 3)
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)

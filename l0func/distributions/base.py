@@ -28,17 +28,23 @@ from l0func.internal.untyped import untyped
 from l0func.kernels.formula import Formula
 
 Estimator = Literal["louizos", "median", "mean"]
+"""The name of a test-time gate that looks at one gate alone."""
 
 
 class GateDistribution(Derived, ABC):
     """A distribution on [0, 1] with atoms at 0 and 1, one location ``log_alpha`` a gate.
 
     Your own distribution derives from :class:`l0func.CustomGate`. A subclass is a frozen dataclass
-    with Python scalars. It writes down its quantile function, its
-    survival and distribution functions, the test-time gate from its paper, and the location for a
-    given probability.
-    Larger ``log_alpha`` means stochastically larger gates. Everything is computed in float32, or
-    in float64 for float64 locations, and returned in the locations' dtype and on their device.
+    with Python scalars. It writes down its quantile function, its survival and distribution
+    functions, the test-time gate from its paper, and the location for a given probability. Larger
+    ``log_alpha`` means stochastically larger gates. Everything is computed in float32, or in
+    float64 for float64 locations, and returned in the locations' dtype and on their device.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.HardConcrete().mean(torch.tensor([0.0]))  # every gate has these methods
+        tensor([0.5000])
     """
 
     derived_names: ClassVar[tuple[str, ...]] = (

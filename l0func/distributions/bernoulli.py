@@ -29,7 +29,9 @@ class BernoulliGate(FormulaGate):
         arXiv:1904.04432 (L0).
 
     Example:
-        >>> BernoulliGate().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.BernoulliGate().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
         tensor([0.0474, 0.5000, 0.9526])
     """
 

@@ -27,9 +27,11 @@ class CustomGate(GateDistribution):
     that draws and survival function agree.
 
     Example:
+        >>> import torch
+        >>> import l0func as l0
         >>> from dataclasses import dataclass
         >>> @dataclass(frozen=True)
-        ... class LogisticGate(CustomGate):
+        ... class LogisticGate(l0.CustomGate):
         ...     '''A clipped logistic variable.'''
         ...
         ...     scale: float = 0.3

@@ -33,8 +33,9 @@ class GaussianGate(FormulaGate):
         ValueError: ``sigma`` is not positive and finite, or float32 cannot compute with it.
 
     Example:
+        >>> import l0func as l0
         >>> import torch
-        >>> GaussianGate().prob_nonzero(torch.tensor([-0.5, 0.0, 0.5]))
+        >>> l0.GaussianGate().prob_nonzero(torch.tensor([-0.5, 0.0, 0.5]))
         tensor([0.1587, 0.5000, 0.8413])
     """
 

@@ -35,10 +35,11 @@ class HardConcrete(FormulaGate):
             positive and finite; or float32 cannot compute with them.
 
     Example:
+        >>> import l0func as l0
         >>> import torch
-        >>> HardConcrete().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
+        >>> l0.HardConcrete().prob_nonzero(torch.tensor([-3.0, 0.0, 3.0]))
         tensor([0.1976, 0.8318, 0.9900])
-        >>> HardConcrete().mean(torch.tensor([0.0]))
+        >>> l0.HardConcrete().mean(torch.tensor([0.0]))
         tensor([0.5000])
     """
 

@@ -43,7 +43,9 @@ class HardKuma(FormulaGate):
             not positive and finite; or float32 cannot compute with them.
 
     Example:
-        >>> HardKuma(1.0).prob_nonzero(torch.tensor([0.0]))
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.HardKuma(1.0).prob_nonzero(torch.tensor([0.0]))
         tensor([0.9167])
     """
 

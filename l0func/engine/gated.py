@@ -220,6 +220,18 @@ def gated(
         TypeError: ``fn`` is a module, has gates already or is no function; or ``spec`` is no spec.
         ValueError: The estimator or the sampling is unknown; or local reparameterisation would be
             wrong for a rule.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> apply(params, gates, buffers, l0.random.key(1), torch.ones(4, 3)).shape
+        torch.Size([4, 2])
+        >>> apply(params, gates, buffers, None, torch.ones(4, 3)).shape  # the test-time gates
+        torch.Size([4, 2])
     """
     _check_not_gated(fn)
     check_pure(fn)

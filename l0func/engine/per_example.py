@@ -263,6 +263,19 @@ def per_example(
         TypeError: ``apply`` is no gated function, or a dimension or ``chunk_size`` has another
             type.
         ValueError: ``chunk_size`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> keys, x = l0.random.split(l0.random.key(1), 4), torch.ones(4, 3)
+        >>> rows = l0.per_example(apply)(params, gates, buffers, keys, x)
+        >>> alone = apply(params, gates, buffers, keys[2], x[2:3])  # row 2 has the mask of key 2
+        >>> torch.allclose(rows[2], alone[0])
+        True
     """
     _check_not_mapped(apply)
     check_gated(apply)

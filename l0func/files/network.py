@@ -47,7 +47,7 @@ def save(
 ) -> None:
     """Write a network to a safetensors file: params, gates, buffers and the gate spec.
 
-    The file is replaced whole or not at all; see :func:`l0func.files.writer.replacing`. It has a
+    The file is replaced whole or not at all; a run that ends early leaves the old file. It has a
     digest of everything in it, and :func:`load` refuses it if anything has changed. Other readers
     of safetensors files read it too.
 
@@ -66,6 +66,18 @@ def save(
             infinite; a tensor is sparse or has no values; a distribution is not registered; a
             folder or a device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> path = f"{tempfile.mkdtemp()}/net.safetensors"
+        >>> l0.save(path, params, gates, {}, spec)
+        >>> l0.load(path).gates
+        {'w': tensor([-3.,  3.])}
     """
     check_whole("save", params=params, gates=gates, buffers=buffers, extra=extra)
     sections = {
@@ -95,6 +107,19 @@ def load(path: PathLike) -> Saved:
         ValueError: :func:`save` did not write the file, or the file is not whole or no longer
             what was saved; its spec is refused, or its gates are NaN.
         OSError: The file does not exist, or cannot be read.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> path = f"{tempfile.mkdtemp()}/net.safetensors"
+        >>> l0.save(path, params, gates, {}, spec)
+        >>> saved = l0.load(path)
+        >>> saved.spec == spec
+        True
     """
     contents = read_tensors(path, _NETWORK)
     name = shown_path(path)

@@ -31,7 +31,9 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
         ValueError: ``max_density`` is not in [0, 1].
 
     Example:
-        >>> to_sparse_csr({"w": torch.diag(torch.tensor([1.0, 2.0, 3.0]))})["w"].values()
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.to_sparse_csr({"w": torch.diag(torch.tensor([1.0, 2.0, 3.0]))})["w"].values()
         tensor([1., 2., 3.])
     """
     check_whole("to_sparse_csr", params=params)

@@ -45,6 +45,19 @@ def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
     Raises:
         TypeError: ``spec`` is not a spec.
         ValueError: A gate has another distribution; or, in a call, the loss is not one number.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> spec = l0.gate_spec({"w": torch.ones(3)}, distribution=l0.BernoulliGate())
+        >>> def loss(params, buffers, target):
+        ...     return (params["w"] - target).square().sum()
+        >>> apply = l0.arm(loss, spec)
+        >>> gates = {"w": torch.zeros(3, requires_grad=True)}
+        >>> value = apply({"w": torch.ones(3)}, gates, {}, l0.random.key(0), torch.zeros(3))
+        >>> value.backward()
+        >>> gates["w"].grad.shape
+        torch.Size([3])
     """
     check_spec(spec)
     _check_bernoulli(spec)

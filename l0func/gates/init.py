@@ -56,6 +56,15 @@ def init_gates(
         TypeError: ``key`` is not a key, ``spec`` is not a spec, or a droprate is not a number.
         ValueError: A droprate is outside (0, 1); a pattern matches no gate, or a gate no pattern;
             a sampler gives another shape; the noise is negative.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = l0.init_gates(l0.random.key(0), spec, droprate=0.2)
+        >>> 1 - l0.HardConcrete().prob_nonzero(gates["w"])  # P(closed), with a little noise
+        tensor([0.1998, 0.2011])
     """
     check_single_key(key)
     check_spec(spec)
@@ -150,6 +159,16 @@ def compensate(params: Tree, gates: Tree, spec: GateSpec) -> Tree:
 
     Raises:
         ValueError: Gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.zeros(2)}  # E[z] = 0.5
+        >>> l0.compensate(params, gates, spec)["w"]
+        tensor([[2., 2., 2.],
+                [2., 2., 2.]])
     """
     means = mean_masks(gates, spec)
     inverse = {path: 1 / mask for path, mask in means.items()}

@@ -47,6 +47,16 @@ def sample_masks(key: Tensor, gates: Tree, spec: GateSpec) -> Masks:
     Raises:
         TypeError: ``key`` is not a key.
         ValueError: Gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-9.0, 9.0])}
+        >>> l0.sample_masks(l0.random.key(0), gates, spec)["w"]
+        tensor([[0.],
+                [1.]])
     """
     check_single_key(key)
     named = check_gates(gates, spec)
@@ -110,6 +120,16 @@ def mean_masks(gates: Tree, spec: GateSpec) -> Masks:
 
     Raises:
         ValueError: Gates do not fit the spec.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 0.0])}
+        >>> l0.mean_masks(gates, spec)["w"]
+        tensor([[0.0604],
+                [0.5000]])
     """
     return deterministic_masks(gates, spec, "mean")
 
@@ -132,6 +152,19 @@ def deterministic_masks(
 
     Raises:
         ValueError: Gates do not fit the spec, or the estimator is unknown.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> l0.deterministic_masks(gates, spec)["w"]
+        tensor([[0.],
+                [1.]])
+        >>> l0.deterministic_masks(gates, spec, "median")["w"]
+        tensor([[0.],
+                [1.]])
     """
     named = check_gates(gates, spec)
     return masks_of(deterministic_gates(named, spec, estimator), spec)
@@ -201,6 +234,13 @@ def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
     Raises:
         ValueError: A mask is for an unknown parameter, does not broadcast to its parameter, or is
             on another device.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> masks = {"w": torch.tensor([0.0, 0.5, 1.0])}
+        >>> l0.apply_masks({"w": torch.tensor([1.0, 2.0, 3.0])}, masks)
+        {'w': tensor([0., 1., 3.])}
     """
     tensors = tree.leaves(params)
     named = tree.leaves(masks, "masks")

@@ -58,10 +58,11 @@ def prune(
             outside [0, 1], cannot be reached, or comes with an estimator.
 
     Example:
-        >>> from l0func import gate_spec
+        >>> import torch
+        >>> import l0func as l0
         >>> params = {"w": torch.ones(4)}
         >>> gates = {"w": torch.tensor([0.0, 9.0, 1.0, 9.0])}
-        >>> prune(params, gates, gate_spec(params), density=0.5)["w"] != 0
+        >>> l0.prune(params, gates, l0.gate_spec(params), density=0.5)["w"] != 0
         tensor([False,  True, False,  True])
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)

@@ -56,6 +56,13 @@ def use_kernel(kernel: Kernel) -> None:
     Raises:
         ValueError: ``kernel`` is none of these.
         RuntimeError: ``kernel`` is ``"compiled"``, and neither compiler works here.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.use_kernel("eager")
+        >>> l0.kernel_in_use()
+        'torch'
+        >>> l0.use_kernel("auto")
     """
     checked = _checked(kernel, "use_kernel")
     _choice.broken.clear()
@@ -77,6 +84,13 @@ def kernel_in_use(device: str | torch.device = "cpu") -> Backend:
 
     Returns:
         ``"torch"``, ``"numba"`` or ``"triton"``.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.use_kernel("eager")
+        >>> l0.kernel_in_use("cpu")
+        'torch'
+        >>> l0.use_kernel("auto")
     """
     compiler = _COMPILERS.get(torch.device(device).type)
     if compiler is None or _choice.kernel == "eager" or compiling():

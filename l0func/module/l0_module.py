@@ -82,7 +82,9 @@ class L0Module(PlacedGates):
         ValueError: A rule, droprate, limit or estimator is not valid; see the functions above.
 
     Example:
-        >>> net = L0Module(nn.Linear(3, 2), lam=1e-3, seed=0)
+        >>> import torch
+        >>> import l0func as l0
+        >>> net = l0.L0Module(torch.nn.Linear(3, 2), lam=1e-3, seed=0)
         >>> net(torch.ones(4, 3)).shape
         torch.Size([4, 2])
     """

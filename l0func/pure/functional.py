@@ -69,7 +69,10 @@ def make_functional(module: nn.Module, /) -> Functional:
             parameters.
 
     Example:
-        >>> fn, params, buffers = make_functional(nn.Linear(2, 3))
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import nn
+        >>> fn, params, buffers = l0.make_functional(nn.Linear(2, 3))
         >>> sorted(params), fn(params, buffers, torch.ones(4, 2)).shape
         (['bias', 'weight'], torch.Size([4, 3]))
     """

@@ -50,8 +50,10 @@ def init_params(
         TypeError: ``key`` is not a key, or an initialiser has another type.
 
     Example:
+        >>> import torch
+        >>> import l0func as l0
         >>> params = {"weight": torch.zeros(2, 2), "bias": torch.ones(2)}
-        >>> init_params(random.key(0), params, {"weight": "eye_"})["weight"]
+        >>> l0.init_params(l0.random.key(0), params, {"weight": "eye_"})["weight"]
         tensor([[1., 0.],
                 [0., 1.]])
     """

@@ -37,8 +37,9 @@ def gather(values: Tree, /) -> Any:
         ValueError: This torch has no public ``torch.distributed.tensor``.
 
     Example:
+        >>> import l0func as l0
         >>> import torch
-        >>> gather({"w": torch.ones(2)})
+        >>> l0.gather({"w": torch.ones(2)})
         {'w': tensor([1., 1.])}
     """
     for path, leaf in tree.walk(values):

@@ -41,6 +41,15 @@ def place_gates(spec: GateSpec, params: Tree, gates: Tree, /) -> Gates:
         ValueError: Gates or params do not fit the spec; a gate multiplies parameters on two
             meshes, or a DTensor and a plain tensor; a parameter is a partial sum; gates are
             DTensors in another layout, or on another device.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> gates = {"w": torch.tensor([-3.0, 3.0])}
+        >>> l0.place_gates(spec, params, gates)  # no parameter is a DTensor here
+        {'w': tensor([-3.,  3.])}
     """
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     return {gate.name: _placed(gate, spec, tensors, named[gate.name]) for gate in spec.gates}

@@ -62,6 +62,17 @@ def group(
         TypeError: An argument is no mapping, or has no rule for a path.
         ValueError: The group multiplies nothing, so that no gradient would reach its gates; or it
             multiplies by a rule with sharers.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 3))
+        >>> params = dict(net.named_parameters())
+        >>> row = l0.axis(0)
+        >>> hidden = l0.group({"1.weight": l0.axis(1)}, owns={"0.weight": row, "0.bias": row})
+        >>> spec = l0.gate_spec(params, groups={"hidden": hidden})
+        >>> spec.gates[0].size  # a gate for each hidden unit
+        4
     """
     _check_mapping("multiplies", multiplies, "{path: rule}")
     _check_mapping("owns", owns, "{path: rule}")
@@ -119,6 +130,14 @@ def gate_spec(
         ValueError: There are no parameters; a pattern or path matches nothing; a rule does not
             fit; slices of one group have different numbers of gates; a gate multiplies integers,
             or acts on a sparse tensor; a parameter is a nested tensor; a name is used twice.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params, {"*weight": l0.element(), "*bias": None})
+        >>> [(gate.name, gate.shape) for gate in spec.gates]
+        [('weight', (2, 3))]
     """
     tensors = tree.leaves(params)
     named_buffers = {} if buffers is None else tree.leaves(buffers, "buffers")

@@ -24,7 +24,8 @@ from l0func.spec.json_values import (
     text_of,
 )
 from l0func.spec.parts import Binding, GateVector, ParameterPlan
-from l0func.spec.rules import Rule, rule_from_dict
+from l0func.spec.rule_records import rule_from_dict
+from l0func.spec.rules import Rule
 
 Item = TypeVar("Item")
 

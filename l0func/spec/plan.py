@@ -39,6 +39,16 @@ class GateSpec:
         parameters: A plan for each parameter, gated or not.
         buffers: A plan for each buffer that gates own.
         attrs: For each group its name, and its ``attrs`` as JSON text.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> params = {"w": torch.ones(2, 3)}
+        >>> spec = l0.gate_spec(params, {"w": l0.axis(0)})
+        >>> [(gate.name, gate.size) for gate in spec.gates]
+        [('w', 2)]
+        >>> l0.GateSpec.from_json(spec.to_json()) == spec
+        True
     """
 
     gates: tuple[GateVector, ...]

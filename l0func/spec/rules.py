@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.internal.strict_json import shown
 from l0func.spec.rule_settings import whole_settings
 
 Shape = tuple[int, ...]
@@ -154,7 +153,13 @@ def _along(values: Tensor, dim: int, rank: int) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class element(Rule):
-    """A gate for every entry."""
+    """A gate for every entry.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.element().gates((2, 3))  # of a tensor of shape (2, 3): a gate for each entry
+        (2, 3)
+    """
 
     def _gates(self, shape: Shape) -> Shape:
         return shape
@@ -165,7 +170,13 @@ class element(Rule):
 
 @dataclass(frozen=True, repr=False)
 class whole(Rule):
-    """One gate for the whole tensor."""
+    """One gate for the whole tensor.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.whole().gates((2, 3))  # one gate for a tensor of shape (2, 3)
+        (1,)
+    """
 
     def _gates(self, shape: Shape) -> Shape:
         return (1,)
@@ -182,6 +193,11 @@ class axis(Rule):
         dim: The dimension, counted from the end if negative.
         start: First gated index.
         stop: One past the last gated index; None is the end.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.axis(1).gates((2, 3))  # a gate for each of 3 columns
+        (3,)
     """
 
     dim: int
@@ -198,7 +214,7 @@ class axis(Rule):
         return _along(padded, dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
-        """See :meth:`Rule.number`."""
+        """The number of the single gate on a slice, or -1."""
         own, start, stop = _bounds(self, shape)
         inside = dim == own and start <= index < stop
         return index - start if inside else -1
@@ -209,6 +225,11 @@ class axes(Rule):
     """A gate for every index combination along several dimensions.
 
     ``axes(0, 1)`` has a gate for every plane of a convolution's filters.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.axes(0, 1).gates((16, 8, 3, 3))  # a gate for each kernel of 3×3
+        (16, 8)
     """
 
     dims: tuple[int, ...]
@@ -250,6 +271,11 @@ class blocks(Rule):
         sharers: Number of consecutive gates that share a run, such as the key and value heads of
             grouped-query attention. The run stays while one of them is open. Only slices that
             gates own may have more than 1.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.blocks(1, 2).gates((4, 6))  # a gate for each 2 columns
+        (3,)
     """
 
     dim: int
@@ -284,7 +310,7 @@ class blocks(Rule):
         return _along(padded, dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
-        """See :meth:`Rule.number`."""
+        """The number of the single gate on a slice, or -1."""
         own, start, stop = _bounds(self, shape)
         inside = dim == own and start <= index < stop
         return (index - start) // self.size if inside and self.sharers == 1 else -1
@@ -299,6 +325,11 @@ class tiles(Rule):
     Args:
         dim: The dimension.
         n: Number of tiles; it divides the dimension. An LSTM's rows are 4 tiles, a GRU's 3.
+
+    Example:
+        >>> import l0func as l0
+        >>> l0.tiles(0, 4).gates((12, 3))  # rows 0, 3, 6 and 9 share the first gate
+        (3,)
     """
 
     dim: int
@@ -318,7 +349,7 @@ class tiles(Rule):
         return _along(values.repeat(self.n), dim, len(shape))
 
     def number(self, index: int, dim: int, shape: Shape) -> int:
-        """See :meth:`Rule.number`."""
+        """The number of the single gate on a slice, or -1."""
         own = _dimension(self.dim, shape, self)
         height = shape[own] // self.n
         return index % height if dim == own else -1
@@ -340,38 +371,3 @@ def _bounds(rule: axis | blocks, shape: Shape) -> tuple[int, int, int]:
 def _with_ones(values: Tensor, before: int, after: int) -> Tensor:
     """A vector with ones before and after it: the indices without gates."""
     return F.pad(values, (before, after), value=1.0) if before or after else values
-
-
-RULES: tuple[type[Rule], ...] = (element, whole, axis, axes, blocks, tiles)
-KINDS = {rule.__name__: rule for rule in RULES}
-
-
-def rule_from_dict(record: Mapping[str, Any], /) -> Rule:
-    """The rule that ``to_dict`` wrote.
-
-    Raises:
-        ValueError: The rule is unknown, lacks a setting, or has an unknown or a wrong one.
-    """
-    settings = dict(record)
-    name = settings.pop("rule", None)
-    if not isinstance(name, str) or name not in KINDS:
-        raise ValueError(f"A rule is one of {sorted(KINDS)}; the record says {shown(name)}.")
-    kind = KINDS[name]
-    allowed = {field.name: field for field in fields(kind)}
-    for setting, value in settings.items():
-        if setting not in allowed:
-            raise ValueError(f"{name} has no setting {shown(setting)}; it has {list(allowed)}.")
-        if not _is_setting(setting, value):
-            raise ValueError(f"{name}'s {setting} is made of integers; got {shown(value)}.")
-    for setting, field in allowed.items():
-        if field.default is MISSING and setting not in settings:
-            raise ValueError(f"{name} lacks its setting {setting!r}.")
-    return axes(*settings["dims"]) if kind is axes else kind(**settings)
-
-
-def _is_setting(name: str, value: Any) -> bool:
-    """Whether a value from JSON may be this setting: True and 1.0 are no integers."""
-    if name == "dims":
-        several = isinstance(value, list | tuple)
-        return several and all(type(dim) is int for dim in cast("Sequence[Any]", value))
-    return type(value) is int or (name == "stop" and value is None)

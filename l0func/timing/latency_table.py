@@ -69,6 +69,16 @@ def latency_table(
         TypeError: ``module`` is not an eager nn.Module, or its forward does not take the inputs.
         ValueError: There is no group; the inputs are on another device than the module, or that
             device is neither a CPU nor a CUDA device; or a number is out of its range.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> x = torch.ones(2, 4)
+        >>> table = l0.latency_table(net, l0.unit_groups(net, x), x, seconds=0.1)
+        >>> table.groups
+        {'0': 3}
     """
     return measured_table(module, groups, example_inputs, multiple, seconds, None)
 

@@ -38,6 +38,16 @@ def all_reduce_mean(values: Tree, rows: int, /, group: Any = None) -> Tree:
         TypeError: ``rows`` is no whole number.
         ValueError: ``rows`` is negative, a tensor is a DTensor, or this process is not in the
             group.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import distributed
+        >>> store = distributed.HashStore()
+        >>> distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> l0.all_reduce_mean({"loss": torch.tensor(2.0)}, 8)  # 8 rows in this process
+        {'loss': tensor(2.)}
+        >>> distributed.destroy_process_group()
     """
     check_member("all_reduce_mean", group)
     number = whole_number("rows", rows)

@@ -36,9 +36,8 @@ def save_state(
 ) -> None:
     """Write a training state or a stack to a safetensors file.
 
-    An existing file is replaced whole, or not at all; see :func:`l0func.files.writer.replacing`.
-    The file has a digest of everything in it, and :func:`load_state` refuses it if anything has
-    changed.
+    An existing file is replaced whole, or not at all. The file has a digest of everything
+    in it, and :func:`load_state` refuses it if anything has changed.
 
     Args:
         path: The file.
@@ -53,6 +52,24 @@ def save_state(
         ValueError: The gates are not the spec's; a distribution is not registered; a folder or a
             device stands at the path. Nothing is written then.
         OSError: The file cannot be written; an earlier one is as it was.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> path = f"{tempfile.mkdtemp()}/state.safetensors"
+        >>> l0.save_state(path, state, spec, {"lr": 0.1})
+        >>> l0.load_state(path, state, spec, {"lr": 0.1}).step
+        tensor(0)
     """
     _check_is_state(state, "save_state")
     check_whole("save_state", state=state)
@@ -102,6 +119,25 @@ def load_state(
             has another spec, other settings, other shapes or other dtypes, and the message names
             them.
         OSError: The file does not exist, or cannot be read.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> path = f"{tempfile.mkdtemp()}/state.safetensors"
+        >>> later, _ = step(state, torch.ones(4, 3))
+        >>> l0.save_state(path, later, spec)
+        >>> l0.load_state(path, state, spec).step
+        tensor(1)
     """
     check_whole("load_state", state=state)
     contents = read_tensors(path, _STATE)

@@ -40,7 +40,10 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
         ValueError: A number is outside its range.
 
     Example:
-        >>> weights, gates = clip_norm(1.0)({"w": torch.tensor([3.0])}, {"w": torch.tensor([4.0])})
+        >>> import torch
+        >>> import l0func as l0
+        >>> clip = l0.clip_norm(1.0)
+        >>> weights, gates = clip({"w": torch.tensor([3.0])}, {"w": torch.tensor([4.0])})
         >>> weights
         {'w': tensor([0.6000])}
     """

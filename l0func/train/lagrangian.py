@@ -35,6 +35,14 @@ class LagrangianState(NamedTuple):
     """The state that a controller carries from step to step.
 
     All fields are tensors, so the state is mapped, saved and resumed like parameters.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> spec = l0.gate_spec({"w": torch.zeros(8)})
+        >>> state = l0.lagrangian(spec, 0.25).init({"w": torch.zeros(8)})
+        >>> state.target
+        tensor([0.2500])
     """
 
     step: Tensor
@@ -55,6 +63,16 @@ class Lagrangian(NamedTuple):
 
     In a loop of your own call ``penalty`` in the loss, then ``hold`` on the gates after the
     optimizer's step, then ``update``. :func:`l0func.training` does all three.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> spec = l0.gate_spec({"w": torch.zeros(8)})
+        >>> control = l0.lagrangian(spec, 0.25, lr=0.1)
+        >>> gates = {"w": torch.zeros(8)}
+        >>> state = control.update(control.init(gates), gates)
+        >>> control.penalty(state, gates) > 0  # all gates are open, so it has a price
+        tensor(True)
     """
 
     init: Callable[[Tree], LagrangianState]
@@ -154,6 +172,7 @@ def lagrangian(
             never closes a gate; or a rate is negative or not finite.
 
     Example:
+        >>> import torch
         >>> import l0func as l0
         >>> spec = l0.gate_spec({"w": torch.zeros(8)})
         >>> control = l0.lagrangian(spec, 0.25)

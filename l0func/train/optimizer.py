@@ -25,7 +25,17 @@ _PROBE_SHAPE = (2, 3)
 
 
 class Optimizer(NamedTuple):
-    """An optimizer as pure functions; :func:`optimizer` makes it."""
+    """An optimizer as pure functions; :func:`optimizer` makes it.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> adam = l0.optimizer(torch.optim.Adam, lr=0.1)
+        >>> w = {"w": torch.ones(2)}
+        >>> moments = adam.init(w)
+        >>> adam.update({"w": torch.ones(2)}, moments, w, torch.tensor(0))[0]
+        {'w': tensor([0.9000, 0.9000])}
+    """
 
     init: Callable[[Tree], Moments]
     """``init(leaves)``: the moments before the first step."""
@@ -70,7 +80,9 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         ValueError: A setting is outside its range.
 
     Example:
-        >>> sgd = optimizer(torch.optim.SGD, lr=0.5)
+        >>> import torch
+        >>> import l0func as l0
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.5)
         >>> w = {"w": torch.ones(2)}
         >>> sgd.update({"w": torch.ones(2)}, sgd.init(w), w, torch.tensor(0))[0]
         {'w': tensor([0.5000, 0.5000])}

@@ -48,6 +48,24 @@ def save_shards(
         ValueError: The gates are not the spec's; the folder has a checkpoint; or this torch has no
             public ``torch.distributed.tensor``.
         OSError: A process could not write its part; all processes raise it.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> folder = f"{tempfile.mkdtemp()}/step_0"
+        >>> l0.save_shards(folder, state, spec)  # alone, without a process group
+        >>> l0.load_shards(folder, state, spec).step
+        tensor(0)
     """
     path = _path_of(folder)
     with together("save_shards", "folder", str(path)):
@@ -83,6 +101,25 @@ def load_shards(
         ValueError: The folder has no whole checkpoint, or a file of it is missing or changed; or
             the checkpoint has another spec, other settings, other shapes or other dtypes, and the
             message names them.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> import tempfile
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> folder = f"{tempfile.mkdtemp()}/step_1"
+        >>> later, _ = step(state, torch.ones(4, 3))
+        >>> l0.save_shards(folder, later, spec)
+        >>> l0.load_shards(folder, state, spec).step
+        tensor(1)
     """
     path = _path_of(folder)
     with together("load_shards", "folder", str(path)):

@@ -37,6 +37,13 @@ def stack(states: Sequence[Tree]) -> Tree:
     Raises:
         ValueError: There are no members; their names, shapes or dtypes differ; or training states
             are at different steps.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.stack([{"w": torch.zeros(2)}, {"w": torch.ones(2)}])["w"]
+        tensor([[0., 0.],
+                [1., 1.]])
     """
     if not states:
         raise ValueError("A stack has at least one member; got none.")
@@ -95,6 +102,12 @@ def unstack(states: Tree) -> list[Tree]:
 
     Raises:
         ValueError: The tensors have different member counts.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> l0.unstack({"w": torch.tensor([[0.0, 0.0], [1.0, 1.0]])})[1]
+        {'w': tensor([1., 1.])}
     """
     check_whole("unstack", states=states)
     stacked = _stacked(states)
@@ -117,6 +130,13 @@ def diverged(states: Tree) -> list[int]:
 
     Returns:
         Their indices in the stack.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> states = l0.stack([{"w": torch.ones(2)}, {"w": torch.tensor([torch.nan, 1.0])}])
+        >>> l0.diverged(states)
+        [1]
     """
     check_whole("diverged", states=states)
     stacked = _stacked(states)

@@ -16,6 +16,24 @@ class TrainState(NamedTuple):
     """A training state, or many as a stack.
 
     All leaves are tensors, so one function each stacks, saves and loads whole states.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> state, _ = step(state, torch.ones(4, 3))
+        >>> state.step
+        tensor(1)
+        >>> sorted(state.params), sorted(state.gates)
+        (['bias', 'weight'], ['bias', 'weight'])
     """
 
     step: Tensor

@@ -39,7 +39,24 @@ from l0func.train.trainable import Patterns, Trainable, moving, patterns_of
 
 
 class Training(NamedTuple):
-    """Training as two pure functions; :func:`training` makes them."""
+    """Training as two pure functions; :func:`training` makes them.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> state, value = step(state, torch.ones(4, 3))
+        >>> value.shape, state.step
+        (torch.Size([]), tensor(1))
+    """
 
     init: Callable[[Tensor, Tree, Tree, Tree], TrainState]
     """``init(key, params, gates, buffers)``: the state to start from."""
@@ -132,6 +149,22 @@ def training(
             sweep; a pattern of ``trainable`` matches no parameter; in a step, the state is another
             training's, or the loss returned other buffers than it was given, or a frozen
             parameter would move.
+
+    Example:
+        >>> import torch
+        >>> import l0func as l0
+        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
+        >>> spec = l0.gate_spec(params)
+        >>> gates = l0.init_gates(l0.random.key(0), spec)
+        >>> apply = l0.gated(fn, spec)
+        >>> def loss(params, gates, buffers, key, x):
+        ...     return apply(params, gates, buffers, key, x).square().mean()
+        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
+        >>> init, step = l0.training(loss, sgd, sgd)
+        >>> state = init(l0.random.key(1), params, gates, buffers)
+        >>> state, value = step(state, torch.ones(4, 3))
+        >>> state.step
+        tensor(1)
     """
     weights = renamed("weights_optimizer", weights_optimizer, "params", params)
     locations = renamed("gates_optimizer", gates_optimizer, "gates", gates)
