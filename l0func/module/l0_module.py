@@ -61,8 +61,7 @@ class L0Module(PlacedGates):
         temperature: β of the hard concrete distribution.
         limit_a: Its lower stretch limit γ, below 0.
         limit_b: Its upper stretch limit ζ, above 1.
-        epsilon: Without effect, kept for old code: draws are from the open interval (0, 1) and
-            need no margin.
+        epsilon: Without effect, kept for old code: draws from (0, 1) need no margin.
         rules: The gates by parameter, as for :func:`l0func.gate_spec`; ``{"pattern": None}``
             excludes.
         groups: Gates over slices of several parameters, as for :func:`l0func.gate_spec`.
@@ -250,8 +249,8 @@ class L0Module(PlacedGates):
 
     def summary(self, *, density: Density | None = None) -> Summary:
         """The table of :func:`l0func.summary` under this module's estimator, or at a density."""
-        params = self.weights()
-        network = (params, gates_beside(params, self.gates(), self.spec), self.spec)
+        gates = gates_beside(self.weights(), self.gates(), self.spec)
+        network = (self.weights(), gates, self.spec)
         return summary(*network, self._fixed_by(density), density=density)
 
     def compacted(
@@ -268,8 +267,7 @@ class L0Module(PlacedGates):
         has it: call ``eval()`` here or on the result before you use it.
 
         Args:
-            example_inputs: A tensor, a tuple of inputs, or a dict of keyword inputs. With
-                examples, units that single gates left idle go too.
+            example_inputs: As for :func:`l0func.compact`: units left idle go too.
             empty: The treatment of a group without open units, as for :func:`l0func.compact`.
             density: The share of entries that stays, as for :func:`l0func.prune`.
 

@@ -47,11 +47,11 @@ def bags_of_one_size(
             "sparse gradients or gradients scaled by frequency; got indices of shape "
             f"{tuple(input.shape)} in a row."
         )
-    _check(input, weight, mode, per_sample_weights, padding_idx)
+    _check_bags(input, weight, mode, per_sample_weights, padding_idx)
     return embedding_bag(input, weight, mode, per_sample_weights, padding_idx)
 
 
-def _check(
+def _check_bags(
     input: Tensor,
     weight: Tensor,
     mode: str,
@@ -97,7 +97,7 @@ def embedding_bag(
     """
     padding = None if padding_idx is None else padding_idx % weight.shape[0]
     vectors = F.embedding(input, weight, padding)
-    counted = _counted(input, padding)
+    counted = _counted_in_bags(input, padding)
     if mode == "max":
         largest = torch.where(counted, vectors, float("-inf")).amax(dim=-2)
         return torch.where(counted.any(dim=-2), largest, 0.0)
@@ -109,7 +109,7 @@ def embedding_bag(
     return total / counted.sum(dim=-2).clamp(min=1)
 
 
-def _counted(input: Tensor, padding: int | None) -> Tensor:
+def _counted_in_bags(input: Tensor, padding: int | None) -> Tensor:
     """Whether each index counts: bool, shape ``(N, bag, 1)``."""
     if padding is None:
         return torch.ones_like(input, dtype=torch.bool).unsqueeze(-1)
