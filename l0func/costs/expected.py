@@ -14,7 +14,7 @@ from l0func.gates.masks import mean_masks
 from l0func.internal import names
 from l0func.internal.kinds import squares
 from l0func.internal.scalars import check_cost
-from l0func.internal.sharding import is_sharded
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import product_with, whole_of
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec, ParameterPlan
@@ -292,6 +292,6 @@ def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Term:
             f"lam is a number or broadcasts to its parameter; got {tuple(lam.shape)} for "
             f"{p.path!r} of shape {p.shape}."
         ) from None
-    if is_sharded(prices):
+    if is_dtensor(prices):
         return Term(product_with(prices, opens, p.path, gathers=not p.multiplied))
     return weighted_term(opens, prices)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.shard_sums import OwnSum, added, own_sum
-from l0func.internal.sharding import as_index, is_sharded, layout_of, owned_along
+from l0func.internal.sharding import as_index, is_dtensor, layout_of, owned_along
 from l0func.internal.shards import part, wrapped
 from l0func.spec.plan import ParameterPlan
 
@@ -32,7 +32,7 @@ def weighted_term(values: Tensor, weights: Tensor) -> Term:
     single = [dim for dim, size in enumerate(values.shape) if size == 1]
     if single:
         weights = weights.sum(single, keepdim=True)
-    if not is_sharded(values):
+    if not is_dtensor(values):
         return Term(values * weights)
     layout, own = layout_of(values), weights
     for dim, size in enumerate(values.shape):

@@ -22,7 +22,7 @@ from l0func.distributions.sharded import sharded_draws, sharded_quantile
 from l0func.distributions.smooth import smooth
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import compiling
-from l0func.internal.sharding import is_sharded
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import on_shards
 from l0func.internal.untyped import untyped
 from l0func.kernels.formula import Formula
@@ -195,7 +195,7 @@ class GateDistribution(Derived, ABC):
             Gates in [0, 1], shape ``(*batch, *gates)``.
         """
         random.check_key(keys)
-        if is_sharded(log_alpha):
+        if is_dtensor(log_alpha):
             return sharded_draws(self, keys, log_alpha, first)
         rank = log_alpha.dim()
 
@@ -223,7 +223,7 @@ class GateDistribution(Derived, ABC):
             Gates in [0, 1]; their derivative with respect to ``log_alpha`` is 0 where they are
             exactly 0 or 1. (A ``BernoulliGate`` has the derivative of its expectation instead.)
         """
-        if is_sharded(log_alpha):
+        if is_dtensor(log_alpha):
             return sharded_quantile(self, u, log_alpha)
 
         def draw(la: Tensor) -> Tensor:
@@ -335,7 +335,7 @@ class GateDistribution(Derived, ABC):
         Returns:
             Means in [0, 1] and variances in [0, 1/4], each of shape ``(*gates)``.
         """
-        if is_sharded(log_alpha):
+        if is_dtensor(log_alpha):
             return on_shards(self.mean_and_variance, log_alpha)
         wide = widened(log_alpha)
         if compiling():

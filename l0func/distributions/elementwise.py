@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.forward_mode import in_dual_level
-from l0func.internal.sharding import is_sharded
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import on_shards
 from l0func.kernels.vocabulary import clip
 
@@ -64,7 +64,7 @@ def _by_reverse_mode(f: Callable[[Tensor], Any], la: Tensor) -> Any:
 
 def in_float(log_alpha: Tensor, evaluate: Callable[[Tensor], Tensor]) -> Tensor:
     """``evaluate`` in at least float32, with its result in the locations' dtype."""
-    if is_sharded(log_alpha):
+    if is_dtensor(log_alpha):
         return on_shards(lambda la: in_float(la, evaluate), log_alpha)
     return evaluate(widened(log_alpha)).to(log_alpha.dtype)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from l0func.internal.sharding import is_sharded, layout_of, owned_by
+from l0func.internal.sharding import is_dtensor, layout_of, owned_by
 from l0func.internal.shards import part, wrapped
 from l0func.kernels.owned_draws import first_of_run, owned_uniforms
 
@@ -40,7 +40,7 @@ def sharded_draws(distribution: Any, key: Tensor, log_alpha: Tensor, first: int)
 def sharded_quantile(distribution: Any, u: Tensor, log_alpha: Tensor) -> Tensor:
     """The draws of a DTensor's gates at probabilities: a DTensor of its layout, or one number."""
     layout = layout_of(log_alpha)
-    if is_sharded(u):
+    if is_dtensor(u):
         if layout_of(u) != layout or u.shape != log_alpha.shape:
             raise ValueError(
                 f"The probabilities are a DTensor, {layout_of(u)}, and the gates are {layout}. "

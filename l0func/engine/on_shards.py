@@ -16,10 +16,10 @@ from l0func.engine.own_parameter import PartPlace
 from l0func.engine.own_stand_ins import Own, OwnStandIns, Parts, Use
 from l0func.gates.checks import check_device, check_gates, check_params, check_single_key
 from l0func.internal import tree
-from l0func.internal.sharding import is_sharded, layout_of, owned_by
+from l0func.internal.sharding import is_dtensor, layout_of, owned_by
 from l0func.internal.shards import part, unequal
 from l0func.internal.tree import Tree
-from l0func.internal.whole import check_whole, is_dtensor
+from l0func.internal.whole import check_whole
 from l0func.pure.functional import PureModule
 from l0func.spec.parts import Binding
 from l0func.spec.sharded_spread import Factor, check_holds
@@ -116,7 +116,7 @@ class GatedOnShards(Gated):
         parts = Parts({}, {}, {}, {})
         for path, t in tensors.items():
             parts.own[path] = _indices_of(path, t)
-            if is_sharded(t) and not layout_of(t, path).is_whole:
+            if is_dtensor(t) and not layout_of(t, path).is_whole:
                 place = PartPlace(parts.own[path], tuple(t.shape), layout_of(t, path))
                 parts.places[path] = place
         for name, t in named.items():
@@ -145,13 +145,13 @@ class GatedOnShards(Gated):
 
 
 def _indices_of(name: str, tensor: Tensor) -> Own:
-    if is_sharded(tensor):
+    if is_dtensor(tensor):
         return tuple(owned_by(tensor, name))
     return tuple([range(size) for size in tensor.shape])
 
 
 def _part(tensor: Tensor, summed: tuple[int, ...] = ()) -> Tensor:
-    return part(tensor, summed) if is_sharded(tensor) else tensor
+    return part(tensor, summed) if is_dtensor(tensor) else tensor
 
 
 def _use(path: str, binding: Binding, param: Tensor, log_alpha: Tensor) -> Use:
@@ -162,8 +162,8 @@ def _use(path: str, binding: Binding, param: Tensor, log_alpha: Tensor) -> Use:
     """
     check_device(path, param, log_alpha)
     gate = binding.gate
-    if not is_sharded(log_alpha):
-        if is_sharded(param):
+    if not is_dtensor(log_alpha):
+        if is_dtensor(param):
             raise ValueError(
                 f"{path!r} is a DTensor, {layout_of(param, path)}, and its gates {gate!r} are a "
                 "plain tensor. Lay the gates out like the parameters: gates = "
@@ -171,7 +171,7 @@ def _use(path: str, binding: Binding, param: Tensor, log_alpha: Tensor) -> Use:
             )
         return Use(gate, ())
     own = layout_of(log_alpha, gate)
-    if not is_sharded(param):
+    if not is_dtensor(param):
         if own.is_whole:
             return Use(gate, ())
         raise ValueError(

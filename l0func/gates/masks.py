@@ -22,7 +22,7 @@ from l0func.internal import names, tree
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.constants import whole_numbers
 from l0func.internal.kinds import real_dtype
-from l0func.internal.sharding import is_sharded
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import product_with
 from l0func.internal.tree import Tree
 from l0func.kernels.choice import kernel_in_use
@@ -89,7 +89,7 @@ def draw_gates(keys: Tensor, gates: Gates, wanted: Sequence[GateVector]) -> Gate
     """
     if not wanted:
         return {}
-    if kernel_in_use(keys.device) == "torch" and not any(map(is_sharded, gates.values())):
+    if kernel_in_use(keys.device) == "torch" and not any(map(is_dtensor, gates.values())):
         # One call to the generator: to trace or to start it costs more than to run it.
         locations = [gates[gate.name] for gate in wanted]
         z = below_vmap(partial(_drawn_together, wanted), keys, *locations)
@@ -204,7 +204,7 @@ def check_order(gates: Gates, reason: str) -> None:
         ValueError: A gate vector is a DTensor.
     """
     for name, log_alpha in gates.items():
-        if is_sharded(log_alpha):
+        if is_dtensor(log_alpha):
             raise ValueError(
                 f"{reason} {name!r} is a DTensor, of which each process holds a part. Gather the "
                 "gates first, l0func.gather(gates), or use the estimator 'louizos' or 'median'."

@@ -21,7 +21,7 @@ from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
-from l0func.internal.sharding import is_sharded, layout_of
+from l0func.internal.sharding import is_dtensor, layout_of
 from l0func.internal.shards import factor_beside, part, wrapped
 from l0func.internal.tree import Tree
 from l0func.spec.plan import GateSpec
@@ -89,11 +89,11 @@ def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[st
 
 def _masked_shard(path: str, weight: Tensor, mask: Tensor, multiplied: bool) -> Tensor:
     """:func:`_masked`, each process on its own part of a DTensor."""
-    if not (is_sharded(weight) or is_sharded(mask)):
+    if not (is_dtensor(weight) or is_dtensor(mask)):
         return _masked(weight, mask, multiplied)
     # Gates that only own entries lie as the parameters that they multiply.
     own_mask = factor_beside(weight, mask, path, gathers=not multiplied)
-    if not is_sharded(weight):
+    if not is_dtensor(weight):
         return _masked(weight, own_mask, multiplied)
     own = _masked(part(weight), own_mask, multiplied)
     return wrapped(own, layout_of(weight, path), weight.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import known_values
-from l0func.internal.sharding import is_sharded
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.untyped import loose
 
 _REAL = {
@@ -118,7 +118,7 @@ def has_finite_sum(tensor: Tensor, /) -> bool:
 
     It is one pass where a count takes three. False tells nothing.
     """
-    if is_sharded(tensor) or tensor.layout != torch.strided:
+    if is_dtensor(tensor) or tensor.layout != torch.strided:
         return False
     if tensor.dtype not in (torch.float32, torch.float64):
         return False

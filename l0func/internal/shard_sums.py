@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.constants import whole_numbers
-from l0func.internal.sharding import ShardLayout, is_sharded, layout_of, shard_dim
+from l0func.internal.sharding import ShardLayout, is_dtensor, layout_of, shard_dim
 from l0func.internal.shards import all_sum, part
 from l0func.internal.untyped import untyped
 
@@ -32,7 +32,7 @@ class OwnSum(NamedTuple):
 
 def own_sum(values: Tensor, /) -> OwnSum:
     """This process's term of a sum over all entries; nothing is sent."""
-    if not is_sharded(values):
+    if not is_dtensor(values):
         value = _plain_sum(values)
         return OwnSum(value, value.dtype, None)
     assert not values.is_complex(), "a sum of DTensors is one of real numbers"
@@ -110,7 +110,7 @@ def full_norms(tensors: Iterable[Tensor], order: float, /) -> list[Tensor]:
 
 
 def _own_norm(tensor: Tensor, order: float, is_largest: bool) -> OwnSum:
-    if not is_sharded(tensor):
+    if not is_dtensor(tensor):
         norm = untyped.linalg.vector_norm(tensor, order)
         return OwnSum(norm, norm.dtype, None)
     local = part(tensor)
@@ -129,7 +129,7 @@ def full_min(tensors: Iterable[Tensor], /) -> Tensor:
     lowest: dict[Any, Tensor] = {}
     layouts: dict[Any, list[ShardLayout]] = {}
     for t in tensors:
-        if not is_sharded(t):
+        if not is_dtensor(t):
             plain.append(t.detach().amin())
             continue
         layout, local = layout_of(t), part(t.detach())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from l0func.internal.torch_version import check_torch
 from l0func.internal.untyped import loose
 
 Owned: TypeAlias = range | Tensor
@@ -42,30 +43,26 @@ class ShardLayout(NamedTuple):
         return all(shard_dim(placement) is None for placement in self.placements)
 
 
-def is_sharded(tensor: object, /) -> bool:
+def are_dtensors_possible() -> bool:
+    """Whether a program has imported torch's DTensors, so that there may be some."""
+    return _PUBLIC in sys.modules or _PRIVATE in sys.modules
+
+
+def is_dtensor(tensor: object, /) -> bool:
     """Whether a tensor is a DTensor; also if every process holds the whole of it.
 
     Raises:
-        RuntimeError: It is one, and this torch has no public ``torch.distributed.tensor``.
+        ValueError: It is one, and this torch has no public ``torch.distributed.tensor``.
     """
     kind = type(tensor)
     if kind is Tensor or kind is Parameter:
         return False
-    module = sys.modules.get(_PUBLIC)
-    if module is not None:
-        return isinstance(tensor, module.DTensor)
-    _refuse_old(tensor)
+    public, private = sys.modules.get(_PUBLIC), sys.modules.get(_PRIVATE)
+    if public is not None:
+        return isinstance(tensor, public.DTensor)
+    if private is not None and isinstance(tensor, private.DTensor):
+        check_torch()
     return False
-
-
-def _refuse_old(tensor: object) -> None:
-    module = sys.modules.get(_PRIVATE)
-    if module is not None and isinstance(tensor, module.DTensor):
-        raise RuntimeError(
-            f"l0func reads DTensors by the public torch.distributed.tensor, of torch 2.5 and "
-            f"later; this is torch {torch.__version__}. Update torch, or pass whole tensors, as "
-            "from DTensor.full_tensor()."
-        )
 
 
 def layout_of(tensor: Tensor, /, name: str = "") -> ShardLayout:
@@ -108,7 +105,7 @@ def check_entries(tensors: Mapping[str, Tensor], /) -> None:
         ValueError: :func:`layout_of` refuses one.
     """
     for name, t in tensors.items():
-        if is_sharded(t):
+        if is_dtensor(t):
             layout_of(t, name)
 
 

@@ -20,7 +20,7 @@ from l0func.internal.sharding import (
     Owned,
     ShardLayout,
     as_index,
-    is_sharded,
+    is_dtensor,
     layout_of,
     owned_at,
     owned_by,
@@ -74,7 +74,7 @@ class _Part(Function):
 
 def _local_grad(grad: Any) -> Tensor:
     """A gradient as a plain tensor: beside a DTensor loss it arrives as a DTensor."""
-    return grad.full_tensor() if is_sharded(grad) else grad
+    return grad.full_tensor() if is_dtensor(grad) else grad
 
 
 def on_shards(function: Callable[[Tensor], Any], tensor: Tensor, /) -> Any:
@@ -121,14 +121,14 @@ class _AllSum(Function):
 
 def whole_of(tensor: Tensor, /) -> Tensor:
     """A DTensor gathered, differentiable; a plain tensor as it is."""
-    return loose(tensor).full_tensor() if is_sharded(tensor) else tensor
+    return loose(tensor).full_tensor() if is_dtensor(tensor) else tensor
 
 
 def laid_as(tensor: Tensor, like: Tensor, /) -> Tensor:
     """A tensor in another one's layout: a gradient beside its leaf."""
-    if not is_sharded(tensor):
+    if not is_dtensor(tensor):
         return tensor
-    if not is_sharded(like):
+    if not is_dtensor(like):
         return loose(tensor).full_tensor()
     layout = layout_of(like)
     if loose(tensor).placements == layout.placements:
@@ -148,9 +148,9 @@ def product_with(tensor: Tensor, factor: Tensor, name: str, /, *, gathers: bool 
     Raises:
         ValueError: The layouts do not match.
     """
-    if not (is_sharded(tensor) or is_sharded(factor)):
+    if not (is_dtensor(tensor) or is_dtensor(factor)):
         return tensor * factor
-    if not is_sharded(tensor):
+    if not is_dtensor(tensor):
         return tensor * factor_beside(tensor, factor, name)
     layout = layout_of(tensor, name)
     own = part(tensor) * factor_beside(tensor, factor, name, gathers=gathers)
@@ -171,10 +171,10 @@ def factor_beside(
     Raises:
         ValueError: The layouts do not match.
     """
-    if not is_sharded(tensor):
-        return _whole_of_shards(factor, name) if is_sharded(factor) else factor
+    if not is_dtensor(tensor):
+        return _whole_of_shards(factor, name) if is_dtensor(factor) else factor
     layout = layout_of(tensor, name)
-    if not is_sharded(factor):
+    if not is_dtensor(factor):
         raise ValueError(
             f"{name!r} is a DTensor, {layout}, and its gates or its mask are a plain tensor. Lay "
             "the gates out like the parameters: gates = l0func.place_gates(spec, params, gates)."

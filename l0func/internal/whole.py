@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from l0func.internal import tree
-
-# The second is the same module under the name that older torch has for it.
-_HOMES = ("torch.distributed.tensor", "torch.distributed._tensor")
-
-
-def dtensor_kinds() -> tuple[type, ...]:
-    """The class of DTensors, if torch's module for them was imported: else there are none."""
-    homes = [sys.modules[name] for name in _HOMES if name in sys.modules]
-    found = [getattr(home, "DTensor", None) for home in homes]
-    return tuple([kind for kind in found if isinstance(kind, type)])
-
-
-def is_dtensor(value: Any, /) -> bool:
-    """Whether a value is a DTensor, of which this process holds a part."""
-    return isinstance(value, dtensor_kinds())
+from l0func.internal.sharding import are_dtensors_possible, is_dtensor
 
 
 def check_whole(caller: str, way: str = "", /, **trees: Any) -> None:
@@ -37,12 +22,11 @@ def check_whole(caller: str, way: str = "", /, **trees: Any) -> None:
     Raises:
         ValueError: A leaf is a DTensor; the message names it and :func:`l0func.gather`.
     """
-    kinds = dtensor_kinds()
-    if not kinds:
+    if not are_dtensors_possible():
         return
     for label, value in trees.items():
         for path, leaf in _tensors(value):
-            if isinstance(leaf, kinds):
+            if is_dtensor(leaf):
                 where = _path_text(label, path)
                 raise ValueError(
                     f"{caller} needs whole tensors, and {where} is a DTensor: this process holds "

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from l0func.gates.checks import Gates
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import loose
-from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec
 
 

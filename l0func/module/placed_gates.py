@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from l0func.internal.whole import is_dtensor
+from l0func.internal.sharding import is_dtensor
 from l0func.module import checkpoint
 from l0func.module.shards import fsdp_paths
 from l0func.module.wrapper import Wrapper

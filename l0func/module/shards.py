@@ -21,11 +21,10 @@ from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import tree
 from l0func.internal.context import compiling
 from l0func.internal.kinds import real_dtype
-from l0func.internal.sharding import layout_of, shard_dim
+from l0func.internal.sharding import is_dtensor, layout_of, shard_dim
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import loose
-from l0func.internal.whole import is_dtensor
 
 
 class Late(NamedTuple):

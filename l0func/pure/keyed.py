@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from l0func import random
 from l0func.internal.context import compiling
 from l0func.internal.interception import Interception, function_name
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.source_line import calling_line
 from l0func.internal.untyped import TENSOR, untyped
-from l0func.internal.whole import is_dtensor, shown_layout
+from l0func.internal.whole import shown_layout
 from l0func.pure.autocast import as_autocast
 from l0func.pure.custom_call import custom_function_call, run_custom
 from l0func.pure.dropped_buffers import WATCH_HANDLERS

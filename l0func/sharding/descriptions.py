@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from l0func.internal import tree
-from l0func.internal.sharding import ShardLayout
+from l0func.internal.sharding import ShardLayout, is_dtensor
 from l0func.internal.tree import LEAVES
 from l0func.internal.untyped import loose
-from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec, plain_number
 
 _SHORT = 200

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from l0func.internal import tree
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.torch_version import check_torch
 from l0func.internal.tree import LEAVES, Tree
 from l0func.internal.untyped import loose
-from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from l0func.gates.checks import Gates, check_device, check_gates, check_params
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import loose
-from l0func.internal.whole import is_dtensor, shown_layout
+from l0func.internal.whole import shown_layout
 from l0func.sharding.layouts import common_layout, layout_of_gates
 from l0func.spec.plan import GateSpec, GateVector
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l0func.distributions import GateDistribution
 from l0func.internal.names import stream
-from l0func.internal.sharding import is_sharded
+from l0func.internal.sharding import is_dtensor
 from l0func.spec.rules import Rule, Shape
 from l0func.spec.sharded_spread import Factor, spread_shards
 
@@ -97,7 +97,7 @@ class ParameterPlan:
             gates.
         """
         counted = self._counted(owned)
-        if any(is_sharded(values[binding.gate]) for binding in counted):
+        if any(is_dtensor(values[binding.gate]) for binding in counted):
             return self._spread_shards(counted, values, owners)
         product: Tensor | None = None
         seen: dict[str, list[Rule]] = {}

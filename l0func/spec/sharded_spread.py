@@ -12,7 +12,7 @@ from l0func.internal.sharding import (
     Owned,
     ShardLayout,
     as_index,
-    is_sharded,
+    is_dtensor,
     layout_of,
     owned_along,
     owned_at,
@@ -95,7 +95,7 @@ def check_holds(path: str, factor: Factor, layout: ShardLayout, shape: Shape) ->
 def _mesh_of(path: str, factors: Sequence[Factor]) -> Any:
     mesh, first = None, ""
     for factor in factors:
-        if not is_sharded(factor.values):
+        if not is_dtensor(factor.values):
             raise ValueError(
                 f"The gates {factor.gate!r} on {path!r} are a plain tensor, and others on it are "
                 "DTensors. Lay all out: gates = l0func.place_gates(spec, params, gates)."

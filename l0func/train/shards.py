@@ -12,9 +12,8 @@ from torch import Tensor
 from l0func.files.places import PathLike, shown_path
 from l0func.internal import tree
 from l0func.internal.groups import together
-from l0func.internal.sharding import check_entries
+from l0func.internal.sharding import check_entries, is_dtensor
 from l0func.internal.untyped import listed
-from l0func.internal.whole import is_dtensor
 from l0func.spec.plan import GateSpec
 from l0func.train.checkpoint import metadata_of, state_from
 from l0func.train.shard_files import is_complete, read_parts, saved_shapes, write_parts

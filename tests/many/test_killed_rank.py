@@ -52,12 +52,12 @@ def _loss(params: Any, gates: Any, buffers: Any, key: Any, x: Any, y: Any) -> to
     return F.cross_entropy(whole, y)
 
 
-def _start(is_sharded: bool) -> tuple[l0.Training, l0.TrainState, tuple[torch.Tensor, ...]]:
+def _start(is_dtensor: bool) -> tuple[l0.Training, l0.TrainState, tuple[torch.Tensor, ...]]:
     """The training, its first state, and this process's batch."""
     adam = l0.optimizer(torch.optim.Adam, lr=0.05)
     gates = l0.init_gates(l0.random.key(0), SPEC)
     key = l0.random.key(1)
-    if not is_sharded:
+    if not is_dtensor:
         training = l0.training(_loss, adam, adam, penalty=_penalty, reduce=l0.all_reduce_mean)
         rows = slice(distributed.get_rank(), None, SIZE)
         return training, training.init(key, PARAMS, gates, BUFFERS), (X[rows], Y[rows])
@@ -79,9 +79,9 @@ def _last(folder: Path, state: l0.TrainState) -> tuple[l0.TrainState, list[str]]
     return state, refusals
 
 
-def _train(folder: Path, is_sharded: bool, die: Callable[[str], None]) -> Any:
+def _train(folder: Path, is_dtensor: bool, die: Callable[[str], None]) -> Any:
     """The first step of this launch, what was refused, and the bytes of the last state."""
-    training, first, batch = _start(is_sharded)
+    training, first, batch = _start(is_dtensor)
     state, refusals = _last(folder, first)
     begun = int(state.step)
     for step in range(begun + 1, STEPS + 1):
@@ -148,13 +148,13 @@ def _live(pipe: Connection, rank: int, meeting: Path, death: str, *run: Any) -> 
         pipe.send((False, f"{type(error).__name__}: {error}"))
 
 
-def _launch(folder: Path, is_sharded: bool, death: str = "") -> list[Any]:
+def _launch(folder: Path, is_dtensor: bool, death: str = "") -> list[Any]:
     """What each process answers, by rank; None for one that died."""
     meeting = folder.parent / f"meeting {time.monotonic_ns()}"
     pipes, children = [], []
     for rank in range(SIZE):
         ours, theirs = FORK.Pipe(duplex=False)
-        run = (theirs, rank, meeting, death, folder, is_sharded)
+        run = (theirs, rank, meeting, death, folder, is_dtensor)
         child = FORK.Process(target=_live, args=run, daemon=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -186,8 +186,8 @@ def uninterrupted(tmp_path_factory) -> Callable[[bool], list[Any]]:
     """The ends of a run that nothing disturbs, with sharded tensors or without."""
 
     @cache
-    def run(is_sharded: bool) -> list[Any]:
-        return _launch(tmp_path_factory.mktemp("run") / "whole", is_sharded)
+    def run(is_dtensor: bool) -> list[Any]:
+        return _launch(tmp_path_factory.mktemp("run") / "whole", is_dtensor)
 
     return run
 
@@ -195,12 +195,12 @@ def uninterrupted(tmp_path_factory) -> Callable[[bool], list[Any]]:
 CASES = [(death, False) for death in DEATHS] + [("while its part is written", True)]
 
 
-@pytest.mark.parametrize(("death", "is_sharded"), CASES)
+@pytest.mark.parametrize(("death", "is_dtensor"), CASES)
 def test_the_others_end_with_an_error_and_a_relaunch_has_the_bits_of_one_run(
-    death, is_sharded, uninterrupted, tmp_path
+    death, is_dtensor, uninterrupted, tmp_path
 ):
     folder = tmp_path / "run"
-    answers = _launch(folder, is_sharded, death)
+    answers = _launch(folder, is_dtensor, death)
     doomed = DEATHS[death][0]
     for rank, answer in enumerate(answers):
         if rank == doomed:
@@ -208,8 +208,8 @@ def test_the_others_end_with_an_error_and_a_relaunch_has_the_bits_of_one_run(
         else:
             assert answer[0] is False, answer
             assert "Error" in answer[1]
-    again = _launch(folder, is_sharded)
-    for (is_well, own), (_, whole) in zip(again, uninterrupted(is_sharded), strict=True):
+    again = _launch(folder, is_dtensor)
+    for (is_well, own), (_, whole) in zip(again, uninterrupted(is_dtensor), strict=True):
         assert is_well, own
         begun, refusals, state = own
         assert begun == FATAL - 1

@@ -69,9 +69,9 @@ def _check_layout(mesh: Any, shape: tuple[int, ...], placements: Any, rule: Any)
         assert torch.equal(own, entries), case
     elif rule in (l0.axis(0), l0.axis(-1)):
         dim = rule.dim % 2
-        is_sharded = any(getattr(p, "dim", None) == dim for p in placements)
+        is_dtensor = any(getattr(p, "dim", None) == dim for p in placements)
         expected = entries.select(1 - dim, 0) if entries.shape[1 - dim] else own
-        assert torch.equal(own, expected if is_sharded else gates["w"]), case
+        assert torch.equal(own, expected if is_dtensor else gates["w"]), case
     else:
         assert all(p == Replicate() for p in placed["w"].placements), case
 
