@@ -251,8 +251,8 @@ def _folders(folder: str) -> dict[str, str]:
 FOLDERS = {
     "half": "has no whole checkpoint",
     "absent": "has no whole checkpoint",
-    "foreign": "cannot be read as a checkpoint",
-    "lost": r"cannot be read .*distcp",
+    "foreign": "has no whole checkpoint",
+    "lost": r"is damaged: .*distcp",
     "a file": "has no whole checkpoint",
     "spec": "is of another gate spec",
     "another shape": r"'params\.0\.bias' of shape \(6,\); this run's is \(5,\)",
