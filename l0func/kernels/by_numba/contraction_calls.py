@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -35,9 +35,6 @@ def contract(
         return contract_by(uniforms, contraction, outputs, keys, operands)
     if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)
-    if contraction.step:
-        # A tile masks gates in the order of the stream.
-        return contract_by(uniforms, contraction, outputs, keys, operands)
     p, q = prepared(formula, operands.log_alpha.flatten())
     a = p.new_empty(0) if operands.a is None else operands.a.flatten()
     fill = partial(_fill, contraction, formula, p, q, a)
@@ -53,14 +50,30 @@ def _fill(
     settings, keys = settings_of(formula, dtype), key_array(chunk.keys)
     masked = [array(chunk.masked.get(order, p.new_empty(0, 0))) for order in (0, 1)]
     sums = [array(chunk.sums.get(order, p.new_empty(0))) for order in (0, 1)]
-    shared = keys, contraction.first, array(p), array(q), settings, repeat
+    shared = array(p), array(q), settings, repeat
     factors = array(a), array(chunk.products)
     results = tuple(masked), tuple(sums)
     size = max(1, DRAW // repeat)
     step = size * max(1, min(gates // (size * TILES), DRAWS_IN_TILE))
 
     def run_tile(tile: int) -> None:
-        own = tile * step, min((tile + 1) * step, gates)
-        run(*shared, *factors, *results, own, *strip_room(size, repeat, 2, p))
+        room = strip_room(size, repeat, 2, p)
+        for first, *own in _pieces(contraction, tile * step, min((tile + 1) * step, gates)):
+            run(keys, first, *shared, *factors, *results, tuple(own), *room)
 
     run_tiles(run_tile, -(-gates // step), gates * keys.shape[0])
+
+
+def _pieces(contraction: Contraction, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The gates from ``start`` to ``stop`` in pieces that follow each other in the stream.
+
+    Each has the position of gate 0 as if the stream went on in front of it, its first gate, and
+    the one after its last.
+    """
+    first, line = contraction.first, contraction.gates[1]
+    if not contraction.step:
+        yield first, start, stop
+        return
+    for row in range(start // line, -(-stop // line)):
+        own = max(start, row * line), min(stop, (row + 1) * line)
+        yield first + row * (contraction.step - line), *own

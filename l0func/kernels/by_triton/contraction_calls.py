@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l0func.kernels import by_torch_contraction
 from l0func.kernels.by_chunks import Chunk, contracted_by_chunks
-from l0func.kernels.by_triton import launches, stream_calls
+from l0func.kernels.by_triton import launches
 from l0func.kernels.by_triton.launches import Lines, device_of, prepared
 from l0func.kernels.contraction import Contraction, Kind, Operands, Output, has_one_vector
 from l0func.kernels.formula import Formula
@@ -27,13 +27,34 @@ def contract(
     if has_one_vector(contraction, operands):
         return contract_vectors(contraction, formula, outputs, keys, operands)
     if contraction.step:
-        # These kernels draw in the order of the stream.
-        uniforms = stream_calls.uniforms
-        return by_torch_contraction.contract_by(uniforms, contraction, outputs, keys, operands)
+        return _vector_by_vector(contraction, formula, outputs, keys, operands)
     p, q = prepared(formula, log_alpha.flatten())
     a = p.new_empty(0) if operands.a is None else operands.a.flatten()
     fill = partial(fill_chunk, contraction, formula, p, q, a)
     return contracted_by_chunks(contraction, outputs, keys, operands, fill)
+
+
+def _vector_by_vector(
+    contraction: Contraction,
+    formula: Formula,
+    outputs: Sequence[Output],
+    keys: Tensor,
+    given: Operands,
+) -> list[Tensor]:
+    """Several vectors for each key, as if every one had a key of its own: the same bits.
+
+    The kernels for masked weights draw in the order of the stream, which a part of a weight is
+    not.
+    """
+    other = given.x if given.g is None else given.g
+    assert other is not None
+    batch, count = other.shape[:2]
+    x, g = [None if t is None else t.flatten(0, 1).unsqueeze(1) for t in (given.x, given.g)]
+    own = given._replace(x=x, g=g)
+    every = keys.repeat_interleave(count, dim=0)
+    found = contract_vectors(contraction, formula, outputs, every, own)
+    shaped = zip(outputs, found, strict=True)
+    return [t if kind == "a" else t.reshape(batch, count, t.shape[-1]) for (kind, _), t in shaped]
 
 
 def contract_vectors(
