@@ -55,8 +55,8 @@ def _expected(way: str, size: int) -> tuple[list[int], int, int]:
         # Rows of the first layer and its bias, columns of the second; its bias is whole.
         own = 64 * hidden + hidden + hidden * 10 + 10
         gates = 64 * hidden + hidden * 10
-        # The outputs for 100 rows, and two scalars of the penalty in float64.
-        return [4 * own, 4 * gates, 4 * (own + gates)], 4 * 100 * 10 + 2 * 8, 3
+        # The outputs for 100 rows, and two scalars of the penalty in float64, in one message.
+        return [4 * own, 4 * gates, 4 * (own + gates)], 4 * 100 * 10 + 2 * 8, 2
     rows = -(-10 // size)
     first, second = 64 * hidden + hidden, rows * 96 + rows
     gates = 64 * hidden + rows * 96
