@@ -34,7 +34,7 @@ SECTIONS = {
     "A module with gates": "L0Module",
     "A smaller network": "unit_groups UnitGroups compact refit resize_to",
     "Files": "save load to_sparse_csr",
-    "Many processes": "all_reduce_mean place_gates gather save_shards load_shards",
+    "Many processes": "all_reduce_mean place_gates gather check_agreement save_shards load_shards",
     "Distributions": (
         "GateDistribution HardConcrete BernoulliGate GaussianGate HardKuma CustomGate "
         "distributions.register distributions.from_dict distributions.DISTRIBUTIONS "

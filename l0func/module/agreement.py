@@ -39,7 +39,14 @@ def check_agreement(*, group: Any = None, **things: Any) -> None:
             group.
 
     Example:
-        >>> check_agreement(spec=spec, key=key, step=state.step)  # doctest: +SKIP
+        >>> import torch
+        >>> import l0func as l0
+        >>> from torch import distributed
+        >>> store = distributed.HashStore()
+        >>> distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> spec = l0.gate_spec({"w": torch.ones(3)})
+        >>> l0.check_agreement(spec=spec, key=l0.random.key(0))  # silent: all agree
+        >>> distributed.destroy_process_group()
     """
     check_member("check_agreement", group)
     parts: dict[str, Any] = {}
