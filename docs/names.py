@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -14,7 +15,6 @@ from typing import Any
 from sphinx.pycode import ModuleAnalyzer
 
 import l0func
-from l0func.internal import waiting
 
 SECTIONS = {
     "A module as a function": "make_functional init_params to_module",
@@ -130,16 +130,12 @@ def faults() -> Iterator[str]:
             yield f"l0func.{name} has no example (a line with >>>) in its docstring"
 
 
-def _ignored(text: str) -> None:
-    """Write nothing."""
-
-
 def failed_examples() -> Iterator[str]:
     """What doctest says about each public name whose example fails or writes to stderr."""
     finder = doctest.DocTestFinder(recurse=False)
-    # "This takes time" and "this compiles once" are for people, and no faults of an example. What
-    # torch says of itself is not ours to mend.
-    waiting._print = _ignored
+    # A line that says "this takes time" is for people, and no fault of an example. What torch says
+    # of itself is not ours to mend.
+    os.environ["L0FUNC_QUIET"] = "1"
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
     for name in sorted(public_names()):
         if is_data(name):

@@ -13,12 +13,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 BUILD = HERE / "_build"
 
-_STARTUP = """from l0func.internal import waiting
-
-# A line that says "this takes time" or "this compiles once" is for people, and no fault of a page.
-waiting._print = lambda text: None
-"""
-
 
 def cells_folder() -> Path:
     """The folder of executed cells, named by the library's sources and torch's version.
@@ -36,11 +30,9 @@ def prepare_cells() -> None:
 
     The cache is made here: processes that read pages in parallel would make it twice.
     """
-    profile = BUILD / "ipython"
-    startup = profile / "profile_default" / "startup"
-    startup.mkdir(parents=True, exist_ok=True)
-    (startup / "quiet.py").write_text(_STARTUP)
-    os.environ["IPYTHONDIR"] = str(profile)
+    os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
+    # A line that says "this takes time" is for people, and no fault of a page.
+    os.environ["L0FUNC_QUIET"] = "1"
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     get_cache(cells_folder()).list_cache_records()

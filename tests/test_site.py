@@ -68,7 +68,7 @@ def test_a_sound_page_builds(tmp_path):
         ("# A page\n\n[a link](#no-such-heading)\n", "no-such-heading"),
         ("# A page\n\n```{eval-rst}\n:func:`l0func.no_such_name`\n```\n", "no_such_name"),
         ("# A page\n\n![a picture](no_such_picture.png)\n", "no_such_picture"),
-        (CELL.format(code="raise RuntimeError('this cell does not run')"), "does not run"),
+        (CELL.format(code="raise RuntimeError('this cell does not run')"), "ExecutionError"),
         (CELL.format(code="import sys\nsys.stderr.write('a word')"), "stderr"),
         (CELL.format(code="import warnings\nwarnings.warn('careful')"), "stderr"),
     ],

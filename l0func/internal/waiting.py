@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ PATIENCE = 2.0
 @contextmanager
 def line_when_slow(text: str) -> Generator[None, None, None]:
     """A context that writes one line to stderr if it is still open after two seconds."""
-    timer = Timer(PATIENCE, _print, (text,))
+    timer = Timer(PATIENCE, say, (text,))
     timer.daemon = True
     timer.start()
     try:
@@ -27,8 +28,10 @@ def line_when_slow(text: str) -> Generator[None, None, None]:
 @lru_cache(maxsize=256)
 def line_once(text: str) -> None:
     """Write a line to stderr, once in a process."""
-    _print(text)
+    say(text)
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    """Write a line to stderr, unless the environment variable L0FUNC_QUIET is set."""
+    if not os.environ.get("L0FUNC_QUIET"):
+        print(text, file=sys.stderr, flush=True)

@@ -8,6 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Timer
 
+from l0func.internal.waiting import say
+
 PATIENCE = 2.0
 """Seconds."""
 
@@ -40,7 +42,7 @@ def compiling_takes(line: str) -> Generator[None]:
 def _tell(line: str) -> None:
     if not _progress.is_told and _someone_watches():
         _progress.is_told = True
-        print(line, file=sys.stderr, flush=True)
+        say(line)
 
 
 def _someone_watches() -> bool:
