@@ -24,11 +24,11 @@ PATIENCE_WITH_ROWS = 300.0
 """The seconds for which it waits where another with any key has."""
 
 _LONGEST_WAIT = 1800.0  # As torch's own collectives.
-_DONE_HERE: Counter[str] = Counter()
-"""The meetings that this process was at, and the notes that it has left."""
+_SEEN: Counter[str] = Counter()
+"""How many meetings this process was at, and how many notes of each kind it left or heeded."""
 
-_ROWS_ROAD = "l0func/rows"
 _MET = "l0func/met"
+_ANY_ROWS = "rows"
 
 
 def has_others() -> bool:
@@ -43,14 +43,15 @@ def note_rows(key: Tensor) -> None:
     Args:
         key: The key of its draws, shape ``(2,)``.
     """
-    store, road = _store(), _road(key)
+    store = _store()
     if store is None:
         return
     distributed: Any = torch.distributed
-    store.set(f"{road}/rank", str(distributed.get_rank()))
-    for name in (road, _ROWS_ROAD):
-        store.add(name, 1)
-        _DONE_HERE[name] += 1
+    for rows in (_rows_of(key), _ANY_ROWS):
+        note = _next_note(rows)
+        store.set(f"{note}/rank", str(distributed.get_rank()))
+        store.add(note, 1)
+        _SEEN[_since_last_meeting(rows)] += 1
 
 
 def meet(key: Tensor) -> None:
@@ -66,29 +67,26 @@ def meet(key: Tensor) -> None:
     if store is None:
         return
     distributed: Any = torch.distributed
-    size, meeting, start = (
-        distributed.get_world_size(),
-        f"{_MET}/{_DONE_HERE[_MET]}",
-        time.monotonic(),
-    )
+    size, meeting, start = distributed.get_world_size(), f"{_MET}/{_SEEN[_MET]}", time.monotonic()
     store.add(meeting, 1)
     while store.add(meeting, 0) < size:
         reason = _reason_to_leave(store, key, time.monotonic() - start)
         if reason and store.add(meeting, -1) < size - 1:
+            _heed_notes(store, key)
             raise ValueError(reason)
         if reason:
             # The last one has come in this moment.
             store.add(meeting, 1)
         time.sleep(0.01)
-    _DONE_HERE[_MET] += 1
+    _SEEN[_MET] += 1
 
 
 def _reason_to_leave(store: Any, key: Tensor, waited: float) -> str:
-    road = _road(key)
-    if waited > SOON and store.add(road, 0) > _DONE_HERE[road]:
-        other = store.get(f"{road}/rank").decode()
+    note = _next_note(_rows_of(key))
+    if waited > SOON and store.add(note, 0):
+        other = store.get(f"{note}/rank").decode()
         return _mixed_rows(f"Process {other} holds the same key and passes")
-    if waited > PATIENCE_WITH_ROWS and store.add(_ROWS_ROAD, 0) > _DONE_HERE[_ROWS_ROAD]:
+    if waited > PATIENCE_WITH_ROWS and store.add(_next_note(_ANY_ROWS), 0):
         return _mixed_rows("Another process passes")
     if waited > _LONGEST_WAIT:
         return (
@@ -99,6 +97,13 @@ def _reason_to_leave(store: Any, key: Tensor, waited: float) -> str:
     return ""
 
 
+def _heed_notes(store: Any, key: Tensor) -> None:
+    """A process that was refused for another's note is not refused for it again."""
+    for rows in (_rows_of(key), _ANY_ROWS):
+        if store.add(_next_note(rows), 0):
+            _SEEN[_since_last_meeting(rows)] += 1
+
+
 def _mixed_rows(start: str) -> str:
     return (
         f"{start} the numbers of its rows, net(x, rows=index), and this process passes none, so "
@@ -106,9 +111,23 @@ def _mixed_rows(start: str) -> str:
     )
 
 
-def _road(key: Tensor) -> str:
+def _rows_of(key: Tensor) -> str:
     first, second = listed(key)
-    return f"{_ROWS_ROAD}/{first}/{second}"
+    return f"rows/{first}/{second}"
+
+
+def _since_last_meeting(rows: str) -> str:
+    return f"{_MET}/{_SEEN[_MET]}/{rows}"
+
+
+def _next_note(rows: str) -> str:
+    """The name of the first note that this process has neither left nor heeded.
+
+    Another process that leaves it has taken the road of rows once more than this one, since both
+    were at the last meeting. Notes from before that meeting say nothing of the next.
+    """
+    road = _since_last_meeting(rows)
+    return f"{road}/{_SEEN[road]}"
 
 
 def _store() -> Any:
