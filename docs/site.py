@@ -33,6 +33,8 @@ def prepare_cells() -> None:
     os.environ["IPYTHONDIR"] = str(BUILD / "ipython")
     # A line that says "this takes time" is for people, and no fault of a page.
     os.environ["L0FUNC_QUIET"] = "1"
+    # Progress bars would like widgets, which no page shows.
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     get_cache(cells_folder()).list_cache_records()

@@ -24,7 +24,7 @@ PATIENCE_WITH_ROWS = 300.0
 """The seconds for which it waits where another with any key has."""
 
 _LONGEST_WAIT = 1800.0  # As torch's own collectives.
-_SEEN: Counter[str] = Counter()
+_PASSED: Counter[str] = Counter()
 """How many meetings this process was at, and how many notes of each kind it left or heeded."""
 
 _MET = "l0func/met"
@@ -51,7 +51,7 @@ def note_rows(key: Tensor) -> None:
         note = _next_note(rows)
         store.set(f"{note}/rank", str(distributed.get_rank()))
         store.add(note, 1)
-        _SEEN[_since_last_meeting(rows)] += 1
+        _PASSED[_since_last_meeting(rows)] += 1
 
 
 def meet(key: Tensor) -> None:
@@ -67,7 +67,8 @@ def meet(key: Tensor) -> None:
     if store is None:
         return
     distributed: Any = torch.distributed
-    size, meeting, start = distributed.get_world_size(), f"{_MET}/{_SEEN[_MET]}", time.monotonic()
+    size, start = distributed.get_world_size(), time.monotonic()
+    meeting = f"{_MET}/{_PASSED[_MET]}"
     store.add(meeting, 1)
     while store.add(meeting, 0) < size:
         reason = _reason_to_leave(store, key, time.monotonic() - start)
@@ -78,7 +79,7 @@ def meet(key: Tensor) -> None:
             # The last one has come in this moment.
             store.add(meeting, 1)
         time.sleep(0.01)
-    _SEEN[_MET] += 1
+    _PASSED[_MET] += 1
 
 
 def _reason_to_leave(store: Any, key: Tensor, waited: float) -> str:
@@ -101,7 +102,7 @@ def _heed_notes(store: Any, key: Tensor) -> None:
     """A process that was refused for another's note is not refused for it again."""
     for rows in (_rows_of(key), _ANY_ROWS):
         if store.add(_next_note(rows), 0):
-            _SEEN[_since_last_meeting(rows)] += 1
+            _PASSED[_since_last_meeting(rows)] += 1
 
 
 def _mixed_rows(start: str) -> str:
@@ -117,7 +118,7 @@ def _rows_of(key: Tensor) -> str:
 
 
 def _since_last_meeting(rows: str) -> str:
-    return f"{_MET}/{_SEEN[_MET]}/{rows}"
+    return f"{_MET}/{_PASSED[_MET]}/{rows}"
 
 
 def _next_note(rows: str) -> str:
@@ -127,7 +128,7 @@ def _next_note(rows: str) -> str:
     were at the last meeting. Notes from before that meeting say nothing of the next.
     """
     road = _since_last_meeting(rows)
-    return f"{road}/{_SEEN[road]}"
+    return f"{road}/{_PASSED[road]}"
 
 
 def _store() -> Any:
