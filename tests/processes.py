@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import multiprocessing
 import os
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,20 @@ from typing import Any
 import torch
 from torch import distributed
 
+import l0func as l0
+
 SECONDS = 60
 _FORK = multiprocessing.get_context("fork")
+_SHARED_MODULES = (
+    "numba",
+    "torch._dynamo",
+    "torch._dynamo.backends.debugging",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.debug",
+    "torch.distributed.tensor.parallel",
+)
+"""What checks import at their first use: a second for every process, if not before the fork."""
 _GROUPS: dict[int, Processes] = {}
 
 
@@ -36,6 +51,7 @@ class Processes:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        _prepare()
         meeting = Path(tempfile.mkdtemp()) / "meeting"
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -88,8 +104,22 @@ def processes(size: int) -> Processes:
     return _GROUPS[size]
 
 
+@cache
+def _prepare() -> None:
+    """Do once what every process would do for itself after the fork."""
+    for name in _SHARED_MODULES:
+        # Some need a newer torch, or an extra.
+        with suppress(ImportError):
+            importlib.import_module(name)
+    # The first kernel sets the compiler of kernels up.
+    spec = l0.gate_spec({"w": torch.ones(2, 2)})
+    l0.sample_masks(l0.random.key(0), l0.init_gates(l0.random.key(0), spec), spec)
+
+
 def _serve(pipe: Connection, rank: int, size: int, meeting: Path) -> None:
     torch.set_num_threads(1)
+    # Checks collect garbage; without this each time looks at all objects of all modules.
+    gc.freeze()
     # gloo asks for the host's name otherwise, which may not resolve.
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group(
