@@ -8,13 +8,14 @@ import importlib
 import multiprocessing
 import os
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,14 @@ from torch import distributed
 
 import l0func as l0
 
-SECONDS = 60
+SECONDS = 300
+"""A guard against checks that hang, and no measure: a loaded machine takes its time.
+
+A collective has half of it: processes that wait for another say so before they are given up.
+"""
+AFTER_A_FAILURE = 2
+"""The others may wait for a process that has failed: they are given up soon."""
+untyped_distributed: Any = distributed
 _FORK = multiprocessing.get_context("fork")
 _SHARED_MODULES = (
     "numba",
@@ -51,7 +59,7 @@ class Processes:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        _prepare()
+        prepare()
         meeting = Path(tempfile.mkdtemp()) / "meeting"
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -66,7 +74,7 @@ class Processes:
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def run(self, check: Callable[..., Any], *args: Any) -> list[Any]:
+    def run(self, check: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:
         """What a function at the top of a module returns in every process, by rank.
 
         Raises:
@@ -74,16 +82,32 @@ class Processes:
         """
         for pipe in self._pipes:
             pipe.send((check, args))
-        answers = [self._answer(rank) for rank in range(self.size)]
-        failures = [text for failed, text in answers if failed]
+        answers = self._answers(time.monotonic() + seconds)
+        silent = [rank for rank in range(self.size) if rank not in answers]
+        failures = [text for failed, text in answers.values() if failed]
+        reason = "when another had failed" if failures else f"within {seconds} seconds"
+        failures += [f"rank {rank} did not answer {reason}" for rank in silent]
         if failures:
             self.close()
             raise FailedRank("\n".join(failures))
-        return [value for _, value in answers]
+        return [answers[rank][1] for rank in range(self.size)]
+
+    def _answers(self, ends: float) -> dict[int, tuple[bool, Any]]:
+        """Whether each process failed, and its answer; without those that took too long."""
+        found: dict[int, tuple[bool, Any]] = {}
+        while len(found) < self.size:
+            silent = [pipe for rank, pipe in enumerate(self._pipes) if rank not in found]
+            ready = wait(silent, max(0.0, ends - time.monotonic()))
+            if not ready:
+                break
+            for pipe in ready:
+                rank = self._pipes.index(pipe)
+                found[rank] = self._answer(rank)
+            if any(failed for failed, _ in found.values()):
+                ends = min(ends, time.monotonic() + AFTER_A_FAILURE)
+        return found
 
     def _answer(self, rank: int) -> tuple[bool, Any]:
-        if not self._pipes[rank].poll(SECONDS):
-            return True, f"rank {rank} did not answer within {SECONDS} seconds"
         try:
             return self._pipes[rank].recv()
         except EOFError:
@@ -91,7 +115,8 @@ class Processes:
 
     def close(self) -> None:
         """End the processes."""
-        _GROUPS.pop(self.size, None)
+        if _GROUPS.get(self.size) is self:
+            del _GROUPS[self.size]
         for process in self._processes:
             process.kill()
             process.join()
@@ -104,8 +129,15 @@ def processes(size: int) -> Processes:
     return _GROUPS[size]
 
 
+def from_first(call: Callable[[], Any]) -> Any:
+    """What a call returns in the first process, for all: what is to be expected is found once."""
+    found = [call() if untyped_distributed.get_rank() == 0 else None]
+    untyped_distributed.broadcast_object_list(found)
+    return found[0]
+
+
 @cache
-def _prepare() -> None:
+def prepare() -> None:
     """Do once what every process would do for itself after the fork."""
     for name in _SHARED_MODULES:
         # Some need a newer torch, or an extra.
@@ -127,7 +159,7 @@ def _serve(pipe: Connection, rank: int, size: int, meeting: Path) -> None:
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=SECONDS // 2),
+        timeout=timedelta(seconds=SECONDS / 2),
     )
     parent = os.getppid()
     while os.getppid() == parent:
