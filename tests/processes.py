@@ -96,13 +96,12 @@ class Processes:
         """Whether each process failed, and its answer; without those that took too long."""
         found: dict[int, tuple[bool, Any]] = {}
         while len(found) < self.size:
-            silent = [pipe for rank, pipe in enumerate(self._pipes) if rank not in found]
-            ready = wait(silent, max(0.0, ends - time.monotonic()))
+            silent = [rank for rank in range(self.size) if rank not in found]
+            pipes = [self._pipes[rank] for rank in silent]
+            ready = wait(pipes, max(0.0, ends - time.monotonic()))
             if not ready:
                 break
-            for pipe in ready:
-                rank = self._pipes.index(pipe)
-                found[rank] = self._answer(rank)
+            found |= {rank: self._answer(rank) for rank in silent if self._pipes[rank] in ready}
             if any(failed for failed, _ in found.values()):
                 ends = min(ends, time.monotonic() + AFTER_A_FAILURE)
         return found
