@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import multiprocessing
 import os
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from functools import cache
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
-SECONDS = 60
+import l0func as l0
+
+SECONDS = 300
+"""A guard against checks that hang, and no measure: a loaded machine takes its time.
+
+A collective has half of it: processes that wait for another say so before they are given up.
+"""
+AFTER_A_FAILURE = 2
+"""The others may wait for a process that has failed: they are given up soon."""
+untyped_distributed: Any = distributed
 _FORK = multiprocessing.get_context("fork")
+_SHARED_MODULES = (
+    "numba",
+    "torch._dynamo",
+    "torch._dynamo.backends.debugging",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.debug",
+    "torch.distributed.tensor.parallel",
+)
+"""What checks import at their first use: a second for every process, if not before the fork."""
 _GROUPS: dict[int, Processes] = {}
 
 
@@ -36,6 +59,7 @@ class Processes:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        prepare()
         meeting = Path(tempfile.mkdtemp()) / "meeting"
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -50,7 +74,7 @@ class Processes:
             self._pipes.append(ours)
             self._processes.append(process)
 
-    def run(self, check: Callable[..., Any], *args: Any) -> list[Any]:
+    def run(self, check: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:
         """What a function at the top of a module returns in every process, by rank.
 
         Raises:
@@ -58,16 +82,31 @@ class Processes:
         """
         for pipe in self._pipes:
             pipe.send((check, args))
-        answers = [self._answer(rank) for rank in range(self.size)]
-        failures = [text for failed, text in answers if failed]
+        answers = self._answers(time.monotonic() + seconds)
+        silent = [rank for rank in range(self.size) if rank not in answers]
+        failures = [text for failed, text in answers.values() if failed]
+        reason = "when another had failed" if failures else f"within {seconds} seconds"
+        failures += [f"rank {rank} did not answer {reason}" for rank in silent]
         if failures:
             self.close()
             raise FailedRank("\n".join(failures))
-        return [value for _, value in answers]
+        return [answers[rank][1] for rank in range(self.size)]
+
+    def _answers(self, ends: float) -> dict[int, tuple[bool, Any]]:
+        """Whether each process failed, and its answer; without those that took too long."""
+        found: dict[int, tuple[bool, Any]] = {}
+        while len(found) < self.size:
+            silent = [rank for rank in range(self.size) if rank not in found]
+            pipes = [self._pipes[rank] for rank in silent]
+            ready = wait(pipes, max(0.0, ends - time.monotonic()))
+            if not ready:
+                break
+            found |= {rank: self._answer(rank) for rank in silent if self._pipes[rank] in ready}
+            if any(failed for failed, _ in found.values()):
+                ends = min(ends, time.monotonic() + AFTER_A_FAILURE)
+        return found
 
     def _answer(self, rank: int) -> tuple[bool, Any]:
-        if not self._pipes[rank].poll(SECONDS):
-            return True, f"rank {rank} did not answer within {SECONDS} seconds"
         try:
             return self._pipes[rank].recv()
         except EOFError:
@@ -75,7 +114,8 @@ class Processes:
 
     def close(self) -> None:
         """End the processes."""
-        _GROUPS.pop(self.size, None)
+        if _GROUPS.get(self.size) is self:
+            del _GROUPS[self.size]
         for process in self._processes:
             process.kill()
             process.join()
@@ -88,8 +128,29 @@ def processes(size: int) -> Processes:
     return _GROUPS[size]
 
 
+def from_first(call: Callable[[], Any]) -> Any:
+    """What a call returns in the first process, for all: what is to be expected is found once."""
+    found = [call() if untyped_distributed.get_rank() == 0 else None]
+    untyped_distributed.broadcast_object_list(found)
+    return found[0]
+
+
+@cache
+def prepare() -> None:
+    """Do once what every process would do for itself after the fork."""
+    for name in _SHARED_MODULES:
+        # Some need a newer torch, or an extra.
+        with suppress(ImportError):
+            importlib.import_module(name)
+    # The first kernel sets the compiler of kernels up.
+    spec = l0.gate_spec({"w": torch.ones(2, 2)})
+    l0.sample_masks(l0.random.key(0), l0.init_gates(l0.random.key(0), spec), spec)
+
+
 def _serve(pipe: Connection, rank: int, size: int, meeting: Path) -> None:
     torch.set_num_threads(1)
+    # Checks collect garbage; without this each time looks at all objects of all modules.
+    gc.freeze()
     # gloo asks for the host's name otherwise, which may not resolve.
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group(
@@ -97,7 +158,7 @@ def _serve(pipe: Connection, rank: int, size: int, meeting: Path) -> None:
         init_method=f"file://{meeting}",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=SECONDS // 2),
+        timeout=timedelta(seconds=SECONDS / 2),
     )
     parent = os.getppid()
     while os.getppid() == parent:

@@ -22,17 +22,22 @@ RULES: dict[str, Any] = {"element": l0.element(), "rows": l0.axis(0), "columns":
 untyped_distributed: Any = distributed
 
 
-def held_and_sent(layout: str, rule: str, shape: tuple[int, int]) -> tuple[int, Any, list[Any]]:
-    """For a gated weight of this shape: bytes held for its gates, and what gates add to a step.
+def held_and_sent(
+    layout: str, rules: list[str], shape: tuple[int, int]
+) -> list[tuple[int, int, list[tuple[str, int]]]]:
+    """For a weight of this shape, gated by each rule: the cost of its gates.
 
     Returns:
-        The bytes that this process holds; the difference in the number of collectives; and the
-        kind and the bytes of each collective that is new or larger.
+        The bytes that this process holds; the difference in the number of collectives of a step;
+        and the kind and the bytes of each collective that is new or larger.
     """
     step = {"reduce": _reduced}.get(layout, _module_step if layout in MODULES else _placed)
-    held, with_gates, count = step(layout, RULES[rule], shape)
     _, without, plain_count = step(layout, None, shape)
-    return held, count - plain_count, _added(with_gates, without)
+    found: list[Any] = []
+    for rule in rules:
+        held, with_gates, count = step(layout, RULES[rule], shape)
+        found.append((held, count - plain_count, _added(with_gates, without)))
+    return found
 
 
 def _added(messages: list[Message], without: list[Message]) -> list[tuple[str, int]]:
@@ -79,9 +84,10 @@ def _module_step(layout: str, rule: Any, shape: tuple[int, int]) -> Any:
     if layout == "parallel":
         parallelize_module(layers, mesh, {"0": ColwiseParallel()})
 
-    # DistributedDataParallel rebuilds its buckets after the first step.
-    _backward(run, net, shape)
-    net.zero_grad()
+    if layout == "ddp":
+        # DistributedDataParallel rebuilds its buckets after the first step.
+        _backward(run, net, shape)
+        net.zero_grad()
     with CommDebugMode() as counts, Sent() as sent:
         _backward(run, net, shape)
     held = 0 if rule is None else _held_for(list(net.gates().values()))

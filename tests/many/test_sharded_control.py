@@ -13,7 +13,8 @@ import l0func as l0
 pytest.importorskip("torch.distributed.tensor.debug", reason="torch has no public DTensors")
 
 from layouts import laid_out, meshes
-from processes import processes
+from processes import from_first, processes
+from torch import distributed
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from twins import COUNTS, FN, TABLE, Twin, X, twins
 
@@ -31,46 +32,68 @@ MEASURES: list[dict[str, Any]] = [
     {"target": {"0.*": 0.5, "2.weight": 0.5}, "warmup": 3, "floor": 1, "estimator": "median"},
     {"target": 0.4, "equality": True},
 ]
+_, _, _, USED, TIMED, SEVERAL, _ = MEASURES
+# For each spec of the twins, where two processes have run every measure.
+ON_MORE = [[USED], [USED, TIMED, SEVERAL], [SEVERAL]]
+PRODUCTS = [
+    (2, True),
+    (3, False),
+    (4, False),
+    pytest.param(3, True, marks=pytest.mark.slow),
+    pytest.param(4, True, marks=pytest.mark.slow),
+]
+"""Sizes of groups, and whether all specs meet all settings."""
 
 
-def _check_controllers(size: int) -> int:
+def _check_controllers(size: int, every: bool) -> int:
     count = 0
-    for twin in twins(size):
+    for number, twin in enumerate(twins(size)):
         # Every measure on one spec; the others have what takes gates one by one.
-        chosen = MEASURES if twin.name.startswith("units") else [MEASURES[3], MEASURES[5]]
-        for settings in chosen:
+        few, more = ([USED, SEVERAL], MEASURES) if every else (ON_MORE[number], ON_MORE[number])
+        for settings in more if twin.name.startswith("units") else few:
             _check_controller(twin, settings)
             count += 1
     return count
 
 
 def _check_controller(twin: Twin, settings: dict[str, Any]) -> None:
-    spec = twin.spec
-    controller = l0.lagrangian(spec, **settings)
-    own, whole = controller.init(twin.own_gates), controller.init(twin.gates)
-    for shift in (0.0, 0.5, -9.0):
-        own_gates = {name: t + shift for name, t in twin.own_gates.items()}
-        gates = {name: t + shift for name, t in twin.gates.items()}
-        own, whole = controller.update(own, own_gates), controller.update(whole, gates)
-        for mine, expected in zip(own, whole, strict=True):
-            assert type(mine) is torch.Tensor, (twin.name, settings)
-            assert torch.equal(mine, expected), (twin.name, settings)
-        low = controller.is_low(own, own_gates)
-        assert type(low) is torch.Tensor
-        assert bool(low) == bool(controller.is_low(whole, gates))
-    # The last gates are far closed: they are raised.
-    held, expected = controller.hold(own, own_gates), controller.hold(whole, gates)
-    for name, t in expected.items():
+    controller = l0.lagrangian(twin.spec, **settings)
+    case, mesh = (twin.name, settings), meshes(distributed.get_world_size())[0]
+    states, lows, held = _controlled(controller, twin.own_gates)
+    expected = from_first(lambda: _controlled(controller, twin.gates))
+    for own, whole in zip(states, expected[0], strict=True):
+        for mine, wanted in zip(own, whole, strict=True):
+            assert type(mine) is torch.Tensor, case
+            assert torch.equal(mine, wanted), case
+    for own, whole in zip(lows, expected[1], strict=True):
+        assert type(own) is torch.Tensor
+        assert bool(own) == bool(whole), case
+    for name, t in expected[2].items():
         mine: Any = held[name]
         assert mine.placements == twin.own_gates[name].placements
-        wanted = laid_out(t, mine.device_mesh, mine.placements).to_local()
-        assert torch.equal(mine.to_local(), wanted), (twin.name, settings)
-    twin.check(lambda params, gates, spec: controller.penalty(own, gates))
+        wanted = laid_out(t, mesh, mine.placements).to_local()
+        assert torch.equal(mine.to_local(), wanted), case
+    state = states[-1]
+    twin.check(lambda params, gates, spec: controller.penalty(state, gates))
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_controller_has_the_bits_of_the_whole_for_every_measure(size):
-    assert processes(size).run(_check_controllers, size) == [len(MEASURES) + 4] * size
+def _controlled(controller: Any, gates: Any) -> tuple[list[Any], list[Any], Any]:
+    """The states, and whether they are low, as gates move; and the last gates, raised."""
+    state, states, lows = controller.init(gates), list[Any](), list[Any]()
+    moved = gates
+    for shift in (0.0, 0.5, -9.0):
+        moved = {name: t + shift for name, t in gates.items()}
+        state = controller.update(state, moved)
+        states.append(state)
+        lows.append(controller.is_low(state, moved))
+    # The last gates are far closed: they are raised.
+    return states, lows, controller.hold(state, moved)
+
+
+@pytest.mark.parametrize(("size", "every"), PRODUCTS)
+def test_a_controller_has_the_bits_of_the_whole_for_every_measure(size, every):
+    count = len(MEASURES) + 4 if every else 5
+    assert processes(size).run(_check_controllers, size, every) == [count] * size
 
 
 def _check_gated(size: int) -> int:
@@ -103,9 +126,9 @@ def test_a_gated_call_has_the_outputs_and_gradients_of_the_whole(size):
 Y = torch.linspace(-1, 1, 12).reshape(4, 3)
 
 
-def _check_training(size: int) -> int:
+def _check_training(size: int, every: bool) -> int:
     count = 0
-    for twin in twins(size):
+    for number, twin in enumerate(twins(size)):
         mesh = meshes(size)[0]
         control = l0.lagrangian(twin.spec, 0.5, warmup=0)
         settings: list[dict[str, Any]] = [
@@ -119,7 +142,8 @@ def _check_training(size: int) -> int:
             {"trainable": ["2.*"], "donate": True},
         ]
         rows = [Replicate()] * (mesh.ndim - 1) + [Shard(0)]
-        for own, placed in zip(settings, (twin.own_x.placements, rows, rows), strict=True):
+        cases = list(zip(settings, (twin.own_x.placements, rows, rows), strict=True))
+        for own, placed in cases if every else cases[number : number + 1]:
             _check_steps(twin, own, [laid_out(t, mesh, placed) for t in (X, Y)])
             count += 1
     return count
@@ -139,24 +163,31 @@ def _check_steps(twin: Twin, settings: dict[str, Any], inputs: list[Any]) -> Non
     # Without momentum, so that rounding stays small.
     sgd = l0.optimizer(torch.optim.SGD, lr=0.05)
     training = l0.training(loss, sgd, sgd, has_aux=True, **settings)
-    own = training.init(l0.random.key(1), twin.own_params, twin.own_gates, {})
-    whole = training.init(l0.random.key(1), twin.params, twin.gates, {})
-    for _ in range(3):
-        own, value, metrics = training.step(own, *inputs)
-        whole, expected, _ = training.step(whole, X, Y)
-        assert type(value) is type(metrics["twice"]) is torch.Tensor, twin.name
-        torch.testing.assert_close(value, expected)
-        torch.testing.assert_close(metrics["twice"], 2 * expected)
-    trees = [(own.params, whole.params, twin.own_params), (own.gates, whole.gates, twin.own_gates)]
-    for mine, other, first in trees:
+    own, values = _trained(training, twin.own_params, twin.own_gates, inputs)
+    whole, expected = from_first(lambda: _trained(training, twin.params, twin.gates, [X, Y]))
+    for (value, twice), (wanted, _) in zip(values, expected, strict=True):
+        assert type(value) is type(twice) is torch.Tensor, twin.name
+        torch.testing.assert_close(value, wanted)
+        torch.testing.assert_close(twice, 2 * wanted)
+    for mine, other, first in zip(own, whole, (twin.own_params, twin.own_gates), strict=True):
         for path, t in other.items():
             assert mine[path].placements == first[path].placements, (twin.name, path)
             torch.testing.assert_close(mine[path].full_tensor(), t, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_training_on_shards_has_the_loss_and_the_state_of_the_whole(size):
-    assert processes(size).run(_check_training, size) == [9] * size
+def _trained(training: Any, params: Any, gates: Any, inputs: Any) -> tuple[Any, list[Any]]:
+    """Params and gates after three steps, and the losses with another number."""
+    state = training.init(l0.random.key(1), params, gates, {})
+    values: list[Any] = []
+    for _ in range(3):
+        state, value, metrics = training.step(state, *inputs)
+        values.append((value, metrics["twice"]))
+    return (state.params, state.gates), values
+
+
+@pytest.mark.parametrize(("size", "every"), PRODUCTS)
+def test_training_on_shards_has_the_loss_and_the_state_of_the_whole(size, every):
+    assert processes(size).run(_check_training, size, every) == [9 if every else 3] * size
 
 
 def test_open_gates_beyond_what_float32_counts_add_up_to_the_bits_of_shards():

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from layouts import laid_out, meshes
+from processes import from_first
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 import l0func as l0
@@ -88,7 +89,7 @@ class Twin(NamedTuple):
             bits: Whether tensors have the same bits; else they are close.
             laid: Whether gradients are laid out as their leaves.
         """
-        expected, slopes = _results(call, self.params, self.gates, self.spec)
+        expected, slopes = from_first(lambda: _results(call, self.params, self.gates, self.spec))
         found, own_slopes = _results(call, self.own_params, self.own_gates, self.spec)
         assert len(found) == len(expected), self.name
         for own, whole in zip(found, expected, strict=True):
@@ -127,7 +128,8 @@ def _results(call: Call, params: Any, gates: Any, spec: Any) -> Any:
     if not terms:
         return found, dict.fromkeys(named)
     slopes = torch.autograd.grad(sum(terms), list(named.values()), allow_unused=True)
-    return found, dict(zip(named, slopes, strict=True))
+    values = [t.detach() if isinstance(t, torch.Tensor) else t for t in found]
+    return values, dict(zip(named, slopes, strict=True))
 
 
 def _learned(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -157,10 +159,10 @@ def _compare(own: Any, whole: Any, bits: bool, name: str) -> None:
         return
     if whole.dim() == 0:
         assert type(own) is torch.Tensor, f"{name}: a scalar is a {type(own).__name__}"
-        number, expected = float(own.detach()), float(whole.detach())
+        number, expected = float(own), float(whole)
         assert abs(number - expected) <= 1e-6 * max(1.0, abs(expected)), name
         return
-    mine, wanted = own.detach(), whole.detach()
+    mine, wanted = own, whole
     if isinstance(own, DTensor):
         assert not any(p.is_partial() for p in own.placements), name
         wanted = laid_out(wanted, own.device_mesh, own.placements).to_local()
