@@ -31,7 +31,7 @@ def few_rows(function: Functional, inputs: Inputs) -> Inputs:
     rows = counts.pop() if len(counts) == 1 else ()
     if not rows or rows[0] <= _ENOUGH:
         return inputs
-    short = copied(_first, inputs)
+    short = copied(_leading_rows, inputs)
     try:
         few = copied_numbers(short.call(*function))
     except Exception:
@@ -43,7 +43,7 @@ def few_rows(function: Functional, inputs: Inputs) -> Inputs:
     return short if same_output(few, [value[:_ENOUGH] for value in every]) else inputs
 
 
-def _first(tensor: Tensor) -> Tensor:
+def _leading_rows(tensor: Tensor) -> Tensor:
     return tensor[:_ENOUGH]
 
 
