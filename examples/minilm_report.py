@@ -15,7 +15,9 @@ from minilm_picture import COLOURS, Record, draw
 from torch import nn
 
 AIMS = {0.75: 0.96, 0.5: 0.93}
-"""The least correlation after distillation at each share of the multiply-adds."""
+"""The correlation after distillation that was aimed at, at each share of the multiply-adds."""
+MEASURED = {0.75: 0.9597}
+"""Where the gates miss their aim: the correlation that they reach on average, rounded down."""
 
 
 def size(module: nn.Module) -> dict[str, int]:
@@ -79,7 +81,7 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 
 def show(folder: Path, picture: Path) -> None:
-    """Print the table, draw the picture, and assert the claims."""
+    """Print the table and how it compares with the aims, draw the picture, assert the claims."""
     records = read(folder)
     names = ("units by", "seeds", "multiply-adds", "refit alone", "distilled", "parameters")
     print(f"| {' | '.join(names)} | behind embeddings |")
@@ -89,6 +91,8 @@ def show(folder: Path, picture: Path) -> None:
         # A run that was stopped has its first target alone.
         for place in range(max(map(len, runs), default=0)):
             print(row(method, [levels[place] for levels in runs if len(levels) > place]))
+    for target, values in qualities(records).items():
+        print(verdict(target, statistics.fmean(values)))
     draw(records, picture)
     check(records)
 
@@ -96,21 +100,39 @@ def show(folder: Path, picture: Path) -> None:
 def row(method: str, levels: list[Record]) -> str:
     macs = 100 * statistics.fmean(level["macs"] for level in levels)
     cells = [method, str(len(levels)), f"{macs:.1f} %"]
-    cells += [spread([level[name] for level in levels]) for name in ("refit", "distilled")]
+    cells.append(spread([level["refit"] for level in levels]))
+    # Four digits: in three, 0.9598 looks like the aim that it misses.
+    cells.append(spread([level["distilled"] for level in levels], digits=4))
     for name in ("parameters", "without_embeddings"):
         count = statistics.fmean(level["small"][name] for level in levels)
         cells.append(f"{count / 1e6:.2f} M, {4e-6 * count:.1f} MB")
     return f"| {' | '.join(cells)} |"
 
 
+def qualities(records: list[Record]) -> dict[float, list[float]]:
+    """The correlations that the learned gates reach in each run, by target."""
+    found: dict[float, list[float]] = {}
+    for record in records:
+        for level in record["levels"] if record["method"] == "gates" else ():
+            found.setdefault(level["target"], []).append(level["distilled"])
+    return found
+
+
+def verdict(target: float, mean: float) -> str:
+    """Whether the gates reach their aim, in words."""
+    aim = AIMS[target]
+    gap = f"{abs(mean - aim):.4f}"
+    compared = f"{gap} above the aim" if mean >= aim else f"{gap} below the aim, which is missed:"
+    return f"At {target:.0%} of the multiply-adds gates reach {mean:.4f}, {compared} {aim}."
+
+
 def check(records: list[Record]) -> None:
     """The claims about the learned gates: multiply-adds in every run, quality on average."""
-    qualities: dict[float, list[float]] = {}
     for record in records:
         for level in record["levels"] if record["method"] == "gates" else ():
             target, where = level["target"], f"seed {record['seed']}"
             assert target - 0.01 <= level["macs"] <= target, f"{where}: a point off {target:.0%}"
-            qualities.setdefault(target, []).append(level["distilled"])
-    for target, values in qualities.items():
+    claims = AIMS | MEASURED
+    for target, values in qualities(records).items():
         mean = statistics.fmean(values)
-        assert round(mean, 3) >= AIMS[target], f"{mean:.4f} at {target:.0%}"
+        assert mean >= claims[target], f"{mean:.5f} at {target:.0%}, claimed {claims[target]}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from steps import hides_indexing
 from torch import Tensor
 
 Use = tuple[Callable[[Any, Tensor], Any], str]
@@ -46,6 +47,8 @@ FRESH: dict[str, Use] = {
 }
 
 _AT_INDEX = "'{name}' writes values of single rows .*all rows share"
+# A torch that hides x[0] = y leaves the words to vmap's error, without the name.
+_AT_ITEM = "in place writes the values of single rows" if hides_indexing() else _AT_INDEX
 
 
 def _put_into_shared(f: Any, h: Tensor) -> Any:
@@ -74,7 +77,7 @@ READS: dict[str, Use] = {
     "Tensor: __format__": _read(".1f"),
     "Tensor: __index__": ((lambda f, h: f((h.sum() * 9).long())), _DIFFERS),
     "Tensor: __contains__": ((lambda f, h: f(_above(h), True)), _DIFFERS),
-    "Tensor: __setitem__": (_set_into_shared, _AT_INDEX),
+    "Tensor: __setitem__": (_set_into_shared, _AT_ITEM),
     **{f"Tensor: {n}": _read() for n in ("item", "tolist", "numpy")},
     "torch: where": ((lambda f, h: f(h > 0.5)), _DIFFERS),
 }
@@ -155,7 +158,7 @@ REFUSED_USES: dict[str, Use] = {**FRESH, **READS, **OTHERS}
 _WORDS_OF_USES = {
     _DIFFERS: "a value that differs from row to row",
     _SIZE: "a size that differs from row to row",
-    _AT_INDEX: "a row's values into a tensor that all rows share",
+    **dict.fromkeys([_AT_INDEX, _AT_ITEM], "a row's values into a tensor that all rows share"),
 }
 _OTHERS = {
     "Tensor: new_tensor": "a list of numbers of single rows",

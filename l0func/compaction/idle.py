@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l0func.compaction.few_rows import few_rows
 from l0func.compaction.fold import RuledSlices, folded_slice, unit_numbers
 from l0func.compaction.units import UnitGroups, groups_in
 from l0func.internal.outputs import copied
@@ -56,15 +57,17 @@ def fold_constants(function: Functional, inputs: Inputs) -> FoldedNetwork | None
     """
     fn, params, buffers = function
     trace = follow(fn, params, buffers, inputs)
-    groups = groups_in(function, inputs, trace)
+    groups = groups_in(function, few_rows(function, inputs), trace)
     if not groups:
         return None
     spec = gate_spec(params, groups=groups, buffers=buffers)
-    changed = True
-    while changed:
-        # A folded constant may make another unit constant.
+    # A trace takes as long as many calls: none is made where no unit can be constant.
+    while any(bool(_constant_units(params, groups, name).any()) for name in groups):
         noisy_trace = follow(fn, params, buffers, _noisy(inputs))
         params, changed = _folded_once(params, groups, [trace, noisy_trace])
+        if not changed:
+            break
+        # A folded constant may make another unit constant.
         trace = follow(fn, params, buffers, inputs)
     read = {name: _read_units(params, groups, name) for name in groups}
     return FoldedNetwork(Functional(fn, params, buffers), spec, read)
@@ -93,14 +96,19 @@ def _folded_once(
     """
     result, changed = dict(params), False
     for name in groups:
-        if name in groups.normed:
-            continue
-        constant = _read_units(params, groups, name) & ~_made_units(params, groups, name)
-        for unit in constant.nonzero().flatten():
+        for unit in _constant_units(params, groups, name).nonzero().flatten():
             folded = _folded_unit(result, groups[name].multiplies, unit, traces)
             if folded is not None:
                 result, changed = folded, True
     return result, changed
+
+
+def _constant_units(params: Mapping[str, Tensor], groups: UnitGroups, name: str) -> Tensor:
+    """A bool vector over a group's units: True for those that are read, and made by nothing."""
+    read = _read_units(params, groups, name)
+    if name in groups.normed:
+        return torch.zeros_like(read)
+    return read & ~_made_units(params, groups, name)
 
 
 def _folded_unit(

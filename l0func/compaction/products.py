@@ -201,7 +201,7 @@ def _row_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
     return iter(blocks)
 
 
-_BLOCK = 2**20
+_BLOCK_OF_ROWS = 2**20
 """Entries in a block of input rows."""
 
 
@@ -215,7 +215,7 @@ def _rows(matrix: Matrix, x: Tensor, turned: bool) -> Product | None:
     """
     if matrix.part.dim() != 2:
         return Product(matrix._replace(members=True), _no_rows, _no_rows, fits=False)
-    step = max(1, _BLOCK // max(1, x.shape[-1]))
+    step = max(1, _BLOCK_OF_ROWS // max(1, x.shape[-1]))
 
     def cut(tensor: Tensor) -> Iterator[Tensor]:
         return _row_blocks(tensor.reshape(-1, tensor.shape[-1]), step)
@@ -246,7 +246,7 @@ def _convolution_product(
         return Product(kernel, _no_rows, _no_rows, fits=False)
     settings = (stride, padding, dilation, output_padding)
     window = _window(weight, [_per_axis(values, x.dim() - 2) for values in settings], transposed)
-    images = max(1, _BLOCK // max(1, window.entries(x)))
+    images = max(1, _BLOCK_OF_ROWS // max(1, window.entries(x)))
 
     def blocks() -> Iterator[Tensor]:
         return map(window.patches, _row_blocks(x, images))

@@ -307,7 +307,7 @@ def _map_rows(row: Row, in_dims: Sequence[int]) -> Callable[..., RowResult]:
 def _run_chunks(runs: RowRuns, chunks: Iterable[list[Tensor]]) -> list[list[RowPart]]:
     try:
         return [runs.of(chunk) for chunk in chunks]
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         in_words = in_words_of_rows(error)
         if in_words is None:
             raise

@@ -46,9 +46,15 @@ _READINGS = (
         f"Write torch.where(mask, a, b) or x * mask, or {_ONE_AT_A_TIME}",
     ),
     _Reading(
-        r"\.item\(\)",
-        "a Python number is needed for the whole call, and each row has its own value",
-        f"Keep the tensor and compute with it, or {_ONE_AT_A_TIME}",
+        r"\.item\(\)|argument .* must be",
+        "a Python number is needed for the whole call, and a tensor has a value for each row",
+        "Keep the tensor and compute with it, or write int(n) or float(x), which reads a number "
+        f"that all rows share; where it differs, also {_ONE_AT_A_TIME}",
+    ),
+    _Reading(
+        r"FuncTorchBatched doesn't correspond",
+        "this torch makes no tensor by the type of a row's tensor",
+        "Write x.new_empty(shape) or x.new_tensor(data)",
     ),
     _Reading(
         r"data-dependent control flow",
@@ -73,17 +79,22 @@ _READINGS = (
     ),
 )
 _NO_RULE = re.compile(r"(?:[Bb]atching rule not implemented for|rule for) (\S+?)\.?(?:\s|$|;)")
-_VMAP = re.compile(r"vmap|[Bb]atching rule|functorch|BatchedTensor|equal size, but got|storage")
+_VMAP = re.compile(
+    r"vmap|[Bb]atching rule|[Ff]unc[Tt]orch|BatchedTensor|equal size, but got|storage"
+)
+# What torch 2.1 says of a row's tensor in a number's place; later it asks for item().
+_NO_NUMBER = re.compile(r"must be (tuple of ints|int|float|Number), .*\bTensor\b")
 
 
-def in_words_of_rows(error: RuntimeError, /) -> ValueError | None:
+def in_words_of_rows(error: RuntimeError | TypeError, /) -> ValueError | None:
     """The error for the user, or None if the error is not one of vmap.
 
     Args:
         error: An error out of ``torch.vmap``.
     """
     text = " ".join(str(error).split())
-    if not _VMAP.search(text):
+    expression = _NO_NUMBER if isinstance(error, TypeError) else _VMAP
+    if not expression.search(text):
         return None
     reason, advice = _explained(text)
     return ValueError(

@@ -66,10 +66,18 @@ def _made_constant(mode: Any, func: Any, *args: Any, **named: Any) -> Any:
         like = others[0] if others else data
         own = named.pop("dtype", None) or like.dtype
         return data.detach().clone().to(dtype=own, device=named.pop("device", None))
-    made = func(*others, _as_numbers(mode, func, data), **named)
+    numbers = _as_numbers(mode, func, data)
+    made = _constant_like(others[0], numbers, **named) if others else func(numbers, **named)
     # Integers and masks serve as indices, sizes and ends of slices, which all rows share.
     is_number = made.is_floating_point() or made.is_complex()
     return _for_rows(mode, made) if is_number else made
+
+
+def _constant_like(like: Tensor, data: Any, **named: Any) -> Tensor:
+    """``like.new_tensor(data)``; torch 2.1 has none for a tensor of a row."""
+    named["dtype"] = named.get("dtype") or like.dtype
+    named["device"] = named.get("device") or like.device
+    return untyped.tensor(data, **named)
 
 
 def _as_numbers(mode: Any, func: Any, data: Any) -> Any:

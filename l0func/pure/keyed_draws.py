@@ -256,7 +256,7 @@ def _shape_from(size: Any) -> Size:
     """A shape from sizes or from one sequence of them."""
     if isinstance(size, int):
         return (size,)
-    if len(size) == 1 and not isinstance(size[0], int):
+    if len(size) == 1 and not isinstance(size[0], int | Tensor):
         return tuple(size[0])
     return tuple(size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,12 @@ CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a fill value beside a tensor": lambda x: x * TORCH.full_like(x, torch.ones(())),
     "a new tensor's fill value": lambda x: x * TORCH.Tensor.new_full(x, (4,), torch.tensor(3.0)),
     "a Python number": lambda x: x.new_full((2,), 3.0) + x[:, :2],
+    "numbers in a tensor of its type": lambda x: x.new_tensor([3.0, 1.0]) + x[:, :2],
+    "numbers in a tensor of another type": lambda x: (
+        x.new_tensor([[2, 1]], dtype=torch.int64, device=x.device) + x[:, :2]
+    ),
+    "integers as an index": lambda x: x[:, x.new_tensor([2, 0], dtype=torch.int64)],
+    "an array in a tensor of its type": lambda x: x.new_tensor(np.ones((1, 4))) + x,
     "data apart from the graph": lambda x: x * x.data.sigmoid(),
     "data, written in place": lambda x: _halved(x) * 2,
     "a weightless activation": lambda x: nn.functional.rrelu(x),

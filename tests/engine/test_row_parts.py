@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_row_values import hides_indexing
+from steps import hides_indexing
 from torch import Tensor, nn
 
 import l0func as l0

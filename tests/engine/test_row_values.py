@@ -9,34 +9,14 @@ from typing import Any
 import pytest
 import torch
 from device import DEVICE
+from steps import hides_indexing
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 import l0func as l0
 from l0func import random
 
 KEYS = random.split(random.key(1), 5)
-
-
-class Recorder(TorchFunctionMode):
-    """A mode that records the functions that it sees."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Any] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(func)
-        return func(*args, **(kwargs or {}))
-
-
-def hides_indexing() -> bool:
-    """Whether this torch shows a mode no x[mask], as torch 2.1 does."""
-    x = torch.ones(2)
-    with Recorder() as mode:
-        x[0]
-    return Tensor.__getitem__ not in mode.seen
 
 
 class Net(nn.Module):
@@ -294,6 +274,33 @@ def test_other_errors_of_vmap_come_in_words_of_rows(step, message):
 def test_an_error_of_the_module_itself_is_left_as_it_is():
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         both(lambda h: h[:, :3])
+    with pytest.raises(TypeError, match="can only concatenate str"):
+        both(lambda h: "a" + 1)
+
+
+def count_of(h: Tensor) -> Tensor:
+    """A count that every row has, as a tensor of the row."""
+    return (h.sum() * 0 + 2).long()
+
+
+SIZED: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "ones": lambda h, n: h * torch.ones(n).sum(),
+    "new_ones": lambda h, n: h * h.new_ones(n, 2).sum(),
+    "eye": lambda h, n: h * torch.eye(n).sum(),
+    "full": lambda h, n: h * torch.full((n, 3), 2.0).sum(),
+    "expand": lambda h, n: h.expand(n, 6)[:1] * 2,
+    "repeat": lambda h, n: h.repeat(n, 1)[:1] * 2,
+    "topk": lambda h, n: h * h.topk(n)[0].sum(),
+    "linspace": lambda h, n: h * torch.linspace(0, 1, n).sum(),
+}
+
+
+@pytest.mark.parametrize("sized", SIZED.values(), ids=SIZED.keys())
+def test_a_tensor_in_a_numbers_place_is_refused_and_its_advice_helps(sized):
+    with pytest.raises(ValueError, match=r"a Python number is needed.*write int\(n\)"):
+        both(lambda h: sized(h, count_of(h)))
+    rows, loop = both(lambda h: sized(h, int(count_of(h))))
+    torch.testing.assert_close(rows, loop)
 
 
 @pytest.mark.parametrize("norm_first", [True, False])

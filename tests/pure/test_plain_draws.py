@@ -101,6 +101,7 @@ LAWS = [
     (lambda x: torch.multinomial(torch.tensor([1.0, 0.0, 3.0]), N, True), 0, 0.25),
     (lambda x: torch.tensor([[1.0, 3.0]]).expand(N, 2).multinomial(1)[:, 0], 0, 0.25),
     (lambda x: torch.rand(size=(N,)), 0.3, 0.3),
+    (lambda x: torch.rand(torch.tensor(N)), 0.3, 0.3),
     (lambda x: torch.rand(N, out=torch.empty(N)), 0.3, 0.3),
     (lambda x: torch.bernoulli(x + 0.2, out=torch.empty(N)), 0.0, 0.8),
     (lambda x: torch.bernoulli(x, 0.2), 0.0, 0.8),
