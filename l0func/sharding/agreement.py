@@ -21,7 +21,7 @@ from l0func.sharding.descriptions import Description, described
 _SHOWN_PARTS = 3
 _ABSENT = "nothing"
 _BYTES = 32
-_Part: TypeAlias = tuple[str, tuple[int, ...] | None]
+_NamedPart: TypeAlias = tuple[str, tuple[int, ...] | None]
 """The name of a part, and its holders; None for all."""
 # The device of a backend's messages; all others send from the CPU.
 _DEVICES = {"nccl": "cuda", "xccl": "xpu", "hccl": "hpu"}
@@ -65,7 +65,7 @@ def _all_equal(parts: Sequence[Description], ranks: Sequence[int], group: Any) -
     """Whether all processes that hold a part hold the same; what all hold is one part."""
     distributed: Any = torch.distributed
     device = _DEVICES.get(str(distributed.get_backend(group)), "cpu")
-    term = _term(parts, ranks, distributed.get_rank()) % 2 ** (8 * _BYTES)
+    term = _own_term(parts, ranks, distributed.get_rank()) % 2 ** (8 * _BYTES)
     own = torch.tensor(list(term.to_bytes(_BYTES, "big")), dtype=torch.uint8, device=device)
     found = [torch.empty_like(own) for _ in ranks]
     distributed.all_gather(found, own, group=group)
@@ -73,33 +73,33 @@ def _all_equal(parts: Sequence[Description], ranks: Sequence[int], group: Any) -
     return sum(terms) % 2 ** (8 * _BYTES) == 0
 
 
-def _term(parts: Sequence[Description], ranks: Sequence[int], rank: int) -> int:
+def _own_term(parts: Sequence[Description], ranks: Sequence[int], rank: int) -> int:
     """This process's term of a sum that is zero where all agree."""
     common = sorted([(part.name, part.text) for part in parts if part.holders is None])
-    total = _factor(ranks, rank) * _number(common)
+    total = _factor_of(ranks, rank) * _digest_number(common)
     members = frozenset(ranks)
     for part in parts:
         if part.holders is not None:
             own = [other for other in part.holders if other in members]
-            total += _factor(own, rank) * _number([part.name, part.text])
+            total += _factor_of(own, rank) * _digest_number([part.name, part.text])
     return total
 
 
-def _factor(holders: Sequence[int], rank: int) -> int:
+def _factor_of(holders: Sequence[int], rank: int) -> int:
     """A factor for each holder; they add up to zero, and one alone has none."""
     return 1 - len(holders) if rank == holders[-1] else 1
 
 
-def _number(value: Any) -> int:
+def _digest_number(value: Any) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(value).encode()).digest(), "big")
 
 
-def _difference(of_all: Sequence[Mapping[_Part, str]], ranks: Sequence[int]) -> str:
+def _difference(of_all: Sequence[Mapping[_NamedPart, str]], ranks: Sequence[int]) -> str:
     """The message: the first parts that differ, and the processes that hold each value."""
-    names: dict[_Part, None] = {}
+    names: dict[_NamedPart, None] = {}
     for parts in of_all:
         names.update(dict.fromkeys(parts))
-    held = [_held(part, of_all, ranks) for part in names]
+    held = [_held_by_text(part, of_all, ranks) for part in names]
     differing = [(name, own) for (name, _), own in zip(names, held, strict=True) if len(own) > 1]
     lines = [_holders(name, own) for name, own in differing[:_SHOWN_PARTS]]
     if len(differing) > _SHOWN_PARTS:
@@ -112,8 +112,8 @@ def _difference(of_all: Sequence[Mapping[_Part, str]], ranks: Sequence[int]) -> 
     )
 
 
-def _held(
-    part: _Part, of_all: Sequence[Mapping[_Part, str]], ranks: Sequence[int]
+def _held_by_text(
+    part: _NamedPart, of_all: Sequence[Mapping[_NamedPart, str]], ranks: Sequence[int]
 ) -> dict[str, list[int]]:
     """The processes by their text for a part: all, or those that hold it."""
     held: dict[str, list[int]] = {}

@@ -12,7 +12,7 @@ from l0func.internal.untyped import listed
 
 def root_ranks(mesh: Any, /) -> Any:
     """The ranks of a mesh, nested by its dimensions; of the whole mesh for a part of one."""
-    return listed(_root(mesh).mesh)
+    return listed(_whole_mesh(mesh).mesh)
 
 
 def holders(layout: ShardLayout, /) -> tuple[int, ...]:
@@ -29,8 +29,8 @@ def holders(layout: ShardLayout, /) -> tuple[int, ...]:
     """
     mesh = layout.mesh
     cut = [dim for dim, placed in enumerate(layout.placements) if not placed.is_replicate()]
-    root = _root(mesh)
-    if root is not mesh and _are_dims_of(mesh, root):
+    root = _whole_mesh(mesh)
+    if root is not mesh and _are_root_dims(mesh, root):
         cut = [root.mesh_dim_names.index(mesh.mesh_dim_names[dim]) for dim in cut]
         mesh = root
     coordinate = mesh.get_coordinate()
@@ -42,12 +42,12 @@ def holders(layout: ShardLayout, /) -> tuple[int, ...]:
     return tuple(sorted(listed(ranks.reshape(-1))))
 
 
-def _root(mesh: Any) -> Any:
+def _whole_mesh(mesh: Any) -> Any:
     # torch has no public name for the mesh behind mesh["tp"].
     root = getattr(mesh, "_get_root_mesh", None)
     return mesh if root is None else root()
 
 
-def _are_dims_of(mesh: Any, root: Any) -> bool:
+def _are_root_dims(mesh: Any, root: Any) -> bool:
     """Whether every dimension is one of the root's own; dimensions made flat are not."""
     return set(mesh.mesh_dim_names or ()) <= set(root.mesh_dim_names or ())

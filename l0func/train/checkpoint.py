@@ -184,11 +184,13 @@ def state_from(
     kept: dict[str, Moments] = {}
     for section, of_section in state.moments.items():
         found = moments.get(section, {})
-        kept[section] = {leaf: _joined(own, found.get(leaf)) for leaf, own in of_section.items()}
+        kept[section] = {
+            leaf: _with_names(own, found.get(leaf)) for leaf, own in of_section.items()
+        }
     return tree.rebuild(start, tensors)._replace(moments=kept)
 
 
-def _joined(
+def _with_names(
     own: Mapping[str, Tensor | None] | None, saved: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor | None] | None:
     """The saved moments of a leaf, with the names of what a step will make."""

@@ -13,7 +13,7 @@ from l0func.train.state import TrainState
 SavedMoments: TypeAlias = dict[str, dict[str, dict[str, Tensor]]]
 """``{section: {leaf path: {name: tensor}}}``, as a file has them."""
 
-_WAY = "Build the training with the optimizers that wrote it."
+_WAY_BACK = "Build the training with the optimizers that wrote it."
 
 
 def check_saved_moments(
@@ -45,7 +45,7 @@ def check_saved_moments(
             if leaf not in own:
                 raise ValueError(
                     f"{path} remembers {sorted(of_section[leaf])} of {name}, which does not move "
-                    f"in this run. {_WAY}"
+                    f"in this run. {_WAY_BACK}"
                 )
     for section, own in state.moments.items():
         of_section = saved.get(section, {})
@@ -53,25 +53,25 @@ def check_saved_moments(
             name, of_leaf = f"{section}.{leaf}", of_section.get(leaf, {})
             # Before its first step an optimizer may remember nothing.
             if of_leaf or has_begun:
-                _check_names(path, name, of_leaf, of_run)
-            _check_shapes(path, name, of_leaf, expected[name])
+                _check_saved_names(path, name, of_leaf, of_run)
+            _check_saved_shapes(path, name, of_leaf, expected[name])
 
 
-def _check_names(
+def _check_saved_names(
     path: str, name: str, saved: Mapping[str, Tensor], own: OwnMoments | None
 ) -> None:
     if own is None:
         return
     wanted = own.keys() - {OTHERS}
-    if saved.keys() == wanted or (OTHERS in own and saved.keys() >= wanted):
+    if set(saved) == wanted or (OTHERS in own and saved.keys() >= wanted):
         return
     raise ValueError(
         f"{path} remembers {sorted(saved) or 'nothing'} of {name}, and this run's state has "
-        f"{sorted(wanted) or 'no moments'}: the file is of another optimizer. {_WAY}"
+        f"{sorted(wanted) or 'no moments'}: the file is of another optimizer. {_WAY_BACK}"
     )
 
 
-def _check_shapes(path: str, name: str, moments: Mapping[str, Tensor], leaf: Tensor) -> None:
+def _check_saved_shapes(path: str, name: str, moments: Mapping[str, Tensor], leaf: Tensor) -> None:
     for kind, t in moments.items():
         if t.dim() > leaf.dim():
             raise ValueError(
