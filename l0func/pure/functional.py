@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from l0func.internal import names, tree
 from l0func.internal.context import compiling, traced_by_dynamo
+from l0func.internal.mixed import in_words_of_arguments
 from l0func.internal.tree import Tree
 from l0func.internal.watch import current_watch, watching
 from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
@@ -169,13 +170,22 @@ class PureModule:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        watch = None if compiling() else Watched(PureModule._without_key.__code__)
+        if compiling():
+            with Keyed(None, None):
+                return call(params, buffers, *args, **kwargs)
+        watch = Watched(PureModule._without_key.__code__)
         keyed = Keyed(None, watch)
-        with nullcontext() if watch is None else watch, keyed:
-            result = call(params, buffers, *args, **kwargs)
-            if watch is not None:
+        try:
+            with watch, keyed:
+                result = call(params, buffers, *args, **kwargs)
                 watch.settle(result, keyed)
-            return result
+                return result
+        except RuntimeError as error:
+            given = {"inputs": args, "keyword inputs": kwargs, "buffers": buffers}
+            in_words = in_words_of_arguments(error, params=params, **given)
+            if in_words is None:
+                raise
+            raise in_words from error
 
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
