@@ -177,15 +177,13 @@ class PureModule:
         keyed = Keyed(None, watch)
         try:
             with watch, keyed:
-                result = call(params, buffers, *args, **kwargs)
-                watch.settle(result, keyed)
+                watch.settle(result := call(params, buffers, *args, **kwargs), keyed)
                 return result
         except RuntimeError as error:
             given = {"inputs": args, "keyword inputs": kwargs, "buffers": buffers}
-            in_words = in_words_of_arguments(error, params=params, **given)
-            if in_words is None:
-                raise
-            raise in_words from error
+            if in_words := in_words_of_arguments(error, params=params, **given):
+                raise in_words from error
+            raise
 
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any
