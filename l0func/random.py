@@ -19,6 +19,7 @@ from torch import Tensor
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import known_values
 from l0func.internal.scalars import integer
+from l0func.internal.sharding import is_dtensor
 from l0func.kernels import philox
 from l0func.kernels.draws import (
     draw_normals,
@@ -160,7 +161,8 @@ def row_keys(key: Tensor, rows: Tensor, /) -> Tensor:
 
     Raises:
         TypeError: ``key`` is not an int64 tensor, or ``rows`` no tensor of an integer type.
-        ValueError: ``key`` or ``rows`` has another shape; or a number is known and negative.
+        ValueError: ``key`` or ``rows`` has another shape; or a number is known and negative;
+            or ``rows`` is sparse, a DTensor, or on the meta device without the key.
 
     Example:
         >>> import torch
@@ -174,11 +176,12 @@ def row_keys(key: Tensor, rows: Tensor, /) -> Tensor:
         raise ValueError(
             f"The rows of a batch share one key, of shape (2,); got {tuple(key.shape)}."
         )
-    _check_rows(rows)
+    check_row_numbers(rows, key)
     return _folded(key, rows.to(device=key.device, dtype=torch.int64))
 
 
-def _check_rows(rows: object) -> None:
+def check_row_numbers(rows: object, key: Tensor, /) -> None:
+    """Refuse anything but the global numbers of rows; :func:`row_keys` says what it raises."""
     if not isinstance(rows, Tensor) or rows.dtype not in _INTEGERS:
         got = f"a tensor of {rows.dtype}" if isinstance(rows, Tensor) else type(rows).__name__
         raise TypeError(
@@ -188,6 +191,15 @@ def _check_rows(rows: object) -> None:
         raise ValueError(
             f"rows has a number for every row, shape (B,); got shape {tuple(rows.shape)}."
         )
+    if rows.is_meta and not key.is_meta:
+        raise ValueError(
+            f"rows is on the meta device, which has no numbers, and the key is on {key.device}. "
+            "Make rows on a device of its own, such as the CPU."
+        )
+    if rows.layout != torch.strided or is_dtensor(rows):
+        kind = "a DTensor" if is_dtensor(rows) else str(rows.layout)
+        way = "l0func.gather(rows)" if is_dtensor(rows) else "rows.to_dense()"
+        raise ValueError(f"rows is a plain dense tensor; got {kind}. Pass {way}.")
     # A card would have to wait for the values.
     known = known_values(rows) if rows.is_cpu else None
     if known and min(known) < 0:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.internal.scalars import integer
+from l0func.internal.sharding import is_dtensor
 from l0func.pure.functional import Functional, PureModule
 from l0func.spec.plan import GateSpec
 
@@ -113,6 +114,7 @@ def check_key_argument(key: Any) -> None:
     Raises:
         TypeError: The key is missing or stands elsewhere; the message has the form of the call.
     """
+    _check_plain_key(key)
     if key is not None and not _is_key(key):
         raise TypeError(
             f"The fourth argument is a key, an int64 tensor of shape (2,); got {_kind_of(key)}. "
@@ -132,11 +134,20 @@ def check_keys_argument(keys: Any) -> None:
             "rows draws masks from keys, and got None. Fixed gates are the same for every row, so "
             f"they belong to the gated function: {_APPLY_FORM}, with None as the key."
         )
+    _check_plain_key(keys)
     if not _is_key(keys):
         raise TypeError(
             "The fourth argument has a key for every row, an int64 tensor of shape (B, 2); got "
             f"{_kind_of(keys)}. The call is {_ROWS}. Make keys with "
             "l0func.random.split(key, B)."
+        )
+
+
+def _check_plain_key(key: Any) -> None:
+    if isinstance(key, Tensor) and is_dtensor(key):
+        raise ValueError(
+            "A key is a plain tensor, the same in every process; got a DTensor. Make it in every "
+            "process, l0func.random.key(seed), or pass l0func.gather(key)."
         )
 
 

@@ -19,6 +19,7 @@ from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import names, outputs, tree
 from l0func.internal.context import compiling, is_mapped, is_mapped_with
+from l0func.internal.mixed import in_words_of_arguments
 from l0func.internal.tree import Tree
 from l0func.pure.dropped_buffers import report_frozen
 from l0func.pure.functional import PureModule
@@ -29,6 +30,17 @@ from l0func.spec.plan import GateSpec, check_spec
 Sampling = Literal["exact", "local_reparam"]
 
 SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
+
+
+def _dense_output(output: Any) -> Any:
+    """The output with the product of weight and mask for each stand-in."""
+    return outputs.map_visible_tensors(dense, output, "output", is_gated)
+
+
+def _dense_pair(result: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The same for an output and the updated buffers."""
+    output, updated = result
+    return _dense_output(output), _dense_output(updated)
 
 
 class Gated:
@@ -130,21 +142,45 @@ class Gated:
         key: Tensor | None,
         inputs: tuple[Any, ...],
         kwargs: dict[str, Any],
-        densify: Callable[[Any], Any] | None = None,
+        densify: Callable[[Any], Any] = _dense_output,
+    ) -> Any:
+        """The same as :meth:`_call`; torch's refusals of layouts name the arguments."""
+        check_key_argument(key)
+        given = params, gates, buffers, key, inputs, kwargs
+        if compiling():
+            return self._call(call, *given, densify)
+        try:
+            return self._call(call, *given, densify)
+        except RuntimeError as error:
+            trees = {"params": params, "inputs": inputs, "keyword inputs": kwargs}
+            in_words = in_words_of_arguments(error, **trees, buffers=buffers)
+            if in_words is None:
+                raise
+            raise in_words from error
+
+    def _call(
+        self,
+        call: Callable[..., Any],
+        params: Tree,
+        gates: Tree,
+        buffers: Tree,
+        key: Tensor | None,
+        inputs: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        densify: Callable[[Any], Any],
     ) -> Any:
         """Call the function on masked parameters; its random functions draw from the key."""
-        check_key_argument(key)
         if isinstance(self.fn, PureModule) and not compiling():
             report_frozen(params, self.fn.frozen)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
-        watch = None if compiling() else Watched(Gated._run.__code__)
+        watch = None if compiling() else Watched(Gated._call.__code__)
         keyed = Keyed(key, watch)
         with Nested() if watch is None else watch, keyed:
             output = call(masked, buffers, *inputs, **kwargs)
             if watch is not None:
                 watch.settle(output, keyed)
-            return _dense_output(output) if densify is None else densify(output)
+            return densify(output)
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""
@@ -179,17 +215,6 @@ class Gated:
     def __repr__(self) -> str:
         settings = f"sampling={self.sampling!r}, estimator={self.estimator!r}"
         return f"Gated({self.fn!r}, {len(self.spec.gates)} gate vectors, {settings})"
-
-
-def _dense_output(output: Any) -> Any:
-    """The output with the product of weight and mask for each stand-in."""
-    return outputs.map_visible_tensors(dense, output, "output", is_gated)
-
-
-def _dense_pair(result: tuple[Any, Any]) -> tuple[Any, Any]:
-    """The same for an output and the updated buffers."""
-    output, updated = result
-    return _dense_output(output), _dense_output(updated)
 
 
 def gated(

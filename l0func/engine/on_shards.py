@@ -16,13 +16,19 @@ from l0func.engine.own_parameter import PartPlace
 from l0func.engine.own_stand_ins import Own, OwnStandIns, Parts, Use
 from l0func.gates.checks import check_device, check_gates, check_params, check_single_key
 from l0func.internal import tree
+from l0func.internal.context import compiling
 from l0func.internal.sharding import is_dtensor, layout_of, owned_by
 from l0func.internal.shards import part, unequal
 from l0func.internal.tree import Tree
-from l0func.internal.whole import check_whole
 from l0func.pure.functional import PureModule
 from l0func.spec.parts import Binding
 from l0func.spec.sharded_spread import Factor, check_holds
+
+WHOLE_ROWS = (
+    "Every process passes all rows, as plain tensors: l0func.gather(x). The parameters alone are "
+    "laid out."
+)
+"""What to do instead about DTensors among the rows."""
 
 
 def has_dtensors(params: Tree, gates: Tree) -> bool:
@@ -31,22 +37,35 @@ def has_dtensors(params: Tree, gates: Tree) -> bool:
     return any(is_dtensor(t) for named in tensors for t in named.values())
 
 
-def check_rows_fit_shards(
-    apply: Any, gate_dims: int | None, buffers: Tree, inputs: Any, kwargs: Any
-) -> Gated:
+def check_not_compiled(params: Tree, gates: Tree) -> None:
+    """Refuse a compiler over DTensors: it follows none into its part.
+
+    Args:
+        params: Parameters.
+        gates: ``{gate name: log_alpha}``.
+
+    Raises:
+        ValueError: A compiler is tracing this code, and a parameter or gate vector is a DTensor.
+    """
+    if compiling() and has_dtensors(params, gates):
+        raise ValueError(
+            "per_example over DTensors runs eagerly: torch.compile cannot follow each process's "
+            "parts of them. Call it outside of compiled code, such as through "
+            "torch.compiler.disable(rows); or compile it over whole tensors: "
+            "l0func.gather(params)."
+        )
+
+
+def check_rows_fit_shards(apply: Any, gate_dims: int | None) -> Gated:
     """The gated function behind a call over DTensors, if rows can be mapped over them.
 
     Args:
         apply: The function that the user mapped.
         gate_dims: The dimension of rows in the gates, or None.
-        buffers: The buffers.
-        inputs: The inputs.
-        kwargs: The keyword inputs.
 
     Raises:
         TypeError: It is not l0func.gated's own.
-        ValueError: Gates differ from row to row; a buffer or an input is a DTensor; or a module
-            has hooks that make DTensors.
+        ValueError: Gates differ from row to row; or a module has hooks that make DTensors.
     """
     own = getattr(apply, "__self__", apply)
     if not isinstance(own, Gated):
@@ -61,14 +80,6 @@ def check_rows_fit_shards(
             "set of gates. Gather them: l0func.gather(gates), l0func.gather(params)."
         )
     _check_no_hooks(own.fn)
-    check_whole(
-        "per_example",
-        "Every process passes all rows, as plain tensors: l0func.gather(x). The parameters alone "
-        "are laid out.",
-        buffers=buffers,
-        inputs=inputs,
-        kwargs=kwargs,
-    )
     return own
 
 

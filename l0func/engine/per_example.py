@@ -21,7 +21,13 @@ from l0func.engine.arguments import (
 )
 from l0func.engine.kept import watch_hooks
 from l0func.engine.no_rows import emptied, placeholders
-from l0func.engine.on_shards import GatedOnShards, check_rows_fit_shards, has_dtensors
+from l0func.engine.on_shards import (
+    WHOLE_ROWS,
+    GatedOnShards,
+    check_not_compiled,
+    check_rows_fit_shards,
+    has_dtensors,
+)
 from l0func.engine.row import Axis, Row, RowResult
 from l0func.engine.row_errors import in_words_of_rows
 from l0func.engine.row_keys import (
@@ -33,11 +39,11 @@ from l0func.engine.row_keys import (
 )
 from l0func.engine.row_parts import RowPart, RowRuns, joined_rows
 from l0func.internal import tree
-from l0func.internal.context import compiling
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.shared import same_for_all
 from l0func.internal.tree import Tree
+from l0func.internal.whole import check_whole
 
 
 class _Arguments(NamedTuple):
@@ -179,12 +185,14 @@ class PerExample:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call ``apply`` on every row, one chunk at a time."""
+        check_not_compiled(params, gates)
         check_not_exported()
         check_keys_argument(keys)
-        if not compiling() and has_dtensors(params, gates):
-            own = check_rows_fit_shards(apply, self.gate_dims, buffers, inputs, kwargs)
+        if has_dtensors(params, gates):
+            own = check_rows_fit_shards(apply, self.gate_dims)
             on_shards = GatedOnShards(own, params, gates)
             apply, params, gates = on_shards.mapped(apply), on_shards.params, on_shards.gates
+        check_whole("per_example", WHOLE_ROWS, buffers=buffers, inputs=inputs, kwargs=kwargs)
         input_dims = _input_dims(self.in_dims, len(inputs))
         dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
@@ -239,7 +247,8 @@ def per_example(
     :func:`l0func.place_gates`. Every process then passes the same keys and rows, as plain tensors,
     and gets the whole outputs. It draws the gates of its own slices, with the masks that one
     process would have. A linear layer with a sharded weight sends its outputs once, for all rows;
-    other operations put the whole product of weight and mask together.
+    other operations put the whole product of weight and mask together. Over DTensors it runs
+    eagerly: torch.compile is refused.
 
     Args:
         apply: ``apply(params, gates, buffers, key, *inputs, **kwargs)``, from :func:`gated`.

@@ -58,7 +58,7 @@ def is_dtensor(tensor: object, /) -> bool:
     if kind is Tensor or kind is Parameter:
         return False
     public, private = sys.modules.get(_PUBLIC), sys.modules.get(_PRIVATE)
-    if public is not None:
+    if public is not None and hasattr(public, "DTensor"):
         return isinstance(tensor, public.DTensor)
     if private is not None and isinstance(tensor, private.DTensor):
         check_torch()

@@ -21,8 +21,10 @@ def check_agreement(*, group: Any = None, **things: Any) -> None:
     gathers 32 bytes of each process; only processes that disagree send more, to say on what. It is
     a collective: every process of the group calls it, with the same names.
 
-    Values of tensors are compared bit for bit. Of a DTensor that processes share out, each holds
-    other values: its dtype, shape and layout are compared.
+    Values of tensors are compared bit for bit. A DTensor is compared by its dtype, shape and
+    layout, and each piece of it among the processes of the group that hold this piece: copies
+    along a replicated dimension of the mesh, as in hybrid sharding. A piece that one process alone
+    holds has nothing to be compared with. Terms of a partial sum are not compared.
 
     Args:
         group: The process group; None is the whole world.

@@ -174,7 +174,7 @@ class L0Module(PlacedGates):
         live, gates = self._current(), resizable(self.gates())
         numbers = None if live.takes_rows else kwargs.pop("rows", None)
         if numbers is not None:
-            check_rows_argument(numbers, inputs, kwargs, self.per_example, self.rank)
+            check_rows_argument(numbers, (inputs, kwargs), self.key, self.per_example, self.rank)
         call = LiveCall(live, by_row=self.per_example and self.training)
         apply: Any = call.gated(self.spec, self.estimator, self.sampling)
         key = self._next_key(numbers) if self.training else None

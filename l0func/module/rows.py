@@ -22,20 +22,25 @@ def takes_rows(module: nn.Module) -> bool:
 
 
 def check_rows_argument(
-    rows: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], by_row: bool, rank: int | None
+    rows: Any,
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    key: Tensor,
+    by_row: bool,
+    rank: int | None,
 ) -> None:
     """Refuse global numbers of rows that do not fit the batch or the module's settings.
 
     Args:
         rows: What the user gave.
-        inputs: The inputs.
-        kwargs: The keyword inputs.
+        inputs: The inputs, and the keyword inputs.
+        key: The module's key.
         by_row: Whether every row has its own masks.
         rank: The number that sets the draws of this process apart.
 
     Raises:
-        TypeError: ``rows`` is no tensor.
-        ValueError: One of the settings excludes rows, or their number is another.
+        TypeError: ``rows`` is no tensor of an integer type.
+        ValueError: One of the settings excludes rows, their number is another, or
+            :func:`l0func.random.row_keys` would refuse them. Nothing has been drawn then.
     """
     if not by_row:
         raise ValueError(
@@ -52,12 +57,13 @@ def check_rows_argument(
             f"rows are the global numbers of rows, an int64 tensor of shape (B,); got "
             f"{with_type(rows)}."
         )
-    size = batch_size(inputs, kwargs)
+    size = batch_size(*inputs)
     if tuple(rows.shape) != (size,):
         raise ValueError(
             f"rows has a number for every row of the batch, shape ({size},); got "
             f"{tuple(rows.shape)}."
         )
+    random.check_row_numbers(rows, key)
 
 
 def keys_for_batch(

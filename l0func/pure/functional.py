@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from l0func.internal import names, tree
 from l0func.internal.context import compiling, traced_by_dynamo
+from l0func.internal.mixed import in_words_of_arguments
 from l0func.internal.tree import Tree
 from l0func.internal.watch import current_watch, watching
 from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
@@ -169,13 +170,20 @@ class PureModule:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        watch = None if compiling() else Watched(PureModule._without_key.__code__)
+        if compiling():
+            with Keyed(None, None):
+                return call(params, buffers, *args, **kwargs)
+        watch = Watched(PureModule._without_key.__code__)
         keyed = Keyed(None, watch)
-        with nullcontext() if watch is None else watch, keyed:
-            result = call(params, buffers, *args, **kwargs)
-            if watch is not None:
-                watch.settle(result, keyed)
-            return result
+        try:
+            with watch, keyed:
+                watch.settle(result := call(params, buffers, *args, **kwargs), keyed)
+                return result
+        except RuntimeError as error:
+            given = {"inputs": args, "keyword inputs": kwargs, "buffers": buffers}
+            if in_words := in_words_of_arguments(error, params=params, **given):
+                raise in_words from error
+            raise
 
     def run(
         self, params: Tree, buffers: Tree, /, *args: Any, **kwargs: Any

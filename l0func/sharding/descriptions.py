@@ -1,4 +1,7 @@
-"""Short texts of values, equal where the values are: specs, tensors and plain numbers."""
+"""Short texts of values, equal where the values are: specs, tensors and plain numbers.
+
+The text for values of a DTensor is one of this process's piece, and names its holders.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ctypes
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,21 +18,32 @@ from l0func.internal import tree
 from l0func.internal.sharding import ShardLayout, is_dtensor
 from l0func.internal.tree import LEAVES
 from l0func.internal.untyped import loose
+from l0func.sharding.holders import holders, root_ranks
 from l0func.spec.plan import GateSpec, plain_number
 
 _SHORT = 200
 _FEW_NUMBERS = 4
 
 
-def described(name: str, value: Any, /) -> Iterator[tuple[str, str]]:
+class Description(NamedTuple):
+    """A part of a value in words."""
+
+    name: str
+    """Such as ``params '0.weight'``."""
+
+    text: str
+    """Equal where the part is."""
+
+    holders: tuple[int, ...] | None = None
+    """The ranks of the processes that hold it; None for all."""
+
+
+def described(name: str, value: Any, /) -> Iterator[Description]:
     """The name and the text of every part of a value.
 
     Args:
         name: The value's name.
         value: A gate spec, or a pytree of tensors, numbers, texts and specs.
-
-    Yields:
-        A part's name, such as ``params '0.weight'``, and its text.
 
     Raises:
         TypeError: A part is none of these.
@@ -39,9 +53,9 @@ def described(name: str, value: Any, /) -> Iterator[tuple[str, str]]:
         if isinstance(leaf, GateSpec):
             yield from _of_spec(label, leaf)
         elif isinstance(leaf, Tensor):
-            yield label, _of_tensor(leaf)
+            yield from _of_tensor(label, leaf)
         elif isinstance(leaf, LEAVES):
-            yield label, _short(repr(leaf))
+            yield Description(label, _short(repr(leaf)))
         else:
             raise TypeError(
                 "Processes compare gate specs and pytrees of tensors, numbers and texts; "
@@ -49,13 +63,14 @@ def described(name: str, value: Any, /) -> Iterator[tuple[str, str]]:
             )
 
 
-def _of_spec(name: str, spec: GateSpec) -> Iterator[tuple[str, str]]:
-    yield f"the gates of {name}", _short(", ".join(gate.name for gate in spec.gates))
+def _of_spec(name: str, spec: GateSpec) -> Iterator[Description]:
+    names = ", ".join(gate.name for gate in spec.gates)
+    yield Description(f"the gates of {name}", _short(names))
     for gate in spec.gates:
-        yield f"the gates {gate.name!r} of {name}", _as_json(gate.to_dict())
+        yield Description(f"the gates {gate.name!r} of {name}", _as_json(gate.to_dict()))
     for plan in (*spec.parameters, *spec.buffers):
-        yield f"{plan.path!r} of {name}", _as_json(plan.to_dict())
-    yield f"the attrs of {name}", _as_json(spec.attrs)
+        yield Description(f"{plan.path!r} of {name}", _as_json(plan.to_dict()))
+    yield Description(f"the attrs of {name}", _as_json(spec.attrs))
 
 
 def _as_json(record: Any) -> str:
@@ -73,22 +88,24 @@ def _sha(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _of_tensor(t: Tensor) -> str:
+def _of_tensor(label: str, t: Tensor) -> Iterator[Description]:
     kind = f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}"
     if is_dtensor(t):
-        return _of_dtensor(kind, loose(t))
-    if t.is_meta or t.layout != torch.strided:
-        return f"{kind} on {t.device.type} as {t.layout}"
-    return f"{kind}, {_of_values(t)}"
+        yield from _of_dtensor(label, kind, loose(t))
+    elif t.is_meta or t.layout != torch.strided:
+        yield Description(label, f"{kind} on {t.device.type} as {t.layout}")
+    else:
+        yield Description(label, f"{kind}, {_of_values(t)}")
 
 
-def _of_dtensor(kind: str, t: Any) -> str:
-    """The layout; and the values, where every process has all of them."""
+def _of_dtensor(label: str, kind: str, t: Any) -> Iterator[Description]:
+    """The layout; and the values of this process's piece, for all that hold the piece."""
     layout = ShardLayout(t.device_mesh, tuple(t.placements))
-    ranks = layout.mesh.mesh.tolist()
-    text = f"{kind}, {layout} of the ranks {ranks}"
-    is_whole = all(p.is_replicate() for p in layout.placements)
-    return f"{text}, {_of_values(t.to_local())}" if is_whole else text
+    yield Description(label, f"{kind}, {layout} of the ranks {root_ranks(layout.mesh)}")
+    own, local = holders(layout), t.to_local()
+    if own and not local.is_meta:
+        text = f"a piece of shape {tuple(local.shape)}, {_of_values(local)}"
+        yield Description(label, text, own)
 
 
 def _of_values(t: Tensor) -> str:

@@ -17,6 +17,7 @@ from l0func.internal.tree import Tree
 from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
+from l0func.train.saved_moments import SavedMoments, check_saved_moments
 from l0func.train.state import TrainState
 
 _STATE = Format(
@@ -172,14 +173,30 @@ def state_from(
     _check_spec_of_file(name, found, spec)
     own_settings = json.loads(_settings_as_text(settings))
     _check_settings(name, _settings_of_file(name, metadata), own_settings)
-    # A first state may lack moments, so their names come from the file.
-    moments = _moments_of(name, saved, state.moments)
+    moments = _moments_of(name, saved)
     tensors = {leaf: t for leaf, t in saved.items() if not leaf.startswith("moments.")}
     start = state._replace(moments={})
     expected = tree.leaves(start, "the state")
     _check_tensors(name, tensors, expected)
-    _check_moments(name, moments, state, expected)
-    return tree.rebuild(start, tensors)._replace(moments=moments)
+    # Tensors of shards are not read yet.
+    has_begun = saved["step"].is_meta or int(saved["step"]) > 0
+    check_saved_moments(name, moments, state, expected, has_begun=has_begun)
+    kept: dict[str, Moments] = {}
+    for section, of_section in state.moments.items():
+        found = moments.get(section, {})
+        kept[section] = {
+            leaf: _with_names(own, found.get(leaf)) for leaf, own in of_section.items()
+        }
+    return tree.rebuild(start, tensors)._replace(moments=kept)
+
+
+def _with_names(
+    own: Mapping[str, Tensor | None] | None, saved: Mapping[str, Tensor] | None
+) -> dict[str, Tensor | None] | None:
+    """The saved moments of a leaf, with the names of what a step will make."""
+    if own is None:
+        return None if saved is None else {**saved}
+    return {**dict.fromkeys(own), **(saved or {})}
 
 
 def _settings_as_text(settings: Mapping[str, Any] | None) -> str:
@@ -207,13 +224,9 @@ def _settings_of_file(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def _moments_of(
-    path: str, saved: Mapping[str, Tensor], expected: Mapping[str, Moments]
-) -> dict[str, Moments]:
-    """The saved moments, under ``"params"`` and ``"gates"``; empty ones where nothing is saved."""
-    moments: dict[str, Moments] = {}
-    for section, leaves in expected.items():
-        moments[section] = {leaf: {} for leaf in leaves}
+def _moments_of(path: str, saved: Mapping[str, Tensor]) -> SavedMoments:
+    """The saved moments, under ``"params"`` and ``"gates"``."""
+    moments: SavedMoments = {}
     for full, t in saved.items():
         if not full.startswith("moments."):
             continue
@@ -287,49 +300,3 @@ def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str
             )
         if t.dtype != own.dtype:
             raise ValueError(f"{path} has {name!r} as {t.dtype}; this run's is {own.dtype}.")
-
-
-def _check_moments(
-    path: Any,
-    moments: Mapping[str, Moments],
-    state: TrainState,
-    expected: Mapping[str, Tensor],
-) -> None:
-    # Some optimizers remember more after some steps; their own next step knows these names.
-    may_have_more = int(state.step) == 0
-    for section, of_section in moments.items():
-        _check_whole(path, section, of_section)
-        for leaf, of_leaf in of_section.items():
-            name = f"{section}.{leaf}"
-            if name not in expected:
-                raise ValueError(f"{path} remembers {name}, which this run does not have.")
-            own_names = sorted(state.moments.get(section, {}).get(leaf, of_leaf) or of_leaf)
-            is_more = may_have_more and of_leaf.keys() >= set(own_names)
-            if of_leaf and sorted(of_leaf) != own_names and not is_more:
-                raise ValueError(
-                    f"{path} remembers {sorted(of_leaf)} of {name}, and this run's state has "
-                    f"{own_names}: the file is of another optimizer. Build the training with the "
-                    "optimizers that wrote it."
-                )
-            _check_moments_of_leaf(path, name, of_leaf, expected[name])
-
-
-def _check_whole(path: Any, section: str, moments: Moments) -> None:
-    """Refuse a file with different moments for different leaves."""
-    kinds = {frozenset(of_leaf) for of_leaf in moments.values()}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{path} remembers {[sorted(kind) for kind in kinds]} of different leaves of "
-            f"{section}: it is not whole."
-        )
-
-
-def _check_moments_of_leaf(
-    path: Any, name: str, moments: Mapping[str, Tensor], leaf: Tensor
-) -> None:
-    for kind, t in moments.items():
-        if t.dim() > leaf.dim():
-            raise ValueError(
-                f"{path} remembers a {kind} of shape {tuple(t.shape)} of {name}: it is another "
-                "leaf's."
-            )

@@ -17,8 +17,14 @@ from l0func.internal.tree import Tree
 from l0func.train.first_moments import FirstMoments
 from l0func.train.probe import Number, check_moments, probed
 
-Moments: TypeAlias = dict[str, dict[str, Tensor]]
-"""``{leaf path: {name: tensor}}``: the optimizer's state for each leaf."""
+OwnMoments: TypeAlias = dict[str, Tensor | None]
+"""``{name: tensor}``: the optimizer's state for a leaf; None for what the first step will make."""
+
+OTHERS = "*"
+"""A name for moments that later steps may add."""
+
+Moments: TypeAlias = dict[str, OwnMoments | None]
+"""``{leaf path: moments}``; None where nothing is known of them before the first step."""
 
 # The shape of a small matrix to try a new optimizer on.
 _PROBE_SHAPE = (2, 3)
@@ -139,12 +145,21 @@ class _OptimizerFunctions:
 
     def init(self, leaves: Tree, /) -> Moments:
         named = tree.leaves(leaves, "leaves")
-        return {path: self.first.of(leaf) for path, leaf in named.items()}
+        return {path: self._before(leaf) for path, leaf in named.items()}
+
+    def _before(self, leaf: Tensor) -> OwnMoments | None:
+        """A leaf's moments before the first step, with the names of what steps will make."""
+        first, own = self.first.of(leaf), self._names_of(leaf)
+        if own is None:
+            return {**first} or None
+        to_make = sorted(own - first.keys())
+        others = [OTHERS] if self.later - own else []
+        return {**first, **dict.fromkeys([*to_make, *others])}
 
     def _update_one(
         self, grad: Tensor, moments: dict[str, Tensor], leaf: Tensor, step: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        moved, kept = self.update({"": grad}, {"": moments}, {"": leaf}, step)
+        moved, kept = self._moved({"": grad}, {"": moments}, {"": leaf}, step)
         return moved[""], kept[""]
 
     def update(
@@ -163,9 +178,22 @@ class _OptimizerFunctions:
         names.check_names(moments, named, "The state, compared with the leaves that move,")
         if not named:
             return leaves, {}
-        for path, of_leaf in moments.items():
+        held = {path: made(of_leaf) for path, of_leaf in moments.items()}
+        for path, of_leaf in held.items():
             self._check_own(path, of_leaf, named[path])
-        taken = {path: _taken(t, donate) for path, t in named.items()}
+        moved, kept = self._moved(slopes, held, named, step, donate)
+        return tree.rebuild(leaves, moved), {path: {**of_leaf} for path, of_leaf in kept.items()}
+
+    def _moved(
+        self,
+        slopes: Mapping[str, Tensor],
+        moments: Mapping[str, dict[str, Tensor]],
+        leaves: Mapping[str, Tensor],
+        step: Tensor,
+        donate: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """One step of torch's own optimizer."""
+        taken = {path: _taken(t, donate) for path, t in leaves.items()}
         torch_optimizer = self.factory.build(list(taken.values()), step)
         for path, leaf in taken.items():
             leaf.grad = slopes[path].detach()
@@ -173,8 +201,7 @@ class _OptimizerFunctions:
                 torch_optimizer.state[leaf] = self._as_state(moments[path], donate)
         torch_optimizer.step()
         kept = {path: _as_moments(torch_optimizer.state[leaf]) for path, leaf in taken.items()}
-        moved = {path: leaf.detach() for path, leaf in taken.items()}
-        return tree.rebuild(leaves, moved), kept
+        return {path: leaf.detach() for path, leaf in taken.items()}, kept
 
     def _check_own(self, path: str, moments: Mapping[str, Tensor], leaf: Tensor) -> None:
         """Refuse the moments of another optimizer: it would miss some, or carry others along."""
@@ -210,6 +237,11 @@ class _OptimizerFunctions:
             else:
                 state[name] = number(t.item())
         return state
+
+
+def made(moments: Mapping[str, Tensor | None] | None, /) -> dict[str, Tensor]:
+    """The moments of a leaf that are there."""
+    return {name: t for name, t in (moments or {}).items() if t is not None}
 
 
 def _as_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -126,10 +126,15 @@ def diverged(states: Tree) -> list[int]:
     """Find the members that hold a NaN or an infinity; they do not touch other members.
 
     Args:
-        states: A stack from :func:`stack`, or a vector with the members' losses.
+        states: A stack from :func:`stack`, or a tensor with the members along its first dimension,
+            such as a vector with their losses.
 
     Returns:
-        Their indices in the stack.
+        Their indices in the stack, in ascending order.
+
+    Raises:
+        TypeError: ``states`` is no stack, and no tensor.
+        ValueError: There are no members, their counts differ, or a tensor is a DTensor.
 
     Example:
         >>> import torch
@@ -137,9 +142,11 @@ def diverged(states: Tree) -> list[int]:
         >>> states = l0.stack([{"w": torch.ones(2)}, {"w": torch.tensor([torch.nan, 1.0])}])
         >>> l0.diverged(states)
         [1]
+        >>> l0.diverged(torch.tensor([torch.inf, 0.3, torch.nan]))  # the members' losses
+        [0, 2]
     """
     check_whole("diverged", states=states)
-    stacked = _stacked(states)
+    stacked = {"states": states} if isinstance(states, Tensor) else _stacked(states)
     bad = torch.zeros(_member_count(stacked), dtype=torch.bool, device="cpu")
     for t in stacked.values():
         finite = t.isfinite().reshape(len(t), -1).all(1)
@@ -179,6 +186,12 @@ def _is_number(path: str, named: Mapping[str, Tensor]) -> bool:
 
 def _member_count(stacked: dict[str, Tensor]) -> int:
     """The member count of a stack; all tensors must agree on it."""
+    for path, t in stacked.items():
+        if t.dim() == 0:
+            raise ValueError(
+                f"{path!r} is one number, of no stack: in a stack every tensor has its members "
+                "along the first dimension. Make stacks with l0func.stack."
+            )
     lengths = {path: _length(t) for path, t in stacked.items()}
     first, count = next(iter(lengths.items()), ("", 0))
     for path, length in lengths.items():

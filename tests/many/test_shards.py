@@ -142,6 +142,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path):
 def test_moments_that_a_state_lacks_are_read_and_laid_out_as_their_leaves(tmp_path):
     state, folder = _trained(), tmp_path / "step_3"
     l0.save_shards(folder, state, SPEC)
-    empty = {part: {leaf: {} for leaf in of} for part, of in state.moments.items()}
+    empty = {part: dict.fromkeys(of) for part, of in state.moments.items()}
     loaded = l0.load_shards(folder, _first()._replace(moments=empty), SPEC)
     assert _flat(loaded) == _flat(state)
