@@ -5,6 +5,8 @@ Nothing crashes, runs code, allocates more than a few times the file, or takes l
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import sys
 import time
 import tracemalloc
@@ -132,7 +134,6 @@ def test_cases_refuse_and_load_and_come_back_by_their_number(name, tmp_path):
 
 
 def test_the_bomb_would_go_off(monkeypatch):
-    import pickle
 
     monkeypatch.setitem(sys.modules, "fuzzed", fuzzed)
     pickle.loads(pickle.dumps(fuzzed.Bomb()))
@@ -144,3 +145,41 @@ def test_the_bomb_would_go_off(monkeypatch):
 def test_a_large_tensor_does_not_fit_in_the_limit():
     with few_addresses(), pytest.raises(RuntimeError, match="alloc"):
         torch.empty(2**31, dtype=torch.uint8)
+
+
+def a_part_elsewhere(found, folder):
+    """The part is there, and whole, beside the folder."""
+    for place in found.storage_data.values():
+        place.relative_path = f"../{place.relative_path}"
+    (folder / "__0_0.distcp").rename(folder.parent / "__0_0.distcp")
+
+
+def a_huge_moment(found, folder):
+    name = "moments.params.layer.weight.exp_avg"
+    found.state_dict_metadata[name].size = torch.Size([2**20, 2**20])
+
+
+def a_huge_text(found, folder):
+    found.state_dict_metadata["metadata.spec"].size = torch.Size([2**40])
+
+
+HOSTILE = {
+    a_part_elsewhere: "outside of the folder",
+    a_huge_moment: r"'moments\.params\.layer\.weight\.exp_avg' has the shape",
+    a_huge_text: r"'metadata\.spec' has the shape",
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__)
+def test_a_hostile_list_of_parts_is_refused_by_what_is_wrong_in_it(change, tmp_path):
+    runs_here("shards")
+    folder = tmp_path / "it"
+    folder.mkdir()
+    good = FORMATS["shards"].make(folder)
+    found = pickle.loads(good[".metadata"])
+    change(found, folder)
+    changed = pickle.dumps(found)
+    seal = hashlib.sha256(changed).hexdigest().encode()
+    written(folder, {".metadata": changed, ".metadata.sha256": seal})
+    with pytest.raises(ValueError, match=rf"it is damaged: .*{HOSTILE[change]}"):
+        FORMATS["shards"].load(folder)
