@@ -1,7 +1,7 @@
 """Save, load, train, prune, compact and copy in any order, against a model of plain tensors.
 
-The model is a two-layer network in plain torch: its numbers, the masks by their written definition,
-and gradient descent by hand. After every step the library has the model's numbers.
+The model is a two-layer network in plain torch: its numbers, masks by their written definition, and
+gradient descent by hand. After every step the library has the model's numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from torch import nn
@@ -203,6 +204,6 @@ START = [t.clone() for t in PARAMS.values()]
 
 @pytest.mark.parametrize("number", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_calls_in_any_order_agree_with_plain_tensors(number):
-    settings = examples(number)
+    chosen = settings(examples(number), stateful_step_count=20)
     assert tree.leaves(TRAINING.init(l0.random.key(4), PARAMS, {"units": torch.zeros(5)}, {}))
-    run_state_machine_as_test(Interleaved, settings=settings)
+    run_state_machine_as_test(Interleaved, settings=chosen)
