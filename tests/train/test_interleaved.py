@@ -1,7 +1,7 @@
 """Save, load, train, prune, compact and copy in any order, against a model of plain tensors.
 
-The model is a two-layer network in plain torch: its numbers, masks by their written definition, and
-gradient descent by hand. After every step the library has the model's numbers.
+The model is a two-layer network in plain torch: its numbers, masks by their written definition,
+and gradient descent by hand. After every step the library has the model's numbers.
 """
 
 from __future__ import annotations
