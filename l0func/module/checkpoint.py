@@ -48,7 +48,7 @@ def read_extra_state(state: Any) -> dict[str, Any]:
         raise _no_extra_state(f"a {type(read).__name__}")
     found = cast("dict[str, Any]", read)
     if not {"spec", "draws"} <= found.keys():
-        raise _no_extra_state(f"a dict with the keys {shown(str(list(found)))}")
+        raise _no_extra_state(f"a dict with the keys {str(list(found))[:80]}")
     spec, draws = found["spec"], found["draws"]
     if not isinstance(spec, str) or type(draws) is not int or draws < 0:
         raise _no_extra_state(f"the spec {shown(spec)} and {shown(draws)} draws")

@@ -89,7 +89,7 @@ def saved_shapes(folder: Path) -> dict[str, Tensor]:
 def _metadata_of_parts(folder: Path) -> Any:
     _engine()
     pickled = (folder / _LIST).read_bytes()
-    if _digest_of(pickled) != (folder / _DIGEST).read_bytes():
+    if _seal_of(pickled) != (folder / _DIGEST).read_bytes():
         raise ValueError(_damage(folder, f"its {_LIST} is not what was written"))
     try:
         return parts_list(folder, pickled)
@@ -97,7 +97,7 @@ def _metadata_of_parts(folder: Path) -> Any:
         raise ValueError(_damage(folder, f"its {_LIST} is no list of parts: {error}")) from None
 
 
-def _digest_of(pickled: bytes) -> bytes:
+def _seal_of(pickled: bytes) -> bytes:
     return hashlib.sha256(pickled).hexdigest().encode()
 
 
@@ -149,7 +149,7 @@ def _sealing_writer() -> Any:
             parent.finish(metadata, results)
             folder = Path(self.path)
             unnamed = folder / f"{_DIGEST}.tmp"
-            unnamed.write_bytes(_digest_of((folder / _LIST).read_bytes()))
+            unnamed.write_bytes(_seal_of((folder / _LIST).read_bytes()))
             unnamed.rename(folder / _DIGEST)
 
     return SealingWriter
