@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l0func.gates.checks import check_values
+from l0func.internal.strict_json import parse, shown
 from l0func.internal.untyped import listed
 from l0func.spec.plan import GateSpec
 
@@ -40,14 +41,17 @@ def read_extra_state(state: Any) -> dict[str, Any]:
             raise _no_extra_state(f"a tensor of {state.dtype}")
         text = bytes(listed(state.flatten())).decode(errors="replace")
         try:
-            read = json.loads(text)
-        except json.JSONDecodeError:
+            read = parse(text)
+        except ValueError:
             raise _no_extra_state(repr(text[:40])) from None
     if not isinstance(read, dict):
         raise _no_extra_state(f"a {type(read).__name__}")
     found = cast("dict[str, Any]", read)
     if not {"spec", "draws"} <= found.keys():
-        raise _no_extra_state(f"a dict with the keys {list(found)}")
+        raise _no_extra_state(f"a dict with the keys {str(list(found))[:80]}")
+    spec, draws = found["spec"], found["draws"]
+    if not isinstance(spec, str) or type(draws) is not int or draws < 0:
+        raise _no_extra_state(f"the spec {shown(spec)} and {shown(draws)} draws")
     return found
 
 

@@ -97,6 +97,19 @@ def metadata_of(
     }
 
 
+def check_format(name: str, metadata: Mapping[str, str]) -> None:
+    """Refuse a checkpoint that says it is something else.
+
+    Raises:
+        ValueError: Its format is not that of training states.
+    """
+    if metadata["format"] != _STATE.name:
+        found = shown(metadata["format"])
+        raise ValueError(
+            f"{name} {_STATE.otherwise}: its metadata says {found}, not {_STATE.name!r}."
+        )
+
+
 def load_state(
     path: PathLike,
     state: TrainState,

@@ -1,7 +1,8 @@
 """The files of a checkpoint in a folder: written and read by ``torch.distributed.checkpoint``.
 
 Each tensor's part is a zip archive with checksums, which torch does not compare: this module does.
-The list of all parts is a pickle, and has its digest in a file of its own.
+The list of all parts is a pickle, and has its digest in a file of its own; nothing that stands in
+it is run (``train/shard_list``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import untyped
+from l0func.train.shard_list import parts_list
 
 _LIST = ".metadata"
 _DIGEST = ".metadata.sha256"
@@ -85,14 +87,18 @@ def saved_shapes(folder: Path) -> dict[str, Tensor]:
 
 
 def _metadata_of_parts(folder: Path) -> Any:
-    # A changed pickle is not even opened: it could do anything.
-    if _digest_of_list(folder) != (folder / _DIGEST).read_text():
+    _engine()
+    pickled = (folder / _LIST).read_bytes()
+    if _seal_of(pickled) != (folder / _DIGEST).read_bytes():
         raise ValueError(_damage(folder, f"its {_LIST} is not what was written"))
-    return _engine().FileSystemReader(folder).read_metadata()
+    try:
+        return parts_list(folder, pickled)
+    except ValueError as error:
+        raise ValueError(_damage(folder, f"its {_LIST} is no list of parts: {error}")) from None
 
 
-def _digest_of_list(folder: Path) -> str:
-    return hashlib.sha256((folder / _LIST).read_bytes()).hexdigest()
+def _seal_of(pickled: bytes) -> bytes:
+    return hashlib.sha256(pickled).hexdigest().encode()
 
 
 def _damage(folder: Path, cause: str) -> str:
@@ -143,7 +149,7 @@ def _sealing_writer() -> Any:
             parent.finish(metadata, results)
             folder = Path(self.path)
             unnamed = folder / f"{_DIGEST}.tmp"
-            unnamed.write_text(_digest_of_list(folder))
+            unnamed.write_bytes(_seal_of((folder / _LIST).read_bytes()))
             unnamed.rename(folder / _DIGEST)
 
     return SealingWriter
@@ -154,6 +160,9 @@ def _checked_reader() -> Any:
     base: Any = _engine().FileSystemReader
 
     class CheckedReader(base):
+        def read_metadata(self, *args: Any, **settings: Any) -> Any:
+            return _metadata_of_parts(Path(self.path))
+
         def read_data(self, plan: Any, planner: Any) -> Any:
             for item in plan.items:
                 place = self.storage_data[item.storage_index]
@@ -170,8 +179,11 @@ def _check_part(file: Path, place: Any, name: str) -> None:
         part = stream.read(place.length)
     try:
         with zipfile.ZipFile(BytesIO(part)) as archive:
-            broken = archive.testzip()
-    except zipfile.BadZipFile:
+            # torch.save compresses nothing; a small archive could unpack to a huge one.
+            packed = any(info.compress_type for info in archive.infolist())
+            broken = "a packed archive" if packed else archive.testzip()
+    # A foreign archive fails in many ways: bad places, unknown methods, a password.
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         broken = "the archive"
     if broken is not None:
         raise ValueError(f"{name!r} in {file.name} is not what was written")

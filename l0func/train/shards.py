@@ -15,7 +15,7 @@ from l0func.internal.groups import together
 from l0func.internal.sharding import check_entries, is_dtensor
 from l0func.internal.untyped import listed
 from l0func.spec.plan import GateSpec
-from l0func.train.checkpoint import metadata_of, state_from
+from l0func.train.checkpoint import check_format, metadata_of, state_from
 from l0func.train.shard_files import is_complete, read_parts, saved_shapes, write_parts
 from l0func.train.state import TrainState
 
@@ -163,7 +163,12 @@ def _texts_of(path: Path, saved: dict[str, Tensor]) -> dict[str, str]:
             raise ValueError(f"{path} has no {name}: l0func.save_shards did not write it.")
         found[_PREFIX + name] = torch.empty(record.shape, dtype=torch.uint8, device="cpu")
     read_parts(path, found)
-    return {name: _spec_text(found[_PREFIX + name]) for name in _TEXTS}
+    try:
+        texts = {name: _spec_text(found[_PREFIX + name]) for name in _TEXTS}
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} has no texts: l0func.save_shards did not write it.") from None
+    check_format(str(path), texts)
+    return texts
 
 
 def _shard_bytes(text: str) -> Tensor:
