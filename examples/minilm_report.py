@@ -16,7 +16,7 @@ from torch import nn
 
 AIMS = {0.75: 0.96, 0.5: 0.93}
 """The correlation after distillation that was aimed at, at each share of the multiply-adds."""
-MEASURED = {0.75: 0.9597}
+MEASURED = {0.75: 0.9596}
 """Where the gates miss their aim: the correlation that they reach on average, rounded down."""
 
 

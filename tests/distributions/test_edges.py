@@ -171,7 +171,7 @@ def test_draws_have_their_digits(d, dtype):
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_moments_have_six_digits(d, dtype):
+def test_moments_have_four_digits_in_every_dtype(d, dtype):
     with mp.workdps(80):
         for location in MILD:
             la = torch.tensor(location, dtype=dtype)
