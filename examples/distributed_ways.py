@@ -71,7 +71,8 @@ class ModuleRun:
         trees = {"params": self.net.weights(), "gates": self.net.gates()}
         moments: dict[str, Any] = {}
         for part, tree in trees.items():
-            moments[part] = {name: dict(self.sgd.state[p]) for name, p in tree.items()}
+            # Before its first step the optimizer does not say what it will remember.
+            moments[part] = {name: dict(self.sgd.state[p]) or None for name, p in tree.items()}
         step = torch.tensor(self.net.draws)
         rest: dict[str, Any] = {"buffers": {}, "averages": {}, "control": None}
         return l0.TrainState(step, self.net.key, **trees, moments=moments, **rest)

@@ -65,9 +65,10 @@ def _check_saved_names(
     wanted = own.keys() - {OTHERS}
     if set(saved) == wanted or (OTHERS in own and saved.keys() >= wanted):
         return
+    unknown = "" if own else " In a state of your own, None stands for moments not known yet."
     raise ValueError(
         f"{path} remembers {sorted(saved) or 'nothing'} of {name}, and this run's state has "
-        f"{sorted(wanted) or 'no moments'}: the file is of another optimizer. {_WAY_BACK}"
+        f"{sorted(wanted) or 'no moments'}: the file is of another optimizer. {_WAY_BACK}{unknown}"
     )
 
 
