@@ -46,8 +46,10 @@ class TrainState(NamedTuple):
     gates: Tree
     buffers: Tree
     moments: dict[str, Moments]
-    """The optimizers' moments, under ``"params"`` and ``"gates"``: for each leaf a dict of tensors,
-    or None where nobody knows yet what its optimizer will remember."""
+    """The optimizers' moments, under ``"params"`` and ``"gates"``.
+
+    For each leaf they are a dict of tensors, or None where nobody knows yet what its optimizer
+    will remember."""
 
     averages: Tree
     """Averages of params and gates; empty if the training keeps none."""
