@@ -44,40 +44,50 @@ def setup(app):
 """
 
 
-def built(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
-    """A site of one page, built with the settings of docs/ and with warnings as errors."""
+FAULTS = {
+    "page": ("# A page\n\n[a link](no_such_page.md)\n", "no_such_page"),
+    "heading": ("# A page\n\n[a link](#no-such-heading)\n", "no-such-heading"),
+    "name": ("# A page\n\n```{eval-rst}\n:func:`l0func.no_such_name`\n```\n", "no_such_name"),
+    "picture": ("# A page\n\n![a picture](no_such_picture.png)\n", "no_such_picture"),
+    "stderr": (CELL.format(code="import sys\nsys.stderr.write('a word')"), "stderr"),
+    "warning": (CELL.format(code="import warnings\nwarnings.warn('careful')"), "stderr"),
+}
+"""Faulty pages, and what the build says of each."""
+
+
+def built(folder: Path, pages: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A site of these pages, built with the settings of docs/ and with warnings as errors."""
     (folder / "conf.py").write_text(SETTINGS)
-    (folder / "index.md").write_text(page)
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", ".", "built"]
+    listed = "\n".join(pages)
+    (folder / "index.md").write_text(f"# Pages\n\n```{{toctree}}\n{listed}\n```\n")
+    for name, page in pages.items():
+        (folder / f"{name}.md").write_text(page)
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=folder, env=env, capture_output=True, text=True, check=False
+        [*command, ".", "built"], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
 
 
 def test_a_sound_page_builds(tmp_path):
-    result = built(tmp_path, CELL.format(code="print(6 * 7)"))
+    result = built(tmp_path, {"sound": CELL.format(code="print(6 * 7)")})
     assert result.returncode == 0, result.stderr
-    assert "42" in (tmp_path / "built" / "index.html").read_text()
+    assert "42" in (tmp_path / "built" / "sound.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
-        ("# A page\n\n[a link](no_such_page.md)\n", "no_such_page"),
-        ("# A page\n\n[a link](#no-such-heading)\n", "no-such-heading"),
-        ("# A page\n\n```{eval-rst}\n:func:`l0func.no_such_name`\n```\n", "no_such_name"),
-        ("# A page\n\n![a picture](no_such_picture.png)\n", "no_such_picture"),
-        (CELL.format(code="raise RuntimeError('this cell does not run')"), "ExecutionError"),
-        (CELL.format(code="import sys\nsys.stderr.write('a word')"), "stderr"),
-        (CELL.format(code="import warnings\nwarnings.warn('careful')"), "stderr"),
-    ],
-    ids=["page", "heading", "name", "picture", "error", "stderr", "warning"],
-)
-def test_a_fault_in_a_page_fails_the_build(page, message, tmp_path):
-    result = built(tmp_path, page)
+def test_a_fault_in_a_page_fails_the_build_and_is_named_with_the_page(tmp_path):
+    result = built(tmp_path, {name: page for name, (page, _) in FAULTS.items()})
     assert result.returncode != 0
-    assert message in result.stderr
+    for name, (_, message) in FAULTS.items():
+        of_page = [line for line in result.stderr.splitlines() if f"{name}.md" in line]
+        assert any(message in line for line in of_page), (name, result.stderr)
+
+
+def test_a_cell_that_raises_fails_the_build(tmp_path):
+    page = CELL.format(code="raise RuntimeError('this cell does not run')")
+    result = built(tmp_path, {"raising": page})
+    assert result.returncode != 0
+    assert "ExecutionError" in result.stderr
 
 
 def test_every_public_name_has_an_example_and_a_place_in_the_reference():
