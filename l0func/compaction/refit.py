@@ -317,7 +317,7 @@ class _ReaderEquations:
         values = matrix.values().double()
         for columns, own in _same_columns(self._entries):
             best = self._best_ridge(columns, own) if ridge is None else ridge
-            change = every_row.part(columns, own).solve(best)
+            change = every_row.part(columns, own).system().solve(best)
             outputs = self._outputs[own]
             values[outputs[:, None], self._columns[columns]] += change.matrix
             if matrix.bias is not None:
@@ -326,7 +326,8 @@ class _ReaderEquations:
 
     def _best_ridge(self, columns: Tensor, outputs: Tensor) -> float:
         """The ridge whose fit to some rows explains most of the others."""
-        seen, held_out = self._seen.part(columns, outputs), self._held_out.part(columns, outputs)
+        seen = self._seen.part(columns, outputs).system()
+        held_out = self._held_out.part(columns, outputs)
         return max(_RIDGES, key=lambda ridge: held_out.gain(seen.solve(ridge)))
 
 
