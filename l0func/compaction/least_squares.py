@@ -55,8 +55,8 @@ class NormalEquations:
 
     def add(self, x: Tensor, residual: Tensor) -> None:
         """Add rows: inputs of shape (rows, columns), and residuals, (rows, outputs); float64."""
-        self.products += x.mT @ x
-        self.moments += x.mT @ residual
+        self.products.addmm_(x.mT, x)
+        self.moments.addmm_(x.mT, residual)
         self.inputs += x.sum(0)
         self.residuals += residual.sum(0)
         self.rows += len(x)
@@ -87,17 +87,11 @@ class NormalEquations:
         """Whether all sums are finite."""
         return bool(self.products.isfinite().all() and self.moments.isfinite().all())
 
-    def solve(self, ridge: float) -> Change:
-        r"""The best change.
+    def system(self) -> System:
+        r"""The linear system for the best change.
 
-        .. math:: (C + \lambda\, \overline{x^2}\, I)\, D^T = M
-
-        with the products :math:`C` and the moments :math:`M` for one row, around the means if
-        there is a constant. A singular system gets a larger :math:`\lambda`, the first one with
-        which it has digits left.
-
-        Args:
-            ridge: :math:`\lambda`.
+        Its products :math:`C` and moments :math:`M` are those for one row, around the means if
+        there is a constant.
         """
         rows = max(self.rows, 1)
         products, moments = self.products / rows, self.moments / rows
@@ -105,10 +99,7 @@ class NormalEquations:
         if not self.constant:
             x, r = torch.zeros_like(x), torch.zeros_like(r)
         scale = products.diagonal().sum() / max(len(products), 1)
-        matrix = torch.zeros_like(moments)
-        if bool(scale > 0):
-            matrix = _solved(products - x.outer(x), moments - x.outer(r), scale, ridge)
-        return Change(matrix.mT, r - x @ matrix)
+        return System(products.sub_(x.outer(x)), moments.sub_(x.outer(r)), scale, x, r)
 
     def gain(self, change: Change) -> float:
         """How much lower a change makes the sum of squares on these rows."""
@@ -118,22 +109,54 @@ class NormalEquations:
         return float(explained - curved - 2 * constant @ (matrix @ self.inputs))
 
 
-def _solved(products: Tensor, moments: Tensor, scale: Tensor, ridge: float) -> Tensor:
-    unit = torch.eye(len(products), dtype=products.dtype, device=products.device)
-    while True:
-        factor = _factor(products + scale * ridge * unit)
-        # A pivot below the rounding of the sums is noise.
-        if bool(factor.diagonal().square().amin() > _NOISE * scale):
-            return torch.cholesky_solve(moments, factor)
-        ridge = max(10 * ridge, _NOISE)
+class System(NamedTuple):
+    """The system of :class:`NormalEquations`, for any ridge.
+
+    Attributes:
+        products: Shape (columns, columns).
+        moments: Shape (columns, outputs).
+        scale: The mean square of the inputs, not around the means.
+        inputs: The means of the inputs, shape (columns,); zeros if there is no constant.
+        residuals: The means of the residuals, shape (outputs,); zeros if there is no constant.
+    """
+
+    products: Tensor
+    moments: Tensor
+    scale: Tensor
+    inputs: Tensor
+    residuals: Tensor
+
+    def solve(self, ridge: float) -> Change:
+        r"""The best change.
+
+        .. math:: (C + \lambda\, \overline{x^2}\, I)\, D^T = M
+
+        A singular system gets a larger :math:`\lambda`, the first one with which it has digits
+        left.
+
+        Args:
+            ridge: :math:`\lambda`.
+        """
+        matrix = torch.zeros_like(self.moments)
+        if bool(self.scale > 0):
+            matrix = self._solved(ridge)
+        return Change(matrix.mT, self.residuals - self.inputs @ matrix)
+
+    def _solved(self, ridge: float) -> Tensor:
+        while True:
+            damped = self.products.clone()
+            damped.diagonal().add_(self.scale * ridge)
+            factor, failed = _factor(damped)
+            # A pivot below the rounding of the sums is noise.
+            has_digits = factor.diagonal().square().amin() > _NOISE * self.scale
+            if bool(has_digits & (failed == 0)):
+                return torch.cholesky_solve(self.moments, factor)
+            ridge = max(10 * ridge, _NOISE)
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    """A matrix's Cholesky factor; zeros if it has none."""
-    factor: Tensor
-    failed: Tensor
-    factor, failed = untyped.linalg.cholesky_ex(matrix)
-    return torch.where(failed == 0, factor, 0.0)
+def _factor(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix's Cholesky factor, and a number that is not 0 if it has none."""
+    return untyped.linalg.cholesky_ex(matrix)
 
 
 _NOISE = 1e-12

@@ -134,16 +134,17 @@ class Products(TorchDispatchMode):
             return func(*args, **named)
 
         if product is not None:
+            matrix = product.matrix
+            self.read_otherwise |= self._read(args) - {matrix.path, matrix.bias_path}
             return self._visit(product, run)
         if not func.is_view:
-            self._note_reads(args)
+            self.read_otherwise |= self._read(args)
         return run()
 
-    def _note_reads(self, args: tuple[Any, ...]) -> None:
-        for tensor in tensors_in_lists(args):
-            path = self._path(tensor)
-            if path is not None:
-                self.read_otherwise.add(path)
+    def _read(self, args: tuple[Any, ...]) -> set[str]:
+        """The parameters among these arguments."""
+        paths = {self._path(tensor) for tensor in tensors_in_lists(args)}
+        return {path for path in paths if path is not None}
 
     def matrix(self, part: Tensor, bias: Tensor | None, transposed: bool = False) -> Matrix | None:
         """The matrix that is this part, if the part is a parameter's own."""

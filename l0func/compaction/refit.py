@@ -7,7 +7,7 @@ mended reader by reader as it runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from l0func.compaction.least_squares import NormalEquations
 from l0func.compaction.products import Extent, Matrix, Product, Products, Visit
+from l0func.compaction.replay import Replay
 from l0func.gates.checks import (
     Gates,
     MaskEstimator,
@@ -218,6 +219,7 @@ class _Refit:
         self._whole: dict[Extent, list[Tensor]] = {}
         self._biased: dict[Extent | None, set[Extent]] = {}
         self._settled: set[Extent] = set()
+        self._replay = Replay()
         self._sums: dict[Extent, _ReaderEquations] = {}
         self._stale = False
         self.left: dict[str, str] = {}
@@ -225,11 +227,12 @@ class _Refit:
     @property
     def finished(self) -> bool:
         """Whether every reader is fitted."""
-        return self._whole.keys() <= self._settled
+        return not self._whole
 
     def watch(self, product: Product, run: Callable[[], Tensor]) -> Tensor:
         """Remember what a reader computes in the whole network."""
         output, matrix = run(), product.matrix
+        self._replay.note(matrix)
         self._biased.setdefault(matrix.bias_extent, set()).add(matrix.extent)
         if not _lacks_inputs(matrix, self._opened):
             return output
@@ -237,10 +240,12 @@ class _Refit:
             self._whole.setdefault(matrix.extent, []).append(output)
         else:
             self.left[matrix.path] = "has a matrix for each of several groups"
-        return output
+        # The network may write into its copy.
+        return output.clone()
 
-    def leave(self, paths: Iterable[str], reason: str) -> None:
+    def leave(self, paths: set[str], reason: str) -> None:
         """Leave these parameters as they are."""
+        self._replay.share(paths)
         for extent in list(self._whole):
             if extent[0] in paths:
                 self.left[extent[0]] = reason
@@ -249,26 +254,36 @@ class _Refit:
     def restart(self) -> None:
         """Begin a call of the pruned network."""
         self._sums.clear()
+        self._replay.restart()
         self._stale = False
 
     def fit(self, product: Product, run: Callable[[], Tensor]) -> Tensor:
         """Fit a reader in the pruned network, and compute its output then."""
-        output, matrix = run(), product.matrix
+        matrix = product.matrix
         extent = matrix.extent
-        if self._stale or extent in self._settled or extent not in self._whole:
-            return output
-        sums = self._sums.setdefault(extent, self._new_sums(matrix))
-        whole = self._whole[extent]
+        if extent in self._settled:
+            return self._replay.output(matrix, run)
+        if self._stale or extent not in self._whole:
+            return run()
+        if extent not in self._sums:
+            self._sums[extent] = self._new_sums(matrix)
+        sums, whole = self._sums[extent], self._whole[extent]
         wanted = whole[sums.uses]
-        sums.add(product, output, wanted)
+        sums.add(product, run(), wanted)
         if sums.uses < len(whole):
             # A recurrent layer's next inputs are then those that a good fit would give it.
-            return wanted
+            self._replay.final = False
+            return wanted.clone()
         sums.fit(matrix, self._ridge)
-        self._settled.add(extent)
         # The earlier uses in this call did not have the new weights.
         self._stale = len(whole) > 1
-        return run()
+        self._settle(matrix)
+        return self._replay.output(matrix, run)
+
+    def _settle(self, matrix: Matrix) -> None:
+        self._settled.add(matrix.extent)
+        self._replay.changed(matrix)
+        del self._whole[matrix.extent], self._sums[matrix.extent]
 
     def _new_sums(self, matrix: Matrix) -> _ReaderEquations:
         has_bias = matrix.bias is not None and len(self._biased[matrix.bias_extent]) == 1
@@ -317,7 +332,7 @@ class _ReaderEquations:
         values = matrix.values().double()
         for columns, own in _same_columns(self._entries):
             best = self._best_ridge(columns, own) if ridge is None else ridge
-            change = every_row.part(columns, own).solve(best)
+            change = every_row.part(columns, own).system().solve(best)
             outputs = self._outputs[own]
             values[outputs[:, None], self._columns[columns]] += change.matrix
             if matrix.bias is not None:
@@ -326,7 +341,8 @@ class _ReaderEquations:
 
     def _best_ridge(self, columns: Tensor, outputs: Tensor) -> float:
         """The ridge whose fit to some rows explains most of the others."""
-        seen, held_out = self._seen.part(columns, outputs), self._held_out.part(columns, outputs)
+        seen = self._seen.part(columns, outputs).system()
+        held_out = self._held_out.part(columns, outputs)
         return max(_RIDGES, key=lambda ridge: held_out.gain(seen.solve(ridge)))
 
 
