@@ -251,7 +251,7 @@ def macs_of_each(counts: Sequence[MacCounts], opens: Gates, spec: GateSpec) -> l
     sums = totals(terms, start)
     for i, own in enumerate(counts):
         if own.products:
-            sums[i] = sums[i] + macs_of_products(opens, own.products, spec.parameters)
+            sums[i] = sums[i] + macs_of_products(opens, own.products, spec.parameters, start)
     return sums
 
 

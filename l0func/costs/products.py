@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from l0func.gates.checks import Gates
@@ -47,7 +46,10 @@ class _Covered:
 
 
 def macs_of_products(
-    opens: Gates, products: tuple[ActivationProduct, ...], parameters: tuple[ParameterPlan, ...]
+    opens: Gates,
+    products: tuple[ActivationProduct, ...],
+    parameters: tuple[ParameterPlan, ...],
+    zero: Tensor,
 ) -> Tensor:
     """Multiply-adds of products between activations with every gate open by a weight.
 
@@ -55,23 +57,33 @@ def macs_of_products(
         opens: ``{gate name: weight of each gate}``: a probability, or 0 or 1.
         products: The products.
         parameters: The plans of the parameters.
+        zero: A scalar of the result's dtype and device.
 
     Returns:
         A scalar.
     """
-    like = next(iter(opens.values()), torch.zeros(()))
-    total = torch.zeros((), dtype=like.dtype, device=like.device)
+    total = zero
     wholes: Gates = {}
     # To find the gates takes longer than all that is computed with them.
     found = _covered if compiling() else _last_covered
     for covered in found(products, parameters):
-        open_macs = whole_numbers(covered.macs, like.device).to(like.dtype)
+        open_macs = whole_numbers(covered.macs, zero.device).to(zero.dtype)
         for name, numbers in zip(covered.names, covered.numbers, strict=True):
             if name not in wholes:
                 wholes[name] = whole_of(opens[name])
-            open_macs = open_macs * wholes[name][whole_numbers(numbers, like.device)]
+            open_macs = open_macs * wholes[name][whole_numbers(numbers, zero.device)]
         total = total + open_macs.sum()
     return total
+
+
+def gates_of_products(
+    products: tuple[ActivationProduct, ...], parameters: tuple[ParameterPlan, ...]
+) -> list[str]:
+    """The names of the gate vectors behind some products."""
+    found: dict[str, None] = {}
+    for covered in _last_covered(products, parameters):
+        found.update(dict.fromkeys(covered.names))
+    return list(found)
 
 
 def _covered(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,12 +13,14 @@ from l0func.internal.sharding import as_index, is_dtensor, layout_of, owned_alon
 from l0func.internal.shards import part, wrapped
 from l0func.spec.plan import ParameterPlan
 
+TermFactors: TypeAlias = tuple[float | Tensor, ...]
+
 
 class Term(NamedTuple):
     """The sum of some values, times each of the factors."""
 
     values: Tensor
-    factors: tuple[float | Tensor, ...] = ()
+    factors: TermFactors = ()
 
 
 def entry_term(values: Tensor, p: ParameterPlan, *factors: float | Tensor) -> Term:
@@ -29,19 +31,29 @@ def entry_term(values: Tensor, p: ParameterPlan, *factors: float | Tensor) -> Te
 
 def weighted_term(values: Tensor, weights: Tensor) -> Term:
     """The sum of products with weights for every entry, whole also where values are a DTensor."""
-    single = [dim for dim, size in enumerate(values.shape) if size == 1]
-    if single:
-        weights = weights.sum(single, keepdim=True)
+    own = own_weights(values, weights)
     if not is_dtensor(values):
-        return Term(values * weights)
-    layout, own = layout_of(values), weights
+        return Term(values * own)
+    return Term(wrapped(part(values) * own, layout_of(values), values.shape))
+
+
+def own_weights(values: Tensor, weights: Tensor) -> Tensor:
+    """Weights for every entry, added where values broadcast: those beside this process's values.
+
+    Args:
+        values: Values that broadcast to the weights.
+        weights: The weights, whole.
+    """
+    single = [dim for dim, size in enumerate(values.shape) if size == 1]
+    own = weights.sum(single, keepdim=True) if single else weights
+    if not is_dtensor(values):
+        return own
+    layout = layout_of(values)
     for dim, size in enumerate(values.shape):
         if size > 1:
             index = as_index(owned_along(layout, dim, size))
             own = own.index_select(dim, index.to(own.device))
-    local = part(values)
-    product = local * own.to(local.device)
-    return Term(wrapped(product, layout, weights.shape))
+    return own.to(part(values).device)
 
 
 def totals(groups: Iterable[Iterable[Term]], start: Tensor | None = None) -> list[Tensor]:
@@ -55,12 +67,25 @@ def totals(groups: Iterable[Iterable[Term]], start: Tensor | None = None) -> lis
         start: A zero to begin with, of the wanted dtype and device; by default the first term.
     """
     own: list[OwnSum] = []
-    factors: list[list[tuple[float | Tensor, ...]]] = []
+    factors: list[list[TermFactors]] = []
     for group in groups:
         factors.append([])
         for term in group:
             own.append(own_sum(term.values))
             factors[-1].append(term.factors)
+    return totals_of(own, factors, start)
+
+
+def totals_of(
+    own: Sequence[OwnSum], factors: Iterable[Sequence[TermFactors]], start: Tensor | None
+) -> list[Tensor]:
+    """For each group the sum of its terms, of which this process has its own sums.
+
+    Args:
+        own: The sums of all groups.
+        factors: For each group the factors of its sums.
+        start: A zero to begin with.
+    """
     sums = added(own)
     found: list[Tensor] = []
     for of_group in factors:
@@ -69,7 +94,7 @@ def totals(groups: Iterable[Iterable[Term]], start: Tensor | None = None) -> lis
     return found
 
 
-def _times(total: Tensor, factors: Sequence[float | Tensor]) -> Tensor:
+def _times(total: Tensor, factors: TermFactors) -> Tensor:
     for factor in factors:
         total = total * factor
     return total

@@ -21,7 +21,7 @@ class OwnSum(NamedTuple):
     """The sum of the entries that this process holds of a tensor."""
 
     value: Tensor
-    """A scalar; float64 for a DTensor."""
+    """A scalar, or a vector of several sums; float64 for a DTensor."""
 
     dtype: torch.dtype
     """The dtype of the whole sum."""
@@ -41,6 +41,28 @@ def own_sum(values: Tensor, /) -> OwnSum:
     # Counts are exact up to 2⁵³: they travel together with other sums.
     dtype = torch.int64 if is_exact else values.dtype
     return OwnSum(local.to(torch.float64), dtype, layout_of(values))
+
+
+def own_sums_of_levels(levels: Tensor, number: int, weights: Tensor | None = None, /) -> OwnSum:
+    """This process's terms of so many sums over all entries; nothing is sent.
+
+    The first sum counts the entries of level 1, and each one farther those of the next level too.
+
+    Args:
+        levels: A DTensor of multiples of ``1 / number`` from 0 to 1; with a NaN all sums are NaN.
+        number: The number of sums.
+        weights: Whole numbers that broadcast to this process's part: what each entry counts.
+    """
+    local = part(levels)
+    rows = (local * number).round().nan_to_num().to(torch.int64).reshape(-1)
+    if weights is None:
+        counts = torch.bincount(rows, minlength=number + 1)
+    else:
+        own = weights.expand_as(local).reshape(-1).to(torch.int64)
+        counts = own.new_zeros(number + 1).index_add(0, rows, own)
+    sums = counts.flip(0).cumsum(0)[:number].to(torch.float64)
+    value = torch.where(local.isnan().any(), torch.nan, sums)
+    return OwnSum(value, levels.dtype, layout_of(levels))
 
 
 def _plain_sum(values: Tensor) -> Tensor:
@@ -87,7 +109,7 @@ def _added_on_mesh(terms: Sequence[OwnSum], op: str) -> Tensor:
             if not all(is_cut):
                 # What is not cut here is the same in all these processes, and counts once.
                 cut = whole_numbers(tuple(map(int, is_cut)), own.device) > 0
-                total = torch.where(cut, total, own)
+                total = torch.where(cut.reshape(-1, *[1] * (own.dim() - 1)), total, own)
     return total
 
 

@@ -98,7 +98,7 @@ class ParameterPlan:
         """
         counted = self._counted(owned)
         if any(is_dtensor(values[binding.gate]) for binding in counted):
-            return self._spread_shards(counted, values, owners)
+            return spread_shards(self.path, self.shape, self._factors(counted, values, owners))
         product: Tensor | None = None
         seen: dict[str, list[Rule]] = {}
         for binding in counted:
@@ -112,12 +112,26 @@ class ParameterPlan:
         assert product is not None
         return product
 
-    def _spread_shards(
+    def spread_levels(self, levels: Mapping[str, Tensor]) -> Tensor:
+        """Spread levels over the parameter's entries: the lowest where gates meet.
+
+        Args:
+            levels: ``{gate name: level of each gate}``, DTensors of numbers in [0, 1]. A gate is
+                open beyond its level, and so are all gates on an entry beyond the lowest of them.
+
+        Returns:
+            A DTensor as from :meth:`spread`.
+        """
+        factors = self._factors(self._counted(owned=True), levels, None)
+        wanted = [factor._replace(is_level=True) for factor in factors]
+        return spread_shards(self.path, self.shape, wanted)
+
+    def _factors(
         self,
         counted: list[Binding],
         values: Mapping[str, Tensor],
         owners: Mapping[str, Tensor] | None,
-    ) -> Tensor:
+    ) -> list[Factor]:
         factors: list[Factor] = []
         seen: dict[str, tuple[Rule, ...]] = {}
         for binding in counted:
@@ -126,7 +140,7 @@ class ParameterPlan:
             earlier = seen.get(gate, ())
             factors.append(Factor(gate, rule, source[gate], multiplies, earlier))
             seen[gate] = (*earlier, rule)
-        return spread_shards(self.path, self.shape, factors)
+        return factors
 
     def _counted(self, owned: bool) -> list[Binding]:
         """The multiplying bindings, followed by the owning ones if these count."""

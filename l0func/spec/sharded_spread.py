@@ -33,6 +33,9 @@ class Factor(NamedTuple):
     earlier: tuple[Rule, ...]
     """Rules by which the same gate is on the parameter already."""
 
+    is_level: bool = False
+    """Whether values are levels; then the lowest of several counts, and not their product."""
+
 
 def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
     """The product of all factors as a DTensor, broadcastable to the parameter.
@@ -67,7 +70,8 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
     product: Tensor | None = None
     for factor in fitting:
         own = _own_factor(factor, layout, shape)
-        product = own if product is None else product * own
+        meet = torch.minimum if factor.is_level else torch.mul
+        product = own if product is None else meet(product, own)
     assert product is not None
     varied: set[int] = set()
     for factor in fitting:
@@ -226,7 +230,8 @@ def spread_on_own(
         if numbers is None:
             values = taken(values, gate_dim, held[gate_dim], wanted)
         else:
-            values = _by_number(values, held[gate_dim], numbers[as_index(wanted)], _sharers(rule))
+            values, runs = _of_runs(factor._replace(values=values), held[gate_dim])
+            values = _by_number(values, runs, numbers[as_index(wanted)])
     spread = values.reshape(sizes)
     for other in factor.earlier:
         repeated = _owned_index(rule, own, shape) == _owned_index(other, own, shape)
@@ -234,12 +239,19 @@ def spread_on_own(
     return spread
 
 
-def _by_number(values: Tensor, held: Owned, numbers: Tensor, sharers: int) -> Tensor:
+def _of_runs(factor: Factor, held: Owned) -> tuple[Tensor, Tensor]:
+    """The values of runs of gates that share slices, and the numbers of the runs."""
+    values, runs, sharers = factor.values, as_index(held), _sharers(factor.rule)
+    if sharers == 1:
+        return values, runs
+    shared, runs = values.reshape(-1, sharers), runs[::sharers] // sharers
+    if factor.is_level:
+        return shared.amax(dim=-1), runs
+    return 1 - (1 - shared).prod(dim=-1), runs
+
+
+def _by_number(values: Tensor, runs: Tensor, numbers: Tensor) -> Tensor:
     """The values of the gates with these numbers; 1 for the number -1."""
-    runs = as_index(held)
-    if sharers > 1:
-        closed = 1 - values.reshape(-1, sharers)
-        values, runs = 1 - closed.prod(dim=-1), runs[::sharers] // sharers
     if len(runs) == 0:
         return values.new_ones(len(numbers))
     places = torch.searchsorted(runs, numbers.clamp(min=0)).clamp(max=len(runs) - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from l0func.costs.latency import LatencyTable, check_table
 from l0func.costs.macs import MacCounts, check_counts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
-from l0func.gates.masks import deterministic_gate, deterministic_gates
+from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
+from l0func.internal.context import known_values
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree
-from l0func.spec.plan import GateSpec, GateVector, check_spec
+from l0func.spec.plan import GateSpec, check_spec
+from l0func.train.ahead import ShareAhead, can_look_ahead, searched
 from l0func.train.constraints import (
     MEASURES,
     Constraint,
@@ -27,8 +29,10 @@ from l0func.train.constraints import (
     constraints_of,
     shares_of,
 )
-from l0func.train.holding import held, location_of
+from l0func.train.floors import with_floors
+from l0func.train.holding import Enough, least_shift, location_of, raised
 from l0func.train.numbers import check_number
+from l0func.train.opens import counting_dtype, open_or_nan
 
 
 class LagrangianState(NamedTuple):
@@ -268,24 +272,29 @@ class _Controller:
         self._check_state(state)
         named = check_gates(gates, self.spec)
         lowest = self._lowest(state)
-        for gate in self.spec.gates if self.floor else ():
-            # One gate vector at a time: each trial then computes that vector alone.
-            own = {gate.name: named[gate.name]}
-            named = named | held(own, [gate.name], partial(self._has_floor, gate))
+        if self.floor:
+            named = with_floors(named, self.spec, self.floor, self.estimator)
+        return tree.rebuild(gates, self._reaching(named, lowest))
+
+    def _reaching(self, gates: Gates, lowest: Tensor) -> Gates:
+        named, reached = gates, self._shares(self._opens(gates)) >= lowest
         for number, constraint in enumerate(self.constraints):
-            chosen = constraint.gates
-            named = held(named, chosen, partial(self._reaches, constraint, lowest[number]))
-        return tree.rebuild(gates, named)
+            enough = Enough(partial(self._reaches, constraint, lowest[number]))
+            # What an earlier constraint has raised counts for the next one.
+            already = reached[number] if named is gates else enough.of(named)
+            if known_values(already):
+                # The usual case, without the search, which costs many calls.
+                continue
+            if can_look_ahead(constraint, named):
+                at = ShareAhead(constraint, named, lowest[number], self.spec, self.estimator)
+                enough = enough._replace(at=at)
+            shift = least_shift(searched(constraint, named), constraint.gates, enough, already)
+            named = raised(named, constraint.gates, shift)
+        return named
 
     def _reaches(self, constraint: Constraint, lowest: Tensor, gates: Gates) -> Tensor:
         opens = _at_least_float32(self._opens(gates))
         return constraint.share(opens, self.spec) >= lowest
-
-    def _has_floor(self, gate: GateVector, gates: Gates) -> Tensor:
-        log_alpha = gates[gate.name]
-        opens = _opens(log_alpha, deterministic_gate(gate, log_alpha, self.estimator))
-        [total] = full_sums([opens])
-        return total >= min(self.floor, opens.numel())
 
     def _is_below_floor(self, opens: Gates) -> Tensor:
         sums = full_sums(opens.values())
@@ -315,7 +324,7 @@ class _Controller:
 
     def _opens(self, gates: Gates) -> Gates:
         test_time = deterministic_gates(gates, self.spec, self.estimator)
-        return {name: _opens(gates[name], z) for name, z in test_time.items()}
+        return {name: open_or_nan(gates[name], z) for name, z in test_time.items()}
 
     def _current_target(self, state: LagrangianState) -> Tensor:
         ramp: Tensor | float = 1.0
@@ -340,17 +349,8 @@ class _Controller:
             )
 
 
-def _opens(log_alpha: Tensor, z: Tensor) -> Tensor:
-    """1 where a test-time gate is open, 0 where it is closed, NaN where its location is NaN."""
-    # A NaN is neither open nor closed: a diverged network must not meet a target.
-    is_open = (z != 0).to(z.dtype)
-    return torch.where(log_alpha.isnan(), torch.nan, is_open)
-
-
 def _at_least_float32(opens: Gates) -> Gates:
-    # Half precision cannot count the entries of a large parameter.
-    dtypes = [t.dtype for t in opens.values()]
-    dtype = reduce(torch.promote_types, dtypes, torch.float32)
+    dtype = counting_dtype(opens)
     return {name: t.to(dtype) for name, t in opens.items()}
 
 
