@@ -7,9 +7,10 @@ convolution an input row is a patch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -76,6 +77,17 @@ class Matrix(NamedTuple):
 
 def _extent_of(path: str, part: Tensor) -> Extent:
     return path, tuple(part.shape), tuple(part.stride()), int(part.storage_offset())
+
+
+def overlap(size: int, extents: Iterable[Extent]) -> bool:
+    """Whether any two parts of a parameter with so many entries have an entry in common."""
+    seen = torch.zeros(size, dtype=torch.bool, device="cpu")
+    for _, sizes, strides, offset in extents:
+        part = seen.as_strided(sizes, strides, offset)
+        if part.any():
+            return True
+        part.fill_(True)
+    return False
 
 
 class Product(NamedTuple):

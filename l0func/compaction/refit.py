@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l0func.compaction.least_squares import NormalEquations
-from l0func.compaction.products import Extent, Matrix, Product, Products, Visit
+from l0func.compaction.products import Extent, Matrix, Product, Products, Visit, overlap
 from l0func.compaction.replay import Replay
 from l0func.gates.checks import (
     Gates,
@@ -174,6 +174,7 @@ def _with_fitted_readers(
     """The pruned parameters with their readers fitted."""
     otherwise = network.call(_contiguous_copies(params), refit.watch)
     refit.leave(otherwise, "is read in another way, too")
+    refit.leave(refit.read_in_two_ways(params), "is read in two ways, as by a transposed product")
     fitted = _contiguous_copies(pruned)
     while not refit.finished:
         refit.restart()
@@ -217,6 +218,7 @@ class _Refit:
     def __init__(self, opened: Mapping[str, Tensor], ridge: float | None) -> None:
         self._opened, self._ridge = opened, ridge
         self._whole: dict[Extent, list[Tensor]] = {}
+        self._parts: dict[str, set[Extent]] = {}
         self._biased: dict[Extent | None, set[Extent]] = {}
         self._settled: set[Extent] = set()
         self._replay = Replay()
@@ -233,6 +235,7 @@ class _Refit:
         """Remember what a reader computes in the whole network."""
         output, matrix = run(), product.matrix
         self._replay.note(matrix)
+        self._parts.setdefault(matrix.path, set()).add(matrix.extent)
         self._biased.setdefault(matrix.bias_extent, set()).add(matrix.extent)
         if not _lacks_inputs(matrix, self._opened):
             return output
@@ -242,6 +245,11 @@ class _Refit:
             self.left[matrix.path] = "has a matrix for each of several groups"
         # The network may write into its copy.
         return output.clone()
+
+    def read_in_two_ways(self, params: Mapping[str, Tensor]) -> set[str]:
+        """The parameters with an entry in two different parts: a fit of one would change both."""
+        found = self._parts.items()
+        return {path for path, extents in found if overlap(params[path].numel(), extents)}
 
     def leave(self, paths: set[str], reason: str) -> None:
         """Leave these parameters as they are."""

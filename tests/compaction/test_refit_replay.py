@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import l0func as l0
 from l0func.compaction.replay import Replay
@@ -123,6 +124,38 @@ def test_a_reader_with_a_weight_that_is_another_products_input_stays_and_is_name
     with pytest.warns(UserWarning, match=r"'between\.weight' as it is.*another way"):
         fitted = _refit(module, _normal(0, (100, 7)))
     assert torch.equal(fitted["between.weight"], module.between.weight)
+
+
+class _Slices(_Loops):
+    """Two parts of a reader's weight, each a reader; the second begins in the first or behind."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__()
+        self.start = start
+
+    def forward(self, x):
+        h = self.first(x)
+        parts = [self.between.weight[:7], self.between.weight[self.start :]]
+        x = sum(F.linear(h, part).mean(1, keepdim=True) for part in parts)
+        return self.last(self._loop(self.again, x.expand_as(h)))
+
+
+@pytest.mark.parametrize("kind", [_BothWays, lambda: _Slices(5)], ids=["transposed", "slices"])
+def test_a_weight_with_an_entry_in_two_readers_stays_and_is_named(kind):
+    torch.manual_seed(0)
+    module = kind()
+    with pytest.warns(UserWarning, match=r"'between\.weight' as it is.*in two ways"):
+        fitted = _refit(module, _normal(0, (100, 7)))
+    assert torch.equal(fitted["between.weight"], module.between.weight)
+
+
+def test_parts_of_a_weight_without_a_common_entry_are_fitted_apart():
+    torch.manual_seed(0)
+    module = _Slices(7)
+    fitted = _refit(module, _normal(0, (100, 7)))
+    changed = fitted["between.weight"] != module.between.weight
+    assert changed[:7].any()
+    assert changed[7:].any()
 
 
 def test_a_fitted_reader_before_two_loops_is_computed_once(monkeypatch):
