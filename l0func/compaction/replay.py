@@ -11,7 +11,7 @@ from l0func.compaction.products import Extent, Matrix
 
 
 class Replay:
-    """What fitted readers compute in a network that is fitted while it runs, call after call.
+    """The outputs of fitted readers, in a network that is fitted while it runs, call after call.
 
     A call is final up to the first output that a later fit can change. Each output of a fitted
     reader in that stretch is kept, and is the same in every later call.
