@@ -21,7 +21,7 @@ COSTLY = (
     l0.HardKuma(1.0, -0.2, 1.05),
 )
 some = pytest.mark.parametrize(
-    "d", sampled(sorted(CASES, key=lambda d: d in COSTLY), one_in(4)), ids=repr
+    "d", sampled(sorted(CASES, key=lambda d: d in COSTLY), one_in(6)), ids=repr
 )
 LA = torch.linspace(-3, 3, 13, dtype=torch.float64)
 U = torch.linspace(0.05, 0.95, 13, dtype=torch.float64)
