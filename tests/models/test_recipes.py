@@ -31,9 +31,12 @@ def test_a_recipe_runs_as_it_stands(name: str, tmp_path: Path, monkeypatch: pyte
     for package in NEEDS[name]:
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
+    recipe = RECIPES / f"{name}.py"
+    # It checks itself what its readers expect.
+    assert "\nassert " in recipe.read_text()
     # A trainer seeds torch's global generator.
     with torch.random.fork_rng():
-        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+        runpy.run_path(str(recipe), run_name="__main__")
 
 
 def test_every_recipe_is_run_and_is_at_most_30_lines_long():

@@ -153,9 +153,10 @@ def test_dropout_acts_on_the_output_of_every_layer_but_the_last(kind):
 )
 def test_dropout_is_not_drawn_where_none_is_active(kind, layers, p, train):
     flat = weights(kind, layers, 1, True)
-    written_out(
-        kind, draw(T, N, D), initial(kind, layers), flat, True, layers, p, train, False, False
-    )
+    x, hx = draw(T, N, D), initial(kind, layers)
+    before = torch.get_rng_state()
+    written_out(kind, x, hx, flat, True, layers, p, train, False, False)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_written_out_cells_equal_torch_cells():

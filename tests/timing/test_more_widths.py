@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from l0func.timing.widths import say_what_is_left_out
@@ -22,4 +24,6 @@ def test_a_third_width_is_named():
 
 
 def test_two_widths_need_no_word():
-    say_what_is_left_out("form", frozenset({"form", "one"}), TWO, KNOWN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        say_what_is_left_out("form", frozenset({"form", "one"}), TWO, KNOWN)
