@@ -36,9 +36,9 @@ class Ending(NamedTuple):
     seconds: float
 
 
-def copied_checkout(root: Path, folder: Path) -> Path:
-    """A copy of what the tests read, to be mutated; of a copy that is there, what changed."""
-    copy = folder / "checkout"
+def copied_checkout(root: Path, copy: Path) -> Path:
+    """A copy of what the tests read, to be mutated; an older copy is replaced."""
+    copy.mkdir(exist_ok=True)
     for name in COPIED:
         if (root / name).is_file():
             shutil.copy2(root / name, copy / name)
@@ -72,7 +72,12 @@ def import_for_all(folder: Path) -> None:
 
 
 def run_tests(
-    copy: Path, arguments: list[str], plugin: Any, log: Path, slower: int = 1
+    copy: Path,
+    arguments: list[str],
+    plugin: Any,
+    log: Path,
+    kernel: str = "eager",
+    slower: int = 1,
 ) -> Ending:
     """Run pytest in a forked process.
 
@@ -81,11 +86,13 @@ def run_tests(
         arguments: The test files, and options.
         plugin: A plugin for pytest.
         log: What the run prints.
+        kernel: What draws gates: see ``l0.use_kernel``.
         slower: How many times the limits this run may take.
     """
     begin = time.monotonic()
     child = os.fork()
     if child == 0:
+        os.environ["L0FUNC_KERNEL"] = kernel
         _in_child(copy, arguments, plugin, log, SECONDS * slower)
     late = False
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
@@ -109,9 +116,7 @@ def _end_others(group: int) -> None:
         return
 
 
-def _in_child(
-    copy: Path, arguments: list[str], plugin: Any, log: Path, seconds: int
-) -> None:
+def _in_child(copy: Path, arguments: list[str], plugin: Any, log: Path, seconds: int) -> None:
     code = 70
     try:
         os.setsid()
