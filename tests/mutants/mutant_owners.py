@@ -25,8 +25,8 @@ OWNERS = {
     "kernels/philox": "kernels/test_philox test_random",
     "distributions/base": "distributions/test_distributions distributions/test_custom",
     "distributions/bernoulli": "distributions/test_distributions gates/test_arm",
-    "distributions/blocks": "distributions/test_positions distributions/test_recorded_slopes",
-    "distributions/by_formula": "distributions/test_roads distributions/test_recorded_slopes",
+    "distributions/blocks": "distributions/test_positions",
+    "distributions/by_formula": "distributions/test_roads distributions/test_hard_concrete",
     "distributions/custom": "distributions/test_custom distributions/test_setting_names",
     "distributions/derived": "distributions/test_derived",
     "distributions/elementwise": "distributions/test_distributions distributions/test_edges",
@@ -34,8 +34,7 @@ OWNERS = {
     "distributions/gaussian_gate": "distributions/test_distributions distributions/test_settings",
     "distributions/hard_concrete": "distributions/test_hard_concrete distributions/test_settings",
     "distributions/hard_concrete_formulas": (
-        "distributions/test_hard_concrete distributions/test_recorded_slopes "
-        "distributions/test_edges"
+        "distributions/test_hard_concrete distributions/test_edges"
     ),
     "distributions/hard_kuma": "distributions/test_distributions distributions/test_settings",
     "distributions/identities": "distributions/test_distributions",

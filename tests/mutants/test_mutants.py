@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mutant_owners import OWNERS, SOURCES, owners_of
 from mutant_population import Mutant, in_order, unread_spans
 from mutant_report import diff, equivalents, report, wilson
+from mutant_trial import InOrder
 
 ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
@@ -69,6 +71,14 @@ def test_every_beginning_of_the_order_holds_each_file_in_its_proportion(size):
 def test_a_sample_of_a_file_is_not_its_beginning():
     order = in_order([[Mutant("file", line, "operator", 0, "") for line in range(100)]], seed=0)
     assert max([mutant.line for mutant in order[:10]]) > 50
+
+
+def test_the_tests_of_a_line_come_first_and_a_run_ends_long_before_its_limit(tmp_path):
+    ranks = {"other": (True, 1.0), "slow": (False, 20.0), "quick": (False, 2.0)}
+    ranks |= {"other slow": (True, 8.0), "last": (True, 9.0)}
+    items = [SimpleNamespace(nodeid=name) for name in ranks]
+    InOrder(ranks.__getitem__, tmp_path / "killer").pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == ["quick", "slow", "other"]
 
 
 def test_the_interval_is_the_published_one():
