@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -121,6 +120,9 @@ def _end_others(group: int) -> None:
 
 
 def _in_child(copy: Path, arguments: list[str], plugin: Any, log: Path, seconds: int) -> None:
+    # Only systems that fork have it.
+    import resource
+
     code = 70
     try:
         os.setsid()
