@@ -15,7 +15,8 @@ from torch import Tensor
 Wrong = Callable[[Any, Tensor, Tensor], Any]
 """From the function, the weight and the input."""
 
-TOO_FAR = (5, -3)
+TOO_FAR = (2, -3)
+"""The first dimensions on both sides that a matrix lacks."""
 
 
 def _dims(*before: int, after: tuple[int, ...] = ()) -> list[Wrong]:
@@ -164,7 +165,7 @@ _PERMUTE: list[Wrong] = [
     lambda f, w, x: f(w, (1,)),
     lambda f, w, x: f(w, (1, 1)),
 ]
-_UNSQUEEZE: list[Wrong] = [lambda f, w, x, d=d: f(w, d) for d in (5, -4)]
+_UNSQUEEZE: list[Wrong] = [lambda f, w, x, d=d: f(w, d) for d in (3, -4)]
 _SIZES: list[Wrong] = [
     lambda f, w, x: f(w, (5, 5)),
     lambda f, w, x: f(w, (-1, -1)),

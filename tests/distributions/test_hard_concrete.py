@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import oracles
 import pytest
@@ -218,6 +219,47 @@ def test_estimators_close_where_they_are_known_to():
         assert d.prob_nonzero(la[z == 0]).max().item() == pytest.approx(threshold, abs=1e-3)
         assert (z - d.mean(la)).abs().max().item() == pytest.approx(error, abs=1e-3)
     assert (d.deterministic(la, "mean") > 0).all()
+
+
+# β times the logit of the farthest gate value from the middle; at 30 the odds leave float32.
+SPREAD = math.log(1.5 / 0.01)
+
+
+@pytest.mark.parametrize(
+    ("d", "draw", "tails"),
+    [
+        (l0.HardConcrete(), "_draw_by_root", "_tails_of_odds"),
+        (l0.HardConcrete(0.5), "_draw_by_log", "_tails_of_odds"),
+        (l0.HardConcrete(29.9 / SPREAD, -0.5, 1.01), "_draw_by_log", "_tails_of_odds"),
+        (l0.HardConcrete(30.1 / SPREAD, -0.5, 1.01), "_draw_by_log", "_tails_of_logit"),
+        (l0.HardConcrete(29.9 / SPREAD, -0.01, 1.5), "_draw_by_log", "_tails_of_odds"),
+        (l0.HardConcrete(30.1 / SPREAD, -0.01, 1.5), "_draw_by_log", "_tails_of_logit"),
+    ],
+    ids=str,
+)
+def test_a_gate_is_computed_by_the_cheapest_formulas_that_its_settings_allow(d, draw, tails):
+    assert (d.formula.draw.__name__, d.formula.tails.__name__) == (draw, tails)
+
+
+@pytest.mark.parametrize(
+    ("d", "lowest", "highest"),
+    [
+        (l0.HardConcrete(), -85.0, 85.0),
+        (l0.HardConcrete(0.5), -85.0, 85.0),
+        # Here the limit is one of β log(-γ/ζ) - log α.
+        (l0.HardConcrete(30.0, -0.5, 1.5), -80.0 - 30 * math.log(3), 80.0 - 30 * math.log(3)),
+    ],
+    ids=str,
+)
+def test_a_tail_keeps_its_last_number_beyond_the_limit_of_its_exponent(d, lowest, highest):
+    def tail(function, la):
+        return function(torch.tensor(la, dtype=torch.float64)).item()
+
+    opened, closed = d.prob_nonzero, partial(d.cdf, 0.0)
+    assert tail(opened, lowest + 0.5) > tail(opened, lowest - 0.1) > 0.0
+    assert tail(opened, lowest - 0.1) == tail(opened, lowest - 0.9)
+    assert tail(closed, highest - 0.5) > tail(closed, highest + 0.1) > 0.0
+    assert tail(closed, highest + 0.1) == tail(closed, highest + 0.9)
 
 
 def test_a_temperature_whose_odds_no_float_holds_has_its_moments_too():
