@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
-from torch.utils import checkpoint
 
 from l0func.internal.untyped import untyped
 
@@ -32,7 +31,7 @@ _BACKWARD_CODES: set[CodeType] = {
     method.__code__ for name, method in vars(BackwardCFunction).items() if name.startswith("apply")
 }
 # Later torch has two ways in, and one function behind both that runs the block.
-_RUNS_BLOCK = "_checkpoint_impl" if hasattr(checkpoint, "_checkpoint_impl") else "checkpoint"
+_BEHIND_CHECKPOINT = "_checkpoint_impl"
 _CALL_CODE: CodeType = untyped.nn.Module.__call__.__code__
 _autograd: Any = untyped._C._autograd
 
@@ -101,7 +100,7 @@ def regions_around(stop: CodeType) -> list[Recomputed | Custom]:
             found.append(_custom(frame, around[:i]))
         elif id(code) in forwards:
             found += _applied(around, i, forwards[id(code)])
-        elif code.co_name == _RUNS_BLOCK:
+        elif code.co_name in ("checkpoint", _BEHIND_CHECKPOINT):
             found += _recomputed(frame)
     around.clear()
     return found
@@ -148,9 +147,10 @@ def _code(function: Any) -> CodeType | None:
 
 def _recomputed(frame: FrameType) -> Iterator[Recomputed]:
     """The block of a frame in ``torch.utils.checkpoint``, if it has begun."""
-    values = frame.f_locals
-    is_torch = frame.f_globals.get("__name__") == "torch.utils.checkpoint"
-    if not is_torch or values.get("use_reentrant"):
+    values, names = frame.f_locals, frame.f_globals
+    is_torch = names.get("__name__") == "torch.utils.checkpoint"
+    is_in_front = _BEHIND_CHECKPOINT in names and frame.f_code.co_name != _BEHIND_CHECKPOINT
+    if not is_torch or is_in_front or values.get("use_reentrant"):
         return
     generator = values.get("gen")
     if getattr(generator, "gi_running", False):
