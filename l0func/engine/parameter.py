@@ -143,7 +143,7 @@ def _handlers_of(args: Any, kwargs: Any) -> Mapping[Any, Handler]:
     for value in (*args, *kwargs.values()):
         if isinstance(value, GatedParameter):
             return value.handlers
-        if isinstance(value, tuple | list):
+        if isinstance(value, (tuple, list)):
             handlers = _handlers_of(value, {})
             if handlers:
                 return handlers

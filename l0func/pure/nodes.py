@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
 
 from l0func.internal.tree import level_of
@@ -32,11 +31,21 @@ def custom_nodes(output: Any) -> list[Any]:
     return found
 
 
-def runs(node: Any, kind: type[Function]) -> bool:
-    """Whether a node runs the backward of a Function."""
+def function_of(node: Any, kind: Any) -> Any:
+    """The Function of a node, if its forward is that of ``kind``; None of another one.
+
+    Of two Functions with the same forward, the call stack does not tell which one ran.
+    """
     own: Any = node._forward_cls
+    if _forward_of(own) is _forward_of(kind):
+        return own
     # torch.func.grad puts a generated class in the Function's place.
-    return own is kind or own.__name__ == f"{kind.__name__}Generated"
+    return kind if own.__name__ == f"{kind.__name__}Generated" else None
+
+
+def _forward_of(kind: Any) -> Any:
+    """The code of a Function's forward; what a decorator returns has the decorator's."""
+    return getattr(kind.forward, "__code__", kind.forward)
 
 
 def sequence_of(node: Any) -> int:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import CodeType
+from contextlib import AbstractContextManager, suppress
+from types import CodeType, FrameType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.autograd import Function
 
 from l0func.internal.interception import function_name
-from l0func.pure.nodes import custom_nodes, next_sequence, runs, sequence_of
+from l0func.pure.nodes import custom_nodes, function_of, next_sequence, sequence_of
 from l0func.pure.regions import (
     Custom,
     Path,
@@ -152,6 +152,14 @@ class Forward:
         self.sequence = sequence
         self.draws: list[Draw] = []
 
+    def forget_ended_call(self) -> None:
+        """Let go of the frame of a forward that has ended, and of what it computed."""
+        if isinstance(self.call, FrameType):
+            # Only a frame that runs cannot be cleared.
+            with suppress(RuntimeError):
+                self.call.clear()
+                self.call = None
+
 
 class _Matched:
     """Numbers for one run of a Function's backward.
@@ -239,10 +247,12 @@ class Watch:
             return
         nodes = custom_nodes(output)
         for forward in self.forwards:
-            own = [node for node in nodes if runs(node, forward.kind)]
+            own = [node for node in nodes if function_of(node, forward.kind)]
             older = [node for node in own if node._sequence_nr() < forward.sequence]
             if older:
-                _prepare(max(older, key=sequence_of), forward, draws)
+                node = max(older, key=sequence_of)
+                forward.kind = function_of(node, forward.kind)
+                _prepare(node, forward, draws)
 
     def close(self) -> None:
         """Forget the forwards; they hold their inputs."""
@@ -258,6 +268,7 @@ class Watch:
         for forward in self.forwards:
             if forward.call is region.call:
                 return forward
+            forward.forget_ended_call()
         forward = Forward(kind, region.call, next_sequence())
         self.forwards.append(forward)
         return forward

@@ -18,7 +18,20 @@ from l0func.internal.untyped import untyped
 Path = tuple[int, ...]
 """The functions and modules between a region and a call inside it, innermost first, by id."""
 
-_APPLY_CODE: CodeType = untyped.autograd.Function.apply.__func__.__code__
+_function: Any = untyped.autograd.function
+_APPLIES_IN_PYTHON = hasattr(untyped.autograd.Function.apply, "__func__")
+"""Later torch applies a Function in C++, which no frame shows, unless a transform is active."""
+
+_APPLY_CODE: CodeType = (
+    untyped.autograd.Function.apply.__func__.__code__
+    if _APPLIES_IN_PYTHON
+    else _function._call_custom_function_call.__code__
+)
+_BACKWARD_CODES: set[CodeType] = {
+    method.__code__ for name, method in vars(BackwardCFunction).items() if name.startswith("apply")
+}
+# Later torch has two ways in, and one function behind both that runs the block.
+_BEHIND_CHECKPOINT = "_checkpoint_impl"
 _CALL_CODE: CodeType = untyped.nn.Module.__call__.__code__
 _autograd: Any = untyped._C._autograd
 
@@ -47,7 +60,7 @@ class Custom(NamedTuple):
         kind: The Function's class.
         ctx: The call's node in the graph; None for a Function with ``setup_context``, because its
             forward has no ctx.
-        call: An object that is the call's own, the tuple of its inputs.
+        call: An object that is the call's own: the tuple of its inputs, or the forward's frame.
         path: From the region to the call inside it.
     """
 
@@ -80,11 +93,14 @@ def regions_around(stop: CodeType) -> list[Recomputed | Custom]:
     """
     found: list[Recomputed | Custom] = []
     around = frames(stop)
+    forwards = {} if _APPLIES_IN_PYTHON else _forwards_among(around)
     for i, frame in enumerate(around):
         code = frame.f_code
         if code is _APPLY_CODE:
             found.append(_custom(frame, around[:i]))
-        elif code.co_name == "checkpoint":
+        elif id(code) in forwards:
+            found += _applied(around, i, forwards[id(code)])
+        elif code.co_name in ("checkpoint", _BEHIND_CHECKPOINT):
             found += _recomputed(frame)
     around.clear()
     return found
@@ -130,10 +146,11 @@ def _code(function: Any) -> CodeType | None:
 
 
 def _recomputed(frame: FrameType) -> Iterator[Recomputed]:
-    """The block of a frame in ``torch.utils.checkpoint.checkpoint``, if it has begun."""
-    values = frame.f_locals
-    is_torch = frame.f_globals.get("__name__") == "torch.utils.checkpoint"
-    if not is_torch or values.get("use_reentrant"):
+    """The block of a frame in ``torch.utils.checkpoint``, if it has begun."""
+    values, names = frame.f_locals, frame.f_globals
+    is_torch = names.get("__name__") == "torch.utils.checkpoint"
+    is_in_front = _BEHIND_CHECKPOINT in names and frame.f_code.co_name != _BEHIND_CHECKPOINT
+    if not is_torch or is_in_front or values.get("use_reentrant"):
         return
     generator = values.get("gen")
     if getattr(generator, "gi_running", False):
@@ -146,13 +163,65 @@ def _recomputed(frame: FrameType) -> Iterator[Recomputed]:
 
 def _custom(apply: FrameType, inner: list[FrameType]) -> Custom:
     """The region of a frame in ``Function.apply``; the frame before it is the forward."""
-    forward = inner[-1]
+    kind = apply.f_locals["cls"]
+    return Custom(kind, _ctx_of(inner[-1]), apply.f_locals["args"], path_to(inner, kind))
+
+
+def _ctx_of(forward: FrameType) -> Any:
+    """The node that a frame has for its first argument, or None."""
     names = forward.f_code.co_varnames
     values: Any = forward.f_locals
     first = values.get(names[0]) if names else None
     if type(first) is tuple and first:
         # A decorated forward takes *args.
         first = values[names[0]][0]
-    ctx = first if isinstance(first, BackwardCFunction) else None
-    kind = apply.f_locals["cls"]
-    return Custom(kind, ctx, apply.f_locals["args"], path_to(inner, kind))
+    return first if isinstance(first, BackwardCFunction) else None
+
+
+def _forwards_among(around: list[FrameType]) -> dict[int, list[Any]]:
+    """For the id of each code in these frames that is a Function's forward: the Functions."""
+    codes = {id(frame.f_code) for frame in around}
+    found: dict[int, list[Any]] = {}
+    waiting: list[Any] = [Function]
+    while waiting:
+        kind = waiting.pop()
+        waiting += type.__subclasses__(kind)
+        code = id(getattr(kind.forward, "__code__", None))
+        if code in codes:
+            found.setdefault(code, []).append(kind)
+    return found
+
+
+def _applied(around: list[FrameType], place: int, kinds: list[Any]) -> Iterator[Custom]:
+    """The region of the frame at ``place``, if it runs the forward of one of these Functions.
+
+    Decorated forwards share the decorator's code, and a Function may inherit its forward.
+    """
+    forward, inner = around[place], around[: place + 1]
+    codes = {id(frame.f_code) for frame in inner}
+    own = [kind for kind in kinds if id(_code(kind.forward)) in codes]
+    ctx = _ctx_of(forward)
+    if ctx is None:
+        later = [kind for kind in own if _sets_up_context(kind)]
+        found = [Custom(kind, None, forward, path_to(inner, kind)) for kind in later[:1]]
+    else:
+        # One Function's forward may call another's with its own ctx.
+        kind = ctx._forward_cls
+        is_forward = kind in own and not _sets_up_context(kind) and _is_first(around, place, ctx)
+        found = [Custom(kind, ctx, forward, path_to(inner, kind))] if is_forward else []
+    yield from found
+
+
+def _is_first(around: list[FrameType], place: int, ctx: Any) -> bool:
+    """Whether no frame before the one at ``place`` has the same node, as in its backward."""
+    outer = around[place + 1 :]
+    code = around[place].f_code
+    return not any(
+        _ctx_of(frame) is ctx
+        for frame in outer
+        if frame.f_code is code or frame.f_code in _BACKWARD_CODES
+    )
+
+
+def _sets_up_context(kind: Any) -> bool:
+    return kind.setup_context is not _function._SingleLevelFunction.setup_context

@@ -134,6 +134,51 @@ def test_hand_written_checkpointing_under_torch_func_grad_draws_the_same_numbers
     assert_close(*found)
 
 
+class Doubled(cp.RecomputeLater):
+    """Another Function with the same forward: the call stack shows no difference."""
+
+    @staticmethod
+    def backward(ctx, grad):
+        return cp.RecomputeLater.backward(ctx, 2 * grad)
+
+
+class InHelpers(torch.autograd.Function):
+    """A forward of its own, in the same decorator as that of ``cp.Decorated``."""
+
+    forward = staticmethod(cp.in_helpers(cp.RecomputeLater.forward))
+    setup_context = cp.RecomputeLater.setup_context
+    backward = cp.Recompute.backward
+
+
+def doubled(run, x):
+    y = run(x)
+    return y + (y - y.detach())
+
+
+FUNCTIONS_AND_TWINS = {
+    "one, twice on one input": (
+        lambda run, x: cp.RecomputeLater.apply(run, x) + cp.RecomputeLater.apply(run, x),
+        lambda run, x: run(x) + run(x),
+    ),
+    "with one forward": (
+        lambda run, x: Doubled.apply(run, cp.RecomputeLater.apply(run, x)),
+        lambda run, x: doubled(run, run(x)),
+    ),
+    "with one decorator": (
+        lambda run, x: cp.Decorated.apply(run, InHelpers.apply(run, x)),
+        lambda run, x: run(run(x)),
+    ),
+}
+
+
+@pytest.mark.skipif(OLD, reason="torch 2.1 shows no backward pass to a mode")
+@pytest.mark.parametrize(("way", "twin"), FUNCTIONS_AND_TWINS.values(), ids=FUNCTIONS_AND_TWINS)
+def test_two_calls_of_functions_each_draw_what_they_drew(way, twin):
+    found = [cp.gradients(cp.seeded(cp.Blocks, own, count=1), cp.backward) for own in (way, twin)]
+    assert torch.equal(found[0][0], found[1][0])
+    assert_close(*found)
+
+
 class Normed(nn.Module):
     def __init__(self):
         super().__init__()
