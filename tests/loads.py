@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,9 @@ def held() -> Held:
     gc.collect()
     objects = gc.get_objects()
     tensors = sum(issubclass(type(each), Tensor) for each in objects)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    # Not imported for this: that would be a load of its own.
+    compiler = sys.modules.get("torch._dynamo.utils")
+    graphs = 0 if compiler is None else compiler.counters["stats"]["unique_graphs"]
     files = len(list(Path("/proc/self/fd").iterdir()))
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines)
