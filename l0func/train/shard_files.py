@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func.files.writer import replacing
 from l0func.internal.torch_version import distributed_tensor
 from l0func.internal.untyped import untyped
 from l0func.train.shard_list import parts_list
@@ -148,9 +149,9 @@ def _sealing_writer() -> Any:
             parent: Any = super()
             parent.finish(metadata, results)
             folder = Path(self.path)
-            unnamed = folder / f"{_DIGEST}.tmp"
-            unnamed.write_bytes(_seal_of((folder / _LIST).read_bytes()))
-            unnamed.rename(folder / _DIGEST)
+            # It syncs the folder too: a checkpoint that counts survives a power cut.
+            with replacing(folder / _DIGEST) as file:
+                file.write(_seal_of((folder / _LIST).read_bytes()))
 
     return SealingWriter
 
