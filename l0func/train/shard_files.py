@@ -144,6 +144,13 @@ def _sealing_writer() -> Any:
     base: Any = _engine().FileSystemWriter
 
     class SealingWriter(base):
+        def write_data(self, *plans: Any) -> Any:
+            parent: Any = super()
+            try:
+                return parent.write_data(*plans)
+            except RuntimeError as error:
+                raise _first_cause(error) from None
+
         def finish(self, metadata: Any, results: Any) -> None:
             # In one process, once every process has written its part.
             parent: Any = super()
@@ -154,6 +161,16 @@ def _sealing_writer() -> Any:
                 file.write(_seal_of((folder / _LIST).read_bytes()))
 
     return SealingWriter
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The system's error behind one of torch's archive, which speaks of positions only."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__context__
+    return error
 
 
 def _checked_reader() -> Any:
