@@ -60,12 +60,17 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(work: Callable[[], Any], seconds: float | None = None) -> int:
+def forked(
+    work: Callable[[], Any],
+    seconds: float | None = None,
+    is_under_way: Callable[[], bool] = lambda: True,
+) -> int:
     """Run work in a process of its own.
 
     Args:
         work: The work; it may change nothing that the caller sees but files.
         seconds: When to kill it; None lets it end.
+        is_under_way: The seconds count from the moment when it is true.
 
     Returns:
         0 if it ended; less than 0: the signal that killed it; more: it raised an error.
@@ -77,6 +82,8 @@ def forked(work: Callable[[], Any], seconds: float | None = None) -> int:
     if child == 0:
         _run_as_child(work)
     if seconds is not None:
+        while not is_under_way():
+            time.sleep(0.001)
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -6,8 +6,8 @@ import importlib.util
 import os
 import random
 import signal
-import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,34 +67,41 @@ def uninterrupted(steps: int) -> Any:
     return state
 
 
-def killed(folder: Path, way: str, steps: int, kills: int) -> list[int]:
-    """Train under kills at random moments; the steps that were whole at each."""
-    begun = time.monotonic()
-    train(folder / "measured", way, 20)
-    of_a_step = (time.monotonic() - begun) / 20
-    rng, reached = random.Random(kills), []
-    for _ in range(kills):
-        # A kill now and then comes before the first step, and most in the midst of one.
-        moment = rng.uniform(0, 0.8 * of_a_step * steps / kills)
-        code = forked(lambda: train(folder / "run", way, steps), moment)
-        assert code in (0, -signal.SIGKILL)
-        reached.append(int(WAYS[way][1](folder / "run").step))
+def killed(folder: Path, way: str, kills: int, seconds: float) -> list[int]:
+    """Train under kills at random moments; the number of whole steps after each."""
+    rng, reached = random.Random(kills), [0]
+    for number in range(kills):
+        # Every second launch makes a step at least; the others may be killed before any.
+        least = reached[-1] + number % 2
+        is_under_way = partial(has_steps, folder, way, least)
+        launch = partial(train, folder, way, steps=10**9)
+        assert forked(launch, rng.uniform(0, seconds), is_under_way) == -signal.SIGKILL
+        reached.append(steps_of(folder, way))
     return reached
+
+
+def has_steps(folder: Path, way: str, least: int) -> bool:
+    return steps_of(folder, way) >= least
+
+
+def steps_of(folder: Path, way: str) -> int:
+    return int(WAYS[way][1](folder).step)
 
 
 @pytest.mark.parametrize("way", ["state", pytest.param("shards", marks=SHARDS)])
 @pytest.mark.parametrize(
-    ("steps", "kills"), [(40, 4), pytest.param(1000, 20, marks=pytest.mark.slow)]
+    ("kills", "seconds"), [(4, 0.05), pytest.param(20, 1.0, marks=pytest.mark.slow)]
 )
-def test_a_killed_training_goes_on_to_the_bits_of_one_that_never_was(way, steps, kills, tmp_path):
-    for name in ("measured", "run"):
-        (tmp_path / name).mkdir()
-    reached = killed(tmp_path, way, steps, kills)
-    # What was saved is never lost, and something was there to go on from.
+def test_a_killed_training_goes_on_to_the_bits_of_one_that_never_was(
+    way, kills, seconds, tmp_path
+):
+    reached = killed(tmp_path, way, kills, seconds)
+    # What was saved is never lost, and there was something to go on from.
     assert reached == sorted(reached)
-    assert reached[-1] > 0
-    train(tmp_path / "run", way, steps)
-    found = WAYS[way][1](tmp_path / "run")
+    assert reached[-1] >= kills // 2
+    steps = reached[-1] + 5
+    train(tmp_path, way, steps)
+    found = WAYS[way][1](tmp_path)
     assert int(found.step) == steps
     assert equal(found, uninterrupted(steps))
-    print(f"\n{way}: {kills} kills, after steps {reached}")
+    print(f"\n{way}: {kills} kills, after steps {reached[1:]}")
