@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from types import FunctionType
 
 import pytest
 import torch
+from public_functions import functions_of_submodules
 from test_slopes import (
     BUFFERS,
     DOUBLE,
@@ -223,22 +223,8 @@ def methods(kind):
             yield name
 
 
-def functions():
-    """The functions of the public submodules."""
-    for place in ("distributions", "plot", "random", "schedules"):
-        module = getattr(l0, place)
-        own = [name for name, value in vars(module).items() if is_own(module, value)]
-        for name in getattr(module, "__all__", own):
-            if isinstance(getattr(module, name), FunctionType) and not name.startswith("_"):
-                yield f"{place}.{name}"
-
-
-def is_own(module, value):
-    return getattr(value, "__module__", "") == module.__name__
-
-
 def test_every_method_and_every_function_of_a_submodule_has_a_case_or_a_reason():
-    found = set(functions())
+    found = set(functions_of_submodules())
     for name, kind in classes():
         if not issubclass(kind, l0.GateDistribution):
             found |= {f"{name}.{method}" for method in methods(kind)}
