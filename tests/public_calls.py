@@ -97,7 +97,7 @@ def trained(folder: Path) -> Any:
     state = FIRST
     for number in range(3):
         state, loss = TRAINING.step(state, X[:4, :3] * number)
-    return state, loss, l0.diverged(loss)
+    return state, loss
 
 
 def stepped(folder: Path) -> Any:

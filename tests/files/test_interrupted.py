@@ -141,21 +141,36 @@ MANY = [12, pytest.param(400, marks=pytest.mark.slow)]
 def test_a_full_disk_at_any_step_leaves_the_old_numbers_and_one_error(name, number, tmp_path):
     writer = WRITERS[name]
     old, new, steps = both(writer, tmp_path)
+    refused = 0
     for step in chosen(steps, min(number, steps)):
         path = tmp_path / str(step) / "net"
         path.parent.mkdir()
         writer.save(path)
-        with at_change(step, no_room), pytest.raises(OSError, match="No space left") as caught:
-            writer.save(path, 1.0)
-        message = str(caught.value)
-        assert named(name, path) in message
+        message = refusal(writer, path, step)
         # After the last step but one the new file has its name, and may not survive a power cut.
-        is_there = "is in its place" in message
+        is_there = message is None or "is in its place" in message
+        assert message is None or named(name, path) in message
         assert same(writer.load(path), new if is_there else old)
         assert os.listdir(path.parent) == ["net"]
         if not is_there:
             writer.save(path, 1.0)
         assert same(writer.load(path), new)
+        refused += message is not None
+    assert refused >= min(number, steps) // 2
+
+
+def refusal(writer: Kind, path: Path, step: int) -> str | None:
+    """What a writer says of a disk that is full at one step; None where a later one succeeds.
+
+    torch flushes a stream as it forgets it, and again when it closes the file.
+    """
+    try:
+        with at_change(step, no_room):
+            writer.save(path, 1.0)
+    except OSError as error:
+        assert "No space left" in str(error)
+        return str(error)
+    return None
 
 
 def largest(path: Path) -> int:
