@@ -83,7 +83,7 @@ def of_coins(folder: Path) -> Any:
 def own_law(folder: Path) -> Any:
     law = LogisticGate()
     at = torch.linspace(-1, 1, 5)
-    return law.sample(KEY, at), law.prob_nonzero(at), law.mean(at)
+    return law.sample(KEY, at), law.prob_nonzero(at), law.mean(at), law.variance(at)
 
 
 def wrapped(folder: Path) -> Any:
