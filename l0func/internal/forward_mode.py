@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import import_module
-from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0func.internal.context import compiling
+from l0func.internal.turns import turns
 
 _forward_ad: Any = import_module("torch.autograd.forward_ad")
 
@@ -20,13 +19,7 @@ _eager_transforms: Any = import_module("torch._functorch.eager_transforms")
 
 # torch numbers the levels of forward mode for the whole process: a thread that ends one would end
 # that of another thread.
-_one_at_a_time = RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_one_at_a_time.acquire,
-        after_in_parent=_one_at_a_time.release,
-        after_in_child=_one_at_a_time.release,
-    )
+_levels = turns()
 
 
 def pushed_forward(
@@ -36,7 +29,7 @@ def pushed_forward(
     if compiling():
         # A graph has no threads, and no locks.
         return torch.func.jvp(function, primals, tangents)[1]
-    with _one_at_a_time:
+    with _levels:
         return torch.func.jvp(function, primals, tangents)[1]
 
 

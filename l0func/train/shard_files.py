@@ -8,7 +8,6 @@ it is run (``train/shard_list``).
 from __future__ import annotations
 
 import hashlib
-import warnings
 import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,11 +21,14 @@ from torch import Tensor
 
 from l0func.files.writer import replacing
 from l0func.internal.torch_version import distributed_tensor
+from l0func.internal.turns import ignoring, turns
 from l0func.internal.untyped import untyped
 from l0func.train.shard_list import parts_list
 
 _LIST = ".metadata"
 _DIGEST = ".metadata.sha256"
+_SETTING = turns()
+"""The turns of torch's setting for checksums."""
 
 
 def is_complete(folder: Path) -> bool:
@@ -46,7 +48,7 @@ def write_parts(folder: Path, leaves: dict[str, Any]) -> None:
     """
     writer = _sealing_writer()(folder)
     try:
-        with _checksums():
+        with _SETTING, _checksums():
             _quietly(_engine().save, leaves, storage_writer=writer)
     except _engine().CheckpointException as error:
         raise OSError(
@@ -112,11 +114,9 @@ def _engine() -> Any:
 
 
 def _quietly(call: Any, leaves: dict[str, Any], **where: Any) -> None:
-    with warnings.catch_warnings():
-        # A run without a group is meant to be one process; the engine warns of it.
-        warnings.filterwarnings("ignore", message=".*single process", category=UserWarning)
-        # A list without its digest is no checkpoint yet: it may be overwritten.
-        warnings.filterwarnings("ignore", message="Detected an existing", category=UserWarning)
+    # A run without a group is meant to be one process; the engine warns of it. A list without its
+    # digest is no checkpoint yet: it may be overwritten.
+    with ignoring(UserWarning, ".*single process|Detected an existing"):
         call(leaves, **where)
 
 
