@@ -82,11 +82,18 @@ def forked(
     if child == 0:
         _run_as_child(work)
     if seconds is not None:
-        while not is_under_way():
-            time.sleep(0.001)
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
+        try:
+            while not is_under_way() and not _has_ended(child):
+                time.sleep(0.001)
+            time.sleep(seconds)
+        finally:
+            os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _has_ended(child: int) -> bool:
+    """Whether a child waits for its parent to ask how it ended."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _run_as_child(work: Callable[[], Any]) -> None:
