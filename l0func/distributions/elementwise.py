@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.forward_mode import in_dual_level
+from l0func.internal.forward_mode import in_dual_level, pushed_forward
 from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import on_shards
 from l0func.kernels.vocabulary import clip
@@ -46,7 +46,7 @@ def differentiated(f: Callable[[Tensor], Any], order: int, log_alpha: Tensor) ->
     la = log_alpha.contiguous()
     if in_dual_level():
         return _by_reverse_mode(lower, la)
-    return torch.func.jvp(lower, (la,), (torch.ones_like(la),))[1]
+    return pushed_forward(lower, (la,), (torch.ones_like(la),))
 
 
 def _by_reverse_mode(f: Callable[[Tensor], Any], la: Tensor) -> Any:

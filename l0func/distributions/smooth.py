@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from l0func.internal.forward_mode import forward_rule, in_dual_level
+from l0func.internal.forward_mode import forward_rule, in_dual_level, pushed_forward
 from l0func.internal.untyped import untyped
 
 _FEW = 4096
@@ -77,7 +77,7 @@ class _Smooth(Function):
         if any(tangent is not None for tangent in moved_others):
             given = with_zeros(moved_others, others)
             recorded = _function_of_others(ctx, log_alpha)
-            pushed = torch.func.jvp(recorded, tuple(others), given)[1]
+            pushed = pushed_forward(recorded, tuple(others), given)
             results = [result + push for result, push in zip(results, pushed, strict=True)]
         return tuple(results)
 

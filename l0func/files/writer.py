@@ -43,7 +43,8 @@ def replacing(path: PathLike, /) -> Generator[BinaryIO, None, None]:
     Raises:
         TypeError: ``path`` is no path.
         ValueError: A folder, a FIFO, a socket or a device stands there.
-        OSError: The file cannot be written: no such folder, no right, no room.
+        OSError: The file cannot be written: no such folder, no right, no room. Or it was written,
+            and the system cannot promise that it survives a power cut; the message says which.
     """
     target = _target_of(path)
     folder = os.path.dirname(target.path)
@@ -62,7 +63,11 @@ def replacing(path: PathLike, /) -> Generator[BinaryIO, None, None]:
         if isinstance(error, OSError):
             raise _in_users_words(error, folder, path) from error
         raise
-    _sync_folder(folder)
+    try:
+        _sync_folder(folder)
+    except OSError as error:
+        reason = f"{_said_by(error)}; the new file is in its place, and a power cut may undo that"
+        raise OSError(error.errno, reason, shown_path(path)) from error
 
 
 def _target_of(path: PathLike) -> _Target:
@@ -122,7 +127,7 @@ def _sync_folder(folder: str) -> None:
 
 def _in_users_words(error: OSError, folder: str, path: PathLike) -> OSError:
     """The same error with the user's path: the system names the unfinished file, or none."""
-    reason = error.strerror or str(error)
+    reason = _said_by(error)
     if error.errno == errno.ENOENT:
         reason = f"There is no folder {shown_path(folder)} for this file; make it first"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -130,3 +135,7 @@ def _in_users_words(error: OSError, folder: str, path: PathLike) -> OSError:
     else:
         reason = f"{reason}; nothing was written, and an earlier file is as it was"
     return OSError(error.errno, reason, shown_path(path))
+
+
+def _said_by(error: OSError) -> str:
+    return error.strerror or str(error)

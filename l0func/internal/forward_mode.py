@@ -6,12 +6,31 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from l0func.internal.context import compiling
+from l0func.internal.turns import turns
 
 _forward_ad: Any = import_module("torch.autograd.forward_ad")
 
 
 _eager_transforms: Any = import_module("torch._functorch.eager_transforms")
+
+# torch numbers the levels of forward mode for the whole process: a thread that ends one would end
+# that of another thread.
+_levels = turns()
+
+
+def pushed_forward(
+    function: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Any:
+    """The directional derivative of ``torch.func.jvp``, for one thread after another."""
+    if compiling():
+        # A graph has no threads, and no locks.
+        return torch.func.jvp(function, primals, tangents)[1]
+    with _levels:
+        return torch.func.jvp(function, primals, tangents)[1]
 
 
 def in_dual_level() -> bool:

@@ -6,7 +6,6 @@ module; ``compaction`` changes the sizes in them.
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from copy import copy, deepcopy
@@ -16,6 +15,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from l0func.internal.context import traced_by_dynamo
+from l0func.internal.turns import ignoring
 from l0func.pure.eager import is_graph_module
 from l0func.pure.places import ChildPlace, Contents, Places, TensorPlace, holds_place
 
@@ -174,9 +174,8 @@ def _own(module: nn.Module, name: str, value: Any) -> Any:
 
 def copied_graph(graph: Any) -> Any:
     """A copy of a GraphModule's graph, which refers to no module."""
-    with warnings.catch_warnings():
-        # torch's own code, in a copy of a tree's structure.
-        warnings.simplefilter("ignore", FutureWarning)
+    # torch's own code, in a copy of a tree's structure.
+    with ignoring(FutureWarning):
         return deepcopy(graph)
 
 

@@ -8,7 +8,6 @@ it is run (``train/shard_list``).
 from __future__ import annotations
 
 import hashlib
-import warnings
 import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,12 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l0func.files.writer import replacing
 from l0func.internal.torch_version import distributed_tensor
+from l0func.internal.turns import ignoring, turns
 from l0func.internal.untyped import untyped
 from l0func.train.shard_list import parts_list
 
 _LIST = ".metadata"
 _DIGEST = ".metadata.sha256"
+_SETTING = turns()
+"""The turns of torch's setting for checksums."""
 
 
 def is_complete(folder: Path) -> bool:
@@ -45,7 +48,7 @@ def write_parts(folder: Path, leaves: dict[str, Any]) -> None:
     """
     writer = _sealing_writer()(folder)
     try:
-        with _checksums():
+        with _SETTING, _checksums():
             _quietly(_engine().save, leaves, storage_writer=writer)
     except _engine().CheckpointException as error:
         raise OSError(
@@ -111,11 +114,9 @@ def _engine() -> Any:
 
 
 def _quietly(call: Any, leaves: dict[str, Any], **where: Any) -> None:
-    with warnings.catch_warnings():
-        # A run without a group is meant to be one process; the engine warns of it.
-        warnings.filterwarnings("ignore", message=".*single process", category=UserWarning)
-        # A list without its digest is no checkpoint yet: it may be overwritten.
-        warnings.filterwarnings("ignore", message="Detected an existing", category=UserWarning)
+    # A run without a group is meant to be one process; the engine warns of it. A list without its
+    # digest is no checkpoint yet: it may be overwritten.
+    with ignoring(UserWarning, ".*single process|Detected an existing"):
         call(leaves, **where)
 
 
@@ -143,16 +144,33 @@ def _sealing_writer() -> Any:
     base: Any = _engine().FileSystemWriter
 
     class SealingWriter(base):
+        def write_data(self, *plans: Any) -> Any:
+            parent: Any = super()
+            try:
+                return parent.write_data(*plans)
+            except RuntimeError as error:
+                raise _first_cause(error) from None
+
         def finish(self, metadata: Any, results: Any) -> None:
             # In one process, once every process has written its part.
             parent: Any = super()
             parent.finish(metadata, results)
             folder = Path(self.path)
-            unnamed = folder / f"{_DIGEST}.tmp"
-            unnamed.write_bytes(_seal_of((folder / _LIST).read_bytes()))
-            unnamed.rename(folder / _DIGEST)
+            # It syncs the folder too: a checkpoint that counts survives a power cut.
+            with replacing(folder / _DIGEST) as file:
+                file.write(_seal_of((folder / _LIST).read_bytes()))
 
     return SealingWriter
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The system's error behind one of torch's archive, which speaks of positions only."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__context__
+    return error
 
 
 def _checked_reader() -> Any:

@@ -126,7 +126,7 @@ DEATHS: dict[str, tuple[int, str, tuple[str, int] | None]] = {
     "while the first process writes its part": (0, "a save", ("fsync", 1)),
     "while the list of parts is written": (0, "a save", ("fsync", 2)),
     "before the list has its name": (0, "a save", ("rename", 1)),
-    "before the list has its digest": (0, "a save", ("rename", 2)),
+    "before the list has its digest": (0, "a save", ("replace", 1)),
 }
 
 
