@@ -68,7 +68,7 @@ def row(d: l0.GateDistribution, dtype: torch.dtype) -> list[float]:
 
 
 def shown(d: l0.GateDistribution) -> str:
-    settings = ", ".join(f"{value:.4g}" for value in d.to_dict().values() if value != d.name)
+    settings = ", ".join(f"{value:.4g}" for value in vars(d).values() if type(value) is float)
     return f"{type(d).__name__}({settings})"
 
 
