@@ -28,13 +28,23 @@ def total(output):
 
 def without_dropout(p: Problem) -> Problem:
     """The same problem in eval mode: the laws of products, without the draws of a module."""
-    module = copy.deepcopy(p.module).eval()
+    return _in_mode(p, training=False)
+
+
+def in_training(p: Problem) -> Problem:
+    """The same problem in training mode, in which norms change their buffers."""
+    return _in_mode(p, training=True)
+
+
+def _in_mode(p: Problem, training: bool) -> Problem:
+    module = copy.deepcopy(p.module).train(training)
     fn, params, buffers = l0.make_functional(module)
     return p._replace(module=module, fn=fn, params=params, buffers=buffers)
 
 
 def pure(p: Problem, data) -> None:
     """Law 1: no argument, module or global state changes."""
+    p = in_training(p)
     arguments = (p.params, p.gates, p.buffers, p.keys, p.x)
     before, state = copy.deepcopy(arguments), torch.get_rng_state()
     own = copy.deepcopy(p.module.state_dict())
@@ -140,6 +150,7 @@ def reports_are_true(p: Problem, data) -> None:
 
 def continued_is_uninterrupted(p: Problem, data) -> None:
     """Law 8: saved, loaded and continued has the bits of never stopping."""
+    p = in_training(p)
     rows = rows_of(p)
 
     def loss(params, gates, buffers, key, x):

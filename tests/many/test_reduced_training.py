@@ -119,6 +119,7 @@ def compiled_steps(settings: dict[str, Any]) -> Any:
 
 
 @pytest.mark.compiles
+@pytest.mark.slow
 def test_a_compiled_step_is_reduced_outside_of_its_graphs():
     first, second = processes(2).run(compiled_steps, {"penalty": True})
     assert first == second

@@ -174,7 +174,11 @@ def refused_without_rows(compiled: bool) -> str:
 
 @pytest.mark.parametrize(
     ("size", "compiled"),
-    [(2, False), (3, False), pytest.param(2, True, marks=pytest.mark.compiles)],
+    [
+        (2, False),
+        (3, False),
+        pytest.param(2, True, marks=[pytest.mark.compiles, pytest.mark.slow]),
+    ],
 )
 def test_equal_keys_without_rows_are_refused_in_every_process(size, compiled):
     messages = processes(size).run(refused_without_rows, compiled)

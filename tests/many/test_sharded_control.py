@@ -37,8 +37,8 @@ _, _, _, USED, TIMED, SEVERAL, _ = MEASURES
 ON_MORE = [[USED], [USED, TIMED, SEVERAL], [SEVERAL]]
 PRODUCTS = [
     (2, True),
-    (3, False),
     (4, False),
+    pytest.param(3, False, marks=pytest.mark.slow),
     pytest.param(3, True, marks=pytest.mark.slow),
     pytest.param(4, True, marks=pytest.mark.slow),
 ]
