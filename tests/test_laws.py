@@ -266,17 +266,26 @@ def smaller_is_pruned(number) -> None:
     assert len(compacted) > number / 3
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+# A device of pretence runs every operation in Python: the other laws take many minutes there.
+ELSEWHERE = (pure, same_draws)
+CASES = [
+    pytest.param(law, id=law.__name__, marks=[] if law in ELSEWHERE else pytest.mark.on_cpu)
+    for law in LAWS
+]
+
+
+@pytest.mark.parametrize("law", CASES)
 def test_a_law_holds_for_twenty_networks(law, tmp_path):
     check(law, 20, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", CASES)
 def test_a_law_holds_for_five_hundred_networks(law, tmp_path):
     check(law, 500, tmp_path)
 
 
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("number", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_smaller_networks_equal_pruned_ones(number):
     smaller_is_pruned(number)
