@@ -7,6 +7,7 @@ here failed for another choice of keys would be at most 1e-6: each statistic has
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 
 import pytest
@@ -108,6 +109,40 @@ def test_the_first_draws_of_a_tree_of_keys_are_uniform_and_uncorrelated(kind):
     assert abs(correlation(u[:, 0], u[:, 7])) < BOUND
 
 
+NUMBERS = pytest.mark.parametrize("n", [2**14, pytest.param(2**20, marks=pytest.mark.slow)])
+
+
+@pytest.mark.parametrize("kind", TREES)
+@NUMBERS
+def test_the_draws_of_two_keys_of_a_tree_are_independent(kind, n):
+    u = random.uniform(tree_of_keys(kind, n), 4)
+    cells = cells_of(u, 16)
+    side = math.isqrt(n)
+    # Neighbours, the same place in the next branch, and the other end of the tree.
+    for lag in (1, 2, side, n // 2):
+        for one, other in ((0, 0), (3, 0), (1, 2)):
+            assert_uniform(cells[lag:, one] * 16 + cells[:-lag, other], 256)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TREES if kind != "seeds"])
+@NUMBERS
+def test_the_bytes_of_the_keys_of_a_tree_are_uniform(kind, n):
+    keys = tree_of_keys(kind, n)
+    for byte in range(8):
+        for word in range(2):
+            assert_uniform((keys[:, word] >> 8 * byte) & 255, 256)
+
+
+@NUMBERS
+def test_the_draws_of_a_child_are_independent_of_its_parents_words(n):
+    parents = random.split(random.key(29), n)
+    own = cells_of(random.uniform(parents, 4), 16)
+    for child in (random.fold_in(parents, 0), random.split(parents, 3)[:, 2]):
+        drawn = cells_of(random.uniform(child, 4), 16)
+        for place in range(4):
+            assert_uniform(own[:, place] * 16 + drawn[:, place], 256)
+
+
 @pytest.mark.parametrize("kind", [*TREES, "chain"])
 def test_no_two_keys_of_a_tree_are_equal(kind):
     keys = tree_of_keys(kind, 1024 if kind == "chain" else 2**14)
@@ -142,33 +177,42 @@ def flipped_words(keys: Tensor) -> Tensor:
     return keys ^ masks[:, None]
 
 
-@pytest.mark.parametrize(
-    "n", [256, pytest.param(2**14, marks=pytest.mark.slow)], ids=["some", "many"]
-)
+KEYS = pytest.mark.parametrize("n", [256, pytest.param(2**14, marks=pytest.mark.slow)])
+
+
+def flips(function: Callable[[Tensor], Tensor], keys: Tensor) -> Tensor:
+    """How many keys change a bit of a function's words, for each bit of a key: (128, ..., 64)."""
+    # In blocks of keys: all bits of all keys are gigabytes.
+    return sum(_flips(function, block) for block in keys.split(256))
+
+
+def _flips(function: Callable[[Tensor], Tensor], keys: Tensor) -> Tensor:
+    return bits_of(function(keys) ^ function(flipped_words(keys))).sum(1)
+
+
+@KEYS
 def test_every_bit_of_a_key_flips_half_of_the_bits_of_its_children(n):
     keys = random.split(random.key(31), n)
-    other = flipped_words(keys)
     for child in (lambda k: random.fold_in(k, 3), lambda k: random.split(k, 2)[..., 1, :]):
-        changed = bits_of(child(keys) ^ child(other)).double()
+        shares = flips(child, keys).double() / n
         # Over all bits of the children, for each bit of the key.
-        shares = changed.flatten(2).mean((1, 2))
-        assert ((shares - 0.5).abs() * 2 * math.sqrt(n * 128) < BOUND).all()
+        over_bits = shares.flatten(1).mean(1)
+        assert ((over_bits - 0.5).abs() * 2 * math.sqrt(n * 128) < BOUND).all()
         # For each pair of bits: 16,384 numbers, so one statistic of all of them.
-        pairs = changed.flatten(2).mean(1)
-        found = float((((pairs - 0.5) * 2) ** 2 * n).sum())
-        assert abs(found - pairs.numel()) / math.sqrt(2 * pairs.numel()) < BOUND
+        found = float((((shares - 0.5) * 2) ** 2 * n).sum())
+        assert abs(found - shares.numel()) / math.sqrt(2 * shares.numel()) < BOUND
 
 
-@pytest.mark.parametrize("n", [256, pytest.param(2**14, marks=pytest.mark.slow)])
+@KEYS
 def test_every_bit_of_a_key_flips_half_of_the_bits_of_its_draws(n):
     keys = random.split(random.key(37), n)
 
     def words(k: Tensor) -> Tensor:
         return (random.uniform(k, 4).double() * 2**23).long()
 
-    changed = (bits_of(words(keys) ^ words(flipped_words(keys)))[..., :23]).double()
-    shares = changed.flatten(2).mean((1, 2))
-    assert ((shares - 0.5).abs() * 2 * math.sqrt(n * 92) < BOUND).all()
+    shares = flips(words, keys)[..., :23].double() / n
+    over_bits = shares.flatten(1).mean(1)
+    assert ((over_bits - 0.5).abs() * 2 * math.sqrt(n * 92) < BOUND).all()
 
 
 def test_every_bit_of_the_number_that_is_folded_in_flips_half_of_the_bits():

@@ -112,7 +112,7 @@ every_format = pytest.mark.parametrize("name", FORMATS)
 
 @every_format
 def test_a_damaged_file_is_one_value_error_or_loads_right(name, tmp_path):
-    # A folder of parts takes as long as ten other files.
+    # A folder of parts takes as long as three other files.
     assert not faults(name, range(60 if name == "shards" else 200), tmp_path)
 
 
