@@ -19,7 +19,7 @@ _eager_transforms: Any = import_module("torch._functorch.eager_transforms")
 
 # torch numbers the levels of forward mode for the whole process: a thread that ends one would end
 # that of another thread.
-_levels = turns()
+_ONE_THREAD = turns()
 
 
 def pushed_forward(
@@ -29,7 +29,7 @@ def pushed_forward(
     if compiling():
         # A graph has no threads, and no locks.
         return torch.func.jvp(function, primals, tangents)[1]
-    with _levels:
+    with _ONE_THREAD:
         return torch.func.jvp(function, primals, tangents)[1]
 
 
