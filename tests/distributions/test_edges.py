@@ -21,6 +21,8 @@ BETAS = (0.05, 0.2, 2 / 3, 1.0, 5.0)
 EDGES = [
     *(l0.HardConcrete(beta) for beta in BETAS),
     l0.HardConcrete(2 / 3, -0.001, 1.001),
+    # Odds that no float32 holds: its tails are in logits.
+    l0.HardConcrete(5.0, -0.001, 1.001),
     *(l0.HardKuma(scale) for scale in (0.2, 1.0, 5.0)),
     *(l0.GaussianGate(sigma) for sigma in (0.05, 0.5, 5.0)),
     l0.BernoulliGate(),
