@@ -6,6 +6,7 @@ the saved state, and writes its output.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,25 +144,28 @@ def output_of(module: nn.Module, name: str) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def state_in(folder: Path, name: str) -> dict[str, Tensor]:
+WAYS = ("state dict", "l0.save", "save_pretrained")
+
+
+def state_in(folder: Path, name: str, way: str) -> dict[str, Tensor]:
     """The state that was saved in one of three ways."""
     from safetensors.torch import load_file
 
-    if (folder / f"{name}.pt").exists():
+    if way == "state dict":
         return torch.load(folder / f"{name}.pt", weights_only=True)
-    if (folder / f"{name}.l0").exists():
+    if way == "l0.save":
         saved = l0.load(folder / f"{name}.l0")
         return {**saved.params, **saved.buffers}
     return load_file(folder / name / "model.safetensors")
 
 
 def load_all(folder: Path) -> None:
-    """Load every saved network, and write the outputs."""
-    outputs: dict[str, Tensor] = {}
-    for name in (folder / "names").read_text().split():
+    """Load every saved network in every way, and write the outputs."""
+    outputs: dict[tuple[str, str], Tensor] = {}
+    for name, way in json.loads((folder / "saved.json").read_text()):
         torch.manual_seed(17)
-        module = l0.resize_to(built(name), state_in(folder, name))
-        outputs[name] = output_of(module, name).clone()
+        module = l0.resize_to(built(name), state_in(folder, name, way))
+        outputs[name, way] = output_of(module, name).clone()
     torch.save(outputs, folder / "outputs.pt")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -22,8 +23,12 @@ def random_gates(spec: l0.GateSpec, density: float, seed: int = 0) -> dict[str, 
     return gates
 
 
+@functools.cache
 def problem(case: Any, dtype: torch.dtype) -> tuple[Any, ...] | None:
-    """``fn, params, buffers, spec, inputs`` with a case's unit groups; None if it has none."""
+    """``fn, params, buffers, spec, inputs`` with a case's unit groups; None if it has none.
+
+    Pure functions change none of these, so one answer serves every test of a process.
+    """
     module = case.build().eval()
     try:
         groups = l0.unit_groups(module, case.batch())

@@ -15,6 +15,8 @@ import l0func
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")]
+FOLDERS = ("*.md", "docs/*.md", "docs/[!_]*/*.md", "tests/*/*.md")
+TEXTS = [page for folder in FOLDERS for page in ROOT.glob(folder)]
 
 
 def test_the_pictures_are_those_that_the_script_draws():
@@ -51,6 +53,12 @@ def test_every_promise_is_held_by_a_test_that_is_there():
         assert tests, row
         for path, name in tests:
             assert f"def {name or 'test_'}" in (ROOT / path).read_text(), (path, name)
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_table_begins_with_its_head(page):
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text() + "\n", re.M):
+        assert re.match(r"\|.*\n\|[-: |]+\n", table), table
 
 
 def test_every_module_that_the_architecture_page_names_is_there():

@@ -18,12 +18,14 @@ from l0func.internal import tree
 # Their numbers do not follow from shapes: a width that forward reads, sizes in a tuple, layers
 # without tensors.
 UNCLEAR = ("last_state", "folded", "without_affine", "unflattened")
-REMOVABLE = [case for case in [*CASES, *STRANGERS] if problem(case, torch.float32) is not None]
 
 
-def small_module(case: Any) -> tuple[nn.Module, Any]:
-    """A case without random units, and its inputs."""
-    fn, params, buffers, spec, inputs = problem(case, torch.float32)
+def small_module(case: Any) -> tuple[nn.Module, Any] | None:
+    """A case without random units, and its inputs; None if no unit of it can go."""
+    found = problem(case, torch.float32)
+    if found is None:
+        return None
+    fn, params, buffers, spec, inputs = found
     small = l0.compact(fn, params, random_gates(spec, 0.5), buffers, spec)
     return l0.to_module(*small).eval(), inputs
 
@@ -38,9 +40,13 @@ def assert_same(module: nn.Module, expected: nn.Module, inputs: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(outputs, others, strict=True))
 
 
-@pytest.mark.parametrize("case", REMOVABLE, ids=repr)
+@pytest.mark.parametrize("case", [*CASES, *STRANGERS], ids=repr)
 def test_every_network_takes_its_compacted_state_or_asks_for_examples(case):
-    small, inputs = small_module(case)
+    found = small_module(case)
+    if found is None:
+        assert case in CASES
+        return
+    small, inputs = found
     fresh = case.build().eval()
     before = copy.deepcopy(fresh.state_dict())
     if case.name in UNCLEAR:

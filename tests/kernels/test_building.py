@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sampled import among, sampled
 
 from l0func.kernels import loading
 
@@ -67,6 +68,7 @@ def test_a_spawned_process_and_a_damaged_file_change_no_draw(tmp_path):
     assert run("check(); print(sum(hits), sum(misses))", tmp_path) == "1 0\n"
 
 
+@pytest.mark.slow
 def test_without_a_folder_that_can_be_written_kernels_compile_in_memory(tmp_path):
     code = (
         "import numba.core.caching as caching\n"
@@ -85,6 +87,7 @@ def test_on_a_full_disk_kernels_compile_in_memory(tmp_path):
     assert run(code, tmp_path) == "drawn\n"
 
 
+@pytest.mark.slow
 def test_an_interrupted_compilation_can_be_made_again(tmp_path):
     code = (
         "import os, signal, threading, time\n"
@@ -102,6 +105,7 @@ def test_an_interrupted_compilation_can_be_made_again(tmp_path):
     assert run(code, tmp_path) == "interrupted\ndrawn\n"
 
 
+@pytest.mark.slow
 def test_eight_threads_share_one_compilation(tmp_path):
     code = (
         "from concurrent.futures import ThreadPoolExecutor as Pool\n"
@@ -111,6 +115,7 @@ def test_eight_threads_share_one_compilation(tmp_path):
     assert run(code, tmp_path) == "0 1\n"
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once_all_draw_the_same(tmp_path):
     command = [sys.executable, "-c", DRAW + "check()"]
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -119,6 +124,7 @@ def test_processes_that_compile_at_once_all_draw_the_same(tmp_path):
     assert run(COUNTED, tmp_path) in ("1 1\n", "2 0\n")
 
 
+@pytest.mark.slow
 def test_a_long_compilation_says_so_on_a_terminal_and_nowhere_else(tmp_path):
     code = (
         "import sys\nfrom l0func.kernels.by_numba import progress\n"
@@ -155,7 +161,7 @@ FORKS = {
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process forks where its system can")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("when", FORKS)
+@pytest.mark.parametrize("when", sampled(FORKS, among("while another thread compiles")))
 def test_a_forked_process_draws_and_compiles(when, tmp_path):
     code = (
         f"import os, sys\n{FORKS[when]}\n"
@@ -190,7 +196,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("start", ["spawn", "fork"])
+@pytest.mark.parametrize("start", sampled(["spawn", "fork"], among("fork")))
 def test_workers_of_a_data_loader_draw_what_their_parent_draws(start, tmp_path):
     if start == "fork" and not hasattr(os, "fork"):
         pytest.skip("a process forks where its system can")
