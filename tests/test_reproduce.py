@@ -50,6 +50,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.compiles
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_states(runs, tmp_path, monkeypatch):
     whole, _ = small(runs).trained(tmp_path / "whole")
     interrupted, epoch = small(runs), runs.Run.epoch

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from itertools import product, starmap
 
 import pytest
 import torch
 from groups import problem, random_gates
+from sampled import one_in, sampled
 from strangers import STRANGERS
 from torch import Tensor, nn
 from zoo import CASES
@@ -56,10 +58,12 @@ def reloaded(module: nn.Module) -> nn.Module:
     return other
 
 
+WAYS = (copy.deepcopy, pickled, saved, reloaded)
+
+
 @pytest.mark.parametrize(
-    "way", [copy.deepcopy, pickled, saved, reloaded], ids=lambda f: f.__name__
+    ("case", "way"), sampled(starmap(pytest.param, product(PICKLED, WAYS)), one_in(3))
 )
-@pytest.mark.parametrize("case", PICKLED, ids=repr)
 def test_a_copy_of_a_made_module_computes_the_same_and_shares_nothing(case, way):
     for module in made(case):
         expected = tensors(module(*case.batch()))

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from groups import problem, random_gates
+from sampled import one_in, sampled
 from strangers import STRANGERS
 from torch import nn
 from zoo import BY_NAME
@@ -50,7 +51,7 @@ def test_a_compacted_module_goes_through_torch_export(name):
 
 
 @pytest.mark.skipif(not MODERN, reason="torch 2.1 exports by another interface")
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", sampled(EXPORTED, one_in(4)))
 @pytest.mark.filterwarnings("ignore")
 def test_onnxruntime_computes_what_the_compacted_module_does(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cut_modules import wrong_removals
+from sampled import one_in, sampled
 from torch import nn
 
 import l0func as l0
@@ -57,7 +58,7 @@ NETWORKS = {
 BLOCKS = {"GPT2": "model.h.", "Phi3": "model.layers."}
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", sampled(NETWORKS, one_in(3)))
 def test_every_blocks_heads_are_found_with_the_attributes_that_count_them(network, monkeypatch):
     name, sizes, attrs = NETWORKS[network]
     module = FirstOutput(name, **sizes).eval()

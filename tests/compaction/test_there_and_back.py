@@ -15,6 +15,7 @@ import full_sized
 import pytest
 import torch
 from full_sized import PLAIN, TRANSFORMERS, WAYS, built, inputs_of, output_of
+from sampled import one_in, sampled
 from torch import Tensor, nn
 
 import l0func as l0
@@ -79,10 +80,18 @@ def test_networks_of_torch_come_back_bit_for_bit(tmp_path):
     assert_there_and_back(tmp_path, PLAIN, ("state dict", "l0.save"), ends=False)
 
 
-@pytest.mark.parametrize("ends", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_transformers_come_back_bit_for_bit(tmp_path, ends):
+@pytest.mark.parametrize(
+    ("names", "ends"),
+    [
+        (("bert", "gpt2"), False),
+        pytest.param(TRANSFORMERS, False, marks=pytest.mark.slow),
+        pytest.param(TRANSFORMERS, True, marks=pytest.mark.slow),
+    ],
+    ids=["two", "all", "all with ends"],
+)
+def test_transformers_come_back_bit_for_bit(tmp_path, names, ends):
     pytest.importorskip("transformers")
-    assert_there_and_back(tmp_path, TRANSFORMERS, WAYS, ends)
+    assert_there_and_back(tmp_path, names, WAYS, ends)
 
 
 @pytest.mark.parametrize("name", ["resnet", "encoder"])
@@ -90,7 +99,7 @@ def test_networks_with_blocks_that_ended_come_back_bit_for_bit(tmp_path, name):
     assert_there_and_back(tmp_path, [name], ["l0.save"], ends=True)
 
 
-@pytest.mark.parametrize("name", [*PLAIN, *TRANSFORMERS])
+@pytest.mark.parametrize("name", sampled([*PLAIN, *TRANSFORMERS], one_in(3)))
 def test_all_sizes_in_attributes_are_those_of_the_compacted_module(name):
     if name in TRANSFORMERS:
         pytest.importorskip("transformers")

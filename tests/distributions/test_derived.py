@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import Tensor
 
 import l0func as l0
@@ -37,6 +38,7 @@ KINDS = {
     "of a user": SteepGate,
 }
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+some_kinds = pytest.mark.parametrize("kind", sampled(KINDS.values(), one_in(2)), ids=list(KINDS))
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_annealing_keeps_the_last_distributions_and_no_more(kind):
     assert len(set(_DISTRIBUTIONS) - before) == 3
 
 
-@kinds
+@some_kinds
 @pytest.mark.usefixtures("_keeps_three")
 def test_a_text_finds_its_distribution_while_any_equal_one_lives(kind):
     first, second = kind(0.41), kind(0.41)
@@ -78,7 +80,7 @@ def test_a_text_finds_its_distribution_while_any_equal_one_lives(kind):
 
 
 @pytest.mark.compiles
-@kinds
+@some_kinds
 @pytest.mark.usefixtures("_keeps_three")
 def test_a_compiled_function_builds_distributions_that_nothing_has_built(kind):
     la, u = torch.linspace(-3, 3, 9), torch.linspace(0.05, 0.95, 9)
@@ -105,7 +107,7 @@ def test_a_compiled_function_builds_distributions_that_nothing_has_built(kind):
 
 
 @pytest.mark.compiles
-@kinds
+@some_kinds
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "not strict"])
 def test_an_exported_module_builds_distributions_that_nothing_has_built(kind, strict):
     class Mean(torch.nn.Module):

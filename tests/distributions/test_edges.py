@@ -12,6 +12,7 @@ from functools import cache
 import mpmath as mp
 import pytest
 import torch
+from sampled import one_in, sampled
 
 import l0func as l0
 
@@ -169,7 +170,7 @@ def test_draws_have_their_digits(d, dtype):
                 assert error <= steep * (1 + abs(location)) * 10.0 ** -DIGITS[dtype], (location, u)
 
 
-@every
+@pytest.mark.parametrize("d", sampled(EDGES, one_in(6)), ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_moments_have_four_digits_in_every_dtype(d, dtype):
     with mp.workdps(80):

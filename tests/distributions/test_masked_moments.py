@@ -6,15 +6,15 @@ import itertools
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jvp, vmap
 
 import l0func as l0
 from l0func.distributions.masked_moments import masked_moments
 
-every = pytest.mark.parametrize(
-    "d", [l0.HardConcrete(), l0.GaussianGate(), l0.BernoulliGate()], ids=repr
-)
+DISTRIBUTIONS = [l0.HardConcrete(), l0.GaussianGate(), l0.BernoulliGate()]
+every = pytest.mark.parametrize("d", DISTRIBUTIONS, ids=repr)
 
 
 def written(d: l0.HardConcrete, la: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ def test_values_and_gradients_are_those_of_the_definition(d, dtype):
     torch.testing.assert_close(found, grad(loss_of(written, d), (0, 1))(la, w))
 
 
-@every
+@pytest.mark.parametrize("d", sampled(DISTRIBUTIONS, one_in(3)), ids=repr)
 def test_torch_finds_the_gradients_right_in_both_modes_and_twice(d):
     la, w = (t.requires_grad_() for t in tensors((2, 3), (2, 3)))
 

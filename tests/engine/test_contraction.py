@@ -13,6 +13,7 @@ from itertools import product
 import pytest
 import torch
 from contractions import by_hand, masks, operands, without
+from sampled import one_in, sampled
 from torch import Tensor
 
 import l0func as l0
@@ -143,7 +144,9 @@ def test_gates_that_do_not_compile_are_drawn_by_single_operations(monkeypatch):
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("distribution", [l0.HardConcrete(), LogisticGate()], ids=repr)
+@pytest.mark.parametrize(
+    "distribution", sampled([l0.HardConcrete(), LogisticGate()], one_in(2)), ids=repr
+)
 def test_inside_a_compiler_it_is_the_same(distribution):
     spec = l0.gate_spec({"w": torch.ones(6, 9)}, distribution=distribution)
     gates = l0.init_gates(random.key(0), spec)

@@ -75,8 +75,8 @@ every = [
 ]
 
 
-# Every operation with every third rule, and every rule with every third operation.
-@pytest.mark.parametrize(("operation", "rule"), sampled(every, one_in(3)))
+# Each operation meets one rule or two, each rule every seventh operation.
+@pytest.mark.parametrize(("operation", "rule"), sampled(every, one_in(7)))
 def test_an_operation_on_a_gated_parameter_equals_the_masked_one_with_all_its_derivatives(
     operation: Operation, rule: Any
 ):
@@ -120,10 +120,11 @@ WHOLLY_COMPILED = (
     *("linear", "matmul", "bilinear", "slices", "merged rows", "arithmetic"),
     *("conv2d in groups", "transposed conv2d", "embedding", "layer norm"),
 )
+SOON_COMPILED = ("linear", "slices", "conv2d in groups", "embedding", "layer norm")
 
 
 @pytest.mark.compiles
-@pytest.mark.parametrize("operation", sampled(OPERATIONS, among(*WHOLLY_COMPILED)), ids=str)
+@pytest.mark.parametrize("operation", sampled(OPERATIONS, among(*SOON_COMPILED)), ids=str)
 def test_a_compiled_operation_has_the_values_and_slopes_of_the_masked_one(operation: Operation):
     torch.manual_seed(0)
     torch._dynamo.reset()

@@ -59,6 +59,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert run(COUNTED, tmp_path) == "2 0\n"
 
 
+@pytest.mark.slow
 def test_a_spawned_process_and_a_damaged_file_change_no_draw(tmp_path):
     assert run("check(); print(1)", tmp_path) == "1\n"
     for path in tmp_path.rglob("*.nb?"):

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_mode
+from sampled import one_in, sampled
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -160,7 +161,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", sampled(BROKEN, one_in(2)))
 def test_a_broken_numba_warns_once_with_the_reason(kind, tmp_path):
     source, reason = BROKEN[kind]
     (tmp_path / "numba.py").write_text(source)

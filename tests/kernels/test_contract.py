@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 from typing import Any
 
 import pytest
 import torch
 from contractions import by_hand, masks, operands, without
+from sampled import one_in, sampled
 from torch import Tensor
 
 import l0func as l0
@@ -108,7 +109,10 @@ def compare(
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=repr)
-@pytest.mark.parametrize(("shape", "batch", "vectors", "repeat", "first"), SIZES)
+@pytest.mark.parametrize(
+    ("shape", "batch", "vectors", "repeat", "first"),
+    sampled(starmap(pytest.param, SIZES), one_in(4)),
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_linear_map_is_the_einsum_over_its_masks(
     backend, shape, batch, vectors, repeat, first, distribution
@@ -118,7 +122,9 @@ def test_a_linear_map_is_the_einsum_over_its_masks(
 
 
 @pytest.mark.parametrize("distribution", [DISTRIBUTIONS[0], DISTRIBUTIONS[-1]], ids=repr)
-@pytest.mark.parametrize(("shape", "repeat", "step"), STEPS)
+@pytest.mark.parametrize(
+    ("shape", "repeat", "step"), sampled(starmap(pytest.param, STEPS), one_in(2))
+)
 @pytest.mark.parametrize(("batch", "vectors", "first"), [(3, 1, 6), (2, 4, 4), (130, 1, 1)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_part_of_a_weight_has_the_masks_of_its_columns(
@@ -129,7 +135,7 @@ def test_a_part_of_a_weight_has_the_masks_of_its_columns(
 
 
 @pytest.mark.parametrize("distribution", [DISTRIBUTIONS[0], DISTRIBUTIONS[-1]], ids=repr)
-@pytest.mark.parametrize("sizes", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("sizes", sampled(CONVOLUTIONS, one_in(2)), ids=str)
 @pytest.mark.parametrize(
     ("batch", "images", "first"), [(3, 1, 0), (2, 3, 5), (0, 1, 0), (2, 0, 0)]
 )

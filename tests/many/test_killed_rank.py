@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
+from itertools import starmap
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import distributed, nn
 from torch.nn import functional as F
 
@@ -197,7 +199,7 @@ def uninterrupted(tmp_path_factory) -> Callable[[bool], list[Any]]:
 CASES = [(death, False) for death in DEATHS] + [("while its part is written", True)]
 
 
-@pytest.mark.parametrize(("death", "is_dtensor"), CASES)
+@pytest.mark.parametrize(("death", "is_dtensor"), sampled(starmap(pytest.param, CASES), one_in(3)))
 def test_the_others_end_with_an_error_and_a_relaunch_has_the_bits_of_one_run(
     death, is_dtensor, uninterrupted, tmp_path
 ):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from test_models_smaller import closing_a_third, examples_of
 from tiny_models import build
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def compacted(name: str) -> tuple[nn.Module, tuple[Tensor, ...], Tensor]:
     return First(small, list(examples)).eval(), inputs, expected
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, one_in(3)))
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_smaller_network_computes_what_the_pruned_one_does(name: str):
     module, inputs, expected = compacted(name)
@@ -52,7 +53,7 @@ def test_a_compiled_smaller_network_computes_what_the_pruned_one_does(name: str)
         torch.testing.assert_close(compiled(*inputs), expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, one_in(3)))
 @pytest.mark.filterwarnings("ignore")
 def test_onnxruntime_computes_what_the_pruned_network_does(name: str, tmp_path: Path):
     runtime: Any = pytest.importorskip("onnxruntime")
@@ -65,7 +66,7 @@ def test_onnxruntime_computes_what_the_pruned_network_does(name: str, tmp_path: 
     torch.testing.assert_close(torch.from_numpy(output), expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, one_in(3)))
 @pytest.mark.filterwarnings("ignore")
 def test_int8_computes_what_it_does_in_the_pruned_network(name: str):
     module, inputs, expected = compacted(name)

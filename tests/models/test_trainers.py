@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from tiny_models import build, inputs_of, tokens, transformers
 from torch import Tensor
 
@@ -56,7 +57,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [*[("BERT", own) for own in SETTINGS], ("GPT-2", "accumulated")]
+    ("name", "own"),
+    sampled(
+        [*[pytest.param("BERT", own) for own in SETTINGS], pytest.param("GPT-2", "accumulated")],
+        one_in(3),
+    ),
 )
 def test_a_training_resumes_bit_for_bit(name: str, own: str, tmp_path: Path):
     settings = SETTINGS[own]

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -108,7 +109,7 @@ def test_data_parallel_is_refused_by_name():
 
 
 @pytest.mark.skipif(not compiles(), reason="the library compiles on later torch")
-@pytest.mark.parametrize("per_example", [False, True])
+@pytest.mark.parametrize("per_example", sampled([True, False], one_in(2)))
 def test_a_compiled_module_compiles_once_a_mode_and_draws_as_the_eager_one(per_example):
     graphs = []
 

@@ -14,6 +14,7 @@ import torch
 from comparing import close
 from holding import BOUND, Net
 from holding_originals import Kernel, closure_over_the_module, helper_object
+from sampled import one_in, sampled
 from torch import Tensor, nn
 
 import l0func as l0
@@ -352,7 +353,10 @@ def test_a_guarded_call_compiles_once():
 @pytest.mark.compiles
 @pytest.mark.parametrize(
     "place",
-    [place for name, place in BOUND.items() if not name.startswith(("weak_", "namespace"))],
+    sampled(
+        [place for name, place in BOUND.items() if not name.startswith(("weak_", "namespace"))],
+        one_in(3),
+    ),
 )
 def test_what_a_place_holds_compiles_as_a_whole(place: Any):
     torch._dynamo.reset()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from device import seeded_generator
+from sampled import one_in, sampled
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
@@ -36,7 +37,13 @@ KINDS = [
     Kind("rnn_tanh", 1),
     Kind("rnn_relu", 1),
 ]
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.name}{k.projection or ''}")
+
+
+def name_of(kind: Any) -> str:
+    return f"{kind.name}{kind.projection or ''}"
+
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=name_of)
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +224,7 @@ def test_mapped_rows_and_weights_equal_a_loop_over_them(kind):
         close(torch.vmap(g)(*mapped), tuple(map(torch.stack, zip(*looped, strict=True))))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", sampled(KINDS, one_in(2)), ids=name_of)
 def test_first_and_second_derivatives_are_differences_in_both_modes(kind):
     leaves = tuple(x[0].requires_grad_() for x in rows(kind, 1))
     f = whole(kind)
@@ -228,7 +235,7 @@ def test_first_and_second_derivatives_are_differences_in_both_modes(kind):
 
 
 @pytest.mark.compiles
-@every_kind
+@pytest.mark.parametrize("kind", sampled(KINDS, one_in(3)), ids=name_of)
 def test_compiled_networks_equal_eager_ones(kind):
     torch._dynamo.reset()
     network = whole(kind)

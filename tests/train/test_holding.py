@@ -1,7 +1,10 @@
 """The share under a target where gates learn fast: never far below, a point at most at the end."""
 
+from itertools import product, starmap
+
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -54,8 +57,12 @@ def _trajectory(digits, kind, rate, target, steps=600, **settings):
     return shares, spec, state
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
-@pytest.mark.parametrize("kind", ["units", "inputs", "weights"])
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    sampled(
+        starmap(pytest.param, product(["units", "inputs", "weights"], [0.5, 0.1, 2.0])), one_in(5)
+    ),
+)
 def test_fast_gates_come_from_above_and_end_within_a_point(digits, kind, rate):
     shares, _, _ = _trajectory(digits, kind, rate, target=0.3)
     assert min(shares) > 0.28
@@ -64,7 +71,7 @@ def test_fast_gates_come_from_above_and_end_within_a_point(digits, kind, rate):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"measure": "macs"}, {"estimator": "median"}, {"estimator": "count"}],
+    sampled([{"measure": "macs"}, {"estimator": "median"}, {"estimator": "count"}], one_in(3)),
     ids=str,
 )
 def test_every_measure_and_estimator_is_held(digits, settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sampled import one_in, sampled
 from torch import nn
 
 import l0func as l0
@@ -56,7 +57,7 @@ def train(rate, target, steps=400, **settings):
     return shares, spec, state
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("rate", sampled([0.5, 0.1, 2.0], one_in(3)))
 def test_fast_gates_come_from_above_and_end_within_a_step_of_one_unit(rate):
     shares, _, _ = train(rate, 0.5)
     # One unit of the first group takes up to 5 / 19 of 10 ms, or 2.6 points.

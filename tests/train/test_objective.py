@@ -30,8 +30,9 @@ def data_loss(net):
 
 
 def compiled_too(*settings):
-    mark = pytest.mark.compiles
-    return [pytest.param(s, marks=mark if "compile" in s else ()) for s in settings]
+    """The compiler of machine code takes ten seconds a case: one case is not slow."""
+    marks = (pytest.mark.compiles, pytest.mark.slow)
+    return [pytest.param(s, marks=marks if "compile" in s else ()) for s in settings]
 
 
 @pytest.mark.parametrize("settings", compiled_too({}, {"compile": True}))
@@ -63,7 +64,9 @@ def with_metrics(net, buffers_too):
 
 
 @pytest.mark.parametrize("buffers_too", [False, True])
-@pytest.mark.parametrize("settings", compiled_too({}, {"compile": True}))
+@pytest.mark.parametrize(
+    "settings", [{}, pytest.param({"compile": True}, marks=pytest.mark.compiles)]
+)
 def test_metrics_come_beside_the_loss_and_change_nothing(net, buffers_too, settings):
     training = l0.training(with_metrics(net, buffers_too), *PAIR, has_aux=True, **settings)
     plain = l0.training(data_loss(net), *PAIR)

@@ -19,7 +19,7 @@ def net():
     return network()
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_members_of_a_sweep_are_the_single_runs(net, compile):
     if compile and not compiles():
         pytest.skip("this torch has no compiler that the library uses")

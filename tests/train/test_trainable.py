@@ -47,6 +47,7 @@ def ungated(apply):
 
 ROADS = [lambda apply: apply, by_rows, ungated]
 SETTINGS = [{}, {"compile": True}, {"average": 0.9}, {"donate": True}]
+COMPILED = (pytest.mark.compiles, pytest.mark.slow)
 DECAYING = l0.optimizer(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
 GATES = l0.optimizer(ADAM, lr=0.1)
 
@@ -69,7 +70,7 @@ def test_a_step_refuses_to_move_what_the_module_had_frozen(road, sweep, compile)
 )
 @pytest.mark.parametrize(
     "settings",
-    [pytest.param(s, marks=pytest.mark.compiles if "compile" in s else ()) for s in SETTINGS],
+    [pytest.param(s, marks=COMPILED if "compile" in s else ()) for s in SETTINGS],
 )
 def test_what_is_not_trainable_neither_moves_nor_decays_nor_has_moments(trainable, settings):
     fn, params, buffers, spec, gates = parts(frozen_network())
