@@ -29,7 +29,7 @@ from l0func.spec.plan import GateSpec, check_spec
 
 Sampling = Literal["exact", "local_reparam"]
 
-Output = TypeVar("Output", covariant=True)
+OutputT = TypeVar("OutputT", covariant=True)
 """What a function behind gates returns, and so the gated function."""
 
 SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
@@ -46,7 +46,7 @@ def _dense_pair(result: tuple[Any, Any]) -> tuple[Any, Any]:
     return _dense_output(output), _dense_output(updated)
 
 
-class Gated(Generic[Output]):
+class Gated(Generic[OutputT]):
     """A pure function behind gates, made by :func:`gated`.
 
     Call it as ``apply(params, gates, buffers, key, *inputs, **kwargs)``.
@@ -54,7 +54,7 @@ class Gated(Generic[Output]):
 
     def __init__(
         self,
-        fn: Callable[..., Output],
+        fn: Callable[..., OutputT],
         spec: GateSpec,
         estimator: MaskEstimator,
         sampling: Sampling = "exact",
@@ -74,7 +74,7 @@ class Gated(Generic[Output]):
         /,
         *inputs: Any,
         **kwargs: Any,
-    ) -> Output:
+    ) -> OutputT:
         """The output under masks drawn from ``key``.
 
         Updates of buffers, such as BatchNorm's running statistics in training mode, are dropped,
@@ -110,7 +110,7 @@ class Gated(Generic[Output]):
         /,
         *inputs: Any,
         **kwargs: Any,
-    ) -> tuple[Output, dict[str, Tensor]]:
+    ) -> tuple[OutputT, dict[str, Tensor]]:
         """``(output, new buffers)``: the same call, with the module's updated buffers.
 
         Args:
@@ -221,12 +221,12 @@ class Gated(Generic[Output]):
 
 
 def gated(
-    fn: Callable[..., Output],
+    fn: Callable[..., OutputT],
     spec: GateSpec,
     *,
     sampling: Sampling = "exact",
     estimator: MaskEstimator = "louizos",
-) -> Gated[Output]:
+) -> Gated[OutputT]:
     """Put a pure function behind gates.
 
     Args:
