@@ -19,7 +19,8 @@ Tree: TypeAlias = Tensor | Mapping[str, "Tree"] | Sequence["Tree"] | None
 """A flat ``{path: Tensor}``, or another pytree with tensors as leaves; nested paths are dotted.
 
 It is made of dicts, lists, tuples and named tuples; a None counts as absent. A function that
-returns a tree in the structure of another one has the same type for both.
+returns a tree in the structure of another one has the same type for both; the new leaves are plain
+tensors, also where the old ones are an ``nn.Parameter``.
 """
 
 TreeT = TypeVar("TreeT", bound=Tree)
