@@ -59,7 +59,7 @@ SECTIONS = {
 """For each section of the reference its names, as a user writes them after ``l0func.``."""
 
 _MODULES = ("distributions", "plot", "random", "schedules", "smaller")
-_NOT_FOR_USERS = {"smaller.recurrent_names", "plot.Axes"}
+_NOT_FOR_USERS = {"smaller.recurrent_names"}
 DATA = {
     "Tree": "l0func.internal.tree",
     "distributions.DISTRIBUTIONS": "l0func.distributions.registry",

@@ -6,8 +6,10 @@ gates follow; *files* keeps the results on disk; *sharding* is for tensors in ma
 file collects the public names.
 """
 
+from l0func import distributions as distributions
 from l0func import plot, schedules
 from l0func import random as random
+from l0func import smaller as smaller
 from l0func.compaction.compact import compact, to_module
 from l0func.compaction.refit import refit
 from l0func.compaction.resize_to import resize_to
@@ -60,7 +62,8 @@ from l0func.train.stacks import diverged, stack, unstack
 from l0func.train.state import TrainState
 from l0func.train.training import Training, training
 
-# Not in __all__: ``random``, which a star import would put in the place of Python's own module.
+# Not in __all__: ``random``, which a star import would put in the place of Python's own module,
+# and two modules that a user names in full.
 __all__ = [
     "BernoulliGate",
     "CustomGate",

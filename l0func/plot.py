@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,14 +21,14 @@ from l0func.internal.untyped import listed, loose
 from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec
 
-Axes = Any
-"""A ``matplotlib.axes.Axes``."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _DARK, _LIGHT = "#33415c", "#b8c0d0"
 _RUNS = (_DARK, "#c1432e", "#4f8a6b", "#8a6bbf", "#c98a2b")
 
 
-def density(summary: Summary, ax: Axes = None, names: Sequence[str] | None = None) -> Axes:
+def density(summary: Summary, ax: Axes | None = None, names: Sequence[str] | None = None) -> Axes:
     """Density of every gated parameter, expected beside realised.
 
     Args:
@@ -69,19 +69,19 @@ def density(summary: Summary, ax: Axes = None, names: Sequence[str] | None = Non
         rows = [summary[name] for name in names]
     if not rows:
         raise ValueError("No parameter of this summary has gates: there is no density to draw.")
-    ax = _axes(ax, height=0.9 + 0.34 * len(rows))
+    on = _axes(ax, height=0.9 + 0.34 * len(rows))
     expected = [100 * row.expected_density for row in rows]
     realised = [100 * row.realised_density for row in rows]
     upper = [place - 0.2 for place in range(len(rows))]
     lower = [place + 0.2 for place in range(len(rows))]
-    ax.barh(upper, expected, height=0.4, label="expected", color=_LIGHT)
-    ax.barh(lower, realised, height=0.4, label=f"realised ({summary.estimator})", color=_DARK)
-    _label_bars(ax, [row.name for row in rows], "Density")
-    ax.set(xlim=(0, 100), xlabel="entries that are open, %")
-    return ax
+    on.barh(upper, expected, height=0.4, label="expected", color=_LIGHT)
+    on.barh(lower, realised, height=0.4, label=f"realised ({summary.estimator})", color=_DARK)
+    _label_bars(on, [row.name for row in rows], "Density")
+    on.set(xlim=(0, 100), xlabel="entries that are open, %")
+    return on
 
 
-def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 20) -> Axes:
+def open_probability(gates: Tree, spec: GateSpec, ax: Axes | None = None, bins: int = 20) -> Axes:
     """Histogram of the probability that a gate is open: has training decided yet?
 
     Args:
@@ -120,16 +120,16 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes = None, bins: int = 2
     p = torch.cat(found)
     is_undecided = (p > 0.05) & (p < 0.95)
     share = float(is_undecided.double().mean())
-    ax = _axes(ax)
-    ax.hist(_to_list(p), bins=bins, range=(0, 1), color=_DARK, edgecolor="white", linewidth=0.5)
-    ax.set(xlim=(0, 1), xlabel="P(open)", ylabel="gates")
-    ax.set_title(f"{share:.0%} of {len(p):,} gates undecided")
-    _without_frame(ax)
-    return ax
+    on = _axes(ax)
+    on.hist(_to_list(p), bins=bins, range=(0, 1), color=_DARK, edgecolor="white", linewidth=0.5)
+    on.set(xlim=(0, 1), xlabel="P(open)", ylabel="gates")
+    on.set_title(f"{share:.0%} of {len(p):,} gates undecided")
+    _without_frame(on)
+    return on
 
 
 def trajectories(
-    steps: Sequence[float] | Tensor, history: Sequence[Tensor] | Tensor, ax: Axes = None
+    steps: Sequence[float] | Tensor, history: Sequence[Tensor] | Tensor, ax: Axes | None = None
 ) -> Axes:
     """Gates over training steps, a line for each gate.
 
@@ -163,18 +163,18 @@ def trajectories(
             f"Gates over time need a value of every gate at each step; got {len(at)} steps and "
             f"{len(values)} values."
         )
-    ax = _axes(ax)
+    on = _axes(ax)
     width = 0.3 + 6.0 / (values.shape[1] + 6)
     for line in sorted(values.T, key=lambda line: float(line[-1])):
         colour = _DARK if line[-1] >= 0.5 else _LIGHT
-        ax.plot(at, _to_list(line), color=colour, linewidth=width)
-    ax.set(xlabel="step", ylabel="P(open)", xlim=(at[0], at[-1]))
-    ax.set_title(f"{values.shape[1]:,} gates over training")
-    _without_frame(ax)
-    return ax
+        on.plot(at, _to_list(line), color=colour, linewidth=width)
+    on.set(xlabel="step", ylabel="P(open)", xlim=(at[0], at[-1]))
+    on.set_title(f"{values.shape[1]:,} gates over training")
+    _without_frame(on)
+    return on
 
 
-def filters(weight: Tensor, ax: Axes = None) -> Axes:
+def filters(weight: Tensor, ax: Axes | None = None) -> Axes:
     """A convolution's filters, each as the mean over its input channels; closed ones stay blank.
 
     Args:
@@ -206,15 +206,15 @@ def filters(weight: Tensor, ax: Axes = None) -> Axes:
     mosaic = _Mosaic(count, height, width)
     opens = (kernels != 0).flatten(1).any(1)
     image = mosaic.image(kernels.mean(1), listed(opens.nonzero().flatten()))
-    ax = _axes(ax)
+    on = _axes(ax)
     limit = float(image.nan_to_num().abs().max()) or 1.0
-    ax.imshow(_to_list(image), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    on.imshow(_to_list(image), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     for number in range(count):
         top, left = mosaic.corner(number)
-        ax.add_patch(_frame((left - 0.5, top - 0.5), width, height))
-    ax.set_axis_off()
-    ax.set_title(f"{int(opens.sum())} of {count} filters survive")
-    return ax
+        on.add_patch(_frame((left - 0.5, top - 0.5), width, height))
+    on.set_axis_off()
+    on.set_title(f"{int(opens.sum())} of {count} filters survive")
+    return on
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _Mosaic:
         return image
 
 
-def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes = None) -> Axes:
+def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes | None = None) -> Axes:
     """A network's widths, before and after.
 
     Args:
@@ -274,20 +274,20 @@ def widths(before: Mapping[str, int], after: Mapping[str, int], ax: Axes = None)
             f"Widths before and after are of the same layers; got {list(before)} and "
             f"{list(after)}."
         )
-    ax = _axes(ax, height=0.9 + 0.3 * len(before))
+    on = _axes(ax, height=0.9 + 0.3 * len(before))
     places = range(len(before))
-    ax.barh(places, list(before.values()), color=_LIGHT, label="before")
-    ax.barh(places, list(after.values()), color=_DARK, label="after", height=0.5)
+    on.barh(places, list(before.values()), color=_LIGHT, label="before")
+    on.barh(places, list(after.values()), color=_DARK, label="after", height=0.5)
     for place, (n, m) in enumerate(zip(before.values(), after.values(), strict=True)):
-        ax.text(n, place, f" {m} of {n}", va="center", fontsize=8, color=_DARK)
-    _label_bars(ax, list(before), "Widths")
-    ax.set(xlabel="units", xlim=(0, 1.22 * max(before.values())))
-    return ax
+        on.text(n, place, f" {m} of {n}", va="center", fontsize=8, color=_DARK)
+    _label_bars(on, list(before), "Widths")
+    on.set(xlabel="units", xlim=(0, 1.22 * max(before.values())))
+    return on
 
 
 def tradeoff(
     runs: Mapping[str, Sequence[tuple[float, float]]],
-    ax: Axes = None,
+    ax: Axes | None = None,
     quality: str = "accuracy, %",
 ) -> Axes:
     """Accuracy against density, a line for each run.
@@ -312,22 +312,22 @@ def tradeoff(
     """
     for label, points in runs.items():
         _check_densities(label, points)
-    ax = _axes(ax)
+    on = _axes(ax)
     for colour, (label, points) in zip(cycle(_RUNS), runs.items(), strict=False):
         ordered = sorted(points)
         densities = [100 * density for density, _ in ordered]
         qualities = [value for _, value in ordered]
-        ax.plot(densities, qualities, "o-", label=label, color=colour)
-    ax.set_xscale("log")
+        on.plot(densities, qualities, "o-", label=label, color=colour)
+    on.set_xscale("log")
     # Within a decade, too, there are two numbers at least, and none as a power of ten.
-    ax.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("")
-    ax.set(xlabel="density, % of entries left", ylabel=quality, title="Accuracy against density")
-    _without_frame(ax)
+    on.xaxis.get_major_locator().set_params(subs=(1.0, 2.0, 5.0))
+    on.xaxis.set_major_formatter("{x:g}")
+    on.xaxis.set_minor_formatter("")
+    on.set(xlabel="density, % of entries left", ylabel=quality, title="Accuracy against density")
+    _without_frame(on)
     if len(runs) > 1:
-        ax.legend()
-    return ax
+        on.legend()
+    return on
 
 
 def _check_densities(label: str, points: Sequence[tuple[float, float]]) -> None:
@@ -336,7 +336,7 @@ def _check_densities(label: str, points: Sequence[tuple[float, float]]) -> None:
             raise ValueError(f"A density is a share in (0, 1]; run {label!r} has {density}.")
 
 
-def _label_bars(ax: Axes, names: list[str], title: str) -> None:
+def _label_bars(ax: Any, names: list[str], title: str) -> None:
     """Name the bars from top to bottom; put the legend beside the title, where no bar is."""
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
@@ -352,11 +352,12 @@ def _label_bars(ax: Axes, names: list[str], title: str) -> None:
     _without_frame(ax)
 
 
-def _without_frame(ax: Axes) -> None:
+def _without_frame(ax: Any) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _axes(ax: Axes, height: float = 3.4) -> Axes:
+def _axes(ax: Axes | None, height: float = 3.4) -> Any:
+    """Axes to draw on; matplotlib's own types leave too much open to draw with them."""
     if ax is not None:
         return ax
     # Not pyplot: a figure of one's own needs no display and no global state.

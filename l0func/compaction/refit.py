@@ -32,7 +32,7 @@ from l0func.gates.prune import open_entries, pruned_by
 from l0func.internal import tree
 from l0func.internal.interception import Interception
 from l0func.internal.scalars import with_type
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.internal.untyped import untyped
 from l0func.internal.watch import warn_user
 from l0func.internal.whole import check_whole
@@ -44,7 +44,7 @@ from l0func.spec.plan import GateSpec, check_spec
 
 def refit(
     fn: PureModule,
-    params: Tree,
+    params: TreeT,
     gates: Tree,
     buffers: Tree,
     spec: GateSpec,
@@ -53,7 +53,7 @@ def refit(
     *,
     density: Density | None = None,
     ridge: float | None = None,
-) -> Tree:
+) -> TreeT:
     r"""Parameters with the readers of closed units fitted again by least squares.
 
     A reader is a matrix or a kernel with closed columns: a closed unit's output no longer reaches

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +29,9 @@ from l0func.spec.plan import GateSpec, check_spec
 
 Sampling = Literal["exact", "local_reparam"]
 
+OutputT = TypeVar("OutputT", covariant=True)
+"""What a function behind gates returns, and so the gated function."""
+
 SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
 
 
@@ -43,7 +46,7 @@ def _dense_pair(result: tuple[Any, Any]) -> tuple[Any, Any]:
     return _dense_output(output), _dense_output(updated)
 
 
-class Gated:
+class Gated(Generic[OutputT]):
     """A pure function behind gates, made by :func:`gated`.
 
     Call it as ``apply(params, gates, buffers, key, *inputs, **kwargs)``.
@@ -51,7 +54,7 @@ class Gated:
 
     def __init__(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., OutputT],
         spec: GateSpec,
         estimator: MaskEstimator,
         sampling: Sampling = "exact",
@@ -71,7 +74,7 @@ class Gated:
         /,
         *inputs: Any,
         **kwargs: Any,
-    ) -> Any:
+    ) -> OutputT:
         """The output under masks drawn from ``key``.
 
         Updates of buffers, such as BatchNorm's running statistics in training mode, are dropped,
@@ -107,7 +110,7 @@ class Gated:
         /,
         *inputs: Any,
         **kwargs: Any,
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[OutputT, dict[str, Tensor]]:
         """``(output, new buffers)``: the same call, with the module's updated buffers.
 
         Args:
@@ -174,7 +177,7 @@ class Gated:
             report_frozen(params, self.fn.frozen)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
-        watch = None if compiling() else Watched(Gated._call.__code__)
+        watch = None if compiling() else Watched(type(self)._call.__code__)
         keyed = Keyed(key, watch)
         with Nested() if watch is None else watch, keyed:
             output = call(masked, buffers, *inputs, **kwargs)
@@ -218,12 +221,12 @@ class Gated:
 
 
 def gated(
-    fn: Callable[..., Any],
+    fn: Callable[..., OutputT],
     spec: GateSpec,
     *,
     sampling: Sampling = "exact",
     estimator: MaskEstimator = "louizos",
-) -> Gated:
+) -> Gated[OutputT]:
     """Put a pure function behind gates.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from l0func.internal import tree
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 
 # BatchNorm in training mode refuses a single row.
 _PLACEHOLDERS = 2
@@ -31,7 +31,7 @@ def placeholders(tensors: Sequence[Tensor], dims: Sequence[int]) -> list[Tensor]
     return found
 
 
-def emptied(rows: Sequence[Tensor], sources: Sequence[Tree]) -> list[Tensor]:
+def emptied(rows: Sequence[Tensor], sources: Sequence[Pytree]) -> list[Tensor]:
     """Outputs without rows: their gradient in every source is zero.
 
     A process without rows takes part in a collective backward pass all the same.

@@ -19,7 +19,7 @@ from l0func.internal import tree
 from l0func.internal.context import compiling
 from l0func.internal.sharding import is_dtensor, layout_of, owned_by
 from l0func.internal.shards import part, unequal
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.pure.functional import PureModule
 from l0func.spec.parts import Binding
 from l0func.spec.sharded_spread import Factor, check_holds
@@ -31,13 +31,13 @@ WHOLE_ROWS = (
 """What to do instead about DTensors among the rows."""
 
 
-def has_dtensors(params: Tree, gates: Tree) -> bool:
+def has_dtensors(params: Pytree, gates: Pytree) -> bool:
     """Whether a parameter or a gate vector is a DTensor."""
     tensors = tree.leaves(params), tree.leaves(gates, "gates")
     return any(is_dtensor(t) for named in tensors for t in named.values())
 
 
-def check_not_compiled(params: Tree, gates: Tree) -> None:
+def check_not_compiled(params: Pytree, gates: Pytree) -> None:
     """Refuse a compiler over DTensors: it follows none into its part.
 
     Args:
@@ -56,7 +56,7 @@ def check_not_compiled(params: Tree, gates: Tree) -> None:
         )
 
 
-def check_rows_fit_shards(apply: Any, gate_dims: int | None) -> Gated:
+def check_rows_fit_shards(apply: Any, gate_dims: int | None) -> Gated[Any]:
     """The gated function behind a call over DTensors, if rows can be mapped over them.
 
     Args:
@@ -67,7 +67,7 @@ def check_rows_fit_shards(apply: Any, gate_dims: int | None) -> Gated:
         TypeError: It is not l0func.gated's own.
         ValueError: Gates differ from row to row; or a module has hooks that make DTensors.
     """
-    own = getattr(apply, "__self__", apply)
+    own: Gated[Any] | None = getattr(apply, "__self__", apply)
     if not isinstance(own, Gated):
         raise TypeError(
             "With params that are DTensors, per_example maps a function of l0func.gated itself, "
@@ -105,7 +105,7 @@ def _check_no_hooks(fn: Any) -> None:
                 )
 
 
-class GatedOnShards(Gated):
+class GatedOnShards(Gated[Any]):
     """A gated function of the parts of DTensors.
 
     Args:
@@ -121,7 +121,7 @@ class GatedOnShards(Gated):
         ValueError: Params or gates do not fit the spec, or the layouts do not match.
     """
 
-    def __init__(self, apply: Gated, params: Tree, gates: Tree) -> None:
+    def __init__(self, apply: Gated[Any], params: Pytree, gates: Pytree) -> None:
         super().__init__(apply.fn, apply.spec, apply.estimator, apply.sampling)
         tensors, named = check_params(params, self.spec), check_gates(gates, self.spec)
         parts = Parts({}, {}, {}, {})
@@ -149,7 +149,7 @@ class GatedOnShards(Gated):
         name = getattr(apply, "__name__", "")
         return self.with_buffers if name == "with_buffers" else self
 
-    def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
+    def _masked(self, params: Pytree, gates: Pytree, key: Tensor | None) -> Pytree:
         assert key is not None
         check_single_key(key)
         return self.own_stand_ins(key, params, gates)

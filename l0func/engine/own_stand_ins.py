@@ -19,7 +19,7 @@ from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
 from l0func.internal.sharding import Owned
 from l0func.internal.shards import taken
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.spec.parts import Binding, ParameterPlan
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import Rule
@@ -76,7 +76,7 @@ class OwnStandIns:
         self.parts = parts
         self.gates = {gate.name: gate for gate in self.spec.gates}
 
-    def __call__(self, key: Tensor, params: Tree, gates: Tree) -> Tree:
+    def __call__(self, key: Tensor, params: Pytree, gates: Pytree) -> Pytree:
         """The parameters under the masks of one key.
 
         Args:

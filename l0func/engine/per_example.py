@@ -7,7 +7,7 @@ the gated function as a batch of one, under its own key.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from l0func.engine.arguments import (
     check_keys_argument,
     check_not_exported,
 )
+from l0func.engine.gated import OutputT
 from l0func.engine.kept import watch_hooks
 from l0func.engine.no_rows import emptied, placeholders
 from l0func.engine.on_shards import (
@@ -52,7 +53,7 @@ class _Arguments(NamedTuple):
     gates: Tree
 
 
-class PerExample:
+class PerExample(Generic[OutputT]):
     """A gated function for a batch of keys, made by :func:`per_example`.
 
     Call it as ``rows(params, gates, buffers, keys, *inputs, **kwargs)``.
@@ -60,7 +61,7 @@ class PerExample:
 
     def __init__(
         self,
-        apply: Callable[..., Any],
+        apply: Callable[..., OutputT],
         in_dims: Axis = 0,
         out_dims: Axis = 0,
         chunk_size: int | None = None,
@@ -81,7 +82,7 @@ class PerExample:
         /,
         *inputs: Any,
         **kwargs: Any,
-    ) -> Any:
+    ) -> OutputT:
         """The outputs, row ``i`` under the masks of ``keys[i]``.
 
         Keys of shape ``(B, M, 2)`` give each row M masks: the inputs stay ``(B, ...)``, the
@@ -138,7 +139,7 @@ class PerExample:
         /,
         *inputs: Any,
         **kwargs: Any,
-    ) -> tuple[Any, dict[str, Tensor]]:
+    ) -> tuple[OutputT, dict[str, Tensor]]:
         """``(outputs, new buffers)``: the same call, with the module's updated buffers.
 
         BatchNorm in training mode sees the whole batch, so its running statistics are one update
@@ -232,12 +233,12 @@ class PerExample:
 
 
 def per_example(
-    apply: Callable[..., Any],
+    apply: Callable[..., OutputT],
     in_dims: Axis = 0,
     out_dims: Axis = 0,
     chunk_size: int | None = None,
     gate_dims: int | None = None,
-) -> PerExample:
+) -> PerExample[OutputT]:
     """Give every row of a batch its own masks.
 
     Each row is presented to the module as a batch of one, under the masks of its own key.

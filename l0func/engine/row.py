@@ -15,7 +15,7 @@ from l0func.internal import tree
 from l0func.internal.context import compiling
 from l0func.internal.mapped import FlatMapped, flatten_mapped
 from l0func.internal.outputs import copied
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.pure.by_row import ByRow
 
 Axis: TypeAlias = Any
@@ -75,8 +75,8 @@ class Row:
     """
 
     apply: Callable[..., Any]
-    params: Tree
-    buffers: Tree
+    params: Pytree
+    buffers: Pytree
     arguments: FlatMapped
     out_dims: Axis
     gate_dims: int | None
@@ -99,7 +99,7 @@ class Row:
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]
         return rows, flat.unmapped, Form(flat.template, flat.dims)
 
-    def _own_gates(self, gates: Tree) -> Tree:
+    def _own_gates(self, gates: Pytree) -> Pytree:
         """The row's gates without the dimension for rows, because a gate vector has none."""
         dim = self.gate_dims
         if dim is None:

@@ -16,7 +16,7 @@ from l0func.gates.checks import Gates, Masks, check_device, check_gates, check_s
 from l0func.gates.masks import apply_masks, draw_gates, gate_keys
 from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.spec.plan import GateSpec
 from l0func.spec.rules import element
 
@@ -52,7 +52,7 @@ class StandIns:
         multiplied = [p for p in spec.parameters if p.multiplied]
         self.masked = [p for p in multiplied if p.path not in self.layouts]
 
-    def __call__(self, key: Tensor, params: Tree, gates: Tree) -> Tree:
+    def __call__(self, key: Tensor, params: Pytree, gates: Pytree) -> Pytree:
         """The parameters under the masks of one key.
 
         Args:

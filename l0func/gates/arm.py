@@ -18,7 +18,7 @@ from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec, check_spec
 
 
-def arm(fn: Callable[..., Any], spec: GateSpec) -> Callable[..., Tensor]:
+def arm(fn: Callable[..., Tensor], spec: GateSpec) -> Callable[..., Tensor]:
     r"""A loss behind Bernoulli gates with the augment-REINFORCE-merge (ARM) gradient.
 
     .. math::

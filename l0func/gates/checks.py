@@ -20,7 +20,7 @@ from l0func.internal.kinds import (
 )
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.sharding import check_entries
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
 Gates = dict[str, Tensor]
@@ -35,7 +35,7 @@ MaskEstimator = Literal["louizos", "median", "mean", "count"]
 ESTIMATORS: tuple[MaskEstimator, ...] = ("louizos", "median", "mean", "count")
 
 
-def check_gates(gates: Tree, spec: GateSpec) -> Gates:
+def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     """The gates as a flat dict, if they fit the spec.
 
     Raises:
@@ -189,7 +189,7 @@ def check_single_key(key: Tensor) -> None:
         )
 
 
-def check_params(params: Tree, spec: GateSpec) -> dict[str, Tensor]:
+def check_params(params: Pytree, spec: GateSpec) -> dict[str, Tensor]:
     """The parameters as a flat dict, if they fit the spec.
 
     Raises:

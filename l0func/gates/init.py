@@ -14,7 +14,7 @@ from l0func import random
 from l0func.gates.checks import Gates, MaskEstimator, check_estimator, check_single_key
 from l0func.gates.masks import apply_masks, mean_masks
 from l0func.internal import names
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
 Sampler = Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -143,7 +143,7 @@ def _warn_if_closed(
         )
 
 
-def compensate(params: Tree, gates: Tree, spec: GateSpec) -> Tree:
+def compensate(params: TreeT, gates: Tree, spec: GateSpec) -> TreeT:
     """Parameters divided by their expected masks.
 
     Multiplied by masks, they equal the given ones on average, so that the gated network starts

@@ -24,7 +24,7 @@ from l0func.internal.constants import whole_numbers
 from l0func.internal.kinds import real_dtype
 from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import product_with
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.kernels.choice import kernel_in_use
 from l0func.spec.plan import GateSpec, GateVector
 
@@ -220,7 +220,7 @@ def masks_of(gate_values: Mapping[str, Tensor], spec: GateSpec) -> Masks:
     return masks
 
 
-def apply_masks(params: Tree, masks: Mapping[str, Tensor]) -> Tree:
+def apply_masks(params: TreeT, masks: Mapping[str, Tensor]) -> TreeT:
     """Parameters times their masks.
 
     Args:

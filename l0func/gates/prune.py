@@ -23,18 +23,18 @@ from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
 from l0func.internal.sharding import is_dtensor, layout_of
 from l0func.internal.shards import factor_beside, part, wrapped
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.spec.plan import GateSpec
 
 
 def prune(
-    params: Tree,
+    params: TreeT,
     gates: Tree,
     spec: GateSpec,
     estimator: MaskEstimator = "louizos",
     *,
     density: Density | None = None,
-) -> Tree:
+) -> TreeT:
     """Parameters under test-time gates, with exact zeros behind the closed ones.
 
     Args:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup as ProcessGroup
+else:
+    # A torch without distributed has no such class.
+    ProcessGroup = Any
 
 
 def has_group() -> bool:
@@ -15,7 +21,7 @@ def has_group() -> bool:
     return bool(distributed.is_available() and distributed.is_initialized())
 
 
-def check_member(caller: str, group: Any, /) -> None:
+def check_member(caller: str, group: ProcessGroup | None, /) -> None:
     """Refuse a collective without a group, or by a process outside of it.
 
     Args:
@@ -39,7 +45,7 @@ def check_member(caller: str, group: Any, /) -> None:
         )
 
 
-def ranks_of(group: Any, /) -> list[int]:
+def ranks_of(group: ProcessGroup | None, /) -> list[int]:
     """The numbers of a group's processes in the whole world."""
     distributed: Any = torch.distributed
     if group is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import optree
 import torch
@@ -15,8 +15,22 @@ from torch import Tensor
 from l0func.internal.context import compiling
 from l0func.internal.untyped import untyped
 
-Tree = Any
-"""A flat ``{path: Tensor}``, or any pytree with tensors as leaves; nested paths are dotted."""
+Tree: TypeAlias = Tensor | Mapping[str, "Tree"] | Sequence["Tree"] | None
+"""A flat ``{path: Tensor}``, or another pytree with tensors as leaves; nested paths are dotted.
+
+It is made of dicts, lists, tuples and named tuples; a None counts as absent. A function that
+returns a tree in the structure of another one has the same type for both; the new leaves are plain
+tensors, also where the old ones are an ``nn.Parameter``.
+"""
+
+TreeT = TypeVar("TreeT", bound=Tree)
+"""A tree whose structure, and so whose type, the result has."""
+
+Pytree: TypeAlias = Any
+"""A tree whose leaves are walked: within the package the structure of a tree is not known."""
+
+Values = TypeVar("Values")
+"""Any pytree, whatever its leaves are."""
 
 LEAVES = (
     Tensor, type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device,
@@ -33,7 +47,7 @@ _SOURCES = {
 }
 
 
-def leaves(tree: Tree, /, label: str = "params") -> dict[str, Tensor]:
+def leaves(tree: Pytree, /, label: str = "params") -> dict[str, Tensor]:
     """A pytree's tensors under their dotted paths.
 
     Args:
@@ -89,7 +103,7 @@ def _check_container(tree: Any, label: str) -> None:
     )
 
 
-def rebuild(tree: Tree, named: Mapping[str, Tensor], /) -> Tree:
+def rebuild(tree: Values, named: Mapping[str, Tensor], /) -> Values:
     """The pytree ``tree`` with ``named[path]`` in place of the leaf at each path."""
     return _mapped("", tree, lambda path, leaf: named[path])
 
@@ -168,7 +182,7 @@ def _to_node(node: Any, context: Any, children: list[Any]) -> Any:
     return node.unflatten_fn(children, context)
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any, /) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], value: Values, /) -> Values:
     """The pytree ``value`` with ``function(tensor)`` for each tensor; other leaves stay."""
 
     def change(path: str, leaf: Any) -> Any:

@@ -6,14 +6,14 @@ from typing import Any, cast
 
 from torch import nn
 
-from l0func.internal.groups import check_member
+from l0func.internal.groups import ProcessGroup, check_member
 from l0func.module.l0_module import L0Module
 from l0func.sharding.agreement import compare
 
 _SETTINGS = ("lam", "weight_decay", "per_example", "sampling", "estimator", "training")
 
 
-def check_agreement(*, group: Any = None, **things: Any) -> None:
+def check_agreement(*, group: ProcessGroup | None = None, **things: Any) -> None:
     """Refuse to go on where processes hold different values.
 
     A process with another seed draws other masks, and nothing shows it: not the loss, and not an

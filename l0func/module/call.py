@@ -11,7 +11,7 @@ from l0func.engine.gated import Gated, Sampling
 from l0func.gates.checks import MaskEstimator, Masks
 from l0func.internal import tree
 from l0func.internal.context import is_mapped
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.module.buffers import new_buffers, write_buffers
 from l0func.module.exchange import tensors_in
 from l0func.module.give_back import Writes
@@ -47,7 +47,7 @@ class LiveCall:
         self.left: list[Tensor] = []
         self.masks: Callable[[], Masks] | None = None
 
-    def gated(self, spec: GateSpec, estimator: MaskEstimator, sampling: Sampling) -> Gated:
+    def gated(self, spec: GateSpec, estimator: MaskEstimator, sampling: Sampling) -> Gated[Any]:
         """The call behind gates."""
         live = self.live
         if not has_shards(live.params, live.late):
@@ -58,7 +58,7 @@ class LiveCall:
         self.masks = lambda: apply.masks
         return apply
 
-    def run(self, params: Tree, buffers: Tree, /, *inputs: Any, **kwargs: Any) -> CallResult:
+    def run(self, params: Pytree, buffers: Pytree, /, *inputs: Any, **kwargs: Any) -> CallResult:
         """The module's output, and everything else to hand out of the transforms around it."""
         self.clones = self.live.assembled(params, buffers)
         if self.masks is not None:

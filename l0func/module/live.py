@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from l0func.internal.context import compiling
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.module.rows import takes_rows
 from l0func.module.shards import late_parameters
 from l0func.module.snapshot import Fingerprint, Snapshot, container_names
@@ -50,7 +50,7 @@ class Live:
             return self._fingerprint.fits_but_for(own)
         return self._fingerprint.fits()
 
-    def assembled(self, params: Tree, buffers: Tree) -> list[nn.Module]:
+    def assembled(self, params: Pytree, buffers: Pytree) -> list[nn.Module]:
         """Clones for one call, as :meth:`PureModule.assembled` gives them."""
         clones = self.fn.assembled(params, buffers)
         self.written.fill(clones, self.modules)

@@ -23,7 +23,7 @@ from l0func.internal.context import compiling
 from l0func.internal.kinds import real_dtype
 from l0func.internal.sharding import is_dtensor, layout_of, shard_dim
 from l0func.internal.torch_version import distributed_tensor
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.internal.untyped import loose
 
 
@@ -159,13 +159,13 @@ def _uneven_text(path: str, param: Tensor, dim: int, count: int) -> str:
     )
 
 
-class GatedShards(Gated):
+class GatedShards(Gated[Any]):
     """A gated function whose parameters may be DTensors."""
 
     late: Sequence[Late] = ()
     masks: Masks
 
-    def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
+    def _masked(self, params: Pytree, gates: Pytree, key: Tensor | None) -> Pytree:
         if key is None:
             masks = deterministic_masks(gates, self.spec, self.estimator)
         else:

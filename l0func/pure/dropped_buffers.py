@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l0func.internal import tree
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.internal.watch import CallWatch, current_watch, listed_names, warn_user
 from l0func.pure.part import Part
@@ -56,7 +56,7 @@ def report_changes(
                 watch.changed[path] = None
 
 
-def report_frozen(params: Tree, frozen: frozenset[str]) -> None:
+def report_frozen(params: Pytree, frozen: frozenset[str]) -> None:
     """Report the parameters that a call uses and that its module had frozen, if watched."""
     watch = current_watch()
     if watch is None or not frozen:

@@ -14,7 +14,7 @@ from l0func import random
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
 from l0func.internal.names import stream
-from l0func.internal.tree import Tree
+from l0func.internal.tree import TreeT
 from l0func.internal.whole import check_whole
 
 Initialiser: TypeAlias = (
@@ -28,8 +28,8 @@ TORCH_INITIALISERS = sorted(name for name in _IN_PLACE if not name.startswith("_
 
 
 def init_params(
-    key: Tensor, params: Tree, initialisers: Mapping[str, Initialiser | None], /
-) -> Tree:
+    key: Tensor, params: TreeT, initialisers: Mapping[str, Initialiser | None], /
+) -> TreeT:
     """Parameters drawn anew where a pattern says so; the others keep their values.
 
     Args:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from l0func.internal import tree
 from l0func.internal.sharding import is_dtensor
 from l0func.internal.torch_version import check_torch
-from l0func.internal.tree import LEAVES, Tree
+from l0func.internal.tree import LEAVES, Values
 from l0func.internal.untyped import loose
 from l0func.spec.plan import GateSpec
 
 
-def gather(values: Tree, /) -> Any:
+def gather(values: Values, /) -> Values:
     """The same pytree with a plain tensor, whole, for every DTensor in it.
 
     It is a collective: every process of the DTensors' meshes calls it, with the same pytree. Each

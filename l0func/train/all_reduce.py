@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from l0func.internal import tree
-from l0func.internal.groups import check_member
-from l0func.internal.tree import Tree
+from l0func.internal.groups import ProcessGroup, check_member
+from l0func.internal.tree import TreeT
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.train.numbers import whole_number
 
 
 @torch.no_grad()
-def all_reduce_mean(values: Tree, rows: int, /, group: Any = None) -> Tree:
+def all_reduce_mean(values: TreeT, rows: int, /, group: ProcessGroup | None = None) -> TreeT:
     r"""The mean of each tensor over all processes, weighted by their rows.
 
     .. math:: \bar t = \sum_r n_r t_r / \sum_r n_r
@@ -80,7 +80,7 @@ def _sent_as(t: Tensor) -> torch.dtype:
 
 
 def _group_means(
-    named: dict[str, Tensor], dtype: torch.dtype, rows: int, group: Any
+    named: dict[str, Tensor], dtype: torch.dtype, rows: int, group: ProcessGroup | None
 ) -> dict[str, Tensor]:
     flats = [_flat_numbers(t).to(dtype) for t in named.values()]
     numbers = torch.cat(flats)

@@ -13,12 +13,12 @@ from l0func.files.spec_text import spec_of_file, text_of_spec
 from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.internal import names, tree
 from l0func.internal.strict_json import shown
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.internal.whole import check_whole
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.saved_moments import SavedMoments, check_saved_moments
-from l0func.train.state import TrainState
+from l0func.train.state import AnyState, StateT, TrainState
 
 _STATE = Format(
     name="l0func training 1",
@@ -31,7 +31,7 @@ _STATE = Format(
 
 def save_state(
     path: PathLike,
-    state: TrainState,
+    state: AnyState,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
@@ -79,7 +79,7 @@ def save_state(
 
 
 def metadata_of(
-    state: TrainState, spec: GateSpec, settings: Mapping[str, Any] | None
+    state: AnyState, spec: GateSpec, settings: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """What a checkpoint says about its tensors, as texts.
 
@@ -112,10 +112,10 @@ def check_format(name: str, metadata: Mapping[str, str]) -> None:
 
 def load_state(
     path: PathLike,
-    state: TrainState,
+    state: StateT,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
-) -> TrainState:
+) -> StateT:
     """Read a training state that :func:`save_state` wrote.
 
     Args:
@@ -165,10 +165,10 @@ def state_from(
     name: str,
     metadata: Mapping[str, str],
     saved: Mapping[str, Tensor],
-    state: TrainState,
+    state: StateT,
     spec: GateSpec,
     settings: Mapping[str, Any] | None,
-) -> TrainState:
+) -> StateT:
     """A saved state, if it fits this run.
 
     Args:
@@ -261,7 +261,7 @@ def _check_is_state(state: Any, caller: str) -> None:
         )
 
 
-def _check_gates(gates: Tree, spec: GateSpec) -> None:
+def _check_gates(gates: Pytree, spec: GateSpec) -> None:
     named = tree.leaves(gates, "gates")
     names.check_names(named, [gate.name for gate in spec.gates], "The spec of this state")
     for gate in spec.gates:

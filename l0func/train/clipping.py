@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.shard_sums import full_norms
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree, Tree
 from l0func.internal.untyped import untyped
 from l0func.train.numbers import check_number
 from l0func.train.objective import is_pair
 
-Clip: TypeAlias = Callable[[Tree, Tree], Any]
+Clip: TypeAlias = Callable[[Pytree, Pytree], tuple[Any, Any]]
 """``clip(weights' gradients, gates' gradients)`` returns both, changed."""
 
+_Weights = TypeVar("_Weights", bound=Tree)
+_Gates = TypeVar("_Gates", bound=Tree)
 
-def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
+
+class ClipNorm(Protocol):
+    """A :data:`Clip` that returns both in the structures in which they came."""
+
+    def __call__(self, weights: _Weights, gates: _Gates) -> tuple[_Weights, _Gates]:
+        """Both, scaled together."""
+        ...
+
+
+def clip_norm(max_norm: float, norm_type: float = 2.0) -> ClipNorm:
     r"""Scale all gradients together so that their norm is at most ``max_norm``.
 
     .. math:: g \leftarrow g \cdot \min\bigl(1, \text{max\_norm} / (\|g\| + 10^{-6})\bigr)
@@ -55,7 +66,7 @@ def clip_norm(max_norm: float, norm_type: float = 2.0) -> Clip:
             f"max_norm={max_norm}, norm_type={norm_type}."
         )
 
-    def clip(weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
+    def clip(weights: _Weights, gates: _Gates) -> tuple[_Weights, _Gates]:
         grads = (weights, gates)
         leaves = tree.leaves(grads, "gradients").values()
         norms = full_norms(map(_wide_gradient, leaves), norm_type)
@@ -73,7 +84,7 @@ def _wide_gradient(g: Tensor) -> Tensor:
     return g.to(torch.promote_types(g.dtype, torch.float32))
 
 
-def clipped_gradients(clip: Clip, weights: Tree, gates: Tree) -> tuple[Tree, Tree]:
+def clipped_gradients(clip: Clip, weights: Pytree, gates: Pytree) -> tuple[Pytree, Pytree]:
     """The gradients that a clipping function returns, checked.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from l0func.internal import tree
 from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
 from l0func.internal.shards import laid_as
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.internal.untyped import untyped
 from l0func.train.objective import Objective
 from l0func.train.reduced import Reduce, ReducedGradients
@@ -110,7 +110,9 @@ class _Tried:
         return self.compiled(*arguments)
 
 
-def _by_autograd(function: Callable[..., Any], trained: tuple[Tree, Tree], *others: Any) -> Any:
+def _by_autograd(
+    function: Callable[..., Any], trained: tuple[Pytree, Pytree], *others: Any
+) -> Any:
     """``torch.func.grad(function, has_aux=True)``, neither mapped nor compiled.
 
     torch.func.grad keeps everything that a second derivative would need: a small network's step

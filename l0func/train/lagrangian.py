@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from l0func.gates.masks import deterministic_gates
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
 from l0func.internal.shard_sums import full_sums
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.ahead import ShareAhead, can_look_ahead, searched
 from l0func.train.constraints import (
@@ -62,6 +62,14 @@ class LagrangianState(NamedTuple):
     """Realised share minus the target at that step, shape ``(constraints,)``."""
 
 
+class Hold(Protocol):
+    """How a controller keeps gates open."""
+
+    def __call__(self, state: LagrangianState, gates: TreeT, /) -> TreeT:
+        """The gates, raised where too few are open."""
+        ...
+
+
 class Lagrangian(NamedTuple):
     """A controller as pure functions; :func:`lagrangian` makes it.
 
@@ -88,7 +96,7 @@ class Lagrangian(NamedTuple):
     update: Callable[[LagrangianState, Tree], LagrangianState]
     """``update(state, gates)``: the state after a training step."""
 
-    hold: Callable[[LagrangianState, Tree], Tree]
+    hold: Hold
     """``hold(state, gates)``: the gates, raised where fewer are open than the controller allows.
 
     All locations rise by one number, so that the likeliest gates open again first.
@@ -268,7 +276,7 @@ class _Controller:
         return low.any() | self._is_below_floor(opens) if self.floor else low.any()
 
     @torch.no_grad()
-    def hold(self, state: LagrangianState, gates: Tree, /) -> Tree:
+    def hold(self, state: LagrangianState, gates: TreeT, /) -> TreeT:
         self._check_state(state)
         named = check_gates(gates, self.spec)
         lowest = self._lowest(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -12,18 +12,24 @@ from torch import Tensor
 from l0func.internal import names, tree
 from l0func.internal.context import compiling
 from l0func.internal.shards import whole_of
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.internal.watch import CallWatch, listed_names, warn_user, watching
 from l0func.train.lagrangian import Lagrangian
 from l0func.train.trainable import check_not_frozen
+
+Loss: TypeAlias = Callable[..., Tensor | tuple[Tensor, Any] | tuple[Tensor, Any, Any]]
+"""``loss(params, gates, buffers, key, *inputs)``: a scalar, or a tuple that begins with it."""
+
+Price: TypeAlias = Callable[[Pytree, Pytree], Tensor]
+"""``penalty(params, gates)``: a scalar that is added to the loss."""
 
 
 class LossResult(NamedTuple):
     """What a loss returned."""
 
     value: Tensor
-    buffers: Tree
-    metrics: Tree
+    buffers: Pytree
+    metrics: Pytree
     """Tensors that are no part of the objective; an empty tuple without ``has_aux``."""
 
     returned_buffers: bool
@@ -33,9 +39,9 @@ class LossResult(NamedTuple):
 class Objective:
     """The scalar that training differentiates in params and gates."""
 
-    loss: Callable[..., Any]
+    loss: Loss
     control: Lagrangian | None
-    penalty: Callable[[Tree, Tree], Any] | None = None
+    penalty: Price | None = None
     has_aux: bool = False
     frozen_may_move: bool = True
     """Whether the user chose the parameters that move, so that a frozen one may be among them."""
@@ -45,13 +51,13 @@ class Objective:
 
     def total(
         self,
-        trained: tuple[Tree, Tree],
-        whole: Tree,
-        buffers: Tree,
+        trained: tuple[Pytree, Pytree],
+        whole: Pytree,
+        buffers: Pytree,
         key: Tensor,
         control_state: Any,
         *inputs: Any,
-    ) -> tuple[Tensor, tuple[Tensor, Tree, Tree]]:
+    ) -> tuple[Tensor, tuple[Tensor, Pytree, Pytree]]:
         """The objective, and beside it the loss, the new buffers and the metrics.
 
         Args:
@@ -77,13 +83,13 @@ class Objective:
 
     def data(
         self,
-        trained: tuple[Tree, Tree],
-        whole: Tree,
-        buffers: Tree,
+        trained: tuple[Pytree, Pytree],
+        whole: Pytree,
+        buffers: Pytree,
         key: Tensor,
         control_state: Any,
         *inputs: Any,
-    ) -> tuple[Tensor, tuple[Tensor, Tree, Tree]]:
+    ) -> tuple[Tensor, tuple[Tensor, Pytree, Pytree]]:
         """The loss alone, with the arguments and results of :meth:`total`."""
         moving, gates = trained
         params = _with_moving(whole, moving) if whole else moving
@@ -98,9 +104,9 @@ class Objective:
 
     def price(
         self,
-        trained: tuple[Tree, Tree],
-        whole: Tree,
-        buffers: Tree,
+        trained: tuple[Pytree, Pytree],
+        whole: Pytree,
+        buffers: Pytree,
         key: Tensor,
         control_state: Any,
     ) -> tuple[Tensor, tuple[()]]:
@@ -119,7 +125,7 @@ class Objective:
             found.append(self.control.penalty(control_state, gates))
         return sum(found[1:], found[0]), ()
 
-    def _called(self, buffers: Tree, params: Tree, *others: Any) -> LossResult:
+    def _called(self, buffers: Pytree, params: Pytree, *others: Any) -> LossResult:
         """What the loss returns; frozen parameters and lost buffers are noticed."""
         if compiling():
             return _result(self.loss(params, *others), buffers, self.has_aux)
@@ -142,13 +148,13 @@ class Objective:
         )
 
 
-def _with_moving(whole: Tree, moving: Tree) -> Tree:
+def _with_moving(whole: Pytree, moving: Pytree) -> Pytree:
     """All params, with those that move replaced."""
     named = tree.leaves(whole)
     return tree.rebuild(whole, named | tree.leaves(moving))
 
 
-def _result(returned: Any, buffers: Tree, has_aux: bool) -> LossResult:
+def _result(returned: Any, buffers: Pytree, has_aux: bool) -> LossResult:
     parts: tuple[Any, ...] = (returned,)
     if isinstance(returned, tuple):
         parts = cast("tuple[Any, ...]", returned)
@@ -171,7 +177,7 @@ def _returned_kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _as_metrics(value: Any) -> Tree:
+def _as_metrics(value: Any) -> Pytree:
     """Metrics as tensors, so that a sweep can stack them."""
     metrics: dict[str, Tensor] = {}
     for path, leaf in tree.walk(value):
@@ -182,7 +188,7 @@ def _as_metrics(value: Any) -> Tree:
     return tree.rebuild(value, metrics)
 
 
-def _check_depends(total: Tensor, trained: tuple[Tree, Tree]) -> None:
+def _check_depends(total: Tensor, trained: tuple[Pytree, Pytree]) -> None:
     """Refuse an objective that no trained tensor reaches.
 
     Raises:
@@ -218,7 +224,7 @@ def check_scalar(name: str, value: Any) -> None:
         )
 
 
-def _check_new_buffers(updated: Tree, buffers: Tree) -> None:
+def _check_new_buffers(updated: Pytree, buffers: Pytree) -> None:
     named = tree.leaves(updated, "the new buffers")
     known = tree.leaves(buffers, "buffers")
     names.check_names(named, known, "The state, compared with the buffers that the loss returned,")

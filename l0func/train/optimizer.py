@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.train.first_moments import FirstMoments
 from l0func.train.probe import Number, check_moments, probed
 
@@ -28,6 +28,23 @@ Moments: TypeAlias = dict[str, OwnMoments | None]
 
 # The shape of a small matrix to try a new optimizer on.
 _PROBE_SHAPE = (2, 3)
+
+
+class Update(Protocol):
+    """How an optimizer moves leaves."""
+
+    def __call__(
+        self,
+        grads: Tree,
+        moments: Moments,
+        leaves: TreeT,
+        step: Tensor,
+        /,
+        *,
+        donate: bool = False,
+    ) -> tuple[TreeT, Moments]:
+        """New leaves and moments."""
+        ...
 
 
 class Optimizer(NamedTuple):
@@ -46,7 +63,7 @@ class Optimizer(NamedTuple):
     init: Callable[[Tree], Moments]
     """``init(leaves)``: the moments before the first step."""
 
-    update: Callable[..., tuple[Tree, Moments]]
+    update: Update
     """``update(grads, moments, leaves, step, donate=False)``: new leaves and moments."""
 
     decays: bool
@@ -166,12 +183,12 @@ class _OptimizerFunctions:
         self,
         grads: Tree,
         moments: Moments,
-        leaves: Tree,
+        leaves: TreeT,
         step: Tensor,
         /,
         *,
         donate: bool = False,
-    ) -> tuple[Tree, Moments]:
+    ) -> tuple[TreeT, Moments]:
         slopes = tree.leaves(grads, "grads")
         named = tree.leaves(leaves, "leaves")
         names.check_names(slopes, named, "The tree of leaves")

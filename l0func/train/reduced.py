@@ -10,9 +10,9 @@ from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.mapped import flatten_mapped
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 
-Reduce: TypeAlias = Callable[[Tree, int], Any]
+Reduce: TypeAlias = Callable[[Pytree, int], Any]
 """``reduce(tree, rows)`` returns the tree, with the values of all processes in each tensor."""
 
 
@@ -42,9 +42,9 @@ class ReducedGradients:
 
     def __call__(
         self,
-        trained: tuple[Tree, Tree],
-        whole: Tree,
-        buffers: Tree,
+        trained: tuple[Pytree, Pytree],
+        whole: Pytree,
+        buffers: Pytree,
         key: Tensor,
         control_state: Any,
         *inputs: Any,
@@ -102,7 +102,7 @@ def _shapes_in(value: Any, member: Any) -> list[list[int]]:
 # A buffer that no process changes keeps its bits: what is reduced is its change, exactly 0.
 
 
-def _changes(before: Tree, after: Tree) -> dict[str, Tensor]:
+def _changes(before: Pytree, after: Pytree) -> dict[str, Tensor]:
     old, new = tree.leaves(before, "buffers"), tree.leaves(after, "buffers")
     return {path: _change(old[path], new[path]) for path in old}
 
@@ -114,7 +114,7 @@ def _change(old: Tensor, new: Tensor) -> Tensor:
     return torch.where(new == old, torch.zeros_like(old), (new - old).to(old.dtype))
 
 
-def _changed_leaves(before: Tree, changes: dict[str, Tensor]) -> Tree:
+def _changed_leaves(before: Pytree, changes: dict[str, Tensor]) -> Pytree:
     old = tree.leaves(before, "buffers")
     new: dict[str, Tensor] = {}
     for path, b in old.items():
@@ -122,13 +122,13 @@ def _changed_leaves(before: Tree, changes: dict[str, Tensor]) -> Tree:
     return tree.rebuild(before, new)
 
 
-def _sums(grads: Tree, more: Tree) -> Tree:
+def _sums(grads: Pytree, more: Pytree) -> Pytree:
     others = tree.leaves(more, "gradients")
     found = {path: g + others[path] for path, g in tree.leaves(grads, "gradients").items()}
     return tree.rebuild(grads, found)
 
 
-def _checked_reduction(result: Any, given: Tree) -> Any:
+def _checked_reduction(result: Any, given: Pytree) -> Any:
     """What ``reduce`` returned, in the structure of what it was given.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from l0func.train.optimizer import OTHERS, OwnMoments
-from l0func.train.state import TrainState
+from l0func.train.state import AnyState
 
 SavedMoments: TypeAlias = dict[str, dict[str, dict[str, Tensor]]]
 """``{section: {leaf path: {name: tensor}}}``, as a file has them."""
@@ -19,7 +19,7 @@ _WAY_BACK = "Build the training with the optimizers that wrote it."
 def check_saved_moments(
     path: str,
     saved: SavedMoments,
-    state: TrainState,
+    state: AnyState,
     expected: Mapping[str, Tensor],
     *,
     has_begun: bool,

@@ -17,7 +17,7 @@ from l0func.internal.untyped import listed
 from l0func.spec.plan import GateSpec
 from l0func.train.checkpoint import check_format, metadata_of, state_from
 from l0func.train.shard_files import is_complete, read_parts, saved_shapes, write_parts
-from l0func.train.state import TrainState
+from l0func.train.state import AnyState, StateT
 
 _TEXTS = ("format", "spec", "settings")
 _PREFIX = "metadata."
@@ -25,7 +25,7 @@ _PREFIX = "metadata."
 
 def save_shards(
     folder: PathLike,
-    state: TrainState,
+    state: AnyState,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
@@ -78,10 +78,10 @@ def save_shards(
 
 def load_shards(
     folder: PathLike,
-    state: TrainState,
+    state: StateT,
     spec: GateSpec,
     settings: Mapping[str, Any] | None = None,
-) -> TrainState:
+) -> StateT:
     """Read a training state that :func:`save_shards` wrote, at any number of processes.
 
     It is a collective, as :func:`save_shards` is.

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.mapped import flatten_mapped
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Tree, TreeT
 from l0func.internal.untyped import listed
 from l0func.internal.whole import check_whole
-from l0func.train.state import TrainState
+from l0func.train.state import AnyState, TrainState
 
 _MOMENTS_PREFIX = "moments."
 
@@ -24,7 +24,7 @@ _MOMENTS_PREFIX = "moments."
 _COUNTS = (".step", ".mu_product", ".eta", ".mu")
 
 
-def stack(states: Sequence[Tree]) -> Tree:
+def stack(states: Sequence[TreeT]) -> TreeT:
     """Stack pytrees with the same structure: each tensor gets a member dimension in front.
 
     Args:
@@ -91,7 +91,7 @@ def _common(path: str, values: list[Tensor]) -> Tensor:
     return values[0].clone()
 
 
-def unstack(states: Tree) -> list[Tree]:
+def unstack(states: TreeT) -> list[TreeT]:
     """Take a stack apart into its members.
 
     Args:
@@ -114,7 +114,7 @@ def unstack(states: Tree) -> list[Tree]:
     return [_member(states, stacked, i) for i in range(_member_count(stacked))]
 
 
-def _member(states: Tree, stacked: dict[str, Tensor], i: int) -> Tree:
+def _member(states: TreeT, stacked: dict[str, Tensor], i: int) -> TreeT:
     whole = tree.leaves(states, "a stack")
     whole |= {path: t[i] for path, t in stacked.items()}
     # Copies: a step with donate=True writes into the member that it is given.
@@ -207,9 +207,7 @@ def _length(t: Tensor) -> int:
     return t.shape[0] if t.dim() else 0
 
 
-def check_members(
-    state: TrainState, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
-) -> None:
+def check_members(state: AnyState, inputs: tuple[Any, ...], in_dims: Sequence[int | None]) -> None:
     """Refuse a sweep with different member counts in its state and its inputs.
 
     Raises:
@@ -230,7 +228,7 @@ def check_members(
 
 
 def _member_counts(
-    state: TrainState, members: int, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
+    state: AnyState, members: int, inputs: tuple[Any, ...], in_dims: Sequence[int | None]
 ) -> Iterator[tuple[str, int]]:
     """Name and member count for everything that a sweep maps."""
     yield "key", members

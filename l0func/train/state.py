@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from l0func import random
+from l0func.internal.generic_tuples import Generic, NamedTuple, TypeVar
 from l0func.internal.tree import Tree
 from l0func.train.lagrangian import LagrangianState
 from l0func.train.optimizer import Moments
 
+ParamsT = TypeVar("ParamsT", bound=Tree, default=dict[str, Tensor])
+GatesT = TypeVar("GatesT", bound=Tree, default=dict[str, Tensor])
+BuffersT = TypeVar("BuffersT", bound=Tree, default=dict[str, Tensor])
 
-class TrainState(NamedTuple):
+
+class TrainState(NamedTuple, Generic[ParamsT, GatesT, BuffersT]):
     """A training state, or many as a stack.
 
     All leaves are tensors, so one function each stacks, saves and loads whole states.
@@ -42,16 +47,16 @@ class TrainState(NamedTuple):
     key: Tensor
     """The key behind all draws, shape ``(2,)``: step t draws from ``fold_in(key, t)``."""
 
-    params: Tree
-    gates: Tree
-    buffers: Tree
+    params: ParamsT
+    gates: GatesT
+    buffers: BuffersT
     moments: dict[str, Moments]
     """The optimizers' moments, under ``"params"`` and ``"gates"``.
 
     For each leaf they are a dict of tensors, or None where nobody knows yet what its optimizer
     will remember."""
 
-    averages: Tree
+    averages: dict[str, dict[str, Tensor]]
     """Averages of params and gates; empty if the training keeps none."""
 
     control: LagrangianState | None
@@ -67,3 +72,9 @@ class TrainState(NamedTuple):
             ``fold_in(key, step)``, shape ``(2,)``; ``(members, 2)`` for a stack.
         """
         return random.fold_in(self.key, step)
+
+
+AnyState: TypeAlias = TrainState[Any, Any, Any]
+"""A state, whatever the structure of its trees."""
+
+StateT = TypeVar("StateT", bound=AnyState)

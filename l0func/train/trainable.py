@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.scalars import with_type
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.internal.watch import listed_names
 
 Trainable: TypeAlias = str | Iterable[str] | EllipsisType | None
@@ -45,7 +45,7 @@ def _type_error(given: Any) -> TypeError:
     )
 
 
-def moving(params: Tree, patterns: Patterns) -> Tree:
+def moving(params: Pytree, patterns: Patterns) -> Pytree:
     """The parameters that move: ``params`` itself, or a flat dict with those that match.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from l0func import random
 from l0func.gates.checks import check_can_learn
 from l0func.internal import tree
 from l0func.internal.sharding import check_entries
-from l0func.internal.tree import Tree
+from l0func.internal.tree import Pytree
 from l0func.train.arguments import (
     check_average,
     check_control,
@@ -28,51 +28,67 @@ from l0func.train.arguments import (
     renamed,
 )
 from l0func.train.clipping import Clip, clipped_gradients
+from l0func.train.functions import StepWithMetrics, Training
 from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
-from l0func.train.objective import Objective
+from l0func.train.objective import Loss, Objective, Price
 from l0func.train.optimizer import Moments, Optimizer
 from l0func.train.reduced import Reduce
 from l0func.train.stacks import check_members
-from l0func.train.state import TrainState
+from l0func.train.state import AnyState, TrainState
 from l0func.train.trainable import Patterns, Trainable, moving, patterns_of
 
 
-class Training(NamedTuple):
-    """Training as two pure functions; :func:`training` makes them.
-
-    Example:
-        >>> import torch
-        >>> import l0func as l0
-        >>> fn, params, buffers = l0.make_functional(torch.nn.Linear(3, 2))
-        >>> spec = l0.gate_spec(params)
-        >>> gates = l0.init_gates(l0.random.key(0), spec)
-        >>> apply = l0.gated(fn, spec)
-        >>> def loss(params, gates, buffers, key, x):
-        ...     return apply(params, gates, buffers, key, x).square().mean()
-        >>> sgd = l0.optimizer(torch.optim.SGD, lr=0.1)
-        >>> init, step = l0.training(loss, sgd, sgd)
-        >>> state = init(l0.random.key(1), params, gates, buffers)
-        >>> state, value = step(state, torch.ones(4, 3))
-        >>> value.shape, state.step
-        (torch.Size([]), tensor(1))
-    """
-
-    init: Callable[[Tensor, Tree, Tree, Tree], TrainState]
-    """``init(key, params, gates, buffers)``: the state to start from."""
-
-    step: Callable[..., Any]
-    """``step(state, *inputs)``: the next state and the loss before the step; with ``has_aux`` the
-    loss's metrics too.
-    """
-
-
+@overload
 def training(
-    loss: Callable[..., Any],
+    loss: Loss,
     weights_optimizer: Optimizer | None = None,
     gates_optimizer: Optimizer | None = None,
     *,
-    penalty: Callable[[Tree, Tree], Any] | None = None,
+    penalty: Price | None = None,
+    has_aux: Literal[False] = False,
+    trainable: Trainable = ...,
+    clip: Clip | None = None,
+    reduce: Reduce | None = None,
+    control: Lagrangian | None = None,
+    average: float = 0.0,
+    in_dims: Sequence[int | None] | None = None,
+    chunk_size: int | None = None,
+    compile: bool = False,
+    donate: bool = False,
+    params: Optimizer | None = None,
+    gates: Optimizer | None = None,
+) -> Training: ...
+
+
+@overload
+def training(
+    loss: Loss,
+    weights_optimizer: Optimizer | None = None,
+    gates_optimizer: Optimizer | None = None,
+    *,
+    penalty: Price | None = None,
+    has_aux: Literal[True],
+    trainable: Trainable = ...,
+    clip: Clip | None = None,
+    reduce: Reduce | None = None,
+    control: Lagrangian | None = None,
+    average: float = 0.0,
+    in_dims: Sequence[int | None] | None = None,
+    chunk_size: int | None = None,
+    compile: bool = False,
+    donate: bool = False,
+    params: Optimizer | None = None,
+    gates: Optimizer | None = None,
+) -> Training[StepWithMetrics]: ...
+
+
+def training(
+    loss: Loss,
+    weights_optimizer: Optimizer | None = None,
+    gates_optimizer: Optimizer | None = None,
+    *,
+    penalty: Price | None = None,
     has_aux: bool = False,
     trainable: Trainable = ...,
     clip: Clip | None = None,
@@ -85,7 +101,7 @@ def training(
     donate: bool = False,
     params: Optimizer | None = None,
     gates: Optimizer | None = None,
-) -> Training:
+) -> Training[Any]:
     r"""A training step as a pure function.
 
     For a module with frozen parameters pass ``trainable=fn.trainable``; for one with BatchNorm let
@@ -197,7 +213,7 @@ class _TrainingFunctions:
     in_dims: Sequence[int | None] | None
     donate: bool
 
-    def init(self, key: Tensor, params: Tree, gates: Tree, buffers: Tree, /) -> TrainState:
+    def init(self, key: Tensor, params: Pytree, gates: Pytree, buffers: Pytree, /) -> AnyState:
         random.check_key(key)
         for label, given in (("params", params), ("gates", gates), ("buffers", buffers)):
             check_entries(tree.leaves(given, label))
@@ -218,11 +234,11 @@ class _TrainingFunctions:
             control=control,
         )
 
-    def _first_averages(self, params: Tree, gates: Tree) -> dict[str, dict[str, Tensor]]:
+    def _first_averages(self, params: Pytree, gates: Pytree) -> dict[str, dict[str, Tensor]]:
         named = {"params": tree.leaves(params), "gates": tree.leaves(gates, "gates")}
         return {} if self.average == 0.0 else _copied(named)
 
-    def step(self, state: TrainState, /, *inputs: Any) -> Any:
+    def step(self, state: AnyState, /, *inputs: Any) -> Any:
         check_state(state, self.control, self.average)
         if self.in_dims is not None:
             check_members(state, inputs, self.in_dims)
@@ -245,7 +261,7 @@ class _TrainingFunctions:
         return following, value.detach()
 
     @torch.no_grad()
-    def _clipped(self, params_grads: Tree, gates_grads: Tree) -> tuple[Tree, Tree]:
+    def _clipped(self, params_grads: Pytree, gates_grads: Pytree) -> tuple[Pytree, Pytree]:
         if self.clip is None:
             return params_grads, gates_grads
         clip = partial(clipped_gradients, self.clip)
@@ -253,8 +269,8 @@ class _TrainingFunctions:
         return mapped(params_grads, gates_grads)
 
     def _moved(
-        self, state: TrainState, trained: Tree, params_grads: Tree, gates_grads: Tree
-    ) -> TrainState:
+        self, state: AnyState, trained: Pytree, params_grads: Pytree, gates_grads: Pytree
+    ) -> AnyState:
         """The state after both optimizers: new params, gates and moments."""
         before, step = state.moments, state.step
         moments: dict[str, Moments] = {}
@@ -269,7 +285,7 @@ class _TrainingFunctions:
         gates = self._held(state.control, gates)
         return state._replace(params=params, gates=gates, moments=moments)
 
-    def _held(self, control_state: LagrangianState | None, gates: Tree) -> Tree:
+    def _held(self, control_state: LagrangianState | None, gates: Pytree) -> Pytree:
         """The gates, raised by the controller where too few are open."""
         if self.control is None or control_state is None:
             return gates
@@ -279,7 +295,7 @@ class _TrainingFunctions:
         return hold(control_state, gates) if bool(is_low(control_state, gates).any()) else gates
 
     def _updated_control(
-        self, control_state: LagrangianState | None, gates: Tree
+        self, control_state: LagrangianState | None, gates: Pytree
     ) -> LagrangianState | None:
         if self.control is None or control_state is None:
             return None
@@ -288,11 +304,11 @@ class _TrainingFunctions:
         return torch.vmap(self.control.update)(control_state, gates)
 
 
-def _copied(leaves: Tree) -> Any:
+def _copied(leaves: Pytree) -> Any:
     return tree.map_tensors(lambda t: t.detach().clone(), leaves)
 
 
-def _averaged(averages: Tree, moved: TrainState, decay: float, step: Tensor) -> Tree:
+def _averaged(averages: Pytree, moved: AnyState, decay: float, step: Tensor) -> Pytree:
     """The averages with this step's params and gates."""
     if not averages:
         return averages
