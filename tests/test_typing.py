@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from docs.names import is_data, public_names, value_of
 
@@ -40,7 +41,9 @@ OF_A_FORWARD = {
 
 
 def test_the_strict_script_runs_as_it_is_typed():
-    runpy.run_path(str(SCRIPT))
+    made = runpy.run_path(str(SCRIPT))
+    first, named = made["pruned"][0]
+    assert (type(first), type(named)) == (Tensor, dict)
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def regions_around(stop: CodeType) -> list[Recomputed | Custom]:
         if code is _APPLY_CODE:
             found.append(_custom(frame, around[:i]))
         elif id(code) in forwards:
-            found += _applied(around, i, forwards[id(code)])
+            found += _regions_of_forward(around, i, forwards[id(code)])
         elif code.co_name in ("checkpoint", _BEHIND_CHECKPOINT):
             found += _recomputed(frame)
     around.clear()
@@ -192,7 +192,7 @@ def _forwards_among(around: list[FrameType]) -> dict[int, list[Any]]:
     return found
 
 
-def _applied(around: list[FrameType], place: int, kinds: list[Any]) -> Iterator[Custom]:
+def _regions_of_forward(around: list[FrameType], place: int, kinds: list[Any]) -> Iterator[Custom]:
     """The region of the frame at ``place``, if it runs the forward of one of these Functions.
 
     Decorated forwards share the decorator's code, and a Function may inherit its forward.
