@@ -69,3 +69,10 @@ def test_a_notebook_gets_a_table_with_names_escaped():
     assert "&lt;odd&gt;" in html
     assert "<odd>" not in html
     assert "realised density" in html
+
+
+def test_the_share_of_a_single_entry_is_whole_and_that_of_none_is_nothing():
+    params = {"one": torch.ones(1), "none": torch.ones(0, 3)}
+    table = l0.summary(params, {}, l0.gate_spec(params, {"*": None}))
+    shares = [(row.realised_density, row.expected_density) for row in table.rows]
+    assert shares == [(1.0, 1.0), (0.0, 0.0)]
