@@ -72,10 +72,10 @@ def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitG
     inputs = _inputs_of(fn, example_inputs, kwargs)
     check_rows(inputs)
     function = Functional(fn.eval(), params, buffers)
-    count = sum(p.numel() for p in params.values()) / 1e6
+    count = sum(p.numel() for p in params.values())
     kind = type(module).__name__
     with line_when_slow(
-        f"l0func.unit_groups: {kind} has {count:.1f} million parameters; its units are traced and "
+        f"l0func.unit_groups: {kind} has {count:,} parameters; its units are traced and "
         "removed on trial. The time grows with the cost of one call: two short rows are enough."
     ):
         groups = groups_in(function, inputs, follow(*function, inputs))
