@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -218,9 +220,17 @@ def methods(kind):
             yield name
     if not issubclass(kind, tuple):
         return
-    for name, text in kind.__annotations__.items():
-        if "Callable" in str(text):
+    for name, annotation in kind.__annotations__.items():
+        if is_of_functions(kind, getattr(annotation, "__forward_arg__", annotation)):
             yield name
+
+
+def is_of_functions(kind, text):
+    """Whether a field holds functions: by its annotation, Callable or a protocol for calls."""
+    named = getattr(sys.modules[kind.__module__], str(text), None)
+    named = getattr(named, "__bound__", None) or named
+    first = (get_args(named) or (named,))[0]
+    return "Callable" in str(text) or "__call__" in getattr(first, "__dict__", {})
 
 
 def test_every_method_and_every_function_of_a_submodule_has_a_case_or_a_reason():
