@@ -12,6 +12,7 @@ import torch
 from device import DEVICE
 
 import l0func as l0
+from l0func.internal.context import compiles
 
 KERNEL: Any = os.environ.get("L0FUNC_KERNEL", "auto")
 
@@ -47,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if DEVICE != "cpu":
         _choose_device()
     config.addinivalue_line(
-        "markers", "compiles: runs torch.compile, which l0func refuses by name on torch 2.1"
+        "markers", "compiles: runs torch.compile, which l0func refuses by name before torch 2.9"
     )
     config.addinivalue_line("markers", "on_cpu: about the CPU, whatever the device of the suite")
 
@@ -63,8 +64,8 @@ def _choose_device() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {}
-    if not hasattr(torch.compiler, "is_compiling"):
-        reasons["compiles"] = "torch 2.1 is refused by name; see test_compose"
+    if not compiles():
+        reasons["compiles"] = "the compiler of this torch is refused; see test_old_compilers"
     if DEVICE == pretend.NAME:
         reasons["compiles"] = "torch has no compiler for a device of pretence"
     if DEVICE != "cpu":

@@ -310,7 +310,12 @@ def _map_rows(row: Row, in_dims: Sequence[int]) -> Callable[..., RowResult]:
     """The map over all rows, and over their masks if there are several."""
     # The form of the output is no tensor; vmap hands it through under an out_dims of None.
     result_dims: Any = (0, 0, None)
-    mapped = torch.vmap(row.run, tuple(in_dims), result_dims)
+
+    def run(*tensors: Tensor) -> RowResult:
+        # vmap asks for the function's name, and torch 2.9 compiles no method's.
+        return row.run(*tensors)
+
+    mapped = torch.vmap(run, tuple(in_dims), result_dims)
     return map_over_masks(mapped, in_dims) if row.several_masks else mapped
 
 

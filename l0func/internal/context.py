@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.compiler_import import once_imported
+from l0func.internal.compiler_import import graph_constant, once_imported
 from l0func.internal.untyped import loose, untyped
 
-_COMPILES = hasattr(torch.compiler, "is_compiling")
+_COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
 
 
 class _OldCompiler:
@@ -23,36 +23,53 @@ class _OldCompiler:
     def remember(self, module: Any) -> None:
         self.module = module
 
+    def is_tracing(self) -> bool:
+        """Whether it is tracing this code."""
+        return self.module is not None and self.module.is_compiling()
+
 
 _OLD = _OldCompiler()
-if not _COMPILES:
+if not hasattr(torch.compiler, "is_compiling"):
     once_imported(_OLD.remember)
+
+_exported: Callable[[], bool] = getattr(torch.compiler, "is_compiling", _OLD.is_tracing)
+
+# torch 2.1 and 2.2 have one question for the compiler and for export.
+traced_by_dynamo: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", _exported)
+"""Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
+
+
+@graph_constant
+def _refuse_compiler() -> None:
+    """Raise while the compiler looks: an error in traced code would reach the user as its own."""
+    raise RuntimeError(
+        f"l0func compiles on torch 2.9 and later; this is {torch.__version__}. Run it eagerly: "
+        "leave its calls out of torch.compile."
+    )
 
 
 def compiling() -> bool:
     """Whether torch.compile or torch.export is tracing this code.
 
     Raises:
-        RuntimeError: torch 2.1 is tracing; its compiler follows neither vmap nor tensor
-            subclasses.
+        RuntimeError: The compiler of a torch before 2.9 is tracing. It follows no function mode
+            (before 2.6), or cannot tell what a vmap maps.
     """
     if _COMPILES:
         return torch.compiler.is_compiling()
-    if _OLD.module is not None and _OLD.module.is_compiling():
-        raise RuntimeError(
-            f"l0func compiles on torch 2.2 and later; this is {torch.__version__}. Run it eagerly."
-        )
-    return False
-
-
-# torch 2.1 and 2.2 have one question for the compiler and for export.
-traced_by_dynamo: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", compiling)
-"""Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
+    if traced_by_dynamo():
+        _refuse_compiler()
+    return _exported()
 
 
 def compiles() -> bool:
-    """Whether this torch has the compiler and the custom operators that the library uses."""
-    return _COMPILES and hasattr(untyped.library, "custom_op")
+    """Whether the library runs under this torch's compiler."""
+    return _COMPILES
+
+
+def has_custom_operators() -> bool:
+    """Whether this torch has operators made in Python, which nothing looks into."""
+    return hasattr(untyped.library, "custom_op")
 
 
 def is_mapped(tensor: Tensor, /) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.context import compiles, compiling
+from l0func.internal.context import compiling, has_custom_operators
 from l0func.internal.untyped import listed
 from l0func.module.arrival import has_others, meet, note_rows
 
@@ -101,7 +101,7 @@ def _key_like(key: Tensor, number: int, has_rows: bool) -> Tensor:
 
 
 def _comparing_operator() -> Callable[[Tensor, int, bool], Tensor]:
-    if not compiles():
+    if not has_custom_operators():
         return _compared_key
     library: Any = torch.library
     schema = "(Tensor key, int number, bool has_rows) -> Tensor"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l0func.distributions import GateDistribution
 from l0func.distributions.identities import distribution_of
-from l0func.internal.context import compiles
+from l0func.internal.context import has_custom_operators
 from l0func.internal.untyped import untyped
 from l0func.kernels.backends import kernels_for
 from l0func.kernels.contraction import Contraction, Kind, Operands, Output, result_shape
@@ -152,7 +152,7 @@ _SCHEMA = (
 
 
 def _custom_operator() -> Callable[..., list[Tensor]]:
-    if not compiles():
+    if not has_custom_operators():
         return _opaque
     library: Any = torch.library
     operator = library.custom_op(
