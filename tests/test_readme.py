@@ -62,9 +62,8 @@ def test_the_readmes_compaction_prints_what_the_readme_shows(tmp_path):
 def test_the_readmes_controlled_step_runs_on_its_second_program(tmp_path):
     first, second, _, controlled = blocks("python")
     start = first.split("net = l0.L0Module")[0] + second.split("init, step =")[0]
-    batch = "batch = torch.arange(64)\n"
     shown = "print(int(state.step), value.isfinite().item())"
-    (tmp_path / "program.py").write_text(start + batch + controlled + shown)
+    (tmp_path / "program.py").write_text(start + controlled + shown)
     assert run("program.py", cwd=tmp_path).split() == ["1", "True"]
 
 
