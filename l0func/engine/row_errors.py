@@ -41,7 +41,7 @@ _READINGS = (
         "Write the operation out of place, as in x = x + y, or write into x.clone()",
     ),
     _Reading(
-        r"dynamic shape|differently shaped|boolean mask",
+        r"dynamic shape|differently shaped|boolean mask|size of the output equals the sum",
         "the shape of a result depends on values, and each row has its own",
         f"Write torch.where(mask, a, b) or x * mask, or {_ONE_AT_A_TIME}",
     ),

@@ -23,16 +23,17 @@ class _OldCompiler:
     def remember(self, module: Any) -> None:
         self.module = module
 
-    def is_tracing(self) -> bool:
-        """Whether it is tracing this code."""
-        return self.module is not None and self.module.is_compiling()
-
 
 _OLD = _OldCompiler()
 if not hasattr(torch.compiler, "is_compiling"):
     once_imported(_OLD.remember)
 
-_exported: Callable[[], bool] = getattr(torch.compiler, "is_compiling", _OLD.is_tracing)
+
+def _traced_by_oldest() -> bool:
+    return _OLD.module is not None and _OLD.module.is_compiling()
+
+
+_exported: Callable[[], bool] = getattr(torch.compiler, "is_compiling", _traced_by_oldest)
 
 # torch 2.1 and 2.2 have one question for the compiler and for export.
 traced_by_dynamo: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compiling", _exported)
