@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if DEVICE != "cpu":
         _choose_device()
     config.addinivalue_line(
-        "markers", "compiles: runs torch.compile, which l0func refuses by name before torch 2.9"
+        "markers", "compiles: runs torch.compile, which l0func needs torch 2.9 for"
     )
     config.addinivalue_line("markers", "on_cpu: about the CPU, whatever the device of the suite")
 

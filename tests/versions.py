@@ -205,6 +205,8 @@ def main(only: list[str], folder: str | None) -> int:
     pairs, failed = chosen(only), 0
     for pair in pairs:
         interpreter(pair.python)
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
     for place, pair in enumerate(pairs, 1):
         start = time.monotonic()
         print(f"[{place}/{len(pairs)}] torch {pair.torch} on Python {pair.python}", flush=True)

@@ -54,7 +54,7 @@ def compiling() -> bool:
 
     Raises:
         RuntimeError: The compiler of a torch before 2.9 is tracing. It follows no function mode
-            (before 2.6), or cannot tell what a vmap maps.
+            (before 2.6), or cannot tell what a vmap maps. Torch 2.1 shows its own error.
     """
     if _COMPILES:
         return torch.compiler.is_compiling()
