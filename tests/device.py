@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 
 import torch
 
 DEVICE = os.environ.get("L0FUNC_TEST_DEVICE", "cpu")
 """The device of every tensor that a test makes without naming one."""
+
+INITIALISERS_HAVE_KEYS = "generator" in inspect.signature(torch.nn.init.normal_).parameters
+"""Not on torch 2.1, where they draw from the global generator and are refused."""
 
 
 def seeded_generator(seed: int) -> torch.Generator:

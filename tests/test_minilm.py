@@ -77,6 +77,7 @@ def test_the_unit_that_goes_first_is_the_one_that_others_replace_best(minilm, wi
 
 
 def test_an_absent_package_is_one_line_that_says_what_to_install(tmp_path):
+    pytest.importorskip("transformers")
     code = (
         "import importlib.util as u, runpy, sys; find = u.find_spec; "
         "u.find_spec = lambda name, *more: None if name.startswith('gt_') else find(name, *more); "
