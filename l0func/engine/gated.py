@@ -30,7 +30,7 @@ from l0func.spec.plan import GateSpec, check_spec
 Sampling = Literal["exact", "local_reparam"]
 
 OutputT = TypeVar("OutputT", covariant=True)
-"""What a function behind gates returns, and so the gated function."""
+"""The output of the function behind the gates; the gated function returns the same."""
 
 SAMPLINGS: tuple[Sampling, ...] = ("exact", "local_reparam")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
 
     class _Bases:
-        """What a class statement puts in the place of a base."""
+        """A base that the class statement replaces."""
 
         def __init__(self, *bases: Any) -> None:
             self.bases = bases

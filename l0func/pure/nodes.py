@@ -44,7 +44,7 @@ def function_of(node: Any, kind: Any) -> Any:
 
 
 def _forward_of(kind: Any) -> Any:
-    """The code of a Function's forward; what a decorator returns has the decorator's."""
+    """The code of a Function's forward; a decorated forward has the code of its decorator."""
     return getattr(kind.forward, "__code__", kind.forward)
 
 

@@ -1,4 +1,4 @@
-"""The two functions of a training: what they take, and what they return."""
+"""The types of the two functions of a training."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ every_writer = pytest.mark.parametrize(
 
 
 def named(name: str, path: Path) -> str:
-    """What a message calls the place of the second save."""
+    """The name of the second save's place in a message."""
     return str(step_of(path, 1) if name == ON_SHARDS else path)
 
 
