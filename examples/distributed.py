@@ -7,6 +7,7 @@ from the last checkpoint, bit for bit.
 
     torchrun --nproc-per-node 2 examples/distributed.py [--steps 40] [--folder distributed_run]
     torchrun --nproc-per-node 2 examples/distributed.py --kill TP 25   # its last process dies
+    torchrun --nproc-per-node 2 examples/distributed.py --device cuda  # NCCL, a GPU for each
 """
 
 from __future__ import annotations
@@ -85,6 +86,17 @@ def train(way: str, mesh: Any, options: argparse.Namespace) -> Result:
     return result(own, alone, sent, losses, share == 1)
 
 
+def join(device: str) -> Any:
+    """Join the other processes; every tensor is made on the device from here on."""
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.set_default_device(device)
+    distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=1)
+    )
+    return init_device_mesh(device, (distributed.get_world_size(),))
+
+
 def mean(value: Tensor) -> float:
     """The mean of a number over ranks."""
     return float(l0.all_reduce_mean({"": value}, 1)[""])
@@ -103,13 +115,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
     parser.add_argument("--folder", type=Path, default=Path("distributed_run"))
     parser.add_argument("--kill", nargs=2, metavar=("WAY", "STEP"), help="kill the last process")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     if options.steps < 1:
         parser.error("--steps is at least 1")
     if not distributed.is_torchelastic_launched():
         sys.exit(f"Start it with: torchrun --nproc-per-node 2 {sys.argv[0]}")
-    distributed.init_process_group("gloo", timeout=timedelta(minutes=1))
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    mesh = join(options.device)
     results: dict[str, Result] = {}
     for way in WAYS:
         results[way] = train(way, mesh, options)

@@ -52,7 +52,7 @@ def difference(own: dict[str, Tensor], whole: dict[str, Tensor]) -> float:
 def digest(state: l0.TrainState) -> str:
     """The SHA-256 of all tensors of a state, in the order of their paths."""
     named = {str(path): t for path, t in tree_flatten_with_path(state)[0] if t is not None}
-    tensors = [named[path].detach().numpy() for path in sorted(named)]
+    tensors = [named[path].detach().cpu().numpy() for path in sorted(named)]
     return hashlib.sha256(b"".join(t.tobytes() for t in tensors)).hexdigest()
 
 

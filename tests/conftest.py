@@ -18,6 +18,8 @@ from l0func.internal.context import compiles
 KERNEL: Any = os.environ.get("L0FUNC_KERNEL", "auto")
 
 ON_CPU = {
+    "test_building.py",
+    "test_contract_tiles.py",
     "test_devices.py",
     "test_docs.py",
     "test_earlier_files.py",
@@ -26,10 +28,12 @@ ON_CPU = {
     "test_formats.py",
     "test_house.py",
     "test_imports.py",
+    "test_labels.py",
     "test_moments.py",
     "test_network.py",
     "test_pool.py",
     "test_readme.py",
+    "test_there_and_back.py",
     "test_triton.py",
 }
 """About text, processes, the CPU, and what a file gives back, which is on the CPU."""

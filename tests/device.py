@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Collection, Iterable
+from typing import Any
 
+import pytest
 import torch
 
 DEVICE = os.environ.get("L0FUNC_TEST_DEVICE", "cpu")
@@ -12,6 +15,11 @@ DEVICE = os.environ.get("L0FUNC_TEST_DEVICE", "cpu")
 
 INITIALISERS_HAVE_KEYS = "generator" in inspect.signature(torch.nn.init.normal_).parameters
 """Not on torch 2.1, where they draw from the global generator and are refused."""
+
+
+def marked_on_cpu(names: Iterable[str], alone: Collection[str]) -> list[Any]:
+    """The names as parameters of a test; those that work on the CPU alone are marked."""
+    return [pytest.param(n, marks=[pytest.mark.on_cpu] * (n in alone)) for n in names]
 
 
 def seeded_generator(seed: int) -> torch.Generator:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -168,6 +169,23 @@ def training(device: str) -> Any:
     return own.detach(), loss(at.params, at.gates, at.buffers, KEY, at.x)
 
 
+def resumed(device: str) -> Any:
+    at = mlp(device, {"*.weight": l0.element()})
+
+    def loss(params: Any, gates: Any, buffers: Any, key: Tensor, x: Tensor) -> Tensor:
+        return l0.gated(at.fn, at.spec)(params, gates, buffers, key, x).square().mean()
+
+    adam = l0.optimizer(torch.optim.Adam, lr=0.1)
+    init, step = l0.training(loss, adam, adam)
+    first = init(KEY.to(device), at.params, at.gates, at.buffers)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        l0.save_state(path, step(first, at.x)[0], at.spec)
+        later = l0.load_state(path, first, at.spec)
+    last, _ = step(later, at.x)
+    return last.params, last.gates
+
+
 CALLS = [
     draws,
     masks,
@@ -179,6 +197,7 @@ CALLS = [
     costs,
     cuts,
     training,
+    resumed,
 ]
 
 
@@ -194,7 +213,7 @@ def check(call: Callable[[str], Any], device: str) -> None:
 def main(device: str, names: list[str]) -> None:
     if device == pretend.NAME:
         pretend.start()
-    l0.use_kernel("eager")
+    l0.use_kernel("eager" if device == pretend.NAME else "auto")
     for call in CALLS:
         if not names or call.__name__ in names:
             check(call, device)

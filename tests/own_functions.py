@@ -104,7 +104,7 @@ def _counts(f: Any, h: Tensor) -> Tensor:
 
 
 READS: dict[str, Case] = {
-    "Tensor: __array__": lambda f, h: h * torch.as_tensor(f(_SHARED[0])).to(h),
+    "Tensor: __array__": lambda f, h: h * torch.as_tensor(f(_SHARED[0].cpu())).to(h),
     "Tensor: __bool__": _truth,
     "Tensor: __complex__": lambda f, h: h * f(torch.tensor(2.0 + 1j)).imag * 3,
     "Tensor: __contains__": lambda f, h: h * 2 if f(_SHARED, 3.0) else -h,
@@ -114,7 +114,7 @@ READS: dict[str, Case] = {
     "Tensor: __int__": _number(),
     "Tensor: __setitem__": _set,
     "Tensor: item": _number(),
-    "Tensor: numpy": lambda f, h: h * torch.as_tensor(f(_SHARED[0])).to(h),
+    "Tensor: numpy": lambda f, h: h * torch.as_tensor(f(_SHARED[0].cpu())).to(h),
     "Tensor: tolist": lambda f, h: h * sum(f(_SHARED[0])),
     "Tensor: unique_consecutive": _counts,
     "torch: unique_consecutive": _counts,
@@ -183,7 +183,7 @@ def _rms(f: Any, h: Tensor) -> Tensor:
 
 
 def _packed(f: Any, h: Tensor) -> Tensor:
-    return f(h, torch.tensor([2]), True)[0]
+    return f(h, torch.tensor([2], device="cpu"), True)[0]
 
 
 OF_ROWS: dict[str, Case] = {

@@ -110,7 +110,7 @@ def _bags(f: Any, h: Tensor) -> Any:
 
 
 def _packed(f: Any, h: Tensor) -> Any:
-    return f(h, torch.tensor([2]), True)[0]
+    return f(h, torch.tensor([2], device="cpu"), True)[0]
 
 
 def _slope(f: Any, h: Tensor) -> Any:

@@ -23,6 +23,7 @@ CALLS = [
     "costs",
     "cuts",
     "training",
+    "resumed",
 ]
 
 pytestmark = pytest.mark.skipif(

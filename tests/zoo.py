@@ -74,7 +74,8 @@ class Attention(nn.Module):
         self.mha = nn.MultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        length = x.shape[1]
+        mask = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         return self.mha(x, x, x, attn_mask=mask, need_weights=False)[0]
 
 

@@ -24,13 +24,13 @@ from l0func.pure.eager import (
     eager_paths,
     eager_root,
     is_compiled,
-    is_graph_module,
     module_tree,
 )
 from l0func.pure.guard import GuardedCalls, ReadGuard
+from l0func.pure.independent import make_independent
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
-from l0func.pure.part import Part, copied_graph, is_bookkeeping, is_fsdp
+from l0func.pure.part import Part, is_fsdp
 from l0func.pure.places import Contents, Places
 from l0func.pure.watched import Watched
 
@@ -297,7 +297,7 @@ class PureModule:
             tensors[path] = nn.Parameter(p, requires_grad=path in self.trainable)
         modules = self._assemble(tensors | _copies(own_buffers.items()))
         for module in modules:
-            _copy_bookkeeping(module)
+            make_independent(module)
         if self.originals.is_held() or self.originals.writers.writers:
             GuardedCalls(self._guard({}, ())).register(modules[0])
         return modules[0]
@@ -365,26 +365,6 @@ def check_function(fn: Any) -> None:
             "fn must come from l0func.make_functional or l0func.compact, because it has to know "
             f"its module's structure; got {type(fn).__name__}."
         )
-
-
-def _copy_bookkeeping(module: nn.Module) -> None:
-    # All calls of a function share its hook tables; a module needs its own.
-    attributes = vars(module)
-    tables = [name for name in attributes if is_bookkeeping(name)]
-    for name in tables:
-        attributes[name] = copy(attributes[name])
-    if is_graph_module(type(module)):
-        _give_own_graph(module)
-
-
-def _give_own_graph(module: Any) -> None:
-    # An edit of the graph writes a new forward into the class, so the module needs its own.
-    kind: Any = module.__class__
-    module.__class__ = kind.__new__(kind).__class__
-    attributes: dict[str, Any] = module.__dict__
-    graph = attributes["_graph"] = copied_graph(attributes["_graph"])
-    graph.owning_module = module
-    module.recompile()
 
 
 def _all_copied(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:

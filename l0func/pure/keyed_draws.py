@@ -256,9 +256,8 @@ def _shape_from(size: Any) -> Size:
     """A shape from sizes or from one sequence of them."""
     if isinstance(size, int):
         return (size,)
-    if len(size) == 1 and not isinstance(size[0], int | Tensor):
-        return tuple(size[0])
-    return tuple(size)
+    sizes = size[0] if len(size) == 1 and not isinstance(size[0], int | Tensor) else size
+    return tuple([int(n) if isinstance(n, Tensor) else n for n in sizes])
 
 
 def _check_type(func: Any, dtype: torch.dtype, floating: bool) -> None:

@@ -125,7 +125,8 @@ def load_state(
         settings: The settings that :func:`save_state` got.
 
     Returns:
-        The state, on the CPU.
+        The state; every tensor is on the device that it has in ``state``, or on the CPU if that
+        is the meta device.
 
     Raises:
         TypeError: ``path`` is no path, or a setting is no JSON value.
@@ -158,7 +159,19 @@ def load_state(
     name = shown_path(path)
     saved = state_from(name, contents.metadata, contents.tensors, state, spec, settings)
     warn_unless_vouched(name, contents)
-    return saved
+    own = tree.leaves(state, "the state")
+    leaves = tree.leaves(saved, "the state").items()
+    return tree.rebuild(saved, {leaf: _beside(t, counterpart(leaf, own)) for leaf, t in leaves})
+
+
+def counterpart(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
+    """This run's tensor at a path; for a moment that has not begun, its leaf."""
+    found = own.get(name)
+    return own.get(name.removeprefix("moments.").rpartition(".")[0]) if found is None else found
+
+
+def _beside(t: Tensor, own: Tensor | None) -> Tensor:
+    return t if own is None or own.is_meta else t.to(own.device)
 
 
 def state_from(

@@ -15,7 +15,7 @@ from l0func.internal.groups import together
 from l0func.internal.sharding import check_entries, is_dtensor
 from l0func.internal.untyped import listed
 from l0func.spec.plan import GateSpec
-from l0func.train.checkpoint import check_format, metadata_of, state_from
+from l0func.train.checkpoint import check_format, counterpart, metadata_of, state_from
 from l0func.train.shard_files import is_complete, read_parts, saved_shapes, write_parts
 from l0func.train.state import AnyState, StateT
 
@@ -135,7 +135,7 @@ def load_shards(
     own = tree.leaves(state, "the state")
     wanted: dict[str, Tensor] = {}
     for leaf, t in tree.leaves(found, "the state").items():
-        wanted[leaf] = _room_for(t, own.get(leaf), _leaf_of_moment(leaf, own))
+        wanted[leaf] = _room_for(t, counterpart(leaf, own))
     read_parts(path, wanted)
     return tree.rebuild(found, wanted)
 
@@ -179,22 +179,16 @@ def _spec_text(numbers: Tensor) -> str:
     return bytes(listed(numbers)).decode()
 
 
-def _leaf_of_moment(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
-    """The leaf that a moment belongs to."""
-    return own.get(name.removeprefix("moments.").rpartition(".")[0])
-
-
-def _room_for(saved: Tensor, own: Tensor | None, leaf: Tensor | None) -> Tensor:
-    """An empty tensor for a saved one: laid out as this run's, or as the leaf of a moment."""
-    like = leaf if own is None else own
-    if like is None:
+def _room_for(saved: Tensor, own: Tensor | None) -> Tensor:
+    """An empty tensor for a saved one: laid out as this run's."""
+    if own is None:
         return torch.empty(saved.shape, dtype=saved.dtype, device="cpu")
-    if like.shape == saved.shape:
-        return torch.empty_like(like.detach(), dtype=saved.dtype)
-    if is_dtensor(like) and saved.dim() > 0:
+    if own.shape == saved.shape:
+        return torch.empty_like(own.detach(), dtype=saved.dtype)
+    if is_dtensor(own) and saved.dim() > 0:
         raise ValueError(
             f"A moment of shape {tuple(saved.shape)} belongs to a leaf of shape "
-            f"{tuple(like.shape)}, and this run's state does not say how it is laid out: load it "
+            f"{tuple(own.shape)}, and this run's state does not say how it is laid out: load it "
             "into a state after one step."
         )
-    return torch.empty(saved.shape, dtype=saved.dtype, device=like.device)
+    return torch.empty(saved.shape, dtype=saved.dtype, device=own.device)

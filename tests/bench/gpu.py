@@ -1,4 +1,4 @@
-"""A GPU: first the contracts of kernels and calls, then every table, in under four minutes.
+"""A GPU: first the contracts of kernels and calls, in four minutes, then the tables, in two.
 
     python tests/bench/gpu.py
 

@@ -86,6 +86,7 @@ def test_a_parametrised_module_is_copied_though_torch_does_not_pickle_it(case):
 @pytest.mark.skipif(
     not hasattr(torch.compiler, "is_compiling"), reason="torch 2.1 scripts no 'Tensor | None'"
 )
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("case", [c for c in ALL if c.name in SCRIPTED], ids=repr)
 @pytest.mark.filterwarnings("ignore")
 def test_what_torch_scripts_is_scripted_after_compaction_too(case):

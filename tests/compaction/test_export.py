@@ -50,6 +50,7 @@ def test_a_compacted_module_goes_through_torch_export(name):
     torch.testing.assert_close(exported.module()(*inputs), module(*inputs))
 
 
+@pytest.mark.on_cpu
 @pytest.mark.skipif(not MODERN, reason="torch 2.1 exports by another interface")
 @pytest.mark.parametrize("name", sampled(EXPORTED, one_in(4)))
 @pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from device import seeded_generator
+from device import marked_on_cpu, seeded_generator
 from output_kinds import KINDS, Attributes, Kind, LeavesOut, Returns
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -111,7 +111,7 @@ def with_tensor(module: nn.Module, h: Tensor) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("name", OPAQUE)
+@pytest.mark.parametrize("name", marked_on_cpu(OPAQUE, {"numpy's objects"}))
 def test_an_object_that_hides_units_is_refused_by_its_place_and_kind(name: str):
     build, match = OPAQUE[name]
     net = returning(build)
@@ -119,6 +119,7 @@ def test_an_object_that_hides_units_is_refused_by_its_place_and_kind(name: str):
         l0.unit_groups(net, example())
 
 
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("leave", [Tensor.numpy, Tensor.tolist], ids=["array", "list"])
 def test_units_that_leave_as_an_array_or_a_list_of_numbers_stay(leave: Any):
     groups = l0.unit_groups(returning(lambda y, h: {"y": y, "h": leave(h)}), example())

@@ -175,6 +175,7 @@ def test_what_is_no_text_of_a_table_is_refused():
     ],
     ids=lambda change: next(iter(change)),
 )
+@pytest.mark.on_cpu
 def test_a_table_of_another_machine_warns_wherever_it_is_used(change):
     here = hand_made()
     table = replace(here, machine=replace(here.machine, **change))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import marked_on_cpu
 from operations_by_name import BY_NAME
 from torch import Tensor
 
@@ -19,11 +20,13 @@ RULES = {
     "columns": l0.axis(1),
     "both": [l0.axis(0), l0.element()],
 }
+OF_CUDNN = {f"torch: {name}" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")}
+"""On a card torch's own take no slices of weights, and no tensors of torch.func.grad."""
 KEYS = l0.random.split(l0.random.key(5), 3)
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", marked_on_cpu(BY_NAME, OF_CUDNN))
 def test_values_and_slopes_are_those_of_the_masked_parameter(name: str, rule: str):
     torch.manual_seed(0)
     params = {"w": torch.randn(4, 6, dtype=torch.float64)}
@@ -52,7 +55,7 @@ def test_values_and_slopes_are_those_of_the_masked_parameter(name: str, rule: st
             torch.testing.assert_close(ours[path], expected)
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", marked_on_cpu(BY_NAME, OF_CUDNN))
 def test_a_case_calls_the_function_of_its_name(name: str):
     called: set[Any] = set()
 

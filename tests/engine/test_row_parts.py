@@ -65,7 +65,7 @@ STEPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "int": lambda h, n: h[:, : int(n.sum())].sum(1, keepdim=True) + h,
     "float of an integer": lambda h, n: h * float(n.max()),
     "tolist": lambda h, n: h * sum(n.tolist()[0]),
-    "numpy": lambda h, n: h * float(n.numpy().sum()),
+    "numpy": lambda h, n: h * float(n.cpu().numpy().sum()),
     "equal": lambda h, n: h if torch.equal(n, torch.ones_like(n)) else -h,
     "in": lambda h, n: h if 2 in n else -h,
     "nonzero": lambda h, n: h + h.index_select(1, n[0].nonzero().flatten()).sum(),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import steps
 import torch
+from device import marked_on_cpu
 from page_of_operations import page
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,16 +39,11 @@ def takes_no_names() -> bool:
     return True
 
 
-IN_THIS_TORCH = [
-    pytest.param(
-        label,
-        marks=pytest.mark.skipif(
-            label == "Tensor: rename_" and not takes_no_names(),
-            reason="this torch's rename_ asks for a name of each dimension",
-        ),
-    )
-    for label in FUNCTIONS
-]
+ON_CPU = {"Tensor: apply_", "Tensor: map_", "Tensor: map2_"}
+"""torch runs Python functions of single numbers on the CPU alone."""
+IN_THIS_TORCH = marked_on_cpu(
+    [x for x in FUNCTIONS if x != "Tensor: rename_" or takes_no_names()], ON_CPU
+)
 
 
 def written(label: str, target: Tensor, h: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def test_a_result_may_be_changed_in_place_before_the_backward_pass(distribution,
 
 
 @with_numba
+@pytest.mark.on_cpu
 @pytest.mark.parametrize("vectors", [1, 3])
 @pytest.mark.parametrize("repeat", [1, 2])
 def test_factors_may_be_transposed(vectors, repeat):
@@ -87,6 +88,7 @@ def test_zeros_without_memory_go_to_torch():
     assert kernels_for(torch.ones(3), zeros) is by_torch
 
 
+@pytest.mark.on_cpu
 @with_numba
 @every
 def test_one_compilation_serves_all_sizes(distribution, monkeypatch):

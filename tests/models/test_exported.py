@@ -55,6 +55,7 @@ def test_a_compiled_smaller_network_computes_what_the_pruned_one_does(name: str)
 
 @pytest.mark.parametrize("name", sampled(NAMES, one_in(3)))
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.on_cpu
 def test_onnxruntime_computes_what_the_pruned_network_does(name: str, tmp_path: Path):
     runtime: Any = pytest.importorskip("onnxruntime")
     module, inputs, expected = compacted(name)
@@ -68,6 +69,7 @@ def test_onnxruntime_computes_what_the_pruned_network_does(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", sampled(NAMES, one_in(3)))
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.on_cpu
 def test_int8_computes_what_it_does_in_the_pruned_network(name: str):
     module, inputs, expected = compacted(name)
     small, pruned = in_int8(module), in_int8(pruned_network(name))

@@ -20,6 +20,7 @@ def _net(**settings):
     return net
 
 
+@pytest.mark.filterwarnings("ignore:All gates of:UserWarning")
 @pytest.mark.parametrize("estimator", ["louizos", "median", "mean", "count"])
 @pytest.mark.parametrize("density", [0.25, 1.0, {"*.weight": 0.2, "*": 0.6}])
 def test_the_compacted_module_has_exactly_the_entries_that_prune_keeps_at_a_density(
@@ -33,6 +34,7 @@ def test_the_compacted_module_has_exactly_the_entries_that_prune_keeps_at_a_dens
         assert torch.equal(small.get_parameter(path), kept)
 
 
+@pytest.mark.filterwarnings("ignore:All gates of:UserWarning")
 @pytest.mark.parametrize("estimator", ["louizos", "mean"])
 def test_the_summary_at_a_density_counts_what_prune_keeps(estimator):
     net = _net(estimator=estimator)

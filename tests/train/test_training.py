@@ -83,7 +83,7 @@ def test_averages_weigh_as_their_formula_says(net):
         state, _ = training.step(state, X, Y, torch.tensor(1e-3))
         seen.append(state.gates["0.weight"])
     weights = torch.tensor([0.8 ** (4 - i) * 0.2 / (1 - 0.8**4) for i in range(1, 5)])
-    assert weights.sum() == pytest.approx(1.0)
+    assert float(weights.sum()) == pytest.approx(1.0)
     assert_close(
         state.averages["gates"]["0.weight"], (weights[:, None, None] * torch.stack(seen)).sum(0)
     )

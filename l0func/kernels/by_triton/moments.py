@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from l0func.internal.constants import kept_numbers
 from l0func.kernels import by_torch
 from l0func.kernels.by_torch import Moments, Node
 from l0func.kernels.by_triton.binding import kernel
@@ -28,7 +28,7 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
     if log_alpha.dtype != torch.float32:
         return by_torch.moments(formula, nodes, log_alpha)
     p, q = prepared(formula, log_alpha)
-    table = _table(tuple(nodes), log_alpha.device)
+    table = kept_numbers(tuple(nodes), torch.float32, log_alpha.device)
     middle = min(nodes, key=lambda node: abs(node.t - 0.5)).constant
     results = [torch.empty_like(p) for _ in range(4)]
     count = p.shape[0]
@@ -58,12 +58,6 @@ def masked_moment_grads(
     """See :func:`l0func.kernels.by_torch.masked_moment_grads`."""
     own = moments(formula, nodes, log_alpha)
     return by_torch.weighted_grads(own, w, mean_grad, variance_grad)
-
-
-@lru_cache(maxsize=64)
-def _table(nodes: tuple[Node, ...], device: torch.device) -> Tensor:
-    """The nodes on a card: copied once, because a copy waits for the card."""
-    return torch.tensor(nodes, dtype=torch.float32, device=device)
 
 
 def integrate(
