@@ -13,6 +13,19 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import l0func as l0
 
+SHOWS_BACKWARD = "has_torch_function" in torch.autograd.backward.__code__.co_names
+"""Whether torch shows a backward pass to a mode, as 2.11 does and 2.9 does not."""
+
+
+def maps_blocks() -> bool:
+    """Whether torch maps a checkpoint that nothing differentiates; 2.9 and 2.11 do not."""
+    block = partial(checkpoint, torch.sin, use_reentrant=False)
+    try:
+        torch.vmap(block)(torch.ones(2, 3))
+    except RuntimeError:
+        return False
+    return True
+
 
 class Recompute(torch.autograd.Function):
     """Hand-written checkpointing, as Megatron, DeepSpeed and fairscale have it."""

@@ -13,6 +13,9 @@ import torch
 DEVICE = os.environ.get("L0FUNC_TEST_DEVICE", "cpu")
 """The device of every tensor that a test makes without naming one."""
 
+RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+"""Of torch, as (2, 13)."""
+
 INITIALISERS_HAVE_KEYS = "generator" in inspect.signature(torch.nn.init.normal_).parameters
 """Not on torch 2.1, where they draw from the global generator and are refused."""
 

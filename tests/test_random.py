@@ -56,6 +56,17 @@ def test_a_batch_of_keys_draws_what_each_key_draws():
         )
 
 
+@pytest.mark.parametrize("first", [0, 3, 4, 9])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+def test_a_part_of_a_stream_is_where_the_whole_has_it(batch, first):
+    keys = random.key(1)
+    for size in batch:
+        keys = random.split(keys, size)
+    whole = random.uniform(keys, 40)
+    part = random.uniform_from(keys, first, (2, 3))
+    assert torch.equal(part, whole[..., first : first + 6].reshape(*batch, 2, 3))
+
+
 def test_vmap_nested_vmap_and_its_order_do_not_change_a_bit():
     keys = random.split(random.split(random.key(1), 3), 4)
 

@@ -51,6 +51,15 @@ class Node(NamedTuple):
     """``formula.node(t)``."""
 
 
+def middle_of(nodes: Sequence[Node]) -> Node:
+    """The first of the nodes that are nearest to a half, in code that compilers follow."""
+    nearest = nodes[0]
+    for node in nodes:
+        if abs(node.t - 0.5) < abs(nearest.t - 0.5):
+            nearest = node
+    return nearest
+
+
 def draw(formula: Formula, log_alpha: Tensor, keys: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """One draw for each gate from each key.
 
@@ -126,7 +135,7 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
         log_alpha: ``(N,)``.
     """
     p, q = formula.prepare(log_alpha, *formula.settings)
-    middle = min(nodes, key=lambda node: abs(node.t - 0.5))
+    middle = middle_of(nodes)
     survival, cumulative, _ = formula.tails(middle.constant, p, q, *formula.settings)
     is_open = survival > cumulative
     zero = torch.zeros_like(log_alpha)

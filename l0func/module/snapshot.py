@@ -56,8 +56,10 @@ class Fingerprint:
         Args:
             names: For each module, the names of attributes that may have changed.
         """
-        pairs = zip(self._modules, names, strict=True)
-        return all(snapshot.fits(module, own) for (module, snapshot), own in pairs)
+        for (module, snapshot), own in zip(self._modules, names, strict=True):
+            if not snapshot.fits(module, own):
+                return False
+        return True
 
 
 class Snapshot:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from l0func.internal.context import traced_by_dynamo
+from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.pure.eager import eager_callable, eager_module, is_compiled
 
 
@@ -75,9 +75,9 @@ class MethodPlace(Place):
     def filled(self, contents: Contents) -> Any:
         """The method, bound to the call's owner."""
         function, owner = contents.put_in(self.function), contents.put_in(self.owner)
-        if isinstance(function, types.FunctionType):
+        if compiling():
             # A compiler follows this, and not the line below.
-            return cast("Any", function).__get__(owner)
+            return functools.partial(function, owner)
         return types.MethodType(function, owner)
 
 
@@ -123,10 +123,11 @@ class ObjectPlace(Place):
 
     def filled(self, contents: Contents) -> Any:
         """The call's object; one for all who hold it."""
-        known = contents.built.get(id(self))
+        known = contents.made_for(self)
         if known is None:
-            known = contents.built[id(self)] = self.kind.__new__(self.kind)
-            known.__dict__.update(contents.put_in(self.attributes))
+            known = contents.keep(self, self.kind.__new__(self.kind))
+            for name, value in contents.put_in(self.attributes).items():
+                object.__setattr__(known, name, value)
         return known
 
 
@@ -238,7 +239,7 @@ class Contents:
     def __init__(self, tensors: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> None:
         self.tensors = tensors
         self.modules = modules
-        self.built: dict[int, Any] = {}
+        self._made: list[tuple[Any, Any]] = []
 
     def put_in(self, value: Any) -> Any:
         """The value with tensors and modules in their places; containers are new ones."""
@@ -252,11 +253,24 @@ class Contents:
         return value
 
     def _container(self, template: Any) -> Any:
-        known = self.built.get(id(template))
+        known = self.made_for(template)
         if known is None:
-            known = self.built[id(template)] = _empty_like(template)
+            known = self.keep(template, _empty_like(template))
             _fill_container(known, template, self.put_in)
         return known
+
+    def made_for(self, template: Any) -> Any:
+        """What this call has made in the place of a template, or None."""
+        # No dict by id: the compiler of torch 2.11 knows no id of a constant container.
+        for other, made in self._made:
+            if other is template:
+                return made
+        return None
+
+    def keep(self, template: Any, made: Any) -> Any:
+        """Note what this call makes in the place of a template, and return it."""
+        self._made.append((template, made))
+        return made
 
 
 def holds_place(value: Any, seen: set[int] | None = None) -> bool:

@@ -34,5 +34,6 @@ class Signature(NamedTuple):
 
         Nothing is checked: the function itself refuses a call that does not fit.
         """
-        by_position = dict(zip(self.names, args, strict=False))
+        count = min(len(self.names), len(args))
+        by_position = {self.names[place]: args[place] for place in range(count)}
         return {**self.defaults, **by_position, **named}

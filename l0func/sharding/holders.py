@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from l0func.internal.sharding import ShardLayout
-from l0func.internal.untyped import listed
+from l0func.internal.untyped import listed, untyped
 
 
 def root_ranks(mesh: Any, /) -> Any:
@@ -43,9 +43,10 @@ def holders(layout: ShardLayout, /) -> tuple[int, ...]:
 
 
 def _whole_mesh(mesh: Any) -> Any:
-    # torch has no public name for the mesh behind mesh["tp"].
-    root = getattr(mesh, "_get_root_mesh", None)
-    return mesh if root is None else root()
+    # torch has no public name for the mesh behind mesh["tp"]; up to 2.9 a table knows it.
+    if hasattr(mesh, "_get_root_mesh"):
+        return mesh._get_root_mesh()
+    return untyped.distributed.device_mesh._mesh_resources.get_root_mesh(mesh)
 
 
 def _are_root_dims(mesh: Any, root: Any) -> bool:

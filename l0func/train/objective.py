@@ -181,7 +181,7 @@ def _as_metrics(value: Any) -> Pytree:
     """Metrics as tensors, so that a sweep can stack them."""
     metrics: dict[str, Tensor] = {}
     for path, leaf in tree.walk(value):
-        if not isinstance(leaf, Tensor | bool | int | float):
+        if not isinstance(leaf, (Tensor, bool, int, float)):
             raise TypeError(f"Metrics are tensors and numbers; {path!r} is {type(leaf).__name__}.")
         metric = torch.as_tensor(leaf)
         metrics[path] = metric if metric.dim() else whole_of(metric)

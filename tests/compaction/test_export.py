@@ -75,7 +75,7 @@ def test_a_state_dict_round_trip_is_bit_equal(name):
     torch.save(module.state_dict(), file)
     file.seek(0)
     other = with_zeros(small)
-    other.load_state_dict(torch.load(file))
+    other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other(*inputs), module(*inputs))
 
 
@@ -97,7 +97,7 @@ def test_an_exported_network_needs_no_l0func_to_run(tmp_path):
     torch.save((inputs, module(*inputs).detach()), tmp_path / "example.pt")
     code = (
         "import sys, torch; sys.modules['l0func'] = None\n"
-        f"inputs, expected = torch.load({str(tmp_path / 'example.pt')!r})\n"
+        f"inputs, expected = torch.load({str(tmp_path / 'example.pt')!r}, weights_only=True)\n"
         f"net = torch.export.load({str(tmp_path / 'net.pt2')!r}).module()\n"
         "torch.testing.assert_close(net(*inputs), expected)\n"
     )

@@ -53,6 +53,11 @@ def _weight_minus_a_number(m: Norm, x: Tensor) -> Tensor:
     return y * (3 - 2 * m.weight)
 
 
+def _number_from_a_weight(m: Norm, x: Tensor) -> Tensor:
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + m.variance_epsilon)
+    return y * (2 * m.weight - 0.25)
+
+
 def _divided(m: Norm, x: Tensor) -> Tensor:
     return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + m.variance_epsilon) * m.weight
 
@@ -142,6 +147,7 @@ SPELLINGS = [
     _llama,
     _gemma,
     _weight_minus_a_number,
+    _number_from_a_weight,
     _divided,
     _inverse_root,
     _inverted,

@@ -158,6 +158,46 @@ def test_a_draw_with_another_survival_function_is_named():
 
 
 @dataclass(frozen=True)
+class BentGate(LogisticGate):
+    """Draws that are right at both ends, and too low or too high between them."""
+
+    bend: float = 1.0
+
+    def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        return super().draw(u**self.bend, log_alpha)
+
+
+@pytest.mark.parametrize("bend", [0.5, 0.8, 1.25, 2.0])
+def test_draws_that_are_too_low_or_too_high_are_named(bend):
+    BentGate()
+    with pytest.raises(ValueError, match="do not have its survival function"):
+        BentGate(bend=bend)
+
+
+@pytest.mark.parametrize("gate", [GATE, l0.HardConcrete(), l0.HardKuma()], ids=str)
+def test_slopes_of_draws_of_many_keys_are_those_of_each(gate):
+    keys = random.split(random.split(random.key(3), 2), 3)
+
+    def slopes(keys: Tensor) -> list[Tensor]:
+        la = torch.linspace(-1, 1, 4, dtype=torch.float64, requires_grad=True)
+        (first,) = torch.autograd.grad(gate.sample(keys, la).sum(), la, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), la)
+        return [first.detach(), second]
+
+    of_each = [slopes(key)[0] for key in keys.reshape(-1, 2)]
+    found, _ = slopes(keys)
+    torch.testing.assert_close(found, torch.stack(of_each).sum(0))
+    weights = torch.arange(6.0, dtype=torch.float64).reshape(2, 3, 1)
+
+    def weighted(la: Tensor) -> Tensor:
+        return (weights * gate.sample(keys, la)).sum()
+
+    la = torch.linspace(-1, 1, 4, dtype=torch.float64)
+    expected = (weights.reshape(-1, 1) * torch.stack(of_each)).sum(0)
+    torch.testing.assert_close(torch.func.grad(weighted)(la), expected)
+
+
+@dataclass(frozen=True)
 class ShiftedGate(LogisticGate):
     """Its settings have the names of attributes that other distributions compute."""
 

@@ -87,6 +87,20 @@ def test_vmap_is_a_loop(dims):
         torch.testing.assert_close(found, torch.stack(single))
 
 
+@pytest.mark.parametrize(
+    ("dims", "shapes"), [((0, None), ((4, 3), (2, 3))), ((None, 0), ((2, 3), (4, 3)))], ids=str
+)
+def test_vmap_over_tensors_of_unequal_ranks_is_a_loop(dims, shapes):
+    d, pair = l0.HardConcrete(), tensors(*shapes)
+    looped: list[tuple[Tensor, Tensor]] = []
+    for i in range(4):
+        row = [t if dim is None else t[i] for t, dim in zip(pair, dims, strict=True)]
+        looped.append(masked_moments(d, *row))
+    found = vmap(lambda la, w: masked_moments(d, la, w), dims)(*pair)
+    for ours, single in zip(found, zip(*looped, strict=True), strict=True):
+        assert torch.equal(ours, torch.stack(single))
+
+
 @pytest.mark.parametrize("dims", list(itertools.product([0, None], repeat=2))[:3], ids=str)
 def test_gradients_through_vmap_are_sums_over_what_is_shared(dims):
     d = l0.HardConcrete()

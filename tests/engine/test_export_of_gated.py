@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import RELEASE
 from torch import Tensor, nn
 
 import l0func as l0
@@ -49,6 +50,7 @@ def test_a_mask_for_every_row_is_refused(rule):
         export(Called(call), (random.key(1), torch.ones(5, 4)), strict=False)
 
 
+@pytest.mark.skipif(RELEASE < (2, 9), reason="torch 2.6 exports no module that a call makes")
 @pytest.mark.parametrize("rule", [l0.element(), l0.axis(0)], ids=str)
 def test_one_mask_exports_and_draws_from_the_program_s_key(rule):
     apply, params, gates, buffers = network(rule)

@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 import l0func as l0
 
 PAIRS = list(itertools.permutations(cp.WAYS, 2))
-OLD = not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
 FUNCTIONS = re.compile("reentrant|by hand")
 REENTRANT_NEEDS_GRAD = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 
@@ -89,7 +88,7 @@ def test_any_backward_pass_draws_the_same_numbers(way, differentiate):
     if way == "selective" and differentiate is not in_a_thread:
         with pytest.raises(RuntimeError, match="backward an extra time"):
             compare(cp.WAYS[way], differentiate=differentiate)
-    elif OLD and FUNCTIONS.match(way) and differentiate is not in_a_thread:
+    elif not cp.SHOWS_BACKWARD and FUNCTIONS.match(way) and differentiate is not in_a_thread:
         with pytest.raises(ValueError, match="use_reentrant=False"):
             compare(cp.WAYS[way], differentiate=differentiate)
     else:
@@ -138,7 +137,7 @@ class RevNet(nn.Module):
         return torch.cat([a, b], -1)
 
 
-@pytest.mark.skipif(OLD, reason="torch 2.1 shows no backward pass to a mode")
+@pytest.mark.skipif(not cp.SHOWS_BACKWARD, reason="torch shows no backward pass to a mode")
 def test_a_reversible_network_draws_the_same_numbers_in_the_reverse_order():
     got = cp.gradients(cp.seeded(RevNet, True), cp.backward)
     wanted = cp.gradients(cp.seeded(RevNet, False), cp.backward)
@@ -185,21 +184,21 @@ def test_dropout_between_recurrent_layers_draws_the_same_numbers():
     compare(cp.WAYS["non-reentrant"], make=Recurrent)
 
 
-@pytest.mark.skipif(OLD, reason="torch 2.1 shows no backward pass to a mode")
+@pytest.mark.skipif(not cp.SHOWS_BACKWARD, reason="torch shows no backward pass to a mode")
 def test_reentrant_blocks_share_a_masked_weight():
     compare(cp.WAYS["reentrant"], shared=True)
 
 
-@pytest.mark.skipif(not OLD, reason="later versions run it")
-def test_reentrant_blocks_that_share_a_masked_weight_are_refused_by_torch_21():
+@pytest.mark.skipif(cp.SHOWS_BACKWARD, reason="later versions run it")
+def test_reentrant_blocks_that_share_a_masked_weight_are_refused_before_torch_211():
     with pytest.raises(ValueError, match="use_reentrant=False"):
         compare(cp.WAYS["reentrant"], shared=True)
 
 
 @pytest.mark.parametrize("way", ["non-reentrant", "without early stop", "by hand"])
 def test_blocks_share_a_masked_weight(way):
-    if OLD and way == "by hand":
-        pytest.skip("torch 2.1 shows no backward pass to a mode")
+    if not cp.SHOWS_BACKWARD and way == "by hand":
+        pytest.skip("torch shows no backward pass to a mode")
     compare(cp.WAYS[way], shared=True)
 
 

@@ -50,7 +50,7 @@ def test_a_checkpoint_of_one_operation_inside_a_row_is_refused_at_the_call():
         l0.per_example(apply)(*args, KEYS, X)
 
 
-@pytest.mark.skipif(OLD, reason="torch 2.1 cannot map a checkpoint at all")
+@pytest.mark.skipif(not cp.maps_blocks(), reason="this torch cannot map a checkpoint at all")
 @pytest.mark.parametrize("way", BLOCKS)
 def test_a_checkpoint_inside_a_row_runs_where_nothing_is_differentiated(way):
     apply, *args = prepared(cp.WAYS[way], requires_grad=False)
@@ -171,7 +171,7 @@ FUNCTIONS_AND_TWINS = {
 }
 
 
-@pytest.mark.skipif(OLD, reason="torch 2.1 shows no backward pass to a mode")
+@pytest.mark.skipif(not cp.SHOWS_BACKWARD, reason="torch shows no backward pass to a mode")
 @pytest.mark.parametrize(("way", "twin"), FUNCTIONS_AND_TWINS.values(), ids=FUNCTIONS_AND_TWINS)
 def test_two_calls_of_functions_each_draw_what_they_drew(way, twin):
     found = [cp.gradients(cp.seeded(cp.Blocks, own, count=1), cp.backward) for own in (way, twin)]

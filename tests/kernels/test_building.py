@@ -93,6 +93,7 @@ def test_an_interrupted_compilation_can_be_made_again(tmp_path):
     code = (
         "import os, signal, threading, time\n"
         "import numba.core.compiler as inner\nbefore = inner.compile_extra\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupt():\n    time.sleep(0.3); os.kill(os.getpid(), signal.SIGINT)\n"
         "def slow(*args, **kwargs):\n"
         "    inner.compile_extra = before\n"

@@ -17,6 +17,7 @@ INTERRUPTED = """
 import os, signal, threading, time, torch
 from l0func.kernels.pool import LARGE, run_tiles
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
 torch.set_num_threads(3)
 began, ended = [], []
 

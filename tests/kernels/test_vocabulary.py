@@ -79,6 +79,10 @@ def test_float64_is_within_four_units_of_torch(name):
     bits = np.arange(0, 2**64 - 2**45, 2**45, dtype=np.uint64)
     x = np.concatenate([bits.view(np.float64), NEAR])
     wanted = OF_TORCH[name](torch.from_numpy(x)).numpy()
+    if name == "log1p":
+        # That of torch 2.4 is infinite beyond 1e307.
+        with np.errstate(all="ignore"):
+            wanted = np.where(x > 1e300, np.log1p(x), wanted)
     assert_within(name, x, computed(name, np.float64, x), wanted, wanted, 4)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-pytest.importorskip("torch.distributed.tensor.debug", reason="torch has no public DTensors")
+pytest.importorskip("shards_here")
 
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -29,15 +29,19 @@ def layouts(mesh: Any, rank: int) -> Iterator[tuple[Any, ...]]:
         return
     yield from ((one, other) for one in choices for other in choices)
     # As fully_shard has it over a dimension that tensor parallelism has sharded.
-    strided = _strided_shard()
-    yield from ((strided(dim, split_factor=mesh.shape[1]), Shard(dim)) for dim in range(rank))
+    for dim in range(rank):
+        yield from ((strided, Shard(dim)) for strided in strided_shards(dim, mesh.shape[1]))
 
 
-def _strided_shard() -> Any:
-    # torch has no public name for it, and fully_shard makes it.
+def strided_shards(dim: int, pieces: int) -> list[Any]:
+    """A shard in strides, if this torch's ``distribute_tensor`` makes one.
+
+    It has no public name, and that of torch 2.9 lays it out as a shard without strides.
+    """
     from torch.distributed.tensor import placement_types
 
-    return vars(placement_types)["_StridedShard"]
+    strided = vars(placement_types)["_StridedShard"]
+    return [strided(dim, split_factor=pieces)] if "_shard_tensor" in vars(strided) else []
 
 
 def laid_out(tensor: Tensor, mesh: Any, placements: Sequence[Any]) -> Any:

@@ -39,7 +39,7 @@ OWNERS = {
     "distributions/hard_kuma": "distributions/test_distributions distributions/test_settings",
     "distributions/identities": "distributions/test_distributions",
     "distributions/masked_moments": "distributions/test_masked_moments",
-    "distributions/moments": "distributions/test_recorded_slopes distributions/test_distributions",
+    "distributions/moments": "distributions/test_custom distributions/test_distributions",
     "distributions/quadrature": "distributions/test_settings distributions/test_distributions",
     "distributions/registry": "files/test_own_distributions spec/test_from_file",
     "distributions/settings": "distributions/test_settings distributions/test_setting_names",

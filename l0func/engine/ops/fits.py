@@ -39,9 +39,19 @@ def check_added(function: Any, added: Any, wanted: Sequence[int]) -> None:
         ValueError: The tensor does not expand to the product's shape.
     """
     shape = tuple(added.shape)
-    ends = zip(reversed(shape), reversed(wanted), strict=False)
-    if len(shape) > len(wanted) or not all(size in (1, end) for size, end in ends):
+    if not _expands(shape, wanted):
         raise ValueError(
             f"{function_name(function)} adds a tensor that expands to the product's shape "
             f"{tuple(wanted)}; got {shape}."
         )
+
+
+def _expands(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a tensor of a shape expands to another one, in code that compilers follow."""
+    new = len(wanted) - len(shape)
+    if new < 0:
+        return False
+    for dim, size in enumerate(shape):
+        if size not in (1, wanted[new + dim]):
+            return False
+    return True

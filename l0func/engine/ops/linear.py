@@ -155,7 +155,7 @@ def scaled(input: Any, other: Any) -> Any:
     """A gated parameter times a Python number: still gated."""
     if isinstance(other, GatedParameter):
         input, other = other, input
-    if isinstance(other, GatedParameter) or not isinstance(other, int | float):
+    if isinstance(other, GatedParameter) or not isinstance(other, (int, float)):
         return NotImplemented
     return input.like(input.weight * other, input.scales, input.entry_gates)
 

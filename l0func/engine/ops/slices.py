@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +89,8 @@ def getitem(input: Any, index: Any) -> Any:
         return select(input, 0, index)
     if not isinstance(index, slice):
         return NotImplemented
-    start, stop, step = cast("slice[Any, Any, Any]", index).indices(input.shape[0])
+    rows = range(input.shape[0])[index]
+    start, stop, step = rows.start, rows.stop, rows.step
     if step == 1:
         return narrow(input, 0, start, max(stop - start, 0))
     if input.entry_gates is not None:

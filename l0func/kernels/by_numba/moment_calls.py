@@ -11,7 +11,7 @@ from torch import Tensor
 from l0func.kernels.by_numba import moments as templates
 from l0func.kernels.by_numba.compiled import array, compiled, settings_of
 from l0func.kernels.by_numba.numba_names import numpy as np
-from l0func.kernels.by_torch import Moments, Node
+from l0func.kernels.by_torch import Moments, Node, middle_of
 from l0func.kernels.formula import Formula
 from l0func.kernels.pool import run_tiles
 
@@ -87,7 +87,7 @@ def masked_moment_grads(
 
 def _lines_of(nodes: Sequence[Node], dtype: Any) -> Any:
     """The nodes for the kernels; the one in the middle stands before all of them once more."""
-    middle = min(nodes, key=lambda node: abs(node.t - 0.5))
+    middle = middle_of(nodes)
     return np.array([tuple(node) for node in (middle, *nodes)], dtype)
 
 

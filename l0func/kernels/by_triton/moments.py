@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l0func.internal.constants import kept_numbers
 from l0func.kernels import by_torch
-from l0func.kernels.by_torch import Moments, Node
+from l0func.kernels.by_torch import Moments, Node, middle_of
 from l0func.kernels.by_triton.binding import kernel
 from l0func.kernels.by_triton.launches import device_of, prepared
 from l0func.kernels.by_triton.triton_names import constexpr, tl
@@ -29,7 +29,7 @@ def moments(formula: Formula, nodes: Sequence[Node], log_alpha: Tensor) -> Momen
         return by_torch.moments(formula, nodes, log_alpha)
     p, q = prepared(formula, log_alpha)
     table = kept_numbers(tuple(nodes), torch.float32, log_alpha.device)
-    middle = min(nodes, key=lambda node: abs(node.t - 0.5)).constant
+    middle = middle_of(nodes).constant
     results = [torch.empty_like(p) for _ in range(4)]
     count = p.shape[0]
     run = kernel(integrate, formula)

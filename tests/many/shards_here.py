@@ -1,0 +1,16 @@
+"""Imported by tests that need shards on a CPU: on a torch before 2.7 it skips them.
+
+torch 2.6 has ``fully_shard``, which needs a card there, and its ``distribute_tensor`` sends from
+the first process.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+REASON = "before torch 2.7 no tensor is sharded on a CPU"
+_tensor = pytest.importorskip("torch.distributed.tensor", reason=REASON)
+if "src_data_rank" not in inspect.signature(_tensor.distribute_tensor).parameters:
+    pytest.skip(REASON, allow_module_level=True)
