@@ -87,10 +87,10 @@ def train(way: str, mesh: Any, options: argparse.Namespace) -> Result:
 
 
 def join(device: str) -> Any:
-    """Join the other processes; every tensor is made on the device from here on."""
+    """Join the other processes; from here on tensors are made on the device."""
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.set_default_device(device)
+        torch.set_default_device(device)
     distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=1)
     )

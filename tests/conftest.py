@@ -36,7 +36,7 @@ ON_CPU = {
     "test_there_and_back.py",
     "test_triton.py",
 }
-"""About text, processes, the CPU, and what a file gives back, which is on the CPU."""
+"""About text, processes, the CPU, and what ``l0func.load`` gives back, which is on the CPU."""
 
 
 @pytest.fixture(autouse=True)

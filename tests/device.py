@@ -22,6 +22,8 @@ INITIALISERS_HAVE_KEYS = "generator" in inspect.signature(torch.nn.init.normal_)
 
 def marked_on_cpu(names: Iterable[str], alone: Collection[str]) -> list[Any]:
     """The names as parameters of a test; those that work on the CPU alone are marked."""
+    names = list(names)
+    assert set(alone) <= set(names), set(alone) - set(names)
     return [pytest.param(n, marks=[pytest.mark.on_cpu] * (n in alone)) for n in names]
 
 

@@ -1,4 +1,4 @@
-"""What a module that a function makes needs of its own, beside its tensors."""
+"""What a module made by a function needs of its own, beside its tensors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ def make_independent(module: nn.Module) -> None:
         attributes[name] = copy(attributes[name])
     if is_graph_module(type(module)):
         _give_own_graph(module)
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, nn.RNNBase) and _reads_own_parameters(module):
         module.flatten_parameters()
+
+
+def _reads_own_parameters(module: Any) -> bool:
+    """Whether a recurrent layer computes with its parameters, and with no function of them."""
+    own = {id(p) for p in module.parameters(recurse=False)}
+    return all(id(weight) in own for weight in module._flat_weights)
 
 
 def _give_own_graph(module: Any) -> None:

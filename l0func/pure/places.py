@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from l0func.internal.context import compiling, traced_by_dynamo
+from l0func.internal.context import traced_by_dynamo
 from l0func.pure.eager import eager_callable, eager_module, is_compiled
 
 
@@ -75,7 +75,7 @@ class MethodPlace(Place):
     def filled(self, contents: Contents) -> Any:
         """The method, bound to the call's owner."""
         function, owner = contents.put_in(self.function), contents.put_in(self.owner)
-        if compiling():
+        if traced_by_dynamo():
             # A compiler follows this, and not the line below.
             return functools.partial(function, owner)
         return types.MethodType(function, owner)
@@ -126,9 +126,17 @@ class ObjectPlace(Place):
         known = contents.made_for(self)
         if known is None:
             known = contents.keep(self, self.kind.__new__(self.kind))
-            for name, value in contents.put_in(self.attributes).items():
-                object.__setattr__(known, name, value)
+            _set_attributes(known, contents.put_in(self.attributes))
         return known
+
+
+def _set_attributes(made: Any, attributes: dict[str, Any]) -> None:
+    if not traced_by_dynamo():
+        # Past descriptors of the class, which saw these values once.
+        made.__dict__.update(attributes)
+        return
+    for name, value in attributes.items():
+        object.__setattr__(made, name, value)
 
 
 class Places:
@@ -239,7 +247,8 @@ class Contents:
     def __init__(self, tensors: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> None:
         self.tensors = tensors
         self.modules = modules
-        self._made: list[tuple[Any, Any]] = []
+        self._made: dict[int, Any] = {}
+        self._traced: list[tuple[Any, Any]] = []
 
     def put_in(self, value: Any) -> Any:
         """The value with tensors and modules in their places; containers are new ones."""
@@ -261,15 +270,20 @@ class Contents:
 
     def made_for(self, template: Any) -> Any:
         """What this call has made in the place of a template, or None."""
-        # No dict by id: the compiler of torch 2.11 knows no id of a constant container.
-        for other, made in self._made:
+        if not traced_by_dynamo():
+            return self._made.get(id(template))
+        # The compiler of torch 2.11 knows no id of a constant container.
+        for other, made in self._traced:
             if other is template:
                 return made
         return None
 
     def keep(self, template: Any, made: Any) -> Any:
         """Note what this call makes in the place of a template, and return it."""
-        self._made.append((template, made))
+        if traced_by_dynamo():
+            self._traced.append((template, made))
+        else:
+            self._made[id(template)] = made
         return made
 
 

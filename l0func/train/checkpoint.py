@@ -125,8 +125,9 @@ def load_state(
         settings: The settings that :func:`save_state` got.
 
     Returns:
-        The state; every tensor is on the device that it has in ``state``, or on the CPU if that
-        is the meta device.
+        The state. Every tensor is on the device that it has in ``state``, and a moment that
+        ``state`` lacks on that of its leaf; a count of steps that it lacks, and what it has on
+        the meta device, is on the CPU.
 
     Raises:
         TypeError: ``path`` is no path, or a setting is no JSON value.
@@ -161,7 +162,7 @@ def load_state(
     warn_unless_vouched(name, contents)
     own = tree.leaves(state, "the state")
     leaves = tree.leaves(saved, "the state").items()
-    return tree.rebuild(saved, {leaf: _beside(t, counterpart(leaf, own)) for leaf, t in leaves})
+    return tree.rebuild(saved, {leaf: _placed(t, leaf, own) for leaf, t in leaves})
 
 
 def counterpart(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
@@ -170,8 +171,11 @@ def counterpart(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
     return own.get(name.removeprefix("moments.").rpartition(".")[0]) if found is None else found
 
 
-def _beside(t: Tensor, own: Tensor | None) -> Tensor:
-    return t if own is None or own.is_meta else t.to(own.device)
+def _placed(t: Tensor, name: str, own: Mapping[str, Tensor]) -> Tensor:
+    if t.dim() == 0 and own.get(name) is None:
+        return t  # torch counts on the CPU
+    like = counterpart(name, own)
+    return t if like is None or like.is_meta else t.to(like.device)
 
 
 def state_from(

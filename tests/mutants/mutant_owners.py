@@ -86,11 +86,17 @@ OWNERS = {
     "tracing/transfers/activation_products": "tracing/test_dataflow tracing/test_products",
     "tracing/transfers/batched_weights": "compaction/test_stranger_rules tracing/test_products",
     "tracing/transfers/complex_numbers": "tracing/test_dataflow tracing/test_operations",
-    "tracing/transfers/convolutions": "tracing/test_products tracing/test_layers",
+    "tracing/transfers/convolutions": (
+        "tracing/test_products tracing/test_layers compaction/test_idle"
+    ),
     "tracing/transfers/copies": "tracing/test_dataflow tracing/test_operations",
     "tracing/transfers/embedding": "tracing/test_layers",
-    "tracing/transfers/matrix_products": "tracing/test_products tracing/test_operations",
-    "tracing/transfers/moves": "tracing/test_dataflow tracing/test_operations",
+    "tracing/transfers/matrix_products": (
+        "tracing/test_products tracing/test_operations compaction/test_idle"
+    ),
+    "tracing/transfers/moves": (
+        "tracing/test_dataflow tracing/test_repeats tracing/test_operations"
+    ),
     "tracing/transfers/norms": "tracing/test_layers tracing/test_operations",
     "tracing/transfers/patches": "tracing/test_operations",
     "tracing/transfers/pointwise": "tracing/test_dataflow tracing/test_operations",

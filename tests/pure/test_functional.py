@@ -292,3 +292,23 @@ def test_a_made_recurrent_module_has_its_weights_in_one_piece():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         close(made(x), net(x))
+
+
+class Flattened(nn.GRU):
+    """A recurrent layer that counts how often its weights were put into one piece."""
+
+    count = 0
+
+    def flatten_parameters(self) -> None:
+        self.count += 1
+        super().flatten_parameters()
+
+
+def test_only_a_layer_that_computes_with_its_parameters_puts_them_into_one_piece():
+    fn, params, buffers = l0.make_functional(Flattened(3, 4))
+    before = fn.module(params, buffers)
+    assert before.count == 2  # torch's own at the start, and this one
+    normed = Flattened(3, 4)
+    nn.utils.parametrizations.weight_norm(normed, "weight_hh_l0")
+    fn, params, buffers = l0.make_functional(normed)
+    assert fn.module(params, buffers).count == normed.count

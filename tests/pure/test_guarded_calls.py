@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import close
+from device import RELEASE
 from holding import BOUND, Net
 from holding_originals import Kernel, closure_over_the_module, helper_object
 from sampled import one_in, sampled
@@ -368,3 +369,17 @@ def test_what_a_place_holds_compiles_as_a_whole(place: Any):
     zero = {path: torch.zeros_like(p) for path, p in params.items()}
     for values in (params, zero):
         close(run(values, buffers, X), fn(values, buffers, X))
+
+
+@pytest.mark.skipif(RELEASE < (2, 9), reason="torch 2.6 exports no module that a call makes")
+@pytest.mark.parametrize("name", ["method", "weak_method", "data_class", "partial_of_a_method"])
+def test_what_a_place_holds_is_exported(name: str):
+    net = Net(BOUND[name])
+    fn, params, buffers = l0.make_functional(net)
+
+    class Called(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return fn(params, buffers, x)
+
+    program = torch.export.export(Called(), (X,), strict=False)
+    close(program.module()(X), net(X))

@@ -47,6 +47,7 @@ REPEATED: dict[str, Repeated] = {
     "transposed and back": lambda m, n: (zeros(m, n) + m).transpose(1, 2).clone().transpose(1, 2),
     "permuted": lambda m, n: (zeros(m, n) + m).permute(1, 0, 2, 3).flip(-1).permute(1, 0, 2, 3),
     "taken apart": lambda m, n: torch.stack((zeros(m, n) + m).unbind(-2), -2),
+    "taken apart by rows": lambda m, n: torch.stack((zeros(m, n) + m).unbind(0)),
     "joined": lambda m, n: torch.cat([zeros(m, n) + m] * 2, -1)[..., : m.shape[-1]],
     "two sums": lambda m, n: (zeros(m, n) + m) + (zeros(m, n) - m * 0.5),
 }

@@ -55,6 +55,15 @@ def test_saved_loaded_and_continued_is_uninterrupted_bit_for_bit(run, tmp_path):
     assert_close(tree.leaves(resumed), tree.leaves(after(training, start, 6)), rtol=0, atol=0)
 
 
+def test_a_state_without_memory_takes_what_was_saved_on_the_cpu(run, tmp_path):
+    training, start, spec = run
+    later = after(training, start, 2)
+    l0.save_state(tmp_path / "s", later, spec)
+    abstract = tree.map_tensors(lambda t: t.to("meta"), start)
+    loaded = l0.load_state(tmp_path / "s", abstract, spec)
+    assert_close(tree.leaves(loaded), tree.leaves(later), rtol=0, atol=0)
+
+
 def test_a_state_that_never_stepped_goes_on_too(run, tmp_path):
     training, start, spec = run
     l0.save_state(tmp_path / "s", start, spec)
