@@ -162,7 +162,7 @@ def load_state(
     warn_unless_vouched(name, contents)
     own = tree.leaves(state, "the state")
     leaves = tree.leaves(saved, "the state").items()
-    return tree.rebuild(saved, {leaf: _placed(t, leaf, own) for leaf, t in leaves})
+    return tree.rebuild(saved, {leaf: _on_its_device(t, leaf, own) for leaf, t in leaves})
 
 
 def counterpart(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
@@ -171,7 +171,7 @@ def counterpart(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
     return own.get(name.removeprefix("moments.").rpartition(".")[0]) if found is None else found
 
 
-def _placed(t: Tensor, name: str, own: Mapping[str, Tensor]) -> Tensor:
+def _on_its_device(t: Tensor, name: str, own: Mapping[str, Tensor]) -> Tensor:
     if t.dim() == 0 and own.get(name) is None:
         return t  # torch counts on the CPU
     like = counterpart(name, own)
