@@ -166,7 +166,8 @@ FORKS = {
 @pytest.mark.parametrize("when", sampled(FORKS, among("while another thread compiles")))
 def test_a_forked_process_draws_and_compiles(when, tmp_path):
     code = (
-        f"import os, sys\n{FORKS[when]}\n"
+        "import os, sys, warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
+        f"{FORKS[when]}\n"
         "for _ in range(3):\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"
