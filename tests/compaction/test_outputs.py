@@ -111,6 +111,7 @@ def with_tensor(module: nn.Module, h: Tensor) -> nn.Module:
     return module
 
 
+@pytest.mark.filterwarnings("ignore:The input object of type .Tensor.:FutureWarning")
 @pytest.mark.parametrize("name", marked_on_cpu(OPAQUE, {"numpy's objects"}))
 def test_an_object_that_hides_units_is_refused_by_its_place_and_kind(name: str):
     build, match = OPAQUE[name]
