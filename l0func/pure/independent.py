@@ -1,4 +1,4 @@
-"""What a module made by a function needs of its own, beside its tensors."""
+"""Hook tables, graphs and flat weights for a module that a function has made."""
 
 from __future__ import annotations
 

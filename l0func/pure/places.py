@@ -269,7 +269,7 @@ class Contents:
         return known
 
     def made_for(self, template: Any) -> Any:
-        """What this call has made in the place of a template, or None."""
+        """The object that this call has made from a template, or None."""
         if not traced_by_dynamo():
             return self._made.get(id(template))
         # The compiler of torch 2.11 knows no id of a constant container.
@@ -279,7 +279,7 @@ class Contents:
         return None
 
     def keep(self, template: Any, made: Any) -> Any:
-        """Note what this call makes in the place of a template, and return it."""
+        """Note the object that this call makes from a template, and return it."""
         if traced_by_dynamo():
             self._traced.append((template, made))
         else:

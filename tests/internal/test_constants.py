@@ -1,4 +1,4 @@
-"""Numbers that are kept as tensors: what was around the first call is not in them."""
+"""Kept numbers are plain tensors, whatever mode or transform the first call ran in."""
 
 from __future__ import annotations
 
