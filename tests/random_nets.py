@@ -81,6 +81,18 @@ class Along(nn.Module):
         return self.back(torch.relu(self.norm(self.conv(x.mT)))).mT
 
 
+class Scaled(nn.Module):
+    """Hidden units, each divided by the root of their mean square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm = nn.Linear(WIDTH, 6), nn.RMSNorm(6)
+        self.down = nn.Linear(6, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.norm(self.up(x))))
+
+
 class Plane(nn.Module):
     """Convolutions over time and width."""
 
@@ -142,6 +154,11 @@ BLOCKS = {
     "skip_heads": lambda: Beside(Heads()),
     "dropout": lambda: nn.Dropout(0.3),
 }
+if hasattr(nn, "RMSNorm"):
+    BLOCKS["scaled"] = Scaled
+_WITH_UNITS = ("hidden", "along", "scaled", "plane", "gru", "skip", "heads", "linear")
+SHRINKING = tuple(name for name in _WITH_UNITS if name in BLOCKS)
+"""Blocks that may lose units, and a linear layer that may not."""
 DISTRIBUTIONS = (
     l0.HardConcrete(),
     l0.HardConcrete(0.3, -0.2, 1.3),

@@ -12,7 +12,7 @@ import torch
 from comparing import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from random_nets import Problem, examples, problems, trees
+from random_nets import SHRINKING, Problem, examples, problems, trees
 
 import l0func as l0
 from l0func.internal import tree
@@ -229,7 +229,7 @@ def smaller_is_pruned(number) -> None:
 
     @examples(number)
     @given(
-        trees(("hidden", "along", "plane", "gru", "skip", "heads", "linear")),
+        trees(SHRINKING),
         st.integers(0, 2**16),
         st.sampled_from([0.2, 0.5, 0.9]),
     )
