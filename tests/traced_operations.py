@@ -123,6 +123,11 @@ REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "kthvalue": lambda h, d: h.kthvalue(1, d, keepdim=True).values,
 }
 
+
+def _folded(columns: Tensor) -> Tensor:
+    return torch.cat([F.fold(columns, 5, 2), F.fold(columns[0], 5, 2)[None]])
+
+
 POOLS: dict[str, Case] = {
     "avg_pool1d": lambda x: F.avg_pool1d(x.flatten(2), 2),
     "avg_pool2d": lambda x: F.avg_pool2d(x, 2),
@@ -153,10 +158,11 @@ POOLS: dict[str, Case] = {
     "_upsample_bilinear2d_aa": lambda x: F.interpolate(x, 3, mode="bilinear", antialias=True),
     "_upsample_bicubic2d_aa": lambda x: F.interpolate(x, 3, mode="bicubic", antialias=True),
     "upsample_trilinear3d": lambda x: F.interpolate(x[..., None], (6, 6, 2), mode="trilinear"),
-    "im2col": lambda x: F.unfold(x, 2).unflatten(1, (x.shape[1], -1)),
-    "col2im": lambda x: F.fold(
-        x.flatten(2).unsqueeze(2).expand(-1, -1, 4, -1).flatten(1, 2), 5, 2
+    # Each for a batch and for a single image.
+    "im2col": lambda x: torch.cat([F.unfold(x, 2), F.unfold(x[0], 2)[None]]).unflatten(
+        1, (x.shape[1], -1)
     ),
+    "col2im": lambda x: _folded(x.flatten(2).unsqueeze(2).expand(-1, -1, 4, -1).flatten(1, 2)),
     "grid_sampler_2d": lambda x: F.grid_sample(
         x, kernel(x, 1, 3, 3, 2).expand(len(x), 3, 3, 2), align_corners=False
     ),

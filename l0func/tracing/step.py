@@ -91,7 +91,8 @@ class Step:
             sizes: The inputs' sizes, for each dimension of the tensor.
         """
         repeated = [d for d, size in enumerate(sizes) if size == 1]
-        if repeated and bool((without_repeats(labels) == INPUT).all()):
+        of_inputs = without_repeats(labels) == INPUT
+        if repeated and labels.numel() and bool(of_inputs.all()):
             self.values.set_repeats(tensor, repeated)
 
     def own(self, weight: Weight, dim: int, labels: Tensor) -> None:

@@ -58,10 +58,15 @@ class Flattened(nn.Module):
     def __init__(self, over: str) -> None:
         super().__init__()
         self.over, self.w = over, weight(4, 6, 2)
-        self.out = nn.Linear({"neither": 12, "last": 6}[over], 3)
+        self.out = nn.Linear(12 if over == "neither" else 6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(x @ self.w.flatten(1)).unflatten(-1, (-1, 2))
+        w = self.w.flatten(1)
+        if self.over == "last, gathered row by row":
+            # Pairs stay pairs, at other places in every row.
+            order = torch.arange(w.shape[1])
+            w = w.gather(1, torch.stack([order.roll(2 * i) for i in range(len(w))]))
+        y = torch.relu(x @ w).unflatten(-1, (-1, 2))
         if self.over == "neither":
             return self.out(y.flatten(-2))
         return self.out(y[..., 0] * y[..., 1])
@@ -74,6 +79,7 @@ def test_pairs_that_are_multiplied_go_along_the_first_dimension():
     assert wrong_removals(module, (x,), groups, draws=12) == []
 
 
-def test_units_along_both_dimensions_stay_and_the_weight_is_named():
+@pytest.mark.parametrize("over", ["neither", "last, gathered row by row"])
+def test_units_along_no_dimension_of_their_own_stay_and_the_weight_is_named(over):
     with pytest.raises(ValueError, match="'w' is reshaped before it is used"):
-        l0.unit_groups(Flattened("neither"), torch.randn(3, 4))
+        l0.unit_groups(Flattened(over), torch.randn(3, 4))

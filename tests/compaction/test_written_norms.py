@@ -210,9 +210,53 @@ class Inside(nn.Module):
         return self.down(F.gelu(self.norm(F.silu(self.gate(x)) * self.up(x))))
 
 
-@pytest.mark.parametrize(
-    "formula", [_llama, _gemma, _eps_beside_the_root, _normalized_by_the_shape]
-)
+def _weight_plus_a_number_scaled(m: Norm, x: Tensor) -> Tensor:
+    return _without_a_weight(m, x) * (4 * (m.weight + 0.5))
+
+
+def _weight_over_a_number(m: Norm, x: Tensor) -> Tensor:
+    return _without_a_weight(m, x) * ((m.weight + 0.5) / 4)
+
+
+def _a_tensor_over_a_norm(m: Norm, x: Tensor) -> Tensor:
+    rms = x.norm(dim=-1, keepdim=True) + m.variance_epsilon
+    return x * (torch.tensor(x.shape[-1] ** 0.5) / rms) * m.weight
+
+
+def _by_torch_and_the_shape(m: Norm, x: Tensor) -> Tensor:
+    return F.rms_norm(x, (m.dim,), eps=m.variance_epsilon) * x.shape[-1] ** -0.5 * m.weight
+
+
+def _doubled_sum_over_a_literal(m: Norm, x: Tensor) -> Tensor:
+    # As many as the units, but no size: it stays when some go.
+    y = x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) / 12.0 + m.variance_epsilon)
+    return 2.0 * y * m.weight
+
+
+def _switched_off(m: Norm, x: Tensor) -> Tensor:
+    return x - 0.0 * _llama(m, x)
+
+
+OWN_NUMBERS = [
+    _llama,
+    _gemma,
+    _weight_minus_a_number,
+    _number_from_a_weight,
+    _weight_plus_a_number_scaled,
+    _weight_over_a_number,
+    _eps_beside_the_root,
+    _by_the_shape,
+    _by_an_inverse_root_of_the_shape,
+    _a_tensor_over_a_norm,
+    _doubled_sum_over_a_literal,
+    _normalized_by_the_shape,
+    _switched_off,
+]
+if hasattr(F, "rms_norm"):
+    OWN_NUMBERS.append(_by_torch_and_the_shape)
+
+
+@pytest.mark.parametrize("formula", OWN_NUMBERS)
 def test_a_norm_with_weight_and_eps_of_its_own_may_stand_between_nonlinear_operations(formula):
     torch.manual_seed(0)
     module, x = Inside(formula).eval(), torch.randn(4, 5)

@@ -72,12 +72,15 @@ OWNERS = {
     "spec/rules": "spec/test_rules spec/test_spec spec/test_rule_settings gates/test_masks",
     "spec/sharded_spread": "many/test_placed_gates",
     "tracing/call": "tracing/test_dataflow tracing/test_layers",
-    "tracing/checks": "tracing/test_dataflow tracing/test_repeats",
+    "tracing/checks": (
+        "tracing/test_dataflow tracing/test_repeats compaction/test_inside_heads "
+        "compaction/test_stranger_rules"
+    ),
     "tracing/entries": "tracing/test_dataflow tracing/test_steady",
     "tracing/follow": "tracing/test_tracing tracing/test_layers",
     "tracing/history": "tracing/test_tracing compaction/test_written_norms",
     "tracing/joined_dims": "compaction/test_joined_dims tracing/test_products",
-    "tracing/multiply_adds": "costs/test_macs",
+    "tracing/multiply_adds": "costs/test_macs tracing/test_tracing",
     "tracing/norm_states": "compaction/test_written_norms tracing/test_layers",
     "tracing/steady": "tracing/test_steady tracing/test_layers",
     "tracing/step": "tracing/test_tracing tracing/test_dataflow tracing/test_repeats",
@@ -87,7 +90,7 @@ OWNERS = {
     "tracing/transfers/batched_weights": "compaction/test_stranger_rules tracing/test_products",
     "tracing/transfers/complex_numbers": "tracing/test_dataflow tracing/test_operations",
     "tracing/transfers/convolutions": (
-        "tracing/test_products tracing/test_layers compaction/test_idle"
+        "tracing/test_products tracing/test_layers tracing/test_repeats compaction/test_idle"
     ),
     "tracing/transfers/copies": "tracing/test_dataflow tracing/test_operations",
     "tracing/transfers/embedding": "tracing/test_layers",
@@ -97,7 +100,9 @@ OWNERS = {
     "tracing/transfers/moves": (
         "tracing/test_dataflow tracing/test_repeats tracing/test_operations"
     ),
-    "tracing/transfers/norms": "tracing/test_layers tracing/test_operations",
+    "tracing/transfers/norms": (
+        "tracing/test_layers tracing/test_operations compaction/test_written_norms"
+    ),
     "tracing/transfers/patches": "tracing/test_operations",
     "tracing/transfers/pointwise": "tracing/test_dataflow tracing/test_operations",
     "tracing/transfers/reductions": "tracing/test_dataflow tracing/test_operations",

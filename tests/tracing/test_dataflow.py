@@ -69,6 +69,7 @@ def test_a_scale_for_all_pairs_of_units_lies_along_no_dimension_and_is_refused()
         lambda h: h.index_select(1, torch.tensor([4, 0, 0])),
         lambda h: h.unsqueeze(1).expand(-1, 2, -1).flatten(1),
         lambda h: h.chunk(2, -1)[1],
+        lambda h: torch.cat([h[:, 6:], h[:, 1:], *h.split([0, 6], -1)], -1),
     ],
 )
 def test_a_move_takes_units_where_it_takes_elements(function):
@@ -83,6 +84,32 @@ def test_a_transposed_parameter_is_read_along_the_dimension_that_it_had():
     trace = traced(Scaled(torch.ones(WIDTH, WIDTH), lambda h, w: h @ w.T), torch.ones(2, 4))
     assert units(trace, "scale", 1) == units(trace, "first.weight", 0)
     assert units(trace, "scale", 0) == units(trace, "last.weight", 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: w * 2,
+        lambda w: w.exp() - 1,
+        lambda w: w + w,
+        lambda w: torch.where(w > 0, w, 0.0),
+    ],
+)
+def test_a_matrix_whose_entries_are_changed_one_by_one_is_read_as_before(function):
+    trace = traced(
+        Scaled(torch.ones(WIDTH, 3), lambda h, w: h @ function(w)[:, [0, 1, 2] * 2]),
+        torch.ones(2, 4),
+    )
+    assert units(trace, "scale", 0) == units(trace, "first.weight", 0)
+    assert reason(trace, "scale") == ""
+
+
+@pytest.mark.parametrize("function", [lambda w: w * w.T, lambda w: w + w[:1]])
+def test_a_matrix_whose_entries_are_combined_with_others_is_refused(function):
+    trace = traced(
+        Scaled(torch.ones(WIDTH, WIDTH), lambda h, w: h @ function(w)), torch.ones(2, 4)
+    )
+    assert "which cannot be followed" in trace.kept_whole["scale"]
 
 
 def test_pairs_that_are_complex_numbers_are_one_unit():

@@ -55,9 +55,17 @@ def test_layer_norm_over_other_dimensions_keeps_the_units():
     assert reason(trace, "first.weight") == ""
 
 
-def test_layer_norm_over_the_units_is_refused():
-    trace = traced(of_tokens(nn.LayerNorm(6)), TOKENS)
-    assert reason(trace, "first.weight") == (
+@pytest.mark.parametrize(
+    "function",
+    [
+        nn.LayerNorm(6),
+        nn.LayerNorm((3, 6)),
+        lambda h: F.layer_norm(h.mT, (6, 3)).mT,
+        lambda h: F.layer_norm(h.mT, (2, 6, 3)).mT,
+    ],
+)
+def test_layer_norm_over_the_units_is_refused(function):
+    assert reason(traced(of_tokens(function), TOKENS), "first.weight") == (
         "a normalisation, 'native_layer_norm', runs over them"
     )
 
@@ -85,9 +93,12 @@ def test_rms_norm_without_a_weight_is_noted_too():
 
 
 @has_rms_norm
-def test_rms_norm_over_two_dimensions_is_refused():
-    trace = traced(of_tokens(lambda h: F.rms_norm(h, (3, 6))), TOKENS)
-    assert reason(trace, "first.weight") == (
+@pytest.mark.parametrize(
+    "function",
+    [lambda h: F.rms_norm(h, (3, 6)), lambda h: F.rms_norm(h.mT, (6, 3)).mT],
+)
+def test_rms_norm_over_two_dimensions_is_refused(function):
+    assert reason(traced(of_tokens(function), TOKENS), "first.weight") == (
         "a normalisation, 'rms_norm' over several dimensions, runs over them"
     )
 
@@ -123,6 +134,28 @@ def test_resampling_images_keeps_their_channels(function):
 def test_resampling_along_the_units_is_refused_by_its_name(name, function):
     trace = traced(of_tokens(function), TOKENS)
     assert reason(trace, "first.weight") == f"the operation {name!r} runs over them"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: F.pad(h, (1, 1, 0, 0), "reflect"),
+        lambda h: F.pad(h, (1, 1, 0, 0), "replicate"),
+        lambda h: F.max_pool2d(h, (1, 3)),
+        lambda h: F.avg_pool2d(h, (1, 3)),
+        lambda h: F.adaptive_avg_pool2d(h, (None, 1)),
+        lambda h: F.interpolate(h[None], (h.shape[-2], 5))[0],
+    ],
+)
+def test_resampling_beside_the_units_keeps_them(function):
+    trace = traced(of_tokens(lambda h: function(h.mT).mT), TOKENS)
+    assert sources(trace) == list(range(6))
+    assert reason(trace, "first.weight") == ""
+
+
+def test_units_that_padding_shifts_in_their_own_dimension_are_refused():
+    trace = traced(of_tokens(lambda h: F.pad(h, (1, -1), "replicate")), TOKENS)
+    assert reason(trace, "first.weight") == "the operation 'replication_pad1d' runs over them"
 
 
 class Words(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cut_modules import wrong_removals
+from device import RELEASE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from traces import Between, Scaled, between, reason, sources, traced, units
@@ -32,6 +33,47 @@ def test_a_matrix_reads_units_by_its_rows_and_makes_units_by_its_columns(functio
     assert trace.slices["scale", 1].owns.all()
     assert reason(trace, "scale", 1) == reason(trace, "first.weight") == ""
     assert trace.uses["scale"].item() == 2
+
+
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped_mm")
+def test_a_batch_of_experts_multiplies_once_for_every_token():
+    ends = torch.tensor([2, 5, 6, 7], dtype=torch.int32)
+    scaled = Scaled(torch.ones(4, 8, 8), lambda h, w: F.grouped_mm(h, w, offs=ends), width=8)
+    trace = traced(scaled, torch.ones(7, 4))
+    # Seven tokens are no multiple of four experts.
+    assert trace.uses["scale"].item() == pytest.approx(7 / 4)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_a_layer_multiplies_each_weight_once_a_row_whatever_its_width(width: int):
+    trace = traced(nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)), torch.ones(2, 5, 4))
+    assert trace.counted == 10 * (4 * width + width * 2)
+    assert trace.uses["0.weight"].item() in (0, 10)
+
+
+def test_a_network_of_images_multiplies_nothing_for_no_images():
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 1),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 1, groups=2),
+        nn.ConvTranspose2d(4, 2, 1),
+    )
+    counts = l0.count_macs(*l0.make_functional(net.eval()), torch.ones(0, 2, 4, 4))
+    assert counts.total == 0
+
+
+@pytest.mark.skipif(RELEASE < (2, 9), reason="this torch has no out_dtype")
+def test_a_product_in_half_precision_with_a_result_in_full_is_followed():
+    def product(h: Tensor, w: Tensor) -> Tensor:
+        bias = torch.zeros(WIDTH, WIDTH, device=h.device)
+        return torch.addmm(bias, h, w, out_dtype=torch.float32).to(h.dtype)
+
+    # The CPU has no such product; tensors without data show its units.
+    module = Scaled(torch.ones(WIDTH, WIDTH), product).to("meta", torch.bfloat16)
+    trace = traced(module, torch.ones(WIDTH, 4, dtype=torch.bfloat16, device="meta"))
+    assert units(trace, "scale", 0) == units(trace, "first.weight", 0)
+    assert units(trace, "scale", 1) == units(trace, "last.weight", 1)
 
 
 def test_a_bias_belongs_to_the_units_of_its_product():

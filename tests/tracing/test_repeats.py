@@ -53,6 +53,25 @@ REPEATED: dict[str, Repeated] = {
 }
 
 
+class Smoothed(Masked):
+    """The same, with a mask that a depthwise convolution smooths."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda mask, heads: mask.expand(-1, heads, -1, -1))
+        self.smooth = nn.Conv1d(2, 2, 3, padding=1, groups=2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x, self.smooth(torch.stack([mask, -mask], 1))[:, 0])
+
+
+def test_heads_under_a_mask_that_is_convolved_by_itself_are_found():
+    module = Smoothed().eval()
+    inputs = (torch.randn(2, 3, 8), torch.tensor([[0.0, 0.0, -9.0], [0.0, 0.0, 0.0]]))
+    groups = l0.unit_groups(module, *inputs)
+    assert list(groups.sizes.values()) == [4]
+    assert wrong_removals(module, inputs, groups, draws=8) == []
+
+
 @pytest.mark.parametrize("name", REPEATED)
 def test_heads_under_a_repeated_mask_are_found_and_any_can_go(name: str):
     module = Masked(REPEATED[name]).eval()

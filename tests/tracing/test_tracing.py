@@ -7,7 +7,7 @@ import torch
 from device import RELEASE
 from torch import Tensor, nn
 from torch.nn import functional as F
-from traces import reason, traced, units
+from traces import Scaled, reason, traced, units
 
 
 def test_a_hidden_units_row_bias_and_column_are_one_unit():
@@ -57,6 +57,43 @@ def test_multiplications_are_counted_by_hand():
     )
     assert trace.uses["0.weight"].item() == 7 * 2 * 2
     assert trace.uses["2.weight"].item() == 7
+
+
+class Beside(nn.Module):
+    """A product of two parameters, and hidden layers beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.after_a = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.m, self.n = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(3, 2))
+        self.z, self.after_z = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after_a(self.a(x)) + x @ (self.m @ self.n) + self.after_z(self.z(x))
+
+
+def test_a_parameter_that_stays_whole_keeps_no_units_of_others():
+    trace = traced(Beside(), torch.ones(5, 4))
+    assert set(trace.kept_whole) == {"m", "n"}
+    for path in ("a.weight", "z.weight"):
+        assert reason(trace, path) == ""
+
+
+def test_a_parameter_with_one_use_that_is_not_followed_keeps_the_units_that_it_reads():
+    trace = traced(
+        Scaled(torch.ones(6, 6), lambda h, w: (h @ w) * F.glu(w).mean()), torch.ones(2, 4)
+    )
+    assert reason(trace, "first.weight") == (
+        "'scale' goes through the operation 'glu', which cannot be followed"
+    )
+
+
+def test_a_product_of_two_parameters_is_counted_for_the_last():
+    trace = traced(Beside(), torch.ones(5, 4))
+    # Four rows of three by three columns of two, for six entries.
+    assert trace.uses["n"].item() * 6 == 4 * 3 * 2
+    assert "m" not in trace.uses
+    assert trace.counted == 5 * 2 * (4 * 3 + 3 * 2) + 4 * 3 * 2 + 5 * 4 * 2
 
 
 def test_an_operation_without_a_transfer_function_keeps_its_units_and_says_so():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ def _resampled(labels: Tensor, output: Tensor) -> Tensor:
 
 def _output_positions(tensor: Tensor) -> int:
     """How many places, in all images together, the kernel is applied to."""
-    return tensor.shape[0] * tensor[0, 0].numel()
+    return tensor.shape[0] * prod(tensor.shape[2:])
 
 
 def _output_labels(
@@ -85,7 +86,7 @@ def _output_labels(
     of_channel = channel_labels(step, step.labels(x))
     if kernel.groups > 1:
         return _grouped(step, kernel, of_channel, channels)
-    values = x.movedim(1, 0).reshape(x.shape[1], -1).T
+    values = x.movedim(1, 0).flatten(1).T
     step.log_reader(kernel.weight, kernel.input_dim, x, values, bias, border)
     step.read(kernel.weight, kernel.input_dim, of_channel)
     made = step.units.fresh(channels)

@@ -111,7 +111,7 @@ def _read_by(step: Step, matrix: _Matrix, x: Tensor, labels: Tensor) -> Tensor:
     weight = matrix.weight
     kept = weight.shape[matrix.kept]
     shape = (*labels.shape[:-1], kept)
-    rows = labels.reshape(-1, labels.shape[-1])
+    rows = labels.reshape(labels.shape[:-1].numel(), labels.shape[-1])
     products = rows.numel() * kept
     uses, rest = divmod(products, max(weight.size, 1))
     step.trace.count(weight, products / weight.size if rest else uses)
