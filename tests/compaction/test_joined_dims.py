@@ -6,6 +6,7 @@ import pytest
 import torch
 from cut_modules import wrong_removals
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import l0func as l0
 from l0func import axis
@@ -62,24 +63,31 @@ class Flattened(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         w = self.w.flatten(1)
-        if self.over == "last, gathered row by row":
+        if "gathered" in self.over:
             # Pairs stay pairs, at other places in every row.
             order = torch.arange(w.shape[1])
             w = w.gather(1, torch.stack([order.roll(2 * i) for i in range(len(w))]))
-        y = torch.relu(x @ w).unflatten(-1, (-1, 2))
+        if "table" in self.over:
+            y = F.embedding(torch.arange(len(x)), w) * x[:, :1]
+        else:
+            y = x @ w
+        y = torch.relu(y).unflatten(-1, (-1, 2))
         if self.over == "neither":
             return self.out(y.flatten(-2))
         return self.out(y[..., 0] * y[..., 1])
 
 
-def test_pairs_that_are_multiplied_go_along_the_first_dimension():
-    module, x = Flattened("last").eval(), torch.randn(3, 4)
+@pytest.mark.parametrize("over", ["last", "last, of a table"])
+def test_pairs_that_are_multiplied_go_along_the_first_dimension(over):
+    module, x = Flattened(over).eval(), torch.randn(3, 4)
     groups = l0.unit_groups(module, x)
     assert groups.sizes == {"w": 6}
     assert wrong_removals(module, (x,), groups, draws=12) == []
 
 
-@pytest.mark.parametrize("over", ["neither", "last, gathered row by row"])
+@pytest.mark.parametrize(
+    "over", ["neither", "last, gathered row by row", "last, of a table gathered row by row"]
+)
 def test_units_along_no_dimension_of_their_own_stay_and_the_weight_is_named(over):
     with pytest.raises(ValueError, match="'w' is reshaped before it is used"):
         l0.unit_groups(Flattened(over), torch.randn(3, 4))

@@ -79,10 +79,12 @@ OWNERS = {
     "tracing/entries": "tracing/test_dataflow tracing/test_steady",
     "tracing/follow": "tracing/test_tracing tracing/test_layers",
     "tracing/history": "tracing/test_tracing compaction/test_written_norms",
-    "tracing/joined_dims": "compaction/test_joined_dims tracing/test_products",
+    "tracing/joined_dims": (
+        "compaction/test_joined_dims tracing/test_products tracing/test_dataflow"
+    ),
     "tracing/multiply_adds": "costs/test_macs tracing/test_tracing",
     "tracing/norm_states": "compaction/test_written_norms tracing/test_layers",
-    "tracing/steady": "tracing/test_steady tracing/test_layers",
+    "tracing/steady": "tracing/test_steady tracing/test_layers tracing/test_products",
     "tracing/step": "tracing/test_tracing tracing/test_dataflow tracing/test_repeats",
     "tracing/trace": "tracing/test_tracing tracing/test_layers tracing/test_dataflow",
     "tracing/tracer": "tracing/test_tracing tracing/test_layers tracing/test_integer_reads",

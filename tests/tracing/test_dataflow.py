@@ -49,6 +49,59 @@ def test_a_scale_belongs_to_the_units_that_it_multiplies():
     assert sources(trace) == list(range(WIDTH))
 
 
+@pytest.mark.parametrize(
+    ("function", "scales"),
+    [(torch.mul, True), (torch.div, True), (torch.add, False), (torch.maximum, False)],
+)
+def test_only_a_factor_or_divisor_is_a_scale(function, scales):
+    trace = traced(Scaled(torch.ones(WIDTH), function), torch.ones(2, 4))
+    assert trace.multipliers == ({"scale"} if scales else set())
+
+
+def test_the_rows_of_a_table_that_forward_leaves_out_keep_nothing():
+    trace = traced(Scaled(torch.ones(5, WIDTH), lambda h, w: h * w[:2]), torch.ones(2, 4))
+    assert units(trace, "scale", 1) == units(trace, "first.weight", 0)
+    assert reason(trace, "first.weight") == ""
+    assert trace.kept_whole == {}
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [lambda x: x, lambda x: x @ torch.ones(4, 4), lambda x: (torch.ones(4, 4) @ x.T).T],
+)
+def test_a_stream_that_starts_with_the_inputs_keeps_its_units_and_their_gate(mixed):
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.gate, self.last = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((self.inner(x) + mixed(x)) * self.gate(x)[:, :1])
+
+    trace = traced(Gated(), torch.ones(2, 4))
+    because = "they are joined with an input of the module"
+    assert reason(trace, "inner.weight") == because
+    assert trace.units.reason(units(trace, "gate.weight", 0)[0]) == because
+
+
+@pytest.mark.parametrize(
+    ("cut", "pieces"),
+    [
+        (lambda h: h.chunk(2, -1), {2}),
+        (lambda h: h.split(2, -1), {3}),
+        (lambda h: h.view(-1, 2, 3).unbind(1), {2}),
+        (lambda h: h.split(4, -1)[:1], set()),
+        (lambda h: [h[:, :3]], {2}),
+    ],
+)
+def test_the_number_of_equal_pieces_that_units_are_cut_into_is_noted(cut, pieces):
+    def joined(h: Tensor) -> Tensor:
+        return torch.cat(list(cut(h)), -1)
+
+    trace = between(joined, out=joined(torch.ones(2, 6)).shape[1])
+    assert trace.pieces == pieces
+
+
 def test_a_scale_for_all_pairs_of_units_lies_along_no_dimension_and_is_refused():
     trace = traced(
         Scaled(torch.ones(2, 3), lambda h, scale: (h.view(-1, 2, 3) * scale).flatten(1)),
@@ -90,6 +143,8 @@ def test_a_transposed_parameter_is_read_along_the_dimension_that_it_had():
     "function",
     [
         lambda w: w * 2,
+        lambda w: w * torch.tensor(2.0),
+        lambda w: torch.full((1, 1), 2.0) - w,
         lambda w: w.exp() - 1,
         lambda w: w + w,
         lambda w: torch.where(w > 0, w, 0.0),

@@ -70,6 +70,13 @@ def test_layer_norm_over_the_units_is_refused(function):
     )
 
 
+def test_a_computed_scale_of_a_norm_is_of_the_units_that_it_scales():
+    trace = traced(
+        Scaled(torch.ones(6), lambda h, w: F.layer_norm(h, (6,), w * w.flip(0))), torch.ones(2, 4)
+    )
+    assert reason(trace, "scale") == reason(trace, "first.weight") != ""
+
+
 has_rms_norm = pytest.mark.skipif(not hasattr(F, "rms_norm"), reason="torch 2.1 has no RMSNorm")
 
 

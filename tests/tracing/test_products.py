@@ -36,12 +36,14 @@ def test_a_matrix_reads_units_by_its_rows_and_makes_units_by_its_columns(functio
 
 
 @pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="this torch has no grouped_mm")
-def test_a_batch_of_experts_multiplies_once_for_every_token():
+def test_a_batch_of_experts_multiplies_once_for_every_token_and_has_whole_runs_of_units():
     ends = torch.tensor([2, 5, 6, 7], dtype=torch.int32)
     scaled = Scaled(torch.ones(4, 8, 8), lambda h, w: F.grouped_mm(h, w, offs=ends), width=8)
     trace = traced(scaled, torch.ones(7, 4))
     # Seven tokens are no multiple of four experts.
     assert trace.uses["scale"].item() == pytest.approx(7 / 4)
+    # torch takes rows of whole runs of 16 bytes: four numbers.
+    assert trace.pieces == {4}
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
@@ -76,6 +78,16 @@ def test_a_product_in_half_precision_with_a_result_in_full_is_followed():
     assert units(trace, "scale", 1) == units(trace, "last.weight", 1)
 
 
+def test_units_are_the_same_in_inference_mode():
+    # torch has other operations there: one for a whole linear layer.
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        trace = traced(net, torch.ones(5, 4))
+    assert units(trace, "0.weight", 0) == units(trace, "0.bias", 0) == units(trace, "2.weight", 1)
+    assert reason(trace, "0.weight") == ""
+    assert trace.counted == 5 * (4 * 3 + 3 * 2)
+
+
 def test_a_bias_belongs_to_the_units_of_its_product():
     trace = between(torch.relu)
     assert units(trace, "first.bias", 0) == units(trace, "first.weight", 0)
@@ -99,15 +111,23 @@ def test_a_linear_layer_of_a_table_reads_the_table_s_columns_as_units(bias: bool
     assert wrong_removals(module, (torch.randn(2, 3, 4),), groups, draws=8) == []
 
 
-def test_a_product_of_two_parameters_is_refused_by_their_names():
+@pytest.mark.parametrize(
+    ("a", "b", "product"),
+    [
+        ((4, 3), (3, 5), lambda a, b: a @ b),
+        ((2, 4, 3), (2, 3, 5), lambda a, b: (a @ b).sum(0)),
+        ((2, 4, 3), (5, 3, 2), lambda a, b: (a @ b.permute(2, 1, 0)).sum(0)),
+    ],
+)
+def test_a_product_of_two_parameters_is_refused_by_their_names(a, b, product):
     class LowRank(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(3, 5))
+            self.a, self.b = nn.Parameter(torch.ones(a)), nn.Parameter(torch.ones(b))
             self.last = nn.Linear(5, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.last(x @ (self.a @ self.b))
+            return self.last(x @ product(self.a, self.b))
 
     trace = traced(LowRank(), torch.ones(2, 4))
     assert trace.kept_whole == {
@@ -226,6 +246,17 @@ def test_a_group_of_a_grouped_convolution_is_one_unit():
     assert units(trace, "last.weight", 1) == [a, a, a, b, b, b]
     assert a != b
     assert reason(trace, "first.weight") == ""
+
+
+def test_places_that_a_depthwise_kernel_mixes_are_one_unit():
+    def convolved(h: Tensor, w: Tensor) -> Tensor:
+        # Units lie along the batch and along the places; the channels are the rows of h.
+        pairs = h.unflatten(1, (3, 2)).transpose(0, 1)
+        return F.conv1d(pairs, w, padding=1, groups=2).transpose(0, 1).flatten(1)
+
+    trace = traced(Scaled(torch.ones(2, 1, 3), convolved), torch.ones(2, 4))
+    rows = units(trace, "first.weight", 0)
+    assert rows[::2] == rows[1::2]
 
 
 def test_a_transposed_grouped_convolution_owns_its_input_channels():

@@ -17,6 +17,8 @@ def test_a_hidden_units_row_bias_and_column_are_one_unit():
     assert units(trace, "0.bias", 0) == units(trace, "2.weight", 1) == rows
     assert all(trace.units.reason(unit) is None for unit in rows)
     assert trace.slices["2.weight", 1].reads.all()
+    # The first layer reads the inputs.
+    assert trace.slices["0.weight", 1].reads.all()
     assert not trace.slices["2.weight", 1].owns.any()
     assert trace.slices["0.weight", 0].owns.all()
 

@@ -29,7 +29,8 @@ def _folded_back(step: Step, call: Call, labels: Tensor) -> None:
     (output,) = call.outputs
     batched = labels if labels.dim() == 3 else labels[None]
     channels = output.shape[output.dim() - 3]
-    of_channel = channel_labels(step, batched.unflatten(1, (channels, -1)))
+    columns = batched.reshape(len(batched), channels, -1)
+    of_channel = channel_labels(step, columns)
     step.set(output, of_channel[:, None, None].expand(output.shape))
 
 
