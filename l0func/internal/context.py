@@ -153,6 +153,20 @@ def result_dtype(x: Tensor, weight: Tensor, /) -> tuple[torch.dtype, torch.dtype
     return dtype, torch.promote_types(dtype, torch.float32)
 
 
+def has_one_dtype(*tensors: Any) -> bool:
+    """Whether torch multiplies and adds tensors of these dtypes; each may be gated, or None.
+
+    Autocast casts all but float64, integers and complex numbers.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    dtype = given[0].dtype
+    if all([tensor.dtype == dtype for tensor in given]):
+        return True
+    if autocast_dtype(given[0].device.type) is None:
+        return False
+    return all([t.dtype.is_floating_point and t.dtype != torch.float64 for t in given])
+
+
 def autocast_dtype(kind: str, /) -> torch.dtype | None:
     """Autocast's dtype for products on this kind of device, or None if autocast is off."""
     if hasattr(torch, "get_autocast_dtype"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from l0func.engine.ops.fits import check_bias
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.parameter import GatedParameter, broadcast_along, dense
-from l0func.internal.context import result_dtype
+from l0func.internal.context import has_one_dtype, result_dtype
 from l0func.kernels.convolution import ConvolutionSizes
 
 Side = tuple[int, int]
@@ -76,8 +76,10 @@ def gated_convolution(call: ConvolutionCall, input: Any, weight: Any, bias: Any)
         return NotImplemented
     if _has_window_scales(weight) or not _fits(call, input, weight):
         return NotImplemented
+    if not has_one_dtype(input, weight):
+        return NotImplemented
     dim, repeats = call.output_side
-    check_bias(call.function, bias, weight.shape[dim] * repeats)
+    check_bias(call.function, bias, weight.shape[dim] * repeats, weight)
     x = _scaled(input, weight, call.input_side, call.dims)
     y = _unscaled(call, x, weight)
     if y is NotImplemented:

@@ -19,6 +19,7 @@ from l0func.engine.ops.fits import check_added
 from l0func.engine.ops.gaussian import gaussian
 from l0func.engine.ops.table import HandlerTable
 from l0func.engine.parameter import GatedParameter, dense
+from l0func.internal.context import has_one_dtype
 from l0func.internal.untyped import TENSOR, untyped
 from l0func.pure.written_out import linear as written_out
 
@@ -30,12 +31,12 @@ def gated_linear(input: Any, weight: Any, bias: Any = None) -> Any:
     """``F.linear`` with a gated weight."""
     if not _is_matrix(weight) or isinstance(input, GatedParameter):
         return NotImplemented
-    if input.shape[-1:] != weight.shape[1:]:
+    if input.shape[-1:] != weight.shape[1:] or not has_one_dtype(input, weight):
         return NotImplemented
     y = scaled_product(input, weight)
     if bias is None:
         return y
-    check_added(F.linear, bias, y.shape)
+    check_added(F.linear, bias, y.shape, weight)
     return y + dense(bias)
 
 
@@ -114,7 +115,7 @@ def addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) ->
 def _added(function: Any, input: Any, y: Any, beta: Any, alpha: Any) -> Any:
     if y is NotImplemented:
         return NotImplemented
-    check_added(function, input, y.shape)
+    check_added(function, input, y.shape, y)
     # Torch ignores the input if beta is 0, even NaNs.
     return alpha * y if beta == 0 else beta * dense(input) + alpha * y
 
@@ -131,6 +132,8 @@ def einsum(equation: Any, *operands: Any) -> Any:
         return NotImplemented
     input1, weight, input2 = operands
     if (*input1.shape[-1:], *input2.shape[-1:]) != tuple(weight.shape[1:]):
+        return NotImplemented
+    if not has_one_dtype(input1, weight, input2):
         return NotImplemented
     flat_weight = reshape.flatten(weight, 1)
     if flat_weight is NotImplemented:

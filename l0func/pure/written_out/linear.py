@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l0func.internal.context import has_one_dtype
 from l0func.internal.untyped import untyped
 
 BILINEAR = "...i,oij,...j->...o"
@@ -34,7 +35,7 @@ def check_bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor 
     """Refuse inputs that F.bilinear refuses: einsum would broadcast them.
 
     Raises:
-        ValueError: The inputs, the weight and the bias do not fit together.
+        ValueError: The inputs, the weight and the bias do not fit together, or differ in dtype.
     """
     shapes = [tuple(x.shape) for x in (input1, input2, weight)]
     fits = weight.dim() == 3 and shapes[0][:-1] == shapes[1][:-1]
@@ -44,6 +45,11 @@ def check_bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor 
         raise ValueError(
             "torch function 'bilinear' takes inputs (*batch, I) and (*batch, J), a weight "
             f"(O, I, J) and a bias (O,); got {shapes[0]}, {shapes[1]} and {shapes[2]}{biased}."
+        )
+    if not has_one_dtype(input1, input2, weight, bias):
+        given = [str(t.dtype) for t in (input1, input2, weight, bias) if t is not None]
+        raise ValueError(
+            f"torch function 'bilinear' takes tensors of one dtype; got {', '.join(given)}."
         )
 
 
