@@ -43,7 +43,7 @@ def chunk(input: GatedParameter, chunks: int, dim: int = 0) -> Any:
     if not has_dims(input, dim) or chunks < 1:
         return NotImplemented
     length = -(-input.shape[dim] // chunks)
-    return split_sections(input, length or 1, dim)
+    return split_sections(input, length, dim)
 
 
 @HANDLERS.runs_for(torch.split, TENSOR.split)
@@ -65,7 +65,8 @@ def split_sections(tensor: GatedParameter, split_size_or_sections: Any, dim: int
 
 def _are_sections(size_or_lengths: Any, total: int) -> bool:
     if isinstance(size_or_lengths, int):
-        return size_or_lengths > 0
+        # Torch cuts an empty dimension into empty sections.
+        return size_or_lengths > 0 and total > 0
     lengths: list[Any] = list(size_or_lengths)
     if not all(isinstance(length, int) and length >= 0 for length in lengths):
         return False
