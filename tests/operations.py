@@ -132,9 +132,10 @@ OPERATIONS = [
     ),
     Operation(
         "transposed conv2d",
-        lambda p, x: F.conv_transpose2d(x, p["w"], groups=2),
+        lambda p, x: F.conv_transpose2d(x, p["w"], p["b"], groups=2),
         (4, 3, 2, 2),
         (1, 4, 3, 3),
+        6,
     ),
     Operation(
         "transposed conv3d",

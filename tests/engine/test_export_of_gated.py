@@ -62,3 +62,37 @@ def test_one_mask_exports_and_draws_from_the_program_s_key(rule):
     program = export(Called(call), (random.key(1), x), strict=False).module()
     for seed in (1, 2):
         torch.testing.assert_close(program(random.key(seed), x), call(random.key(seed), x))
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class Recurring(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gru(x)[0]
+
+
+@pytest.mark.skipif(RELEASE < (2, 9), reason="torch 2.6 exports no module that a call makes")
+@pytest.mark.parametrize("module", [Attending, Recurring])
+def test_one_mask_of_attention_and_of_a_recurrent_layer_exports(module):
+    torch.manual_seed(0)
+    fn, params, buffers = l0.make_functional(module())
+    spec = l0.gate_spec(params, {"*weight*": l0.element(), "*": None})
+    gates, apply = l0.init_gates(random.key(0), spec), l0.gated(fn, spec)
+
+    def call(key: Tensor, x: Tensor) -> Tensor:
+        return apply(params, gates, buffers, key, x)
+
+    x = torch.randn(2, 3, 4)
+    program = export(Called(call), (random.key(1), x), strict=False).module()
+    torch.testing.assert_close(program(random.key(2), x), call(random.key(2), x))

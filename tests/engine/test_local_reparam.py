@@ -4,6 +4,7 @@ it is refused where wrong.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,6 +55,36 @@ def test_pre_activations_have_the_two_moments_of_the_gated_sum(
     variance = product(x.double() ** 2, w**2 * spec.gates[0].distribution.variance(la))
     assert ((y.double().mean(0) - mean).abs() < 5 * (variance / n).sqrt() + 1e-6).all()
     assert ((y.double().var(0) / variance - 1).abs() < 5 * (2 / n) ** 0.5).all()
+
+
+USES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, int]]] = {
+    "x @ w": (lambda x, w: x @ w, (6, 4)),
+    "x @ w.t()": (lambda x, w: x @ w.t(), (4, 6)),
+    "w.t() @ x.t()": (lambda x, w: (w.t() @ x.t()).t(), (6, 4)),
+    "linear of w.T": (lambda x, w: F.linear(x, w.T), (6, 4)),
+}
+
+
+@pytest.mark.parametrize(("use", "shape"), USES.values(), ids=USES.keys())
+def test_a_weight_that_is_used_turned_has_the_two_moments_of_its_own_gates(use: Any, shape: Any):
+    torch.manual_seed(0)
+    params, x = {"w": torch.randn(shape)}, torch.randn(1, 6)
+    spec = l0.gate_spec(params)
+    gates = l0.init_gates(random.key(0), spec, noise=1.0)
+    apply = l0.gated(lambda p, buffers, x: use(x, p["w"]), spec, sampling="local_reparam")
+    rows, n = l0.per_example(apply), 5_000
+    keys, inputs = random.split(random.key(1), n), x.expand(n, 6)
+    y = rows(params, gates, {}, keys, inputs).double()
+    mean, variance = spec.gates[0].distribution.mean_and_variance(gates["w"].double())
+    mean = use(x.double(), params["w"].double() * mean)[0]
+    variance = use(x.double() ** 2, params["w"].double() ** 2 * variance)[0]
+    assert ((y.mean(0) - mean).abs() < 5 * (variance / n).sqrt()).all()
+    assert ((y.var(0) / variance - 1).abs() < 5 * (2 / n) ** 0.5).all()
+    # Where a vmap maps the gates, the weight turns behind their batch.
+    several = {"w": torch.stack([gates["w"], gates["w"] + 1, -gates["w"]])}
+    of_all = torch.vmap(lambda g: rows(params, g, {}, keys[:5], inputs[:5]))(several)
+    of_each = [rows(params, {"w": la}, {}, keys[:5], inputs[:5]) for la in several["w"]]
+    torch.testing.assert_close(of_all, torch.stack(of_each))
 
 
 def test_a_row_is_its_keys_alone_and_chunks_change_nothing():

@@ -25,6 +25,7 @@ from torch.distributed.tensor.parallel import (
 COLUMNWISE = {"0.weight": Shard(0), "0.bias": Shard(0)}
 ROWWISE = {"2.weight": Shard(1), "2.bias": Replicate()}
 X = torch.linspace(-1, 1, 5 * 6).reshape(5, 6)
+SEQUENCES = torch.linspace(-1, 1, 5 * 2 * 6).reshape(5, 2, 6)
 Y = torch.arange(5) % 3
 GROUP = l0.group({"0.weight": l0.axis(0), "0.bias": l0.element()}, {"2.weight": l0.axis(1)})
 SPECS: dict[str, Any] = {
@@ -48,7 +49,9 @@ def _spec(name: str, distribution: Any = None) -> Any:
     return l0.gate_spec(params, rules, groups=groups, **chosen)
 
 
-def _outcome(spec: Any, place: Any, **settings: Any) -> tuple[Any, dict[str, Any]]:
+def _outcome(
+    spec: Any, place: Any, inputs: Any = X, **settings: Any
+) -> tuple[Any, dict[str, Any]]:
     """The outputs, and the slopes of a loss."""
     fn, params, buffers = l0.make_functional(_net())
     gates = l0.init_gates(l0.random.key(3), spec, noise=2.0)
@@ -57,9 +60,9 @@ def _outcome(spec: Any, place: Any, **settings: Any) -> tuple[Any, dict[str, Any
     leaves["g"] = {k: v.detach().requires_grad_() for k, v in gates.items()}
     rows = l0.per_example(l0.gated(fn, spec, **settings))
     keys = l0.random.split(l0.random.key(4), len(X))
-    x = X.clone().requires_grad_()
+    x = inputs.clone().requires_grad_()
     output = rows(leaves["p"], leaves["g"], buffers, keys, x)
-    F.cross_entropy(output, Y).backward()
+    F.cross_entropy(output.reshape(len(X), -1, 3).mean(1), Y).backward()
     grads = {f"{kind} {k}": v.grad for kind, of in leaves.items() for k, v in of.items()}
     grads["x"] = x.grad
     found = {k: g.tolist() for k, g in l0.gather(grads).items() if g is not None}
@@ -100,9 +103,11 @@ def test_outputs_and_slopes_are_those_of_one_process(name, size):
             _same(own_slopes[path], slope)
 
 
-@pytest.mark.parametrize("name", ["entries", "units and entries"])
-def test_local_reparameterisation_draws_the_noise_of_one_process(name):
-    settings = {"sampling": "local_reparam"}
+@pytest.mark.parametrize(
+    ("name", "inputs"), [("entries", X), ("units and entries", X), ("entries", SEQUENCES)]
+)
+def test_local_reparameterisation_draws_the_noise_of_one_process(name, inputs):
+    settings = {"sampling": "local_reparam", "inputs": inputs}
     output, slopes = _outcome(_spec(name), lambda params, gates: (params, gates), **settings)
     for own_output, own_slopes in processes(3).run(_check, name, (3,), settings):
         _same(own_output, output)
