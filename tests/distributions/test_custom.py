@@ -30,6 +30,8 @@ class LogisticGate(l0.CustomGate):
 
 GATE = LogisticGate()
 LOCATIONS = torch.linspace(-2, 2, 9, dtype=torch.float64)
+HOOKS = {"_quantile", "_survival", "_cumulative", "_published", "_location"}
+"""What a distribution from the base class itself has to define."""
 
 
 def test_moments_are_those_of_the_draws():
@@ -89,6 +91,14 @@ def test_a_missing_method_is_named_when_it_is_built():
 
     unfinished: Any = Half
     with pytest.raises(TypeError, match=r"Half.*survival"):
+        unfinished()
+
+
+@pytest.mark.parametrize("missing", sorted(HOOKS))
+def test_a_distribution_from_the_base_class_itself_has_every_hook(missing: str):
+    hooks = dict.fromkeys(HOOKS - {missing}, LogisticGate.draw)
+    unfinished: Any = type("Half", (l0.GateDistribution,), hooks)
+    with pytest.raises(TypeError, match=rf"Half.*{missing}"):
         unfinished()
 
 
@@ -172,6 +182,24 @@ def test_draws_that_are_too_low_or_too_high_are_named(bend):
     BentGate()
     with pytest.raises(ValueError, match="do not have its survival function"):
         BentGate(bend=bend)
+
+
+@dataclass(frozen=True)
+class DentedGate(LogisticGate):
+    """Draws that fall with the probability around one location, and are right elsewhere."""
+
+    dent: float = 100.0
+
+    def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        falls = (log_alpha - self.dent).abs() < 0.4
+        return super().draw(torch.where(falls, 1 - u, u), log_alpha)
+
+
+@pytest.mark.parametrize("dent", [-1.0, 0.0, 1.0])
+def test_draws_that_are_wrong_around_one_location_are_named_with_it(dent):
+    DentedGate()
+    with pytest.raises(ValueError, match=rf"at log_alpha={dent} it says P\(z <= 0\.[159]\)"):
+        DentedGate(dent=dent)
 
 
 @pytest.mark.parametrize("gate", [GATE, l0.HardConcrete(), l0.HardKuma()], ids=str)

@@ -143,6 +143,31 @@ def test_cdf_is_zero_below_the_interval_and_one_from_its_end(d):
     )
 
 
+@every
+@pytest.mark.parametrize("x", [-2.5, -0.5, -0.01, 1.0, 1.01, 2.5])
+def test_a_cdf_outside_the_interval_has_no_slope(d, x):
+    la = grid().requires_grad_()
+    (slope,) = torch.autograd.grad(d.cdf(x, la).sum(), la)
+    assert (slope == 0).all()
+
+
+@pytest.mark.parametrize("d", [d for d in CASES if isinstance(d, l0.HardKuma)], ids=repr)
+def test_the_hard_kumaraswamy_gate_at_test_time_is_the_most_probable_of_three(d):
+    locations = np.linspace(-6, 6, 49)
+    u = (np.arange(100_000) + 0.5) / 100_000
+    expected = []
+    for la in locations:
+        a, b = d.concentration * np.exp(la / 2), d.concentration * np.exp(-la / 2)
+        x = (1 - (1 - u) ** (1 / b)) ** (1 / a)
+        z = d.low + (d.high - d.low) * x
+        shares = [(z <= 0).mean(), ((z > 0) & (z < 1)).mean(), (z >= 1).mean()]
+        between = np.clip(d.low + (d.high - d.low) * x.mean(), 0, 1)
+        expected.append([0.0, between, 1.0][int(np.argmax(shares))])
+    found = d.deterministic(torch.tensor(locations))
+    assert {0.0, 1.0} < set(expected)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-3)
+
+
 @continuous
 def test_atoms_are_exact_and_have_no_slope(d):
     la = grid().requires_grad_()
@@ -277,11 +302,30 @@ def test_vmap_equals_a_loop_over_keys_and_locations(d):
 
 
 @every
+@pytest.mark.parametrize("dims", [(0, None), (None, 1), (1, 0)], ids=str)
+def test_a_quantile_maps_over_probabilities_locations_or_both(d, dims):
+    u = torch.linspace(0.02, 0.98, 100).reshape(4, 5, 5)
+    given = u if dims[0] is None else u[0], torch.linspace(-2, 2, 25).reshape(5, 5)
+    if dims[1] is None:
+        given = given[0], given[1][0]
+
+    def own(t: Tensor, dim: int | None, i: int) -> Tensor:
+        return t if dim is None else t.select(dim, i)
+
+    found = torch.vmap(d.quantile, dims)(*given)
+    rows = [[own(t, dim, i) for t, dim in zip(given, dims, strict=True)] for i in range(5)]
+    loop = torch.stack([d.quantile(*row) for row in rows])
+    torch.testing.assert_close(found, loop, rtol=0, atol=5e-7)
+
+
+@every
 def test_forward_mode_agrees_with_reverse_mode(d):
     la = grid()
+    direction = torch.linspace(-1, 2, len(la), dtype=la.dtype)
     for function in (d.mean, d.variance, lambda a: d.quantile(torch.tensor(0.4), a)):
-        _, tangent = torch.func.jvp(function, (la,), (torch.ones_like(la),))
-        torch.testing.assert_close(tangent, torch.func.grad(lambda a, f=function: f(a).sum())(la))
+        _, tangent = torch.func.jvp(function, (la,), (direction,))
+        slope = torch.func.grad(lambda a, f=function: f(a).sum())(la)
+        torch.testing.assert_close(tangent, slope * direction)
 
 
 @every

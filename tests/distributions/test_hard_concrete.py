@@ -221,6 +221,32 @@ def test_estimators_close_where_they_are_known_to():
     assert (d.deterministic(la, "mean") > 0).all()
 
 
+SETTINGS = [(2 / 3, -0.1, 1.1), (0.5, -0.1, 1.1), (1.7, -0.25, 1.05), (30.0, -0.5, 1.5)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_draw_has_the_derivatives_of_the_papers_formula_to_the_fourth_order(settings, dtype):
+    d = l0.HardConcrete(*settings)
+    beta, gamma, zeta = settings
+    la = torch.linspace(-2, 2, 9, dtype=dtype)
+    u = torch.linspace(0.05, 0.95, 7, dtype=dtype)[:, None].expand(7, 9)
+    s = torch.sigmoid((torch.logit(u.double()) + la.double()) / beta)
+    z = s * (zeta - gamma) + gamma
+    slope = s * (1 - s)
+    polynomials = [1, 1 - 2 * s, 1 - 6 * slope, (1 - 2 * s) * (1 - 12 * slope)]
+    expected = [z.clamp(0, 1)]
+    for order, polynomial in enumerate(polynomials, 1):
+        of_line = (zeta - gamma) * slope * polynomial / beta**order
+        expected.append(torch.where((z > 0) & (z < 1), of_line, 0.0))
+    found = d.derivatives(u, la, range(5))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs.to(dtype), rtol=1e-5, atol=1e-6)
+    leaf = la.clone().requires_grad_()
+    (taught,) = torch.autograd.grad(d.quantile(u, leaf).sum(), leaf)
+    torch.testing.assert_close(taught, expected[1].sum(0).to(dtype))
+
+
 # β times the logit of the farthest gate value from the middle; at 30 the odds leave float32.
 SPREAD = math.log(1.5 / 0.01)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -79,6 +80,31 @@ def test_a_part_of_a_vector_has_the_bits_that_the_whole_has_there(distribution, 
         start = first % size
         part = distribution.draws(key, log_alpha[first:last].clone(), start)
         assert torch.equal(part, drawn[first:last])
+
+
+SEEN: list[int] = []
+
+
+@dataclass(frozen=True)
+class WatchedGate(LogisticGate):
+    """Notes how many gates its draws are asked for at a time."""
+
+    def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+        SEEN.append(log_alpha.numel())
+        assert u.shape == log_alpha.shape
+        return super().draw(u, log_alpha)
+
+
+@pytest.mark.on_cpu
+@pytest.mark.parametrize("size", [1, 1 << 14, (1 << 14) + 64, 1 << 17, 100_003])
+def test_a_users_draw_gets_whole_vectors_and_a_few_of_them_at_a_time(size):
+    gate, log_alpha = WatchedGate(), torch.linspace(-3, 3, size)
+    SEEN.clear()
+    drawn = gate.quantile(torch.full((size,), 0.3), log_alpha)
+    # So few run on one thread; on several, torch would end a vector in the middle.
+    assert max(SEEN) <= 1 << 14
+    assert all(count % 64 == 0 for count in SEEN)
+    torch.testing.assert_close(drawn, (0.5 + log_alpha + 0.3 * math.log(3 / 7)).clamp(0, 1))
 
 
 def test_the_logistic_function_has_its_derivatives_under_every_transform():

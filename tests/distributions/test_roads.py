@@ -9,6 +9,7 @@ import torch
 from test_custom import GATE
 from test_distributions import CASES
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import l0func as l0
 from l0func import random
@@ -165,6 +166,31 @@ def test_infinite_locations_draw_atoms_without_slope(d, dtype, road):
             assert torch.autograd.grad(slope.sum(), la)[0].abs().max() < 1e-20
 
 
+@every_formula
+@pytest.mark.parametrize("name", ["mean", "variance", "prob_nonzero", "prob_one"])
+def test_torch_takes_no_memory_for_all_gates_at_once_but_for_the_results(d, name):
+    largest: dict[str, int] = {}
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and not func.is_view:
+                operation = func.overloadpacket.__name__
+                largest[operation] = max(largest.get(operation, 0), out.numel())
+            return out
+
+    la = torch.linspace(-3, 3, 5 * by_torch.BLOCK)
+    before = chosen()
+    l0.use_kernel("eager")
+    with Sizes():
+        getattr(d, name)(la)
+    l0.use_kernel(before)
+    # The blocks are joined once, and shown in the locations' shape.
+    whole = {operation for operation, size in largest.items() if size >= la.numel()}
+    assert whole <= {"cat", "_unsafe_view"}
+    assert largest["cat"] == la.numel()
+
+
 def test_a_subclass_takes_the_road_through_torch(road):
     @dataclass(frozen=True)
     class Inverted(l0.HardConcrete):
@@ -179,6 +205,32 @@ def test_a_subclass_takes_the_road_through_torch(road):
     torch.testing.assert_close(Inverted().quantile(u, la), expected)
     torch.testing.assert_close(Inverted().mean(la), l0.HardConcrete().mean(la))
     torch.testing.assert_close(Inverted().prob_one(la), l0.HardConcrete().prob_one(la))
+
+
+@dataclass(frozen=True)
+class Derived(l0.HardConcrete):
+    """An equal gate, whose own hooks torch computes."""
+
+
+@dtypes
+def test_a_subclass_has_its_moments_where_no_tensor_becomes_a_number(dtype):
+    d, mode = Derived(1.0, -0.5, 1.5), pytest.importorskip("torch._subclasses").FakeTensorMode
+    with mode():
+        moments = d.mean_and_variance(torch.zeros(3, dtype=dtype))
+    assert [(m.shape, m.dtype) for m in moments] == [((3,), dtype)] * 2
+
+
+@pytest.mark.parametrize("d", [l0.HardConcrete(), l0.GaussianGate()], ids=repr)
+def test_the_third_derivative_of_a_loss_of_moments_is_the_difference_of_the_second(d):
+    def loss(la: Tensor) -> Tensor:
+        mean, variance = d.mean_and_variance(la)
+        return mean.sin() + variance.exp() * mean
+
+    second = torch.func.grad(torch.func.grad(loss))
+    la, step = torch.tensor([-0.7, 0.4], dtype=torch.float64), 1e-4
+    ahead, behind = (torch.vmap(second)(la + move) for move in (step, -step))
+    found = torch.vmap(torch.func.grad(second))(la)
+    torch.testing.assert_close(found, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.compiles

@@ -251,6 +251,31 @@ def _check_refusals() -> None:
         l0.prune(rows, {"w": laid(diverged, Shard(0))}, spec)
 
 
+def _check_quantiles() -> None:
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+
+    mesh, gate = init_device_mesh("cpu", (2,)), l0.HardConcrete()
+
+    def laid(t: Any, placement: Any) -> Any:
+        return distribute_tensor(t, mesh, [placement], src_data_rank=None)
+
+    la, u = torch.linspace(-2, 2, 15).reshape(5, 3), torch.linspace(0.1, 0.9, 15).reshape(5, 3)
+    half = torch.tensor(0.5)
+    for placement in (Shard(0), Shard(1), Replicate()):
+        own = laid(la, placement)
+        for given, whole in ((half, half), (half.reshape(1, 1), half), (laid(u, placement), u)):
+            found: Any = gate.quantile(given, own)
+            assert found.placements == own.placements
+            torch.testing.assert_close(found.full_tensor(), gate.quantile(whole, la))
+        for plain in (u, u[:2, 0], u[:0]):
+            with pytest.raises(ValueError, match=r"probabilities a plain tensor.*sample\(key"):
+                gate.quantile(plain, own)
+        other = Shard(1) if placement == Shard(0) else Shard(0)
+        for wrong in (laid(u, other), laid(u[:4], placement)):
+            with pytest.raises(ValueError, match=r"Lay them out alike: u\.redistribute"):
+                gate.quantile(wrong, own)
+
+
 @pytest.mark.parametrize("size", sampled(MESHES, among("2", "3")))
 def test_masks_on_every_placement_have_the_bits_of_the_whole_and_send_nothing(size: int) -> None:
     found = processes(size).run(_check_draws, MESHES[size])
@@ -266,3 +291,7 @@ def test_a_network_of_shards_is_pruned_counted_and_controlled_as_the_whole(size:
 
 def test_layouts_that_do_not_match_are_refused_by_name_in_every_process() -> None:
     processes(2).run(_check_refusals)
+
+
+def test_gates_on_shards_have_the_quantiles_of_the_whole_and_probabilities_laid_as_they() -> None:
+    assert processes(2).run(_check_quantiles) == [None, None]
