@@ -9,6 +9,7 @@ import oracles
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from l0func import random
 from l0func.kernels import philox
@@ -31,6 +32,34 @@ def test_draws_are_those_of_the_written_definition(words):
         assert tuple(random.fold_in(key, data).tolist()) == oracles.fold_in(words, data)
 
 
+WORDS = [0, 1, -1, -(2**63), 2**63 - 1, 2**63, 2**63 + 5, 2**64 - 1]
+
+
+@pytest.mark.parametrize("number", WORDS)
+def test_every_number_of_64_bits_is_a_seed_and_folds_into_a_batch(number):
+    signed = (number + 2**63) % 2**64 - 2**63
+    assert random.key(number).tolist() == [signed, 0]
+    folded = random.fold_in(torch.stack([as_key(words) for words in KEYS]), number)
+    assert folded.tolist() == [list(oracles.fold_in(words, number)) for words in KEYS]
+
+
+@pytest.mark.on_cpu
+@pytest.mark.parametrize("number", [5, torch.tensor(5)], ids=repr)
+def test_one_number_folds_into_one_key_without_torchs_operations(number):
+    called: list[str] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    key = random.key(3)
+    with Noted():
+        random.fold_in(key, number)
+    # Written in tensor operations, the ten rounds are more than a hundred.
+    assert len(called) < 10
+
+
 def test_split_is_fold_in_and_a_tensor_folds_as_a_number_does():
     key = random.key(3)
     folds = [random.fold_in(key, i) for i in range(6)]
@@ -45,6 +74,28 @@ def test_split_is_fold_in_and_a_tensor_folds_as_a_number_does():
             one, torch.vmap(lambda n: random.fold_in(key, n))(torch.tensor([number]))[0]
         )
     assert torch.equal(random.split(random.split(key, 2), 3)[1, 2], random.fold_in(folds[1], 2))
+
+
+SHAPES = [((), (3,)), ((3,), ()), ((3,), (3,)), ((2, 3), (3,)), ((3,), (2, 3)), ((), ())]
+
+
+@pytest.mark.parametrize(("batch", "numbers"), SHAPES, ids=str)
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0), (0, 0)], ids=str)
+def test_a_fold_of_batches_that_broadcast_maps_as_a_loop(batch, numbers, mapped):
+    def given(t: Tensor, dim: int | None, i: int) -> Tensor:
+        return t if dim is None else t[i]
+
+    sizes = [(3,) if dim is not None else () for dim in mapped]
+    keys = random.split(random.key(1), math.prod((*sizes[0], *batch)))
+    keys = keys.reshape((*sizes[0], *batch, 2))
+    data = torch.arange(math.prod((*sizes[1], *numbers))).reshape((*sizes[1], *numbers))
+    found = torch.vmap(random.fold_in, mapped)(keys, data)
+    for i in range(3):
+        own, number = given(keys, mapped[0], i), given(data, mapped[1], i)
+        shape = torch.broadcast_shapes(own.shape[:-1], number.shape)
+        of_all = own.expand(*shape, 2).reshape(-1, 2), number.expand(shape).flatten()
+        one_by_one = [random.fold_in(key, int(n)) for key, n in zip(*of_all, strict=True)]
+        assert torch.equal(found[i], torch.stack(one_by_one).reshape(*shape, 2))
 
 
 def test_a_batch_of_keys_draws_what_each_key_draws():

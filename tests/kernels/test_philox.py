@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import oracles
 import pytest
 import torch
@@ -27,3 +29,15 @@ def test_philox_gives_the_published_known_answers(counter, key, words):
     tensors = philox.philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert [int(word) for word in tensors] == expected
     assert oracles.philox(list(counter), list(key)) == expected
+
+
+STREAMS = [(0, 0), (7, 2**32 - 2), (-1, -1), (2**63 - 1, -(2**63))]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 5])
+def test_the_words_of_many_streams_are_those_of_each(calls):
+    streams = torch.tensor(STREAMS, dtype=torch.int64).reshape(2, 2, 2)
+    expected = [list(islice(oracles.words(stream), 4 * calls)) for stream in STREAMS]
+    found = philox.words(streams, calls)
+    assert found.shape == (2, 2, calls, 4)
+    assert found.reshape(4, 4 * calls).tolist() == expected
