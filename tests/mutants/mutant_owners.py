@@ -21,15 +21,20 @@ _COMPILED = ("random", "distributions/by_formula", "distributions/formula_gate")
 
 # The fewest test files that are about each source file, not all that run it.
 OWNERS = {
-    "random": "test_random",
+    "random": "test_random module/test_row_numbers",
     "kernels/philox": "kernels/test_philox test_random",
-    "distributions/base": "distributions/test_distributions distributions/test_custom",
+    "distributions/base": (
+        "distributions/test_distributions distributions/test_custom distributions/test_settings"
+    ),
     "distributions/bernoulli": "distributions/test_distributions gates/test_arm",
     "distributions/blocks": "distributions/test_positions",
     "distributions/by_formula": "distributions/test_roads distributions/test_hard_concrete",
     "distributions/custom": "distributions/test_custom distributions/test_setting_names",
     "distributions/derived": "distributions/test_derived",
-    "distributions/elementwise": "distributions/test_distributions distributions/test_edges",
+    "distributions/elementwise": (
+        "distributions/test_distributions distributions/test_edges "
+        "distributions/test_hard_concrete"
+    ),
     "distributions/formula_gate": "distributions/test_distributions distributions/test_roads",
     "distributions/gaussian_gate": "distributions/test_distributions distributions/test_settings",
     "distributions/hard_concrete": "distributions/test_hard_concrete distributions/test_settings",
@@ -37,7 +42,7 @@ OWNERS = {
         "distributions/test_hard_concrete distributions/test_edges"
     ),
     "distributions/hard_kuma": "distributions/test_distributions distributions/test_settings",
-    "distributions/identities": "distributions/test_distributions",
+    "distributions/identities": "distributions/test_distributions distributions/test_derived",
     "distributions/masked_moments": "distributions/test_masked_moments",
     "distributions/moments": "distributions/test_custom distributions/test_distributions",
     "distributions/quadrature": "distributions/test_settings distributions/test_distributions",
@@ -118,16 +123,19 @@ OWNERS = {
     "engine/ops/channels": "engine/test_ops engine/test_own_functions",
     "engine/ops/conv": "engine/test_ops engine/test_own_functions",
     "engine/ops/conv_transpose": "engine/test_ops engine/test_own_functions",
-    "engine/ops/embedding": "engine/test_ops engine/test_own_functions",
+    "engine/ops/embedding": "engine/test_ops engine/test_own_functions engine/test_lookups",
     "engine/ops/fits": "engine/test_ops engine/test_own_functions",
-    "engine/ops/gaussian": "engine/test_local_reparam",
-    "engine/ops/linear": "engine/test_ops engine/test_own_functions engine/test_local_reparam",
-    "engine/ops/nested": "engine/test_ops engine/test_own_functions",
+    "engine/ops/gaussian": "engine/test_local_reparam many/test_rows_on_shards",
+    "engine/ops/linear": (
+        "engine/test_ops engine/test_own_functions engine/test_local_reparam "
+        "engine/test_argument_names"
+    ),
+    "engine/ops/nested": "engine/test_ops engine/test_own_functions engine/test_export_of_gated",
     "engine/ops/recurrent": "engine/test_ops engine/test_own_functions",
-    "engine/ops/reshape": "engine/test_ops engine/test_own_functions",
-    "engine/ops/slices": "engine/test_ops engine/test_own_functions",
+    "engine/ops/reshape": "engine/test_ops engine/test_own_functions engine/test_shapes_of_gated",
+    "engine/ops/slices": "engine/test_ops engine/test_own_functions engine/test_shapes_of_gated",
     "engine/ops/table": "engine/test_ops engine/test_own_functions",
-    "engine/ops/views": "engine/test_ops engine/test_own_functions",
+    "engine/ops/views": "engine/test_ops engine/test_own_functions engine/test_shapes_of_gated",
 }
 
 
