@@ -139,7 +139,7 @@ def effective_squares(
         squared = squares(params[p.path])
         if p.bindings:
             mask = p.spread(moments, owned=True, owners=opens)
-            squared = product_with(squared, mask, p.path, gathers=not p.multiplied)
+            squared = product_with(squared, mask, p.path, gathers=p.has_owners)
         yield squared
 
 
@@ -253,7 +253,7 @@ def _decayed(
     """For each gated parameter the cost of its expected squares."""
     for p in spec.gated():
         squared = squares(weights[p.path])
-        kept = product_with(squared, opens[p.path], p.path, gathers=not p.multiplied)
+        kept = product_with(squared, opens[p.path], p.path, gathers=p.has_owners)
         yield Term(kept, (price,))
 
 
@@ -293,5 +293,5 @@ def _priced(lam: Lam, opens: Tensor, p: ParameterPlan) -> Term:
             f"{p.path!r} of shape {p.shape}."
         ) from None
     if is_dtensor(prices):
-        return Term(product_with(prices, opens, p.path, gathers=not p.multiplied))
+        return Term(product_with(prices, opens, p.path, gathers=p.has_owners))
     return weighted_term(opens, prices)

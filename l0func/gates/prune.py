@@ -24,6 +24,7 @@ from l0func.internal.kinds import real_dtype
 from l0func.internal.sharding import is_dtensor, layout_of
 from l0func.internal.shards import factor_beside, part, wrapped
 from l0func.internal.tree import Tree, TreeT
+from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec
 
 
@@ -83,20 +84,20 @@ def pruned_by(params: Mapping[str, Tensor], z: Gates, spec: GateSpec) -> dict[st
     for p in spec.gated():
         # One product for both: a gate's value where it multiplies, and 1 or 0 where it owns.
         mask = p.spread(z, owned=True, owners=opens)
-        pruned[p.path] = _masked_shard(p.path, params[p.path], mask, p.multiplied)
+        pruned[p.path] = _masked_shard(p, params[p.path], mask)
     return pruned
 
 
-def _masked_shard(path: str, weight: Tensor, mask: Tensor, multiplied: bool) -> Tensor:
+def _masked_shard(p: ParameterPlan, weight: Tensor, mask: Tensor) -> Tensor:
     """:func:`_masked`, each process on its own part of a DTensor."""
     if not (is_dtensor(weight) or is_dtensor(mask)):
-        return _masked(weight, mask, multiplied)
+        return _masked(weight, mask, p.multiplied)
     # Gates that only own entries lie as the parameters that they multiply.
-    own_mask = factor_beside(weight, mask, path, gathers=not multiplied)
+    own_mask = factor_beside(weight, mask, p.path, gathers=p.has_owners)
     if not is_dtensor(weight):
-        return _masked(weight, own_mask, multiplied)
-    own = _masked(part(weight), own_mask, multiplied)
-    return wrapped(own, layout_of(weight, path), weight.shape)
+        return _masked(weight, own_mask, p.multiplied)
+    own = _masked(part(weight), own_mask, p.multiplied)
+    return wrapped(own, layout_of(weight, p.path), weight.shape)
 
 
 def _masked(weight: Tensor, mask: Tensor, multiplied: bool) -> Tensor:

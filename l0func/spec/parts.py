@@ -167,6 +167,11 @@ class ParameterPlan:
         """Whether any gate scales the parameter."""
         return any(binding.multiplies for binding in self.bindings)
 
+    @property
+    def has_owners(self) -> bool:
+        """Whether any gate only owns entries: such gates lie as the parameters they multiply."""
+        return any(not binding.multiplies for binding in self.bindings)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, for :func:`l0func.spec.from_file.spec_parts`."""
         return {

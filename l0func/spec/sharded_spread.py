@@ -56,7 +56,7 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
     placements: list[Any] = [home().Replicate()] * mesh.ndim
     fitting: list[Factor] = []
     for factor in factors:
-        wanted = _with_gates(placements, factor, shape)
+        wanted = _with_gates(placements, factor, fitting, shape)
         if wanted is None and factor.multiplies:
             raise _elsewhere(path, factor, shape, placements)
         if wanted is None:
@@ -65,8 +65,6 @@ def spread_shards(path: str, shape: Shape, factors: Sequence[Factor]) -> Tensor:
         placements = placements if wanted is None else wanted
         fitting.append(factor)
     layout = ShardLayout(mesh, tuple(placements))
-    for factor in fitting:
-        check_holds(path, factor, layout, shape)
     product: Tensor | None = None
     for factor in fitting:
         own = _own_factor(factor, layout, shape)
@@ -124,7 +122,9 @@ def _gate_dims(rule: Rule, shape: Shape) -> list[int]:
     return [] if dim is None else [dim % len(shape)]
 
 
-def _with_gates(placements: Sequence[Any], factor: Factor, shape: Shape) -> list[Any] | None:
+def _with_gates(
+    placements: Sequence[Any], factor: Factor, earlier: Sequence[Factor], shape: Shape
+) -> list[Any] | None:
     """The placements with those of one more gate vector, or None if they contradict."""
     dims = _gate_dims(factor.rule, shape)
     joined = list(placements)
@@ -139,7 +139,9 @@ def _with_gates(placements: Sequence[Any], factor: Factor, shape: Shape) -> list
             return None
         joined[m] = own
     layout = ShardLayout(loose(factor.values).device_mesh, tuple(joined))
-    return joined if _holds_all(factor, layout, shape) else None
+    # Shards of shards may be other entries than the shards: the earlier gates are looked at again.
+    fits = all(_holds_all(one, layout, shape) for one in (*earlier, factor))
+    return joined if fits else None
 
 
 def _at_dim(placement: Any, dim: int) -> Any:
