@@ -203,6 +203,10 @@ BAD_GATES = [
         r"\(2, 3\), which does not fit \(4, 3\)",
     ),
     (
+        lambda: l0.apply_masks(PARAMS, {"fc1.weight": torch.ones(0, 3)}),
+        r"\(0, 3\), which does not fit \(4, 3\)",
+    ),
+    (
         lambda: l0.expected_l2({**PARAMS, "fc1.bias": torch.ones(5)}, GATES, SPEC),
         r"'fc1.bias' of shape \(4,\); got \(5,\)",
     ),

@@ -136,6 +136,17 @@ def test_lambda_may_differ_from_entry_to_entry():
     torch.testing.assert_close(l0.penalty(params, gates, spec, {"w1": price, "*": 0.5}), expected)
 
 
+@pytest.mark.parametrize("rule", [l0.element(), l0.axis(0), l0.whole()], ids=repr)
+@pytest.mark.parametrize("lam", [1e-3, 0.1, 0.3, 0.7])
+def test_a_price_as_a_tensor_costs_the_bits_of_the_number(rule, lam):
+    params = {"w": random.normal(random.key(1), (40, 30))}
+    spec = l0.gate_spec(params, {"w": rule})
+    gates = l0.init_gates(random.key(0), spec, noise=2.0)
+    cost = l0.penalty(params, gates, spec, lam)
+    assert torch.equal(l0.penalty(params, gates, spec, torch.tensor(lam)), cost)
+    assert torch.equal(l0.penalty(params, gates, spec, {"*": torch.tensor(lam)}), cost)
+
+
 def test_detached_weight_decay_reaches_the_gates_and_not_the_weights():
     params, gates, spec = example("every_scalar")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +138,10 @@ def test_a_table_survives_its_text():
         (("axes", 0, "nodes"), [1, 1, 2], "each above the last"),
         (("axes", 0, "nodes"), [1, 2], "equally many"),
         (("layers", 0, "axes"), [0, 2], "one or two numbers of axes"),
+        (("layers", 0, "axes"), [0, 5], "one or two numbers of axes"),
+        (("layers", 0, "axes"), [-1, 0], "one or two numbers of axes"),
+        (("layers", 0, "axes"), [], "one or two numbers of axes"),
+        (("layers", 0, "axes"), [0, 1, 0], "one or two numbers of axes"),
         (("layers", 0, "axes"), [0], "a number for each point"),
         (("layers", 0, "ms"), [[1, 2, 3]], "a number for each point"),
         (("layers", 0, "ms", 0, 0), True, "is a finite number"),
@@ -194,6 +200,14 @@ def test_a_table_of_another_machine_warns_wherever_it_is_used(change):
     assert l0.realised_ms(gates, SPEC, table.elsewhere()) == l0.realised_ms(gates, SPEC, here)
     again = l0.LatencyTable.from_json(table.elsewhere().to_json())
     assert l0.realised_ms(gates, SPEC, again) == l0.realised_ms(gates, SPEC, here)
+
+
+def test_a_machine_has_its_processors_name_as_the_system_gives_it():
+    listed = Path("/proc/cpuinfo")
+    text = listed.read_text(encoding="utf-8") if listed.exists() else ""
+    models = re.findall(r"^model name\s*:(.*)$", text, re.MULTILINE)
+    expected = models[0].strip() if models else platform.processor() or platform.machine()
+    assert Machine.here(CPU, "torch.float32", "").processor == expected
 
 
 def test_another_number_of_threads_warns():

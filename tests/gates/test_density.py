@@ -184,6 +184,8 @@ def test_units_under_several_patterns_stay_if_all_keep_them():
         ("10%", TypeError, "is a number in .*'10%'"),
         (True, TypeError, "has True"),
         ([0.1], TypeError, r"has \[0\.1\]"),
+        (torch.tensor([0.1]), TypeError, r"has tensor\(\[0\.1"),
+        (torch.tensor(1.5), ValueError, r"in \[0, 1\], such as 0\.1 for 10 %"),
         ({}, ValueError, "at least one pattern"),
         ({"w": None}, TypeError, "'w' has None"),
         ({"w": 2.0}, ValueError, "'w' has 2.0"),
@@ -211,6 +213,17 @@ def test_a_density_stands_alone_and_needs_gates(call):
     partly = l0.gate_spec(params, {"w": l0.axis(0, 0, 2)})
     with pytest.raises(ValueError, match=r"every gate closed 0\.5 is still there, because 'w'"):
         call(params, random_locations(partly), partly, density=0.25)
+
+
+def test_a_density_may_be_a_tensor_without_dimensions():
+    params = {"w": torch.ones(40), "v": torch.ones(8)}
+    spec = l0.gate_spec(params)
+    gates = random_locations(spec)
+    for density in (0.25, {"w": 0.5, "v": 0.25}):
+        as_tensor = torch.utils._pytree.tree_map(torch.tensor, density)
+        pruned = l0.prune(params, gates, spec, density=as_tensor)
+        for path, expected in l0.prune(params, gates, spec, density=density).items():
+            assert torch.equal(pruned[path], expected)
 
 
 def test_tied_weights_count_once():

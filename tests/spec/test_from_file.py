@@ -284,3 +284,12 @@ def test_a_spec_of_numpys_numbers_is_the_spec_of_pythons():
     assert re.search(r'"size": 2,.*"stop": 2', spec.to_json())
     # The gates are named after the parameter, so both specs have the same names.
     assert again == plain == spec
+
+
+def test_a_tensor_with_the_most_entries_that_fit_64_bits_is_read_and_a_larger_one_refused():
+    most = 2**58
+    spec = l0.gate_spec({"w": torch.empty(most, device="meta")}, {"w": l0.whole()})
+    assert l0.GateSpec.from_json(spec.to_json()) == spec
+    larger = spec.to_json().replace(str(most), str(most + 1))
+    with pytest.raises(ValueError, match="larger than any"):
+        l0.GateSpec.from_json(larger)

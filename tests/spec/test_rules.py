@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
+import oracles
 import pytest
 
 import l0func as l0
@@ -33,3 +37,22 @@ def test_the_number_of_a_slice_is_that_of_all_its_entries_or_none(rule, shape):
             assert rule.number(i, dim, shape) in {single, -1}
             if dim == getattr(rule, "dim", None):
                 assert rule.number(i, dim, shape) == single
+
+
+PARTS = [
+    *(l0.axis(0, 3), l0.axis(1, 1, 4), l0.axis(-2, 1), l0.blocks(0, 3, start=3)),
+    *(l0.blocks(-1, 2, start=2), l0.blocks(1, 1, 1, 4), l0.blocks(0, 1, start=5, sharers=3)),
+]
+
+
+@pytest.mark.parametrize("rule", [*RULES, *PARTS], ids=repr)
+def test_a_rule_has_the_gates_of_its_entries_and_no_others(rule):
+    shape = (6, 4)
+    index = rule.index(shape).expand(shape)
+    found = set()
+    for entry in product(*map(range, shape)):
+        numbers = oracles.gates_of(rule, shape, entry)
+        if getattr(rule, "sharers", 1) == 1:
+            assert index[entry].item() == min(numbers, default=-1)
+        found |= numbers
+    assert found == set(range(math.prod(rule.gates(shape))))
