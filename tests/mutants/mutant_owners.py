@@ -61,21 +61,25 @@ OWNERS = {
     "costs/terms": "costs/test_terms costs/test_costs",
     "gates/arm": "gates/test_arm",
     "gates/checks": "gates/test_masks test_bad_input",
-    "gates/closed": "gates/test_closed",
-    "gates/density": "gates/test_density",
+    "gates/closed": (
+        "gates/test_closed compaction/test_nothing_removed many/test_gates_beside_parameters"
+    ),
+    "gates/density": "gates/test_density gates/test_closed",
     "gates/init": "gates/test_masks test_bad_input",
     "gates/masks": "gates/test_masks",
-    "gates/prune": "gates/test_masks gates/test_exact_zeros",
+    "gates/prune": "gates/test_masks gates/test_exact_zeros gates/test_closed",
     "spec/bindings": "spec/test_spec spec/test_from_file test_bad_input",
     "spec/build": "spec/test_spec spec/test_rule_settings test_bad_input",
     "spec/from_file": "spec/test_from_file",
     "spec/json_values": "spec/test_from_file",
-    "spec/parts": "spec/test_spec gates/test_masks",
+    "spec/parts": "spec/test_spec gates/test_masks many/test_gates_beside_parameters",
     "spec/plan": "spec/test_spec spec/test_from_file",
     "spec/rule_records": "spec/test_rules spec/test_from_file",
     "spec/rule_settings": "spec/test_rule_settings",
-    "spec/rules": "spec/test_rules spec/test_spec spec/test_rule_settings gates/test_masks",
-    "spec/sharded_spread": "many/test_placed_gates",
+    "spec/rules": (
+        "spec/test_rules spec/test_spec spec/test_rule_settings gates/test_masks test_bad_input"
+    ),
+    "spec/sharded_spread": "spec/test_spread_of_parts many/test_gates_beside_parameters",
     "tracing/call": "tracing/test_dataflow tracing/test_layers",
     "tracing/checks": (
         "tracing/test_dataflow tracing/test_repeats compaction/test_inside_heads "
