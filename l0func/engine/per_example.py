@@ -194,8 +194,7 @@ class PerExample(Generic[OutputT]):
             on_shards = GatedOnShards(own, params, gates)
             apply, params, gates = on_shards.mapped(apply), on_shards.params, on_shards.gates
         check_whole("per_example", WHOLE_ROWS, buffers=buffers, inputs=inputs, kwargs=kwargs)
-        input_dims = _input_dims(self.in_dims, len(inputs))
-        dims = (input_dims, dict.fromkeys(kwargs, 0), self.gate_dims)
+        dims = (input_dims(self.in_dims, len(inputs)), dict.fromkeys(kwargs, 0), self.gate_dims)
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
         check_keys_of_rows(keys)
         check_number_of_rows(keys, arguments)
@@ -329,7 +328,7 @@ def _run_chunks(runs: RowRuns, chunks: Iterable[list[Tensor]]) -> list[list[RowP
         raise in_words from error
 
 
-def _input_dims(in_dims: Axis, count: int) -> Sequence[Axis]:
+def input_dims(in_dims: Axis, count: int, /) -> Sequence[Axis]:
     """The entry in ``in_dims`` for each input."""
     if in_dims is None or isinstance(in_dims, int):
         return (in_dims,) * count

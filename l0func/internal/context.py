@@ -40,6 +40,9 @@ traced_by_dynamo: Callable[[], bool] = getattr(torch.compiler, "is_dynamo_compil
 """Whether torch.compile is tracing this code; it follows Python, not only torch functions."""
 
 
+_by_export: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
 @graph_constant
 def _refuse_compiler() -> None:
     """Raise while the compiler looks: an error in traced code would reach the user as its own."""
@@ -61,6 +64,13 @@ def compiling() -> bool:
     if traced_by_dynamo():
         _refuse_compiler()
     return _exported()
+
+
+def recording() -> bool:
+    """Whether torch.export or torch.jit.trace records this code: its program runs no Python."""
+    if compiling():
+        return _by_export() or not traced_by_dynamo()
+    return torch.jit.is_tracing()
 
 
 def compiles() -> bool:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.internal.context import compiling
+from l0func.internal.compiler_import import graph_constant
+from l0func.internal.context import compiling, recording
 from l0func.internal.interception import innermost
 from l0func.internal.names import stream
 from l0func.internal.untyped import untyped
@@ -62,30 +63,38 @@ def key_of_rank(key: Tensor, rank: int) -> Tensor:
     return key if rank == 0 else random.fold_in(random.fold_in(key, _RANKS), rank)
 
 
-def check_not_recomputed() -> None:
-    """Refuse a draw in a backward pass.
+def check_can_draw() -> None:
+    """Refuse a draw that would be another one, or the same one again and again.
 
     Raises:
         RuntimeError: Autograd is running backward on this thread.
+        ValueError: An L0Module in training runs as a submodule of a pure function, or is recorded
+            by torch.export or torch.jit.trace.
     """
-    if not compiling() and untyped._C._current_graph_task_id() != -1:
+    if recording():
+        _refuse_recorder()
+    if compiling():
+        return
+    if untyped._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "An L0Module in training ran again in the backward pass, as torch.utils.checkpoint "
             "does. New masks would give the gradient of another network. Let L0Module wrap the "
             "module that calls checkpoint, or give l0func.gated the key yourself."
         )
-
-
-def check_own_call() -> None:
-    """Refuse a draw inside a pure function.
-
-    Raises:
-        ValueError: An L0Module in training runs as a submodule of a pure function.
-    """
-    if not compiling() and innermost(Keyed) is not None:
+    if innermost(Keyed) is not None:
         raise ValueError(
             "An L0Module in training ran inside a function of make_functional. A pure function "
             "cannot count its draws, and would have the same masks in every call. Make the "
             "function from the module that L0Module wraps, net.module, and pass net.gates() to "
             "l0func.gated; or call net.eval() before make_functional."
         )
+
+
+@graph_constant
+def _refuse_recorder() -> None:
+    """Raise while a compiler looks: an error in traced code would reach the user as its own."""
+    raise ValueError(
+        "torch.export and torch.jit.trace record one forward, and an L0Module in training draws "
+        "new masks in each: the program would have the masks of one draw for ever. Call "
+        "net.eval() first, or export net.compacted()."
+    )

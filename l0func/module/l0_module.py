@@ -17,7 +17,8 @@ from l0func.costs.summary import Summary, summary
 from l0func.distributions import GateDistribution
 from l0func.engine.gated import Sampling, gated
 from l0func.engine.per_example import PerExample
-from l0func.gates.checks import Gates, MaskEstimator, check_values
+from l0func.engine.row import Axis
+from l0func.gates.checks import MaskEstimator, check_values
 from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal.context import compiling
@@ -30,9 +31,9 @@ from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
 from l0func.module.placed_gates import PlacedGates
-from l0func.module.precision import GateDict, kept_integers
+from l0func.module.precision import gate_dict, kept_integers
 from l0func.module.redraw import redraw_in_place
-from l0func.module.rows import check_rows_argument, keys_for_batch
+from l0func.module.rows import batch_size, check_rows_argument, keys_for_batch
 from l0func.module.shards import resizable
 from l0func.module.signature import show_signature, shows_signature
 from l0func.module.tied import share_tied
@@ -68,8 +69,10 @@ class L0Module(PlacedGates):
         distribution: Another distribution of the gates, as for :func:`l0func.gate_spec`.
         sampling: ``"exact"`` or ``"local_reparam"``, as for :func:`l0func.gated`.
         init_params: New values for parameters, as for :func:`l0func.init_params`.
-        per_example: Whether every example has its own masks in training. Examples are along
-            dimension 0 of every input.
+        per_example: Whether every example has its own masks in training.
+        in_dims: With ``per_example``, where the examples are in the inputs, as for
+            :func:`l0func.per_example`: None for an input that all examples share.
+        out_dims: Likewise, where they are in the outputs.
         estimator: The test-time gates, for eval mode.
         seed: The seed for all draws; None takes one from ``generator``, or from torch's global
             generator.
@@ -108,6 +111,8 @@ class L0Module(PlacedGates):
         sampling: Sampling = "exact",
         init_params: Mapping[str, Initialiser | None] | None = None,
         per_example: bool = False,
+        in_dims: Axis = 0,
+        out_dims: Axis = 0,
         estimator: MaskEstimator = "louizos",
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -115,12 +120,12 @@ class L0Module(PlacedGates):
     ) -> None:
         super().__init__()
         settings.check_arguments(module, L0Module, estimator, epsilon)
-        settings.check_flag("per_example", per_example)
+        settings.check_rows(per_example, in_dims, out_dims)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)
         self.module = copied_module(module)
         self.lam, self.weight_decay = lam, weight_decay
-        self.per_example = per_example
+        self.per_example, self.in_dims, self.out_dims = per_example, in_dims, out_dims
         self.sampling: Sampling = sampling
         self.estimator: MaskEstimator = estimator
         self.rank = rank
@@ -140,7 +145,7 @@ class L0Module(PlacedGates):
         # Without the others' memory: a file takes no tensor that is a part of another.
         self.key = own_key.clone()
         gates = init_gates(gates_key, self.spec, droprate_init, estimator=estimator)
-        self.log_alpha = _gate_dict(beside_parameters(gates, params, self.spec))
+        self.log_alpha = gate_dict(beside_parameters(gates, params, self.spec))
         if init_params is not None:
             redraw_in_place(weights_key, params, init_params)
         watch(dict(module.named_parameters()), params)
@@ -173,19 +178,20 @@ class L0Module(PlacedGates):
         """
         live, gates = self._current(), resizable(self.gates())
         numbers = None if live.takes_rows else kwargs.pop("rows", None)
+        has_rows = self.per_example and (self.training or numbers is not None)
+        size = batch_size(inputs, kwargs, self.in_dims) if has_rows else 0
         if numbers is not None:
-            check_rows_argument(numbers, (inputs, kwargs), self.key, self.per_example, self.rank)
+            check_rows_argument(numbers, size, self.key, self.per_example, self.rank)
         call = LiveCall(live, by_row=self.per_example and self.training)
         apply: Any = call.gated(self.spec, self.estimator, self.sampling)
         key = self._next_key(numbers) if self.training else None
         if call.by_row and key is not None:
-            apply = PerExample(apply, out_dims=(0, 0, None))
-            key = keys_for_batch(key, numbers, inputs, kwargs)
+            apply = PerExample(apply, self.in_dims, (self.out_dims, 0, None))
+            key = keys_for_batch(key, numbers, size)
         params = resizable(live.params) if call.by_row else live.params
         arguments = (params, gates, live.buffers, key, *inputs)
         output, left, buffers = apply(*arguments, **kwargs)
-        has_rows = not call.by_row or key is None or len(key) > 0
-        call.give_back(left, buffers if has_rows else live.buffers)
+        call.give_back(left, buffers if size or not call.by_row else live.buffers)
         return output
 
     @property
@@ -378,8 +384,7 @@ class L0Module(PlacedGates):
         return self.estimator if density is None else "louizos"
 
     def _next_key(self, rows: Tensor | None) -> Tensor:
-        draws.check_not_recomputed()
-        draws.check_own_call()
+        draws.check_can_draw()
         own = draws.key_of_rank(self.key, self.rank or 0)
         if self.per_example:
             own = apart(own, self._key_number, rows is not None)
@@ -393,8 +398,3 @@ class L0Module(PlacedGates):
         # A new tensor, not a change in place: a clone of this module counts for itself.
         self._count = self._count + 1
         return self._count
-
-
-def _gate_dict(gates: Gates) -> GateDict:
-    stored = {checkpoint.stored(name): nn.Parameter(gate) for name, gate in gates.items()}
-    return GateDict(stored)

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l0func.gates.checks import Gates
+from l0func.module.checkpoint import stored
+
 
 class GateDict(nn.ParameterDict):
     """Gate locations by stored name, in float32, or in float64 after a cast to float64.
@@ -36,6 +39,11 @@ class GateDict(nn.ParameterDict):
         parent._load_from_state_dict(
             precise, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def gate_dict(gates: Gates) -> GateDict:
+    """Gate locations by name as parameters."""
+    return GateDict({stored(name): nn.Parameter(gate) for name, gate in gates.items()})
 
 
 def gate_precision(dtype: torch.dtype) -> torch.dtype:

@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from l0func import random
-from l0func.internal import outputs
+from l0func.engine.per_example import input_dims
+from l0func.engine.row import Axis
+from l0func.internal.mapped import flatten_mapped
 from l0func.internal.scalars import with_type
 
 
@@ -23,7 +25,7 @@ def takes_rows(module: nn.Module) -> bool:
 
 def check_rows_argument(
     rows: Any,
-    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    size: int,
     key: Tensor,
     by_row: bool,
     rank: int | None,
@@ -32,7 +34,7 @@ def check_rows_argument(
 
     Args:
         rows: What the user gave.
-        inputs: The inputs, and the keyword inputs.
+        size: The number of rows in the inputs.
         key: The module's key.
         by_row: Whether every row has its own masks.
         rank: The number that sets the draws of this process apart.
@@ -57,7 +59,6 @@ def check_rows_argument(
             f"rows are the global numbers of rows, an int64 tensor of shape (B,); got "
             f"{with_type(rows)}."
         )
-    size = batch_size(*inputs)
     if tuple(rows.shape) != (size,):
         raise ValueError(
             f"rows has a number for every row of the batch, shape ({size},); got "
@@ -66,24 +67,21 @@ def check_rows_argument(
     random.check_row_numbers(rows, key)
 
 
-def keys_for_batch(
-    key: Tensor, rows: Tensor | None, inputs: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor:
+def keys_for_batch(key: Tensor, rows: Tensor | None, size: int) -> Tensor:
     """A key for every row: that of its global number, or else of its place in the batch."""
-    if rows is None:
-        return random.split(key, batch_size(inputs, kwargs))
-    return random.row_keys(key, rows)
+    return random.split(key, size) if rows is None else random.row_keys(key, rows)
 
 
-def batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """The number of rows in the inputs.
+def batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Axis) -> int:
+    """The number of rows in the inputs; ``in_dims`` says where they are, as in ``per_example``.
 
     Raises:
         ValueError: No input has rows.
     """
-    for _, leaf in outputs.visible_leaves((inputs, kwargs)):
-        if isinstance(leaf, Tensor) and leaf.dim() > 0:
-            return leaf.shape[0]
+    dims = input_dims(in_dims, len(inputs)), dict.fromkeys(kwargs, 0)
+    found = flatten_mapped((inputs, kwargs), dims, "in_dims", "")
+    for tensor, dim in zip(found.tensors, found.dims, strict=True):
+        return tensor.shape[dim]
     raise ValueError(
         "per_example=True gives every row of an input its own masks; no input is a tensor with "
         "rows."

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from l0func.costs.expected import Lam
 from l0func.distributions import GateDistribution, HardConcrete
+from l0func.engine.arguments import check_axes
 from l0func.engine.gated import Sampling
+from l0func.engine.row import Axis
 from l0func.gates.checks import MaskEstimator, check_estimator
 from l0func.internal import names
 from l0func.internal.context import compiling, known_values
@@ -209,14 +211,23 @@ def check_sampling(sampling: Sampling, per_example: bool, draws_entries: bool) -
         )
 
 
-def check_flag(name: str, value: object) -> None:
-    """Refuse anything but True and False, since text such as "no" counts as true.
+def check_rows(per_example: bool, in_dims: Axis, out_dims: Axis) -> None:
+    """Refuse settings of rows that are none, or that have no effect.
 
     Raises:
-        TypeError: The value is something else.
+        TypeError: ``per_example`` is neither True nor False, since text such as "no" counts as
+            true; or a dimension has another type.
+        ValueError: Dimensions of rows are given, and there is one mask for the batch.
     """
-    if value not in (True, False):
-        raise TypeError(f"{name} is True or False; got {with_type(value)}.")
+    if per_example not in (True, False):
+        raise TypeError(f"per_example is True or False; got {with_type(per_example)}.")
+    for name, dims in {"in_dims": in_dims, "out_dims": out_dims}.items():
+        check_axes(name, dims)
+        if not per_example and dims != 0:
+            raise ValueError(
+                f"{name} says where the rows are that have masks of their own, and this L0Module "
+                f"has one mask for the batch. Set per_example=True, or leave {name} out."
+            )
 
 
 def _check_epsilon(epsilon: float) -> None:
