@@ -20,6 +20,7 @@ from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import names, outputs, tree
 from l0func.internal.context import compiling, is_mapped, is_mapped_with
 from l0func.internal.mixed import in_words_of_arguments
+from l0func.internal.shared_statistics import in_words_of_buffers
 from l0func.internal.tree import Tree
 from l0func.pure.dropped_buffers import report_frozen
 from l0func.pure.functional import PureModule
@@ -157,6 +158,7 @@ class Gated(Generic[OutputT]):
         except RuntimeError as error:
             trees = {"params": params, "inputs": inputs, "keyword inputs": kwargs}
             in_words = in_words_of_arguments(error, **trees, buffers=buffers)
+            in_words = in_words or in_words_of_buffers(error, buffers)
             if in_words is None:
                 raise
             raise in_words from error

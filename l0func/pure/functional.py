@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from l0func.internal import names, tree
 from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.internal.mixed import in_words_of_arguments
+from l0func.internal.shared_statistics import in_words_of_buffers
 from l0func.internal.tree import Tree
 from l0func.internal.watch import current_watch, watching
 from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
@@ -181,7 +182,9 @@ class PureModule:
                 return result
         except RuntimeError as error:
             given = {"inputs": args, "keyword inputs": kwargs, "buffers": buffers}
-            if in_words := in_words_of_arguments(error, params=params, **given):
+            in_words = in_words_of_arguments(error, params=params, **given)
+            in_words = in_words or in_words_of_buffers(error, buffers)
+            if in_words:
                 raise in_words from error
             raise
 
