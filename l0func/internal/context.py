@@ -70,7 +70,7 @@ def recording() -> bool:
     """Whether torch.export or torch.jit.trace records this code: its program runs no Python."""
     if compiling():
         return _by_export() or not traced_by_dynamo()
-    return torch.jit.is_tracing()
+    return untyped.jit.is_tracing()
 
 
 def compiles() -> bool:

@@ -120,7 +120,7 @@ class L0Module(PlacedGates):
     ) -> None:
         super().__init__()
         settings.check_arguments(module, L0Module, estimator, epsilon)
-        settings.check_rows(per_example, in_dims, out_dims)
+        settings.check_row_settings(per_example, in_dims, out_dims)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)
         self.module = copied_module(module)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from l0func.gates.checks import Gates
 from l0func.module.checkpoint import stored
+from l0func.module.watch import watch_decay
 
 
 class GateDict(nn.ParameterDict):
@@ -18,6 +19,11 @@ class GateDict(nn.ParameterDict):
     A cast of the module to half precision leaves them in float32: their updates are smaller than
     half a step of a 16-bit number, so that they would not move.
     """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        parent: Any = super()
+        parent.__setstate__(state)
+        watch_decay({name.replace("/", "."): gate for name, gate in self.items()})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GateDict:
         parent: Any = super()
@@ -43,7 +49,9 @@ class GateDict(nn.ParameterDict):
 
 def gate_dict(gates: Gates) -> GateDict:
     """Gate locations by name as parameters."""
-    return GateDict({stored(name): nn.Parameter(gate) for name, gate in gates.items()})
+    locations = {name: nn.Parameter(gate) for name, gate in gates.items()}
+    watch_decay(locations)
+    return GateDict({stored(name): location for name, location in locations.items()})
 
 
 def gate_precision(dtype: torch.dtype) -> torch.dtype:

@@ -211,7 +211,7 @@ def check_sampling(sampling: Sampling, per_example: bool, draws_entries: bool) -
         )
 
 
-def check_rows(per_example: bool, in_dims: Axis, out_dims: Axis) -> None:
+def check_row_settings(per_example: bool, in_dims: Axis, out_dims: Axis) -> None:
     """Refuse settings of rows that are none, or that have no effect.
 
     Raises:
