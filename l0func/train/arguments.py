@@ -55,9 +55,10 @@ def _check_optimizer(name: str, given: Any, in_dims: Any) -> None:
         )
     if in_dims is not None and not given.by_entry:
         raise ValueError(
-            f"The optimizer of {name} remembers sums over several entries, so members of a stack "
-            "would move each other. Use one that works entry by entry, such as torch.optim.Adam, "
-            "or train the members apart."
+            f"The optimizer of {name} couples entries, in its memory or in its steps, so members "
+            "of a stack would move each other. Use one that works entry by entry, such as "
+            "torch.optim.Adam, or train the members apart; clip=l0func.clip_norm(...) has a norm "
+            "for each member."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -16,6 +16,7 @@ from l0func.internal.context import known_values
 from l0func.internal.tree import Tree, TreeT
 from l0func.train.first_moments import FirstMoments
 from l0func.train.probe import Number, check_moments, probed
+from l0func.train.trial import check_repeats, keeps_members_apart
 
 OwnMoments: TypeAlias = dict[str, Tensor | None]
 """``{name: tensor}``: the optimizer's state for a leaf; None for what the first step will make."""
@@ -28,6 +29,9 @@ Moments: TypeAlias = dict[str, OwnMoments | None]
 
 # The shape of a small matrix to try a new optimizer on.
 _PROBE_SHAPE = (2, 3)
+
+# Steps at which a trial asks a schedule that begins at 0, such as a warmup.
+_LATER_STEPS = (1, 10, 100, 1000, 10_000)
 
 
 class Update(Protocol):
@@ -70,7 +74,7 @@ class Optimizer(NamedTuple):
     """Whether it pulls the leaves to 0, now or by a schedule."""
 
     by_entry: bool
-    """Whether each moment holds one number per entry, or one count for all entries.
+    """Whether it moves every entry by that entry's own numbers, and counts that all share.
 
     Only then does the optimizer treat stacked networks like separate ones.
     """
@@ -99,7 +103,7 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         TypeError: ``kind`` is no optimizer class, does not take a setting, or needs a closure or
             sparse gradients; or it keeps something that a pure step would lose: a value in its
             groups or attributes that its step changes, state outside of the leaves, or state that
-            is neither a tensor nor a number.
+            is neither a tensor nor a number; or its step draws random numbers.
         ValueError: A setting is outside its range.
 
     Example:
@@ -119,7 +123,9 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
     probe = probed(factory.build, torch.zeros(_PROBE_SHAPE), 1.0)
     other = probed(factory.build, torch.zeros(_PROBE_SHAPE), -3.0, steps=1)
     functions = _OptimizerFunctions(factory, _number_types(probe.state), probe.later)
-    by_entry = _works_by_entry(_as_moments(probe.state), _as_moments(other.state))
+    functions.check_repeats(torch.zeros(_PROBE_SHAPE))
+    by_entry = _has_moments_by_entry(_as_moments(probe.state), _as_moments(other.state))
+    by_entry = by_entry and keeps_members_apart(factory.steady) is not False
     decays = _decays(settings, probe.defaults)
     return Optimizer(functions.init, functions.update, decays, by_entry)
 
@@ -137,6 +143,14 @@ class _Factory:
             name: _setting_at(name, setting, step) for name, setting in self.settings.items()
         }
         return self.kind(leaves, **values)
+
+    def steady(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
+        """A torch optimizer for a trial, whose schedules stand still where they are not 0."""
+        return self.kind(leaves, **self.steady_settings)
+
+    @cached_property
+    def steady_settings(self) -> dict[str, Any]:
+        return {name: _setting_on_the_way(name, value) for name, value in self.settings.items()}
 
 
 @dataclass(frozen=True)
@@ -226,13 +240,27 @@ class _OptimizerFunctions:
         got = moments.keys()
         if not got or own is None or (own <= got and got <= own | self.later):
             return
-        kind = getattr(self.factory.kind, "__name__", "This optimizer")
         raise ValueError(
-            f"{kind} keeps {sorted(own) or 'no moments'} for {path!r}; the state has "
-            f"{sorted(got)}, the moments of another optimizer or of other settings. Go on with "
-            "that optimizer, or begin with new moments: "
+            f"{_name_of(self.factory.kind)} keeps {sorted(own) or 'no moments'} for {path!r}; the "
+            f"state has {sorted(got)}, the moments of another optimizer or of other settings. "
+            "Go on with that optimizer, or begin with new moments: "
             "state._replace(moments=init(key, params, gates, buffers).moments)."
         )
+
+    def check_repeats(self, likeness: Tensor) -> None:
+        """Refuse steps that depend on more than gradients, state and settings.
+
+        Raises:
+            TypeError: They do.
+        """
+        factory = _Factory(self.factory.kind, self.factory.steady_settings)
+        steady = replace(self, factory=factory)
+        start = torch.zeros((), dtype=torch.int64)
+
+        def update(grads: Any, moments: Any, leaves: Any) -> Any:
+            return steady._moved(grads, moments, leaves, start)
+
+        check_repeats(_name_of(factory.kind), factory.steady, update, likeness)
 
     def _names_of(self, leaf: Tensor) -> frozenset[str] | None:
         """The moments' names after a first step on such a leaf; None if they are unknown."""
@@ -242,6 +270,9 @@ class _OptimizerFunctions:
             probe = probed(self.factory.build, small, 1.0, steps=1)
             kept = frozenset(_as_moments(probe.state))
             self.names[likeness] = kept if probe.works else None
+            if not leaf.is_meta:
+                # Some draw only for leaves of one kind, such as to round those in half precision.
+                self.check_repeats(torch.zeros_like(small))
         return self.names[likeness]
 
     def _as_state(self, moments: Mapping[str, Tensor], donate: bool) -> dict[str, Any]:
@@ -279,7 +310,7 @@ def _number_types(state: Mapping[str, Any]) -> dict[str, type[Number]]:
     return {name: type(value) for name, value in state.items() if isinstance(value, Number)}
 
 
-def _works_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+def _has_moments_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     """Whether each moment has a number per entry, or is a count.
 
     A count is a 0-d moment that is the same after two different gradients.
@@ -310,6 +341,26 @@ def _setting_at(name: str, setting: Any, step: Tensor) -> Any:
             f"{int(step)}."
         )
     return number
+
+
+def _setting_on_the_way(name: str, setting: Any) -> Any:
+    """A setting, or the first value of its schedule that is not 0 as far as a trial looks."""
+    value = _setting_at(name, setting, torch.tensor(0))
+    if not callable(setting):
+        return value
+    for step in _LATER_STEPS:
+        if value != 0:
+            break
+        try:
+            value = _setting_at(name, setting, torch.tensor(step))
+        except Exception:
+            # A schedule may end before.
+            break
+    return value
+
+
+def _name_of(kind: Any) -> str:
+    return getattr(kind, "__name__", "This optimizer")
 
 
 def _taken(t: Tensor, donate: bool) -> Tensor:

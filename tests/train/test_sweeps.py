@@ -171,9 +171,7 @@ def test_an_optimizer_that_couples_the_members_of_a_sweep_is_refused(net):
     )
     adam = l0.optimizer(ADAM)
     l0.training(loss_of(net[0], net[3]), coupled, adam)
-    with pytest.raises(
-        ValueError, match="optimizer of weights remembers sums over several entries"
-    ):
+    with pytest.raises(ValueError, match="optimizer of weights couples entries"):
         l0.training(loss_of(net[0], net[3]), coupled, adam, in_dims=(None, None, 0))
 
 
