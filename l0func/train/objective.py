@@ -15,6 +15,7 @@ from l0func.internal.shards import whole_of
 from l0func.internal.tree import Pytree
 from l0func.internal.watch import CallWatch, listed_names, warn_user, watching
 from l0func.train.lagrangian import Lagrangian
+from l0func.train.reached import reaches_gates
 from l0func.train.trainable import check_not_frozen
 
 Loss: TypeAlias = Callable[..., Tensor | tuple[Tensor, Any] | tuple[Tensor, Any, Any]]
@@ -48,6 +49,9 @@ class Objective:
 
     told: list[str] = field(default_factory=list[str])
     """Buffers that a warning has named; it comes once."""
+
+    reaches: list[bool | None] = field(default_factory=list[bool | None])
+    """Whether the first loss reached a gate, None if its graph does not tell; empty before."""
 
     def total(
         self,
@@ -93,6 +97,7 @@ class Objective:
         """The loss alone, with the arguments and results of :meth:`total`."""
         moving, gates = trained
         params = _with_moving(whole, moving) if whole else moving
+        taken = (list(tree.leaves(moving).values()), list(tree.leaves(gates, "gates").values()))
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
         own_buffers = tree.map_tensors(lambda t: t, buffers)
         result = self._called(buffers, params, gates, own_buffers, key, *inputs)
@@ -100,6 +105,8 @@ class Objective:
         _check_new_buffers(result.buffers, buffers)
         # A loss of DTensors is a sum over processes that is still to be taken.
         value = whole_of(result.value)
+        if not self.reaches and not compiling():
+            self.reaches.append(reaches_gates(value, *taken))
         return value, (value, result.buffers, result.metrics)
 
     def price(

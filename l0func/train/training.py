@@ -33,6 +33,7 @@ from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
 from l0func.train.objective import Loss, Objective, Price
 from l0func.train.optimizer import Moments, Optimizer
+from l0func.train.reached import check_gates_can_learn
 from l0func.train.reduced import Reduce
 from l0func.train.stacks import check_members
 from l0func.train.state import AnyState, TrainState
@@ -163,8 +164,8 @@ def training(
         ValueError: The gates' optimizer has weight decay; an optimizer in a sweep couples
             entries; ``average`` is outside [0, 1); ``chunk_size`` is not positive, or there is no
             sweep; a pattern of ``trainable`` matches no parameter; in a step, the state is another
-            training's, or the loss returned other buffers than it was given, or a frozen
-            parameter would move.
+            training's, or the loss returned other buffers than it was given, or reaches no gate
+            although their optimizer moves gates, or a frozen parameter would move.
 
     Example:
         >>> import torch
@@ -193,7 +194,17 @@ def training(
     objective = Objective(loss, control, penalty, has_aux, frozen_may_move=trainable is not ...)
     gradients = gradients_of(objective, in_dims, chunk_size, compile, reduce)
     functions = _TrainingFunctions(
-        weights, locations, gradients, patterns, clip, has_aux, control, average, in_dims, donate
+        weights_optimizer=weights,
+        gates_optimizer=locations,
+        gradients=gradients,
+        reaches=objective.reaches,
+        patterns=patterns,
+        clip=clip,
+        has_aux=has_aux,
+        control=control,
+        average=average,
+        in_dims=in_dims,
+        donate=donate,
     )
     return Training(functions.init, functions.step)
 
@@ -205,6 +216,9 @@ class _TrainingFunctions:
     weights_optimizer: Optimizer
     gates_optimizer: Optimizer
     gradients: Callable[..., Any]
+    reaches: list[bool | None]
+    """Whether the first loss reached a gate."""
+
     patterns: Patterns
     clip: Clip | None
     has_aux: bool
@@ -250,6 +264,9 @@ class _TrainingFunctions:
         grads, (value, buffers, metrics) = self.gradients(
             trained, whole, state.buffers, key, control_state, *inputs
         )
+        if False in self.reaches:
+            update, moments = self.gates_optimizer.update, state.moments["gates"]
+            check_gates_can_learn(update, state.gates, moments, state.step)
         moved = self._moved(state, trained[0], *self._clipped(*grads))
         averages = _averaged(state.averages, moved, self.average, state.step)
         control = self._updated_control(state.control, moved.gates)

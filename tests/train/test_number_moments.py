@@ -142,5 +142,5 @@ def test_members_with_different_numbers_are_no_stack():
 def test_a_number_that_depends_on_gradients_is_refused_in_a_sweep_only():
     training = of(Clipping)
     assert trained(training, start(training), 2).moments["params"]["w"]["norm"] > 0
-    with pytest.raises(ValueError, match="remembers sums over several entries"):
+    with pytest.raises(ValueError, match="couples entries"):
         of(Clipping, in_dims=(None,))

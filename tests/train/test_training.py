@@ -222,7 +222,7 @@ def test_a_loss_that_is_none_is_refused(net, loss, error, message, sweep):
 def test_a_loss_that_writes_into_its_dicts_leaves_the_state_alone(net, sweep):
     def loss(params, gates, buffers, key, x):
         buffers["n"] = buffers["n"] + 1
-        return params["0.bias"].sum(), buffers
+        return params["0.bias"].sum() + gates["0.weight"].sum(), buffers
 
     adam = l0.optimizer(ADAM)
     training = single = l0.training(loss, adam, adam)

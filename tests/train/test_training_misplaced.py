@@ -113,3 +113,44 @@ RUNNING = STEP_LR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1),
 def test_a_schedule_of_wrong_kinds_is_refused_where_it_is_made(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def plain_loss(params, gates, buffers, key, x, y):
+    return F.cross_entropy(FN(params, buffers, x), y)
+
+
+def price(params, gates):
+    return l0.penalty(params, gates, SPEC, lam=1.0)
+
+
+UNMASKED = [
+    {},
+    {"penalty": price},
+    {"control": l0.lagrangian(SPEC, 0.5)},
+    {"reduce": lambda tree, rows: tree},
+    {"trainable": ["bias"]},
+]
+
+
+@pytest.mark.parametrize("settings", UNMASKED)
+def test_a_loss_that_reaches_parameters_and_no_gate_is_refused(settings):
+    with pytest.raises(ValueError, match=r"reaches parameters and no gate.*l0func\.gated"):
+        step_with(plain_loss, **settings)
+    step_with(loss, **settings)
+
+
+def test_a_sweep_refuses_a_loss_that_reaches_no_gate():
+    init, step = l0.training(plain_loss, ADAM, ADAM, in_dims=(None, None))
+    states = l0.stack([init(KEY, PARAMS, GATES, BUFFERS)] * 2)
+    with pytest.raises(ValueError, match="reaches parameters and no gate"):
+        step(states, X, Y)
+    l0.training(loss, ADAM, ADAM, in_dims=(None, None)).step(states, X, Y)
+
+
+def test_parameters_train_without_gates_or_with_gates_that_are_held():
+    still = l0.optimizer(torch.optim.SGD, lr=0.0)
+    for gates, own in (({}, ADAM), (GATES, still)):
+        init, step = l0.training(plain_loss, ADAM, own)
+        state, _ = step(init(KEY, PARAMS, gates, BUFFERS), X, Y)
+        assert not torch.equal(state.params["weight"], PARAMS["weight"])
+        assert all(torch.equal(state.gates[name], t) for name, t in gates.items())
