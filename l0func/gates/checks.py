@@ -44,7 +44,8 @@ def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
-    names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates")
+    advice = " Give the spec that the gates were made for; that of an L0Module is net.spec."
+    names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates", advice)
     check_entries(named)
     for gate in spec.gates:
         _check_locations(gate, named[gate.name])

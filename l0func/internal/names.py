@@ -41,7 +41,9 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> N
         raise ValueError(f"{label} lacks {name!r}{closest(name, sorted(got))} among those given.")
 
 
-def check_argument(got: Iterable[str], expected: Iterable[str], /, owner: str, label: str) -> None:
+def check_argument(
+    got: Iterable[str], expected: Iterable[str], /, owner: str, label: str, advice: str = ""
+) -> None:
     """Refuse an argument unless its paths are the expected ones.
 
     An argument without a single right name was probably swapped with another, and the message
@@ -52,6 +54,7 @@ def check_argument(got: Iterable[str], expected: Iterable[str], /, owner: str, l
         expected: The paths that it should have.
         owner: A word for the thing that expects them, for an error.
         label: The argument's name, for an error.
+        advice: The end of an error where only some names are wrong.
 
     Raises:
         ValueError: A path is unknown or missing.
@@ -61,7 +64,10 @@ def check_argument(got: Iterable[str], expected: Iterable[str], /, owner: str, l
         return
     if got and not got & expected:
         raise ValueError(_all_other_names(got, expected, owner, label))
-    check_names(got, expected, f"The {owner}'s {label}")
+    try:
+        check_names(got, expected, f"The {owner}'s {label}")
+    except ValueError as error:
+        raise ValueError(f"{error}{advice}") from None
 
 
 def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,28 +64,51 @@ def _check_optimizer(name: str, given: Any, in_dims: Any) -> None:
 
 
 def check_functions(loss: Any, penalty: Any, clip: Any, reduce: Any) -> None:
-    """Refuse a loss, a penalty, a clip or a reduce that is no function.
+    """Refuse a loss, a penalty, a clip or a reduce that is no function of its arguments.
 
     Raises:
-        TypeError: One of them is something else.
+        TypeError: One of them is something else, or takes another number of arguments.
     """
-    if not callable(loss):
+    if not _takes(loss, 4, more=True):
         raise TypeError(f"loss is a function (params, gates, buffers, key, ...); got {loss!r}.")
-    if penalty is not None and not callable(penalty):
+    if penalty is not None and not _takes(penalty, 2):
         raise TypeError(
             "penalty is a function (params, gates), such as lambda params, gates: "
             f"l0func.penalty(params, gates, spec, lam); got {penalty!r}."
         )
-    if clip is not None and not callable(clip):
+    if clip is not None and not _takes(clip, 2):
         raise TypeError(
             "clip is a function over the gradients of weights and gates, such as "
             f"l0func.clip_norm(1.0); got {clip!r}."
         )
-    if reduce is not None and not callable(reduce):
+    if reduce is not None and not _takes(reduce, 2):
         raise TypeError(
             "reduce is a function (tree, rows) over all processes, such as "
             f"l0func.all_reduce_mean; got {reduce!r}."
         )
+
+
+def _takes(value: Any, count: int, more: bool = False) -> bool:
+    """Whether a value is a function of so many arguments by position, as far as it shows.
+
+    Args:
+        value: Any value.
+        count: The number of arguments.
+        more: Whether it may need more than these.
+    """
+    if not callable(value):
+        return False
+    try:
+        # What a decorator wraps may take other arguments than the wrapper.
+        signature = inspect.signature(value, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return True
+    bind = signature.bind_partial if more else signature.bind
+    try:
+        bind(*([None] * count))
+    except TypeError:
+        return False
+    return True
 
 
 def check_control(control: Any) -> None:

@@ -91,7 +91,15 @@ def clipped_gradients(clip: Clip, weights: Pytree, gates: Pytree) -> tuple[Pytre
         TypeError: It does not return the gradients of weights and gates.
         ValueError: It returns others, or changes a shape.
     """
-    result: Any = clip(weights, gates)
+    try:
+        result: Any = clip(weights, gates)
+    except (AttributeError, TypeError) as error:
+        # torch's own functions look for tensors with .grad, and find paths.
+        raise TypeError(
+            "clip gets two trees, the gradients of weights and gates, and returns both; this one "
+            f"failed on them: {error}. For torch.nn.utils.clip_grad_norm_ there is "
+            "l0func.clip_norm(1.0)."
+        ) from error
     if not is_pair(result):
         raise TypeError(
             "clip takes the gradients of weights and gates, and returns both; got "

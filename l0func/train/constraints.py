@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -107,9 +107,23 @@ def constraints_of(
     names.check_patterns(by_pattern, [p.path for p in spec.parameters], "parameter")
     found: list[Constraint] = []
     for pattern, value in by_pattern.items():
-        check_number(f"The target of {pattern!r}", value)
+        _check_target(pattern, value)
         found.append(_constraint(pattern, float(value), spec, measure, costs))
     return tuple(found)
+
+
+def _check_target(pattern: str, value: Any) -> None:
+    """Refuse a target that is no number; several may be meant for the members of a sweep."""
+    try:
+        check_number(f"The target of {pattern!r}", value)
+    except TypeError as error:
+        if not isinstance(value, Tensor | list | tuple):
+            raise
+        raise TypeError(
+            f"{error} For a target for each member of a sweep, stack states with controls of their "
+            "own: l0func.stack([state._replace(control=l0func.lagrangian(spec, t).init(gates)) for "
+            "t in targets])."
+        ) from None
 
 
 def _constraint(

@@ -47,6 +47,9 @@ class Objective:
     frozen_may_move: bool = True
     """Whether the user chose the parameters that move, so that a frozen one may be among them."""
 
+    sweep: bool = False
+    """Whether members of a stack are trained together."""
+
     told: list[str] = field(default_factory=list[str])
     """Buffers that a warning has named; it comes once."""
 
@@ -101,8 +104,8 @@ class Objective:
         # A loss may write into its dicts. So it gets new dicts, and the state's stay as they are.
         own_buffers = tree.map_tensors(lambda t: t, buffers)
         result = self._called(buffers, params, gates, own_buffers, key, *inputs)
-        check_scalar("A loss", result.value)
-        _check_new_buffers(result.buffers, buffers)
+        check_scalar("A loss", result.value, self.sweep)
+        _check_new_buffers(result.buffers, buffers, self.has_aux)
         # A loss of DTensors is a sum over processes that is still to be taken.
         value = whole_of(result.value)
         if not self.reaches and not compiling():
@@ -126,7 +129,7 @@ class Objective:
         if self.penalty is not None:
             params = _with_moving(whole, moving) if whole else moving
             penalty: Any = self.penalty(params, gates)
-            check_scalar("A penalty", penalty)
+            check_scalar("A penalty", penalty, self.sweep)
             found.append(whole_of(penalty))
         if self.control is not None:
             found.append(self.control.penalty(control_state, gates))
@@ -215,8 +218,13 @@ def is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(cast("tuple[Any, ...]", value)) == 2
 
 
-def check_scalar(name: str, value: Any) -> None:
+def check_scalar(name: str, value: Any, sweep: bool = False) -> None:
     """Refuse anything but one real number.
+
+    Args:
+        name: A name for the value in an error.
+        value: The value.
+        sweep: Whether it is a member's of a sweep.
 
     Raises:
         TypeError: The value is no tensor.
@@ -225,16 +233,32 @@ def check_scalar(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a scalar tensor; got {type(value).__name__}.")
     if value.dim() or not value.is_floating_point():
+        members = (
+            " An input with a value for each member, such as λ, has its dimension in in_dims, as "
+            "0, and the loss gets one."
+        )
         raise ValueError(
             f"{name} is one real number; got {value.dtype} of shape {tuple(value.shape)}. Average "
-            "over the batch."
+            f"over the batch.{members if sweep and value.dim() else ''}"
         )
 
 
-def _check_new_buffers(updated: Pytree, buffers: Pytree) -> None:
-    named = tree.leaves(updated, "the new buffers")
+def _check_new_buffers(updated: Pytree, buffers: Pytree, has_aux: bool) -> None:
     known = tree.leaves(buffers, "buffers")
-    names.check_names(named, known, "The state, compared with the buffers that the loss returned,")
+    advice = (
+        "With has_aux=True a loss returns (scalar, metrics) or (scalar, new buffers, metrics), in "
+        "this order."
+        if has_aux
+        else "A second value is the new buffers; metrics go with has_aux=True."
+    )
+    try:
+        named = tree.leaves(updated, "the new buffers")
+        label = "The state, compared with the buffers that the loss returned,"
+        names.check_names(named, known, label)
+    except TypeError as error:
+        raise TypeError(f"{error} {advice}") from None
+    except ValueError as error:
+        raise ValueError(f"{error} {advice}") from None
     for path, t in named.items():
         shape = tuple(known[path].shape)
         if t.shape != shape:

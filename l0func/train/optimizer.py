@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from l0func.internal import names, tree
-from l0func.internal.context import known_values
 from l0func.internal.tree import Tree, TreeT
+from l0func.train.factory import PROBE_SHAPE, Factory, check_builds, name_of, several
 from l0func.train.first_moments import FirstMoments
 from l0func.train.probe import Number, check_moments, probed
 from l0func.train.trial import check_repeats, keeps_members_apart
@@ -27,11 +26,10 @@ OTHERS = "*"
 Moments: TypeAlias = dict[str, OwnMoments | None]
 """``{leaf path: moments}``; None where nothing is known of them before the first step."""
 
-# The shape of a small matrix to try a new optimizer on.
-_PROBE_SHAPE = (2, 3)
-
-# Steps at which a trial asks a schedule that begins at 0, such as a warmup.
-_LATER_STEPS = (1, 10, 100, 1000, 10_000)
+ONE_FOR_EACH_PART = (
+    "For parts of the leaves with optimizers of their own, build an l0func.Optimizer that hands "
+    "each part on, as the page 'Your own optimizer' shows."
+)
 
 
 class Update(Protocol):
@@ -119,45 +117,31 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
         raise TypeError(
             f"kind is a class of torch.optim, such as torch.optim.Adam; got {given!r}."
         )
-    factory = _Factory(given, settings)
-    probe = probed(factory.build, torch.zeros(_PROBE_SHAPE), 1.0)
-    other = probed(factory.build, torch.zeros(_PROBE_SHAPE), -3.0, steps=1)
+    if "params" in settings:
+        raise TypeError(
+            f"params is no setting: {given.__name__} gets its leaves from each step, and its "
+            f"settings hold for all of them. {ONE_FOR_EACH_PART}"
+        )
+    factory = Factory(given, settings)
+    check_builds(factory)
+    probe = probed(factory.build, torch.zeros(PROBE_SHAPE), 1.0)
+    other = probed(factory.build, torch.zeros(PROBE_SHAPE), -3.0, steps=1)
     functions = _OptimizerFunctions(factory, _number_types(probe.state), probe.later)
-    functions.check_repeats(torch.zeros(_PROBE_SHAPE))
+    functions.check_repeats(torch.zeros(PROBE_SHAPE))
     by_entry = _has_moments_by_entry(_as_moments(probe.state), _as_moments(other.state))
-    by_entry = by_entry and keeps_members_apart(factory.steady) is not False
+    apart = keeps_members_apart(factory.steady)
+    if apart is None:
+        apart = not several(settings)
+    by_entry = by_entry and apart
     decays = _decays(settings, probe.defaults)
     return Optimizer(functions.init, functions.update, decays, by_entry)
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """A torch optimizer class with its settings, schedules among them."""
-
-    kind: Callable[..., torch.optim.Optimizer]
-    settings: Mapping[str, Any]
-
-    def build(self, leaves: list[Tensor], step: Tensor) -> torch.optim.Optimizer:
-        """A torch optimizer for these leaves, with its settings at this step."""
-        values = {
-            name: _setting_at(name, setting, step) for name, setting in self.settings.items()
-        }
-        return self.kind(leaves, **values)
-
-    def steady(self, leaves: list[Tensor]) -> torch.optim.Optimizer:
-        """A torch optimizer for a trial, whose schedules stand still where they are not 0."""
-        return self.kind(leaves, **self.steady_settings)
-
-    @cached_property
-    def steady_settings(self) -> dict[str, Any]:
-        return {name: _setting_on_the_way(name, value) for name, value in self.settings.items()}
 
 
 @dataclass(frozen=True)
 class _OptimizerFunctions:
     """The functions ``init`` and ``update`` in an :class:`Optimizer`."""
 
-    factory: _Factory
+    factory: Factory
     numbers: Mapping[str, type[Number]]
     """``{name: Python type}`` for the moments that the torch optimizer holds as numbers."""
 
@@ -176,7 +160,16 @@ class _OptimizerFunctions:
 
     def init(self, leaves: Tree, /) -> Moments:
         named = tree.leaves(leaves, "leaves")
-        return {path: self._before(leaf) for path, leaf in named.items()}
+        found: Moments = {}
+        for path, leaf in named.items():
+            try:
+                found[path] = self._before(leaf)
+            except ValueError as error:
+                raise ValueError(
+                    f"{name_of(self.factory.kind)} takes no leaf such as {path!r} of shape "
+                    f"{tuple(leaf.shape)}: {error}. {ONE_FOR_EACH_PART}"
+                ) from error
+        return found
 
     def _before(self, leaf: Tensor) -> OwnMoments | None:
         """A leaf's moments before the first step, with the names of what steps will make."""
@@ -206,7 +199,7 @@ class _OptimizerFunctions:
         slopes = tree.leaves(grads, "grads")
         named = tree.leaves(leaves, "leaves")
         names.check_names(slopes, named, "The tree of leaves")
-        names.check_names(moments, named, "The state, compared with the leaves that move,")
+        _check_moves_these(moments, named)
         if not named:
             return leaves, {}
         held = {path: made(of_leaf) for path, of_leaf in moments.items()}
@@ -241,7 +234,7 @@ class _OptimizerFunctions:
         if not got or own is None or (own <= got and got <= own | self.later):
             return
         raise ValueError(
-            f"{_name_of(self.factory.kind)} keeps {sorted(own) or 'no moments'} for {path!r}; the "
+            f"{name_of(self.factory.kind)} keeps {sorted(own) or 'no moments'} for {path!r}; the "
             f"state has {sorted(got)}, the moments of another optimizer or of other settings. "
             "Go on with that optimizer, or begin with new moments: "
             "state._replace(moments=init(key, params, gates, buffers).moments)."
@@ -253,14 +246,14 @@ class _OptimizerFunctions:
         Raises:
             TypeError: They do.
         """
-        factory = _Factory(self.factory.kind, self.factory.steady_settings)
+        factory = Factory(self.factory.kind, self.factory.steady_settings)
         steady = replace(self, factory=factory)
         start = torch.zeros((), dtype=torch.int64)
 
         def update(grads: Any, moments: Any, leaves: Any) -> Any:
             return steady._moved(grads, moments, leaves, start)
 
-        check_repeats(_name_of(factory.kind), factory.steady, update, likeness)
+        check_repeats(name_of(factory.kind), factory.steady, update, likeness)
 
     def _names_of(self, leaf: Tensor) -> frozenset[str] | None:
         """The moments' names after a first step on such a leaf; None if they are unknown."""
@@ -285,6 +278,18 @@ class _OptimizerFunctions:
             else:
                 state[name] = number(t.item())
         return state
+
+
+def _check_moves_these(moments: Moments, leaves: Mapping[str, Tensor]) -> None:
+    """Refuse the moments of other leaves than those that move."""
+    try:
+        names.check_names(moments, leaves, "The state, compared with the leaves that move,")
+    except ValueError as error:
+        raise ValueError(
+            f"{error} It is of a training with another trainable. Go on with that one, or begin "
+            "with new moments: state._replace(moments=init(state.key, state.params, state.gates, "
+            "state.buffers).moments)."
+        ) from None
 
 
 def made(moments: Mapping[str, Tensor | None] | None, /) -> dict[str, Tensor]:
@@ -318,7 +323,7 @@ def _has_moments_by_entry(moments: Mapping[str, Tensor], others: Mapping[str, Te
     for name, t in moments.items():
         same = name in others and torch.equal(t, others[name])
         is_count = same and t.dim() == 0
-        if t.shape != _PROBE_SHAPE and not is_count:
+        if t.shape != PROBE_SHAPE and not is_count:
             return False
     return True
 
@@ -328,39 +333,6 @@ def _decays(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
         if callable(settings.get(name)) or defaults.get(name, 0):
             return True
     return False
-
-
-def _setting_at(name: str, setting: Any, step: Tensor) -> Any:
-    if not callable(setting):
-        return setting
-    value = setting(step)
-    number = known_values(value) if isinstance(value, Tensor) else value
-    if not isinstance(number, int | float) or not math.isfinite(number):
-        raise ValueError(
-            f"A schedule gives one finite number for each step; {name} is {value!r} at step "
-            f"{int(step)}."
-        )
-    return number
-
-
-def _setting_on_the_way(name: str, setting: Any) -> Any:
-    """A setting, or the first value of its schedule that is not 0 as far as a trial looks."""
-    value = _setting_at(name, setting, torch.tensor(0))
-    if not callable(setting):
-        return value
-    for step in _LATER_STEPS:
-        if value != 0:
-            break
-        try:
-            value = _setting_at(name, setting, torch.tensor(step))
-        except Exception:
-            # A schedule may end before.
-            break
-    return value
-
-
-def _name_of(kind: Any) -> str:
-    return getattr(kind, "__name__", "This optimizer")
 
 
 def _taken(t: Tensor, donate: bool) -> Tensor:

@@ -218,7 +218,13 @@ def check_members(state: AnyState, inputs: tuple[Any, ...], in_dims: Sequence[in
         raise ValueError(
             f"in_dims has {len(in_dims)} entries for {len(inputs)} inputs; give one for each."
         )
-    members = state.key.shape[0] if state.key.dim() == 2 else 0
+    if state.key.dim() != 2:
+        raise ValueError(
+            "A step with in_dims takes a stack of states, and the state is that of one network: a "
+            "sweep of 0 members. Stack one for each member, such as "
+            "l0func.stack([state] * members)."
+        )
+    members = state.key.shape[0]
     for name, length in _member_counts(state, members, inputs, in_dims):
         if length != members or length == 0:
             raise ValueError(

@@ -191,7 +191,14 @@ def training(
     check_average(average)
     check_sweep(in_dims, chunk_size)
     patterns = patterns_of(trainable)
-    objective = Objective(loss, control, penalty, has_aux, frozen_may_move=trainable is not ...)
+    objective = Objective(
+        loss,
+        control,
+        penalty,
+        has_aux,
+        frozen_may_move=trainable is not ...,
+        sweep=in_dims is not None,
+    )
     gradients = gradients_of(objective, in_dims, chunk_size, compile, reduce)
     functions = _TrainingFunctions(
         weights_optimizer=weights,
