@@ -120,9 +120,9 @@ def _check_target(pattern: str, value: Any) -> None:
         if not isinstance(value, Tensor | list | tuple):
             raise
         raise TypeError(
-            f"{error} For a target for each member of a sweep, stack states with controls of their "
-            "own: l0func.stack([state._replace(control=l0func.lagrangian(spec, t).init(gates)) for "
-            "t in targets])."
+            f"{error} For a target for each member of a sweep, stack states with controls of "
+            "their own: l0func.stack([state._replace(control=l0func.lagrangian(spec, t).init("
+            "gates)) for t in targets])."
         ) from None
 
 
