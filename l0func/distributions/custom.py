@@ -11,10 +11,8 @@ from torch import Tensor
 
 from l0func.distributions.base import GateDistribution
 from l0func.distributions.blocks import by_blocks
+from l0func.distributions.custom_checks import SEARCH_BOUND, check_methods
 from l0func.distributions.elementwise import rectify
-from l0func.internal.untyped import listed_floats
-
-_SEARCH_BOUND = 60.0
 
 
 class CustomGate(GateDistribution):
@@ -23,8 +21,14 @@ class CustomGate(GateDistribution):
     A subclass is a frozen dataclass; its settings are Python numbers. It defines :meth:`draw` and
     :meth:`survival`, and may define :meth:`cumulative`, :meth:`fixed` and :meth:`location`. All
     of them compute in the dtype and on the device of ``log_alpha``, with functions that torch can
-    differentiate, entry by entry. A larger ``log_alpha`` gives a larger gate. Building one checks
-    that draws and survival function agree.
+    differentiate, entry by entry. A larger ``log_alpha`` gives a larger gate, a small one closes
+    it, and the survival function has no kinks in (0, 1). Building one checks all this, and that
+    draws and survival function agree, at t = 0 and t = 1 too.
+
+    Raises:
+        ValueError: The methods disagree, or compute in another precision or shape; gates fall
+            where ``log_alpha`` rises, or never close; or quadratures cannot integrate the
+            survival function.
 
     Example:
         >>> import torch
@@ -46,8 +50,7 @@ class CustomGate(GateDistribution):
     """
 
     def _compute(self) -> None:
-        _check_precision(self)
-        _check_agreement(self)
+        check_methods(self)
         super()._compute()
 
     @abstractmethod
@@ -83,7 +86,7 @@ class CustomGate(GateDistribution):
 
     def location(self, probability: float, t: float) -> float:
         """The location at which P(z <= t) is a probability; by default found by bisection."""
-        low, high = -_SEARCH_BOUND, _SEARCH_BOUND
+        low, high = -SEARCH_BOUND, SEARCH_BOUND
         for _ in range(80):
             middle = (low + high) / 2.0
             at = torch.tensor(middle, dtype=torch.float64, device="cpu")
@@ -92,6 +95,33 @@ class CustomGate(GateDistribution):
             else:
                 high = middle
         return (low + high) / 2.0
+
+    def init(self, droprate: float, /, at: float = 0.0) -> float:
+        """The location that closes a gate with probability ``droprate``, checked.
+
+        Args:
+            droprate: P(z = 0), in (0, 1).
+            at: Another threshold in [0, 1), so that ``droprate`` is P(z <= at).
+
+        Raises:
+            ValueError: ``droprate`` is outside (0, 1), or ``at`` is outside [0, 1); or
+                :meth:`location` gives a location with another probability.
+        """
+        found = super().init(droprate, at)
+        reached = self.cumulative(at, torch.tensor(found, dtype=torch.float64, device="cpu"))
+        if abs(reached.item() - droprate) <= 0.01 * min(droprate, 1.0 - droprate):
+            return found
+        if type(self).location is not CustomGate.location:
+            advice = "Mend its method location(probability, t), which gave this one."
+        else:
+            advice = (
+                f"Give a droprate that it has at a log_alpha between -{SEARCH_BOUND:g} and "
+                f"{SEARCH_BOUND:g}, or define location(probability, t)."
+            )
+        raise ValueError(
+            f"{self} has no location with P(z <= {at:g}) = {droprate:g}: the one found, "
+            f"log_alpha={found:.4g}, has {reached.item():.4g}. {advice}"
+        )
 
     # The names by which the library calls them.
 
@@ -118,50 +148,3 @@ def _at_values(function: Any, t: float | Tensor, log_alpha: Tensor) -> Tensor:
     if isinstance(t, Tensor):
         return by_blocks(function, t, log_alpha)
     return by_blocks(partial(function, t), log_alpha)
-
-
-def _check_precision(gate: CustomGate) -> None:
-    """Refuse methods that answer float64 locations in another dtype or shape."""
-    log_alpha = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64, device="cpu")
-    results: dict[str, Any] = {
-        "draw": gate.draw(torch.full_like(log_alpha, 0.3), log_alpha),
-        "survival": gate.survival(0.5, log_alpha),
-        "cumulative": gate.cumulative(0.5, log_alpha),
-        "fixed": gate.fixed(log_alpha),
-    }
-    for name, result in results.items():
-        got = result.dtype if isinstance(result, Tensor) else type(result).__name__
-        if got != torch.float64:
-            raise ValueError(
-                f"{type(gate).__name__}.{name} computes in the precision of its locations: it got "
-                f"float64 and returned {got}. Make constants with dtype=log_alpha.dtype, or use "
-                "Python numbers, and cast nothing."
-            )
-        if result.shape != log_alpha.shape:
-            raise ValueError(
-                f"{type(gate).__name__}.{name} gives a number for each gate, shape "
-                f"{tuple(log_alpha.shape)}; it returned {tuple(result.shape)}."
-            )
-
-
-def _check_agreement(gate: CustomGate) -> None:
-    """Refuse a draw that does not have the given survival function.
-
-    The draw at a probability a little below P(z <= t) is at most t, and a little above at least t.
-    """
-    log_alpha = torch.linspace(-4.0, 4.0, 9, dtype=torch.float64, device="cpu")
-    for t in (0.1, 0.5, 0.9):
-        at_most = gate.cumulative(t, log_alpha)
-        below = rectify(gate.draw((at_most - 0.01).clamp(1e-6, 1 - 1e-6), log_alpha))
-        above = rectify(gate.draw((at_most + 0.01).clamp(1e-6, 1 - 1e-6), log_alpha))
-        too_high = (below > t) & (at_most > 0.02)
-        too_low = (above < t) & (at_most < 0.98)
-        wrong = too_high | too_low | ~at_most.isfinite()
-        if wrong.any():
-            where, probability = listed_floats(log_alpha[wrong]), listed_floats(at_most[wrong])
-            raise ValueError(
-                f"The draws of {gate} do not have its survival function: at log_alpha="
-                f"{where[0]} it says P(z <= {t}) = {probability[0]:.4f}, and the draw there is "
-                f"not {t}. draw(u, log_alpha) is the inverse of u = 1 - survival(t, log_alpha), "
-                "growing in u."
-            )

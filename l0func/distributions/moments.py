@@ -70,7 +70,8 @@ def find_quadratures(
             f"The moments of {name} need more than 512 quadrature nodes for the precision of "
             "float64: they agree to 1e-5 and not to 1e-11. Either a function computes in float32 "
             "somewhere (compute in log_alpha.dtype), or the survival function bends sharply "
-            "(choose milder settings)."
+            "(choose milder settings), or it has a kink, as Laplace's law has, which stays at all "
+            "settings (choose a smooth law near it, such as the logistic one)."
         )
     if len(found) < len(sizes):
         raise ValueError(

@@ -38,7 +38,8 @@ def _no_number(owner: str, name: str, value: Any) -> str:
         return (
             f"{owner} holds Python numbers, so that a spec can be compared and saved; {name} is a "
             f"tensor. Give {name}.item(); for another value at each step, build each step's spec "
-            "with spec.with_distribution(...)."
+            "with spec.with_distribution(...). The one number of a gate that is learned is its "
+            "log_alpha."
         )
     return f"{owner} takes a number as its {name}; got {value!r}."
 
@@ -108,10 +109,7 @@ def check_dataclass(distribution: Any) -> None:
     for name in given_fields(kind):
         _check_is_free(kind, name)
         if isinstance(getattr(distribution, name), Tensor):
-            raise TypeError(
-                f"{kind.__name__} holds Python numbers, so that a spec can be compared and saved; "
-                f"{name} is a tensor. Give {name}.item()."
-            )
+            raise TypeError(_no_number(kind.__name__, name, getattr(distribution, name)))
 
 
 def _check_is_free(kind: type[Any], name: str) -> None:
