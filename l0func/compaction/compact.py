@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from l0func.compaction.constants import with_constants
 from l0func.compaction.empty import Empty, check_empty, settle_empty
 from l0func.compaction.examples import check_rows
 from l0func.compaction.idle import fold_constants
+from l0func.compaction.input_units import removed_inputs
 from l0func.compaction.nothing import say_if_same_size
 from l0func.compaction.removal import remove
 from l0func.compaction.unread_sizes import with_unread_sizes
@@ -33,7 +35,7 @@ from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
 from l0func.internal.whole import check_whole
 from l0func.pure.example_kinds import explained_kinds
-from l0func.pure.functional import Functional, PureModule, check_function
+from l0func.pure.functional import OWN_BUFFERS, Functional, PureModule, check_function
 from l0func.pure.inputs import read_examples
 from l0func.spec.plan import GateSpec, check_spec
 
@@ -57,6 +59,9 @@ def compact(
     weights. Gates by rules, on single weights or on rows alone, remove nothing by themselves:
     their zeros stay. If a whole row is zero, its bias stays too, and the unit still outputs a
     constant. If nothing is removed at all, a line on stderr says why, once.
+
+    Slices that read the network's own inputs go too, and the result then takes the inputs that
+    stay. With ``example_inputs``, which have all inputs, such a group is refused.
 
     With ``example_inputs`` the result is traced as well, and idle units are removed, whatever gate
     made them idle. A unit that nothing reads is removed. A unit that outputs a constant, because
@@ -135,7 +140,7 @@ def compact(
         check_rows(inputs)
         with explained_kinds(inputs, tensors):
             pruned_one = Comparison(whole, inputs)
-        pruned_one.check_smaller(small)
+        pruned_one.check_smaller(small, partial(removed_inputs, inputs, spec, settled.opens))
         gated = apply_masks(tensors, masks_of(z, spec))
         pruned_one.check_owned(Functional(fn, gated, named_buffers))
         small, weights = _without_idle_units(small, pruned_one, empty)
@@ -155,7 +160,7 @@ def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
 
 def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
     """Refuse buffers that the function lacks, or buffers without those that the spec names."""
-    names.check_argument(buffers, fn.buffer_names, "function", "buffers")
+    names.check_argument(buffers, fn.buffer_names, "function", "buffers", OWN_BUFFERS)
     given = f"The buffers ({', '.join(buffers) or 'none'})"
     for p in spec.buffers:
         names.check_names(buffers.keys() & {p.path}, [p.path], given)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor
@@ -28,8 +29,15 @@ class Comparison:
         self.inputs = inputs
         self._whole, self._expected = whole, inputs.call(*whole)
 
-    def check_smaller(self, small: Functional) -> None:
+    def check_smaller(
+        self, small: Functional, explain: Callable[[Callable[[Inputs], bool]], str] | None = None
+    ) -> None:
         """Refuse a smaller network if its output is another.
+
+        Args:
+            small: The network.
+            explain: A function that may know why it fails. It may ask whether the smaller network
+                has the right output on other inputs, and gives the message, or an empty text.
 
         Raises:
             ValueError: It fails, or its output differs.
@@ -38,6 +46,9 @@ class Comparison:
             is_same = self._is_same(small)
         except Exception as error:
             # A forward of unknown code may raise anything when its sizes change.
+            reason = explain(partial(self._is_right_on, small)) if explain is not None else ""
+            if reason:
+                raise ValueError(reason) from None
             raise ValueError(
                 f"The compacted network does not run on the examples: {first_line(error)}. Its "
                 "groups leave something out, such as the other branch of a residual connection; "
@@ -63,6 +74,10 @@ class Comparison:
                 "List in its multiplies all slices that read its units; l0func.unit_groups finds "
                 "them."
             )
+
+    def _is_right_on(self, small: Functional, inputs: Inputs) -> bool:
+        """Whether a network has this one's output, from other inputs."""
+        return same_output(inputs.call(*small), self._expected)
 
     def _is_same(self, other: Functional) -> bool:
         if same_output(self.inputs.call(*other), self._expected):

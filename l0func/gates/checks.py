@@ -35,6 +35,12 @@ MaskEstimator = Literal["louizos", "median", "mean", "count"]
 ESTIMATORS: tuple[MaskEstimator, ...] = ("louizos", "median", "mean", "count")
 
 
+_SAME_RULES = (
+    "Gates go with the spec that they were made from: spec of init_gates(key, spec), or net.spec "
+    "for net.gates() of an L0Module."
+)
+
+
 def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     """The gates as a flat dict, if they fit the spec.
 
@@ -44,8 +50,7 @@ def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
-    advice = " Give the spec that the gates were made for; that of an L0Module is net.spec."
-    names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates", advice)
+    names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates", _SAME_RULES)
     check_entries(named)
     for gate in spec.gates:
         _check_locations(gate, named[gate.name])

@@ -20,13 +20,16 @@ def closest(name: object, names: Iterable[str], /) -> str:
     return f"; the closest is {near[0]!r}" if near else ""
 
 
-def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> None:
+def check_names(
+    got: Iterable[str], expected: Iterable[str], /, label: str, advice: str = ""
+) -> None:
     """Refuse a tree unless its paths are exactly the expected ones.
 
     Args:
         got: The paths of the tree.
         expected: The paths that it should have.
         label: A name for the tree in an error.
+        advice: A sentence that ends the error: where the right tree is found.
 
     Raises:
         ValueError: A path is unknown or missing; the message names the nearest one.
@@ -34,11 +37,13 @@ def check_names(got: Iterable[str], expected: Iterable[str], /, label: str) -> N
     got, expected = set(got), set(expected)
     if got == expected:
         return
+    ending = f" {advice}" if advice else ""
     for name in sorted(got - expected):
         candidates = sorted(expected - got) or sorted(expected)
-        raise ValueError(f"{label} has no {name!r}{closest(name, candidates)}.")
+        raise ValueError(f"{label} has no {name!r}{closest(name, candidates)}.{ending}")
     for name in sorted(expected - got):
-        raise ValueError(f"{label} lacks {name!r}{closest(name, sorted(got))} among those given.")
+        near = closest(name, sorted(got))
+        raise ValueError(f"{label} lacks {name!r}{near} among those given.{ending}")
 
 
 def check_argument(
@@ -54,7 +59,7 @@ def check_argument(
         expected: The paths that it should have.
         owner: A word for the thing that expects them, for an error.
         label: The argument's name, for an error.
-        advice: The end of an error where only some names are wrong.
+        advice: A sentence that ends the error if some names fit: where the right ones are found.
 
     Raises:
         ValueError: A path is unknown or missing.
@@ -64,10 +69,7 @@ def check_argument(
         return
     if got and not got & expected:
         raise ValueError(_all_other_names(got, expected, owner, label))
-    try:
-        check_names(got, expected, f"The {owner}'s {label}")
-    except ValueError as error:
-        raise ValueError(f"{error}{advice}") from None
+    check_names(got, expected, f"The {owner}'s {label}", advice)
 
 
 def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) -> str:

@@ -36,6 +36,13 @@ from l0func.pure.places import Contents, Places
 from l0func.pure.watched import Watched
 
 
+OWN_BUFFERS = (
+    "Give all buffers of the module: those from make_functional(module), which copies them as they "
+    "are at that time, or those that a later call returned."
+)
+"""Where buffers are found, for an error about missing ones."""
+
+
 class Functional(NamedTuple):
     """A pure function, its parameters and its buffers."""
 
@@ -334,7 +341,7 @@ class PureModule:
         if self._compiled:
             own_params, own_buffers = eager_paths(own_params), eager_paths(own_buffers)
         names.check_argument(own_params, self.shapes, "module", "params")
-        names.check_argument(own_buffers, self.buffer_names, "module", "buffers")
+        names.check_argument(own_buffers, self.buffer_names, "module", "buffers", OWN_BUFFERS)
         for path, shape in self.shapes.items():
             got = tuple(own_params[path].shape)
             if got != shape:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -45,9 +46,10 @@ def init_params(
 
     Raises:
         ValueError: A pattern matches nothing, a name is unknown, a callable gives another shape,
-            ``sparse_`` meets a tensor that is no matrix, a name is used inside vmap or a compiler,
-            or this torch's initialisers take no generator (before 2.2).
-        TypeError: ``key`` is not a key, or an initialiser has another type.
+            an initialiser meets a shape that it cannot fill, as ``kaiming_normal_`` a norm's
+            vector, a name is used inside vmap or a compiler, or this torch's initialisers take no
+            generator (before 2.2).
+        TypeError: ``key`` is not a key, or an initialiser has another type or other settings.
 
     Example:
         >>> import torch
@@ -83,9 +85,9 @@ def _redrawn(key: Tensor, path: str, old: Tensor, initialiser: Initialiser) -> T
         return _by_callable(key, path, old, initialiser)
     if isinstance(initialiser, tuple):
         name, settings = initialiser
-        return _by_name(key, old, name, settings)
+        return _by_name(key, path, old, name, settings)
     if isinstance(given, str):
-        return _by_name(key, old, given, {})
+        return _by_name(key, path, old, given, {})
     raise TypeError(
         f"An initialiser is a name, (name, settings), a callable or None; {path!r} has {given!r}."
     )
@@ -102,10 +104,13 @@ def _by_callable(
     return new.to(old)
 
 
-def _by_name(key: Tensor, old: Tensor, name: str, settings: Mapping[str, Any]) -> Tensor:
+def _by_name(
+    key: Tensor, path: str, old: Tensor, name: str, settings: Mapping[str, Any]
+) -> Tensor:
     name = _with_underscore(name)
     if name == "sparse_":
-        return _sparse(key, tuple(old.shape), **settings).to(old)
+        with _named(path, old, name):
+            return _sparse(key, tuple(old.shape), **settings).to(old)
     function = getattr(nn.init, name)
     takes_generator = "generator" in inspect.signature(function).parameters
     if not takes_generator and _is_random(name):
@@ -116,8 +121,29 @@ def _by_name(key: Tensor, old: Tensor, name: str, settings: Mapping[str, Any]) -
         )
     generator = {"generator": _generator(key, old.device)} if takes_generator else {}
     new = torch.empty_like(old, requires_grad=False)
-    with torch.no_grad():
+    with torch.no_grad(), _named(path, old, name):
         return function(new, **settings, **generator)
+
+
+@contextmanager
+def _named(path: str, old: Tensor, name: str) -> Generator[None, None, None]:
+    """A context for an initialiser: its error names the parameter, and what to write instead."""
+    try:
+        yield
+    except TypeError as error:
+        raise TypeError(
+            f"{name} cannot draw {path!r} with the settings given: {error}. Settings are the "
+            f"arguments of torch.nn.init.{name}, as in ({name!r}, {{argument: value}})."
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        owner = path.rpartition(".")[0]
+        pattern = f"{owner}.*" if owner else path
+        raise ValueError(
+            f"{name} cannot draw {path!r} of shape {tuple(old.shape)}: "
+            f"{str(error).rstrip('.')}. The first pattern that matches decides: before the one "
+            f"that chose {name}, put {pattern!r}: None to keep these values, or {pattern!r} with "
+            "another initialiser."
+        ) from None
 
 
 def _with_underscore(name: str) -> str:

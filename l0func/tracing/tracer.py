@@ -52,6 +52,15 @@ def _check_has_operations(func: Any) -> None:
         )
 
 
+def _packed() -> str:
+    return (
+        f"A trace cannot follow a packed sequence, which forward runs{calling_line()}. Call "
+        "l0func.unit_groups on a module with the same layers whose forward does not call "
+        "pack_padded_sequence: its groups are right for this module too, whose layers have the "
+        "same names. Then call compact without example_inputs."
+    )
+
+
 def _within(place: str) -> str:
     """The words for a place in an output; the whole output needs none."""
     return "" if place == "output" else f", {place}"
@@ -73,6 +82,7 @@ class Tracer(TorchDispatchMode):
         self._values = AbstractValues()
         self._history = History()
         self._paused = False
+        self._packed: set[int] = set()
 
     def begin_parameter(self, path: str, tensor: Tensor) -> None:
         """Make a tensor known as a parameter or buffer."""
@@ -191,15 +201,26 @@ class Tracer(TorchDispatchMode):
         read = list(call.tensors())
         if call.func.is_view and read:
             self._history.mark_views(read[0], call.outputs)
-        return self._history.add(read, call.outputs, only_sizes=call.name in FACTORIES)
+        number = self._history.add(read, call.outputs, only_sizes=call.name in FACTORIES)
+        if call.name == "_pack_padded_sequence":
+            self._packed.add(number)
+        return number
 
     def _step(self, number: int | None) -> Step:
         return Step(number, self.trace, self._values)
 
+    def _are_lengths(self, read: Iterable[Tensor]) -> bool:
+        """Whether integers come out of a packed sequence: they count rows, and choose nothing."""
+        integers = [tensor for tensor in read if tensor.dtype == torch.int64]
+        return bool(self._packed & self._history.used(integers))
+
     def _check_branch(self, func: Any, args: tuple[Any, ...]) -> None:
         """Raise ValueError if the operation turns data into numbers."""
         name = operation_name(func)
-        if name in _READ_NUMBERS and self._history.depends_on_data(tensors_in_lists(args)):
+        read = list(tensors_in_lists(args))
+        if name in _READ_NUMBERS and self._history.depends_on_data(read):
+            if self._are_lengths(read):
+                raise ValueError(_packed())
             raise ValueError(
                 f"The module's forward branches on data: {name!r} reads numbers out of a tensor "
                 f"that depends on inputs or parameters{calling_line()}, so other inputs may run "

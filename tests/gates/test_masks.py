@@ -141,3 +141,12 @@ def test_open_entries_and_expected_density_agree_when_gates_have_decided():
     )
     assert kept.item() == pytest.approx(l0.expected_l0(gates, spec).item(), abs=1e-3)
     assert costs.prob_open(gates, spec)["w1"].shape == (4, 3)
+
+
+def test_gates_of_a_wrapper_with_rules_go_with_its_own_spec():
+    net = l0.L0Module(nn.Linear(3, 2), lam=1e-3, rules={"bias": None, "*": l0.element()}, seed=0)
+    other = l0.gate_spec(net.weights())
+    with pytest.raises(ValueError, match=r"gates lacks 'bias'.*or net\.spec for net\.gates\(\)"):
+        l0.prune(net.weights(), net.gates(), other)
+    pruned = l0.prune(net.weights(), net.gates(), net.spec)
+    assert torch.equal(pruned["bias"], net.weights()["bias"])

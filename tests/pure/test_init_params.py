@@ -118,6 +118,40 @@ def test_what_is_no_initialiser_is_named():
         )
 
 
+@needs_generator
+def test_a_shape_that_an_initialiser_cannot_fill_is_named_and_the_advice_helps():
+    net = nn.Sequential(nn.Linear(20, 8), nn.BatchNorm1d(8))
+    own = {path: p.detach() for path, p in net.named_parameters()}
+    rules = {"*.weight": "kaiming_normal_", "*.bias": "zeros_"}
+    match = r"kaiming_normal_ cannot draw '1.weight' of shape \(8,\).*put '1\.\*': None to keep"
+    with pytest.raises(ValueError, match=match):
+        l0.init_params(KEY, own, rules)
+    drawn = l0.init_params(KEY, own, {"1.*": None, **rules})
+    assert torch.equal(drawn["1.weight"], own["1.weight"])
+    assert (drawn["0.bias"] == 0).all()
+
+
+VECTOR_REFUSERS = ["xavier_uniform", "xavier_normal", "orthogonal", "eye", "dirac", "sparse"]
+
+
+@needs_generator
+@pytest.mark.parametrize("name", [*VECTOR_REFUSERS, "kaiming_uniform"])
+def test_every_initialiser_that_refuses_a_vector_names_it(name: str):
+    with pytest.raises(ValueError, match=rf"{name}_ cannot draw 'bias' of shape \(3,\).*'bias'"):
+        l0.init_params(KEY, {"bias": torch.ones(3)}, {"*": (name, SETTINGS.get(f"{name}_", {}))})
+
+
+@needs_generator
+@pytest.mark.parametrize(
+    ("name", "settings"), [("constant_", {}), ("normal_", {"sd": 0.1}), ("sparse_", {})]
+)
+def test_wrong_settings_of_an_initialiser_name_the_parameter(
+    name: str, settings: dict[str, float]
+):
+    with pytest.raises(TypeError, match=rf"{name} cannot draw 'a.weight' with the settings"):
+        l0.init_params(KEY, params(), {"a.weight": (name, settings)})
+
+
 @pytest.mark.skipif(HAS_GENERATOR, reason="this torch's initialisers take a generator")
 def test_initialisers_without_a_generator_are_refused_by_name():
     with pytest.raises(ValueError, match=r"torch.nn.init.normal_ takes no generator in torch 2.1"):

@@ -80,3 +80,54 @@ def test_floats_are_refused_with_the_line_that_reads_them(step):
         l0.unit_groups(Reads(step), X, LENGTHS)
     with pytest.raises(ValueError, match=match):
         l0.count_macs(*l0.make_functional(Reads(step)), X, LENGTHS)
+
+
+class Unpacked(nn.Module):
+    """A recurrent layer that reads whole rows."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.out = kind(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        return self.out(self.rnn(x)[0])
+
+
+class Packed(Unpacked):
+    """The same layers for rows of several lengths."""
+
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, n, batch_first=True, enforce_sorted=False)
+        return self.out(nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0])
+
+
+SEQUENCES = torch.sin(torch.arange(36.0)).reshape(3, 3, 4)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_packed_sequence_is_named_and_the_advice_is_exact(kind):
+    net = Packed(kind)
+    match = r"packed sequence.*test_integer_reads.py:\d+, in forward.*without example_inputs"
+    with pytest.raises(ValueError, match=match):
+        l0.unit_groups(net, SEQUENCES, LENGTHS)
+    fn, params, buffers = l0.make_functional(net)
+    spec = l0.gate_spec(params, groups=l0.unit_groups(Unpacked(kind), SEQUENCES, LENGTHS))
+    gates = {"rnn": torch.tensor([3.0, -9, 3, -9, 3, 3])}
+    with pytest.raises(ValueError, match=match):
+        l0.compact(fn, params, gates, buffers, spec, example_inputs=(SEQUENCES, LENGTHS))
+    small = l0.compact(fn, params, gates, buffers, spec)
+    expected = fn(l0.prune(params, gates, spec), buffers, SEQUENCES, LENGTHS)
+    got = small.fn(small.params, small.buffers, SEQUENCES, LENGTHS)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_branch_on_packed_numbers_is_still_a_branch():
+    class Branches(Packed):
+        def forward(self, x: Tensor, n: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, n, batch_first=True)
+            return self.out(self.rnn(-x if packed.data.sum() > 0 else x)[0])
+
+    lengths = torch.tensor([3, 2, 1])
+    with pytest.raises(ValueError, match=r"branches on data"):
+        l0.unit_groups(Branches(nn.GRU), SEQUENCES, lengths)
