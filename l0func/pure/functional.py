@@ -37,8 +37,8 @@ from l0func.pure.watched import Watched
 
 
 OWN_BUFFERS = (
-    "Give all buffers of the module: those from make_functional(module), which copies them as they "
-    "are at that time, or those that a later call returned."
+    "Give all buffers of the module: those from make_functional(module), which copies them as "
+    "they are at that time, or those that a later call returned."
 )
 """Where buffers are found, for an error about missing ones."""
 

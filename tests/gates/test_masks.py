@@ -144,7 +144,9 @@ def test_open_entries_and_expected_density_agree_when_gates_have_decided():
 
 
 def test_gates_of_a_wrapper_with_rules_go_with_its_own_spec():
-    net = l0.L0Module(nn.Linear(3, 2), lam=1e-3, rules={"bias": None, "*": l0.element()}, seed=0)
+    net = l0.L0Module(
+        torch.nn.Linear(3, 2), lam=1e-3, rules={"bias": None, "*": l0.element()}, seed=0
+    )
     other = l0.gate_spec(net.weights())
     with pytest.raises(ValueError, match=r"gates lacks 'bias'.*or net\.spec for net\.gates\(\)"):
         l0.prune(net.weights(), net.gates(), other)
