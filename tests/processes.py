@@ -117,6 +117,10 @@ class Processes:
         if _GROUPS.get(self.size) is self:
             del _GROUPS[self.size]
         for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            # One that waits for the others inside of gloo may not hear.
+            process.join(AFTER_A_FAILURE)
             process.kill()
             process.join()
 

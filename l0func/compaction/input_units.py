@@ -48,7 +48,7 @@ def _is_right_on(
     inputs: Inputs, keep: Tensor, dim: int, is_right: Callable[[Inputs], bool]
 ) -> bool:
     tensors = visible_tensors((inputs.args, inputs.kwargs))
-    if not any(_fits(tensor, keep, dim) for tensor in tensors):
+    if not any(_has_features(tensor, keep, dim) for tensor in tensors):
         return False
     args, kwargs = copied(partial(_narrowed, keep, dim), (inputs.args, inputs.kwargs))
     try:
@@ -58,13 +58,13 @@ def _is_right_on(
         return False
 
 
-def _fits(tensor: Tensor, keep: Tensor, dim: int) -> bool:
+def _has_features(tensor: Tensor, keep: Tensor, dim: int) -> bool:
     # Integers are names of rows, or a mask: no weight multiplies them.
     return tensor.is_floating_point() and tensor.dim() > 1 and tensor.shape[dim] == len(keep)
 
 
 def _narrowed(keep: Tensor, dim: int, tensor: Tensor) -> Tensor:
-    if not _fits(tensor, keep, dim):
+    if not _has_features(tensor, keep, dim):
         return tensor.clone()
     indices: Any = keep.nonzero().flatten().to(tensor.device)
     return torch.index_select(tensor, dim, indices)

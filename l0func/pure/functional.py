@@ -35,7 +35,6 @@ from l0func.pure.part import Part, is_fsdp
 from l0func.pure.places import Contents, Places
 from l0func.pure.watched import Watched
 
-
 OWN_BUFFERS = (
     "Give all buffers of the module: those from make_functional(module), which copies them as "
     "they are at that time, or those that a later call returned."

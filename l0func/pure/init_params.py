@@ -109,7 +109,7 @@ def _by_name(
 ) -> Tensor:
     name = _with_underscore(name)
     if name == "sparse_":
-        with _named(path, old, name):
+        with _naming(path, old, name):
             return _sparse(key, tuple(old.shape), **settings).to(old)
     function = getattr(nn.init, name)
     takes_generator = "generator" in inspect.signature(function).parameters
@@ -121,12 +121,12 @@ def _by_name(
         )
     generator = {"generator": _generator(key, old.device)} if takes_generator else {}
     new = torch.empty_like(old, requires_grad=False)
-    with torch.no_grad(), _named(path, old, name):
+    with torch.no_grad(), _naming(path, old, name):
         return function(new, **settings, **generator)
 
 
 @contextmanager
-def _named(path: str, old: Tensor, name: str) -> Generator[None, None, None]:
+def _naming(path: str, old: Tensor, name: str) -> Generator[None, None, None]:
     """A context for an initialiser: its error names the parameter, and what to write instead."""
     try:
         yield

@@ -69,26 +69,26 @@ def check_functions(loss: Any, penalty: Any, clip: Any, reduce: Any) -> None:
     Raises:
         TypeError: One of them is something else, or takes another number of arguments.
     """
-    if not _takes(loss, 4, more=True):
+    if not _takes_arguments(loss, 4, more=True):
         raise TypeError(f"loss is a function (params, gates, buffers, key, ...); got {loss!r}.")
-    if penalty is not None and not _takes(penalty, 2):
+    if penalty is not None and not _takes_arguments(penalty, 2):
         raise TypeError(
             "penalty is a function (params, gates), such as lambda params, gates: "
             f"l0func.penalty(params, gates, spec, lam); got {penalty!r}."
         )
-    if clip is not None and not _takes(clip, 2):
+    if clip is not None and not _takes_arguments(clip, 2):
         raise TypeError(
             "clip is a function over the gradients of weights and gates, such as "
             f"l0func.clip_norm(1.0); got {clip!r}."
         )
-    if reduce is not None and not _takes(reduce, 2):
+    if reduce is not None and not _takes_arguments(reduce, 2):
         raise TypeError(
             "reduce is a function (tree, rows) over all processes, such as "
             f"l0func.all_reduce_mean; got {reduce!r}."
         )
 
 
-def _takes(value: Any, count: int, more: bool = False) -> bool:
+def _takes_arguments(value: Any, count: int, more: bool = False) -> bool:
     """Whether a value is a function of so many arguments by position, as far as it shows.
 
     Args:

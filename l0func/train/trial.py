@@ -8,10 +8,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-Build: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
+MakeOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 """``build(leaves)``: a torch optimizer for these leaves."""
 
-Update: TypeAlias = Callable[
+PureStep: TypeAlias = Callable[
     [Mapping[str, Tensor], Mapping[str, Mapping[str, Tensor]], Mapping[str, Tensor]],
     "tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]",
 ]
@@ -25,14 +25,14 @@ _SHAPES = ((), (3,), (5, 3), (4, 5, 3), (6, 4, 5, 3))
 # Small ones first: some optimizers clip or scale what is large. The steps are as many as a probe
 # takes, because some do other things after some steps.
 _SCALES = (1e-3, 1.0, 1e3)
-_STEPS = 12
+_STEPS_TRIED = 12
 
 # Members and stacks take other roads through a kernel, and these round in other ways. A
 # coupling changes a step by parts of its own size.
 _SHARE, _ROUNDING = 1e-3, 1e-12
 
 
-def check_repeats(kind: str, build: Build, update: Update, likeness: Tensor) -> None:
+def check_repeats(kind: str, build: MakeOptimizer, update: PureStep, likeness: Tensor) -> None:
     """Refuse an optimizer whose steps depend on more than gradients, state and settings.
 
     Args:
@@ -45,11 +45,13 @@ def check_repeats(kind: str, build: Build, update: Update, likeness: Tensor) -> 
         TypeError: Steps do not repeat, or pure steps move leaves elsewhere.
     """
     first = _leaves([likeness.shape], 0, likeness)
-    gradients = [_leaves([likeness.shape], 1 + i, likeness, _scale(0, i)) for i in range(_STEPS)]
+    gradients = [
+        _leaves([likeness.shape], 1 + i, likeness, _scale(0, i)) for i in range(_STEPS_TRIED)
+    ]
     one, other = (_path(build, first, gradients) for _ in range(2))
     if not one or not other:
         return
-    if not _same(one, other):
+    if not _are_equal(one, other):
         raise TypeError(
             f"{kind} moves equal leaves by other amounts when the same steps are repeated: it "
             "draws random numbers, or counts in its class, and a resumed training would not go on "
@@ -58,7 +60,7 @@ def check_repeats(kind: str, build: Build, update: Update, likeness: Tensor) -> 
             "with n from l0func.random.normal(key, w.shape)."
         )
     pure = _pure_path(update, first, gradients)
-    if not pure or not _same(one, pure):
+    if not pure or not _are_equal(one, pure):
         raise TypeError(
             f"{kind} keeps something outside of its state for each leaf, such as a generator or a "
             "list in an attribute, and a pure step makes its optimizer anew: it would be lost. "
@@ -66,7 +68,7 @@ def check_repeats(kind: str, build: Build, update: Update, likeness: Tensor) -> 
         )
 
 
-def keeps_members_apart(build: Build) -> bool | None:
+def keeps_members_apart(build: MakeOptimizer) -> bool | None:
     """Whether an optimizer moves stacked leaves as it moves each member's alone.
 
     Returns:
@@ -81,18 +83,21 @@ def keeps_members_apart(build: Build) -> bool | None:
     return all(known) if known else None
 
 
-def _apart(build: Build, shapes: Sequence[tuple[int, ...]]) -> bool | None:
+def _apart(build: MakeOptimizer, shapes: Sequence[tuple[int, ...]]) -> bool | None:
     like = torch.zeros((), dtype=torch.float64, device="cpu")
     firsts = [_leaves(shapes, 100 * member, like) for member in range(2)]
     series = [
-        [_leaves(shapes, 100 * member + 1 + i, like, _scale(member, i)) for i in range(_STEPS)]
+        [
+            _leaves(shapes, 100 * member + 1 + i, like, _scale(member, i))
+            for i in range(_STEPS_TRIED)
+        ]
         for member in range(2)
     ]
     alone = [_path(build, *both) for both in zip(firsts, series, strict=True)]
     if not all(alone):
         return None
-    gradients = [_stacked(ones) for ones in zip(*series, strict=True)]
-    stacked = _path(build, _stacked(firsts), gradients)
+    gradients = [_stack_of(ones) for ones in zip(*series, strict=True)]
+    stacked = _path(build, _stack_of(firsts), gradients)
     if not stacked:
         return False
     return all(
@@ -120,11 +125,11 @@ def _leaves(
     return found
 
 
-def _stacked(members: Sequence[Leaves]) -> Leaves:
+def _stack_of(members: Sequence[Leaves]) -> Leaves:
     return [torch.stack(own) for own in zip(*members, strict=True)]
 
 
-def _path(build: Build, first: Leaves, gradients: Sequence[Leaves]) -> list[Leaves]:
+def _path(build: MakeOptimizer, first: Leaves, gradients: Sequence[Leaves]) -> list[Leaves]:
     """The leaves before a first and after each step; empty where one fails."""
     leaves = [t.clone() for t in first]
     found = [first]
@@ -141,13 +146,13 @@ def _path(build: Build, first: Leaves, gradients: Sequence[Leaves]) -> list[Leav
     return found
 
 
-def _pure_path(update: Update, first: Leaves, gradients: Sequence[Leaves]) -> list[Leaves]:
+def _pure_path(update: PureStep, first: Leaves, gradients: Sequence[Leaves]) -> list[Leaves]:
     """The same, by pure steps."""
     leaves, found = first, [first]
     moments: dict[str, dict[str, Tensor]] = {str(i): {} for i in range(len(first))}
     try:
         for slopes in gradients:
-            moved, moments = update(_named(slopes), moments, _named(leaves))
+            moved, moments = update(_numbered_leaves(slopes), moments, _numbered_leaves(leaves))
             leaves = list(moved.values())
             found.append(leaves)
     except Exception:
@@ -156,11 +161,11 @@ def _pure_path(update: Update, first: Leaves, gradients: Sequence[Leaves]) -> li
     return found
 
 
-def _named(leaves: Leaves) -> dict[str, Tensor]:
+def _numbered_leaves(leaves: Leaves) -> dict[str, Tensor]:
     return {str(i): t for i, t in enumerate(leaves)}
 
 
-def _same(one: list[Leaves], other: list[Leaves]) -> bool:
+def _are_equal(one: list[Leaves], other: list[Leaves]) -> bool:
     """Whether two paths are the same, bit for bit, up to NaN."""
     for ours, theirs in zip(one, other, strict=True):
         for t, same in zip(ours, theirs, strict=True):
