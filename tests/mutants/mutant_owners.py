@@ -30,6 +30,7 @@ OWNERS = {
     "distributions/blocks": "distributions/test_positions",
     "distributions/by_formula": "distributions/test_roads distributions/test_hard_concrete",
     "distributions/custom": "distributions/test_custom distributions/test_setting_names",
+    "distributions/custom_checks": "distributions/test_custom_laws distributions/test_custom",
     "distributions/derived": "distributions/test_derived",
     "distributions/elementwise": (
         "distributions/test_distributions distributions/test_edges "
