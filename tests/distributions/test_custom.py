@@ -198,7 +198,7 @@ class DentedGate(LogisticGate):
 @pytest.mark.parametrize("dent", [-1.0, 0.0, 1.0])
 def test_draws_that_are_wrong_around_one_location_are_named_with_it(dent):
     DentedGate()
-    with pytest.raises(ValueError, match=rf"at log_alpha={dent} it says P\(z > 0\.\d+\)"):
+    with pytest.raises(ValueError, match=rf"at log_alpha={dent} it says P\(z > "):
         DentedGate(dent=dent)
 
 
