@@ -67,7 +67,7 @@ OWNERS = {
     ),
     "gates/density": "gates/test_density gates/test_closed",
     "gates/init": "gates/test_masks test_bad_input",
-    "gates/masks": "gates/test_masks",
+    "gates/masks": "gates/test_masks test_bad_input",
     "gates/prune": "gates/test_masks gates/test_exact_zeros gates/test_closed",
     "spec/bindings": "spec/test_spec spec/test_from_file test_bad_input",
     "spec/build": "spec/test_spec spec/test_rule_settings test_bad_input",
