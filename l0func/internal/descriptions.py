@@ -25,6 +25,7 @@ _PROPERTIES = (
     "requires_grad",
 )
 _DESCRIBING_METHODS = (
+    "__len__",
     "dim",
     "size",
     "numel",

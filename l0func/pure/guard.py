@@ -223,7 +223,7 @@ class _Guarded(Interception):
 
 _SEES_INDEXING = _sees_indexing()
 _LISTS: Any = (list, tuple)
-_DESCRIPTIONS = DESCRIPTIONS | {TENSOR.__len__, TENSOR.is_leaf.__get__}
+_DESCRIPTIONS = DESCRIPTIONS | {TENSOR.is_leaf.__get__}
 _READS = (
     "reads {path!r} of the module that make_functional was given, in place of the {path!r} in the "
     "call's params or buffers."

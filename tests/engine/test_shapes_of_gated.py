@@ -117,3 +117,19 @@ def test_a_gated_parameter_is_cut_into_the_pieces_of_a_tensor_and_none_is_laid_o
     for i, key in enumerate(KEYS):
         masked = l0.apply_masks(params, l0.sample_masks(key, gates, spec))
         torch.testing.assert_close([y[i] for y in found], fn(masked, {}, x[i]))
+
+
+@pytest.mark.parametrize("sampling", ["exact", "local_reparam"])
+def test_a_gated_parameter_is_described_without_being_laid_out(sampling, monkeypatch):
+    monkeypatch.setattr(GatedParameter, "dense", None)
+    params = {"w": torch.randn(4, 3)}
+    spec = l0.gate_spec(params, {"w": l0.element()})
+    gates = l0.init_gates(random.key(1), spec)
+
+    def described(p, buffers, x):
+        w = p["w"]
+        assert (len(w), w.size(0), w.dim(), w.numel()) == (4, 4, 2, 12)
+        return F.linear(x, w)
+
+    rows = l0.per_example(l0.gated(described, spec, sampling=sampling))
+    assert rows(params, gates, {}, KEYS, torch.randn(3, 3)).shape == (3, 4)
