@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,8 +199,13 @@ class DentedGate(LogisticGate):
 @pytest.mark.parametrize("dent", [-1.0, 0.0, 1.0])
 def test_draws_that_are_wrong_around_one_location_are_named_with_it(dent):
     DentedGate()
-    with pytest.raises(ValueError, match=rf"at log_alpha={dent} it says P\(z > "):
+    with pytest.raises(ValueError, match=rf"at log_alpha={dent} it says P\(z > ") as refusal:
         DentedGate(dent=dent)
+    t, says = re.search(r"P\(z > (\S+)\) = (\S+),", str(refusal.value)).groups()
+    log_alpha = torch.tensor(dent, dtype=torch.float64)
+    assert float(says) == pytest.approx(
+        float(DentedGate().survival(float(t), log_alpha)), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("gate", [GATE, l0.HardConcrete(), l0.HardKuma()], ids=str)

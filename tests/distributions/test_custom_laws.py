@@ -73,7 +73,8 @@ class Falling(Logistic):
 
 
 def test_a_law_that_falls_in_its_location_is_refused():
-    with pytest.raises(ValueError, match=r"larger log_alpha.*Falling.*falls.*write -log_alpha"):
+    named = r"larger log_alpha.*Falling.*between log_alpha=-4.0 and -3.0.*write -log_alpha"
+    with pytest.raises(ValueError, match=named):
         Falling()
 
 

@@ -97,7 +97,9 @@ OWNERS = {
     "tracing/steady": "tracing/test_steady tracing/test_layers tracing/test_products",
     "tracing/step": "tracing/test_tracing tracing/test_dataflow tracing/test_repeats",
     "tracing/trace": "tracing/test_tracing tracing/test_layers tracing/test_dataflow",
-    "tracing/tracer": "tracing/test_tracing tracing/test_layers tracing/test_integer_reads",
+    "tracing/tracer": (
+        "tracing/test_steady tracing/test_tracing tracing/test_layers tracing/test_integer_reads"
+    ),
     "tracing/transfers/activation_products": "tracing/test_dataflow tracing/test_products",
     "tracing/transfers/batched_weights": "compaction/test_stranger_rules tracing/test_products",
     "tracing/transfers/complex_numbers": "tracing/test_dataflow tracing/test_operations",
