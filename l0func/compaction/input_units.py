@@ -28,7 +28,7 @@ def removed_inputs(
     opens: Mapping[str, Tensor],
     is_right: Callable[[Inputs], bool],
 ) -> str:
-    """What to do about a group whose slices read the network's own inputs; empty if none does.
+    """Advice about a group that removes the network's own inputs; empty if no group does.
 
     Args:
         inputs: The examples, on which the smaller network failed.

@@ -1,4 +1,4 @@
-"""What a distribution of one's own must hold, checked once when it is built.
+"""Checks of a user's distribution, once when it is built.
 
 The other functions of the library trust it: the price reads P(z > 0), a start finds its location
 by bisection, and a forward pass takes the draws. Each of them alone would be wrong in silence.
