@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -186,6 +187,85 @@ def resumed(device: str) -> Any:
     return last.params, last.gates
 
 
+class Decaying(torch.optim.SGD):
+    """Its moments begin in its first step: a sum of gradients for each leaf, and a factor."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p] or {"history": torch.zeros_like(p), "factor": 1.0}
+                state["factor"] *= 0.9
+                state["history"] += p.grad
+                p -= group["lr"] * state["factor"] * state["history"]
+                self.state[p] = state
+
+
+def resumed_from_before_the_first_step(device: str) -> Any:
+    def loss(params: Any, gates: Any, buffers: Any, key: Tensor) -> Tensor:
+        return (params["w"] * params["scale"] * gates["w"] - 1).square().sum()
+
+    params = {"w": torch.ones(3, device=device), "scale": torch.tensor(0.5, device=device)}
+    spec = l0.gate_spec(params, {"w": l0.element()})
+    gates = {"w": torch.linspace(0.0, 1.0, 3, device=device)}
+    own = l0.optimizer(Decaying, lr=0.1)
+    init, step = l0.training(loss, own, own)
+    first = init(KEY.to(device), params, gates, {})
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "state"
+        l0.save_state(path, step(first)[0], spec)
+        later = l0.load_state(path, first, spec)
+    last, _ = step(later)
+    return last.params, last.gates
+
+
+def own_law(device: str) -> Any:
+    """A law whose constants lie on the default device."""
+
+    @dataclass(frozen=True)
+    class Logistic(l0.CustomGate):
+        def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:
+            return torch.tensor(0.5, dtype=u.dtype) + log_alpha + 0.3 * torch.logit(u)
+
+        def survival(self, t: float | Tensor, log_alpha: Tensor) -> Tensor:
+            middle = torch.tensor(0.5, dtype=log_alpha.dtype)
+            return torch.sigmoid((middle + log_alpha - t) / 0.3)
+
+    with torch.device(device):
+        law = Logistic()
+        log_alpha = torch.linspace(-2.0, 2.0, 5)
+        return (
+            law.prob_nonzero(log_alpha),
+            law.sample(KEY.to(device), log_alpha),
+            law.mean(log_alpha),
+        )
+
+
+class UpToLengths(nn.Module):
+    """It reads the lengths of its rows, which lie on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        steps = torch.arange(x.shape[1], device=x.device)
+        inside = steps[None, :] < lengths.to(x.device)[:, None]
+        h = self.inner(x[:, : int(lengths.max())]).relu()
+        return self.out((h * inside[:, : h.shape[1], None]).sum(1))
+
+
+def units_beside_lengths(device: str) -> Any:
+    net = _seeded(UpToLengths).to(device)
+    x = torch.linspace(-1.0, 1.0, 72, device=device).reshape(3, 4, 6)
+    lengths = torch.tensor([1, 3, 2])
+    fn, params, buffers = l0.make_functional(net)
+    spec = l0.gate_spec(params, groups=l0.unit_groups(net, x, lengths))
+    gates = {g.name: torch.linspace(-9.0, 9.0, g.size, device=device) for g in spec.gates}
+    small = l0.compact(fn, params, gates, buffers, spec, example_inputs=(x, lengths))
+    return small.params, small.fn(small.params, small.buffers, x, lengths)
+
+
 CALLS = [
     draws,
     masks,
@@ -198,6 +278,9 @@ CALLS = [
     cuts,
     training,
     resumed,
+    resumed_from_before_the_first_step,
+    own_law,
+    units_beside_lengths,
 ]
 
 

@@ -24,6 +24,9 @@ CALLS = [
     "cuts",
     "training",
     "resumed",
+    "resumed_from_before_the_first_step",
+    "own_law",
+    "units_beside_lengths",
 ]
 
 pytestmark = pytest.mark.skipif(

@@ -10,6 +10,8 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar
 
+import torch
+
 from l0func.distributions.settings import check_dataclass, given_fields
 from l0func.internal.compiler_import import graph_constant
 from l0func.internal.context import compiling
@@ -79,7 +81,8 @@ def keeping(last: int) -> Callable[[Any], Any]:
     @lru_cache(maxsize=last)
     def first(distribution: Any) -> Any:
         # Numbers are computed, also where torch only traces: in an export or among fake tensors.
-        with untyped.utils._python_dispatch._disable_current_modes():
+        # A law's own constants lie beside them, whatever device is the default one.
+        with untyped.utils._python_dispatch._disable_current_modes(), torch.device("cpu"):
             distribution._compute()
         return distribution
 

@@ -20,14 +20,20 @@ def explained_kinds(inputs: Inputs, tensors: Mapping[str, Tensor]) -> Generator[
         tensors: The module's parameters and buffers, by path.
 
     Raises:
-        ValueError: An example is on a device without any of these tensors; or forward fails, and
-            an example has another floating-point type than all of them.
+        ValueError: An example is on a device without any of these tensors, though integers on the
+            CPU are refused only if forward fails. Or forward fails, and an example has another
+            floating-point type than all of the tensors.
     """
-    _check_devices(inputs, tensors)
+    elsewhere = [(name, t) for name, t in _named(inputs) if _is_elsewhere(t, tensors)]
+    for name, example in elsewhere:
+        if not _forward_may_read(example, tensors):
+            raise ValueError(_advice_on_devices(name, example, tensors))
     try:
         yield
     except RuntimeError as error:
         advice = _advice_on_types(inputs, tensors)
+        if elsewhere:
+            advice = _advice_on_devices(*elsewhere[0], tensors)
         if not advice:
             raise
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -43,15 +49,24 @@ def _named(inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
                 yield place_of(label, trail), leaf
 
 
-def _check_devices(inputs: Inputs, tensors: Mapping[str, Tensor]) -> None:
+def _is_elsewhere(example: Tensor, tensors: Mapping[str, Tensor]) -> bool:
     known = {tensor.device for tensor in tensors.values()}
-    for name, tensor in _named(inputs):
-        if known and tensor.dim() and tensor.device not in known:
-            path = next(iter(tensors))
-            raise ValueError(
-                f"The example {name} is on {tensor.device}, and the module's {path!r} is on "
-                f"{tensors[path].device}. Move the examples: x.to({str(tensors[path].device)!r})."
-            )
+    return bool(known) and example.dim() > 0 and example.device not in known
+
+
+def _forward_may_read(example: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are integers on the CPU, such as the lengths of rows beside a card."""
+    has_values = not any(tensor.is_meta for tensor in tensors.values())
+    is_float = example.is_floating_point() or example.is_complex()
+    return has_values and not is_float and example.device.type == "cpu"
+
+
+def _advice_on_devices(name: str, example: Tensor, tensors: Mapping[str, Tensor]) -> str:
+    path, tensor = next(iter(tensors.items()))
+    return (
+        f"The example {name} is on {example.device}, and the module's {path!r} is on "
+        f"{tensor.device}. Move the examples: x.to({str(tensor.device)!r})."
+    )
 
 
 def _advice_on_types(inputs: Inputs, tensors: Mapping[str, Tensor]) -> str:

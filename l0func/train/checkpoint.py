@@ -165,16 +165,22 @@ def load_state(
     return tree.rebuild(saved, {leaf: _on_its_device(t, leaf, own) for leaf, t in leaves})
 
 
-def counterpart(name: str, own: Mapping[str, Tensor]) -> Tensor | None:
-    """This run's tensor at a path; for a moment that has not begun, its leaf."""
-    found = own.get(name)
-    return own.get(name.removeprefix("moments.").rpartition(".")[0]) if found is None else found
+def counterpart(saved: Tensor, name: str, own: Mapping[str, Tensor]) -> Tensor | None:
+    """This run's tensor at a path; for a moment that has not begun, its leaf; for a count, None.
+
+    torch counts steps on the CPU, also those of a leaf that is a single number.
+    """
+    if name in own:
+        return own[name]
+    leaf_name, _, kind = name.removeprefix("moments.").rpartition(".")
+    leaf = own.get(leaf_name)
+    if leaf is None or saved.dim() > 0:
+        return leaf
+    return None if leaf.dim() > 0 or kind == "step" else leaf
 
 
 def _on_its_device(t: Tensor, name: str, own: Mapping[str, Tensor]) -> Tensor:
-    if t.dim() == 0 and own.get(name) is None:
-        return t  # torch counts on the CPU
-    like = counterpart(name, own)
+    like = counterpart(t, name, own)
     return t if like is None or like.is_meta else t.to(like.device)
 
 

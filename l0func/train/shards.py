@@ -135,7 +135,7 @@ def load_shards(
     own = tree.leaves(state, "the state")
     wanted: dict[str, Tensor] = {}
     for leaf, t in tree.leaves(found, "the state").items():
-        wanted[leaf] = _room_for(t, counterpart(leaf, own))
+        wanted[leaf] = _room_for(t, counterpart(t, leaf, own))
     read_parts(path, wanted)
     return tree.rebuild(found, wanted)
 

@@ -19,9 +19,16 @@ RULES = [
     *(l0.blocks(0, 2), l0.blocks(1, 2, start=2), l0.blocks(-2, 3, stop=3), l0.tiles(0, 3)),
     *(l0.blocks(0, 2, sharers=2), l0.blocks(0, 2, start=2, sharers=3)),
 ]
+
+
+def indices(*numbers):
+    """What a process owns is counted on the CPU."""
+    return torch.tensor(numbers, device="cpu")
+
+
 # Runs of indices, indices in strides as fully_shard lays them out, and none.
-ROWS = [range(6), range(3), range(3, 6), torch.tensor([0, 1, 4]), torch.tensor([2, 5]), range(0)]
-COLUMNS = [range(4), range(2, 4), torch.tensor([0, 3]), range(1, 2)]
+ROWS = [range(6), range(3), range(3, 6), indices(0, 1, 4), indices(2, 5), range(0)]
+COLUMNS = [range(4), range(2, 4), indices(0, 3), range(1, 2)]
 SHAPE = (6, 4)
 
 
@@ -37,18 +44,17 @@ def needed(rule, own):
         numbers |= oracles.gates_of(rule, SHAPE, entry)
     first, last = min(numbers, default=0), max(numbers, default=-1)
     is_run = len(numbers) == last + 1 - first
-    return [range(first, last + 1) if is_run else torch.tensor(sorted(numbers))]
+    return [range(first, last + 1) if is_run else indices(*sorted(numbers))]
 
 
 def on_entries(rule, values, own, meet):
     """The value on each entry, or several that meet, or 1 without any."""
-    indices = [as_index(part).tolist() for part in own]
     found = []
-    for entry in product(*indices):
+    for entry in product(*(as_index(part).tolist() for part in own)):
         numbers = oracles.gates_of(rule, SHAPE, entry)
         on_it = [values.flatten()[number].item() for number in sorted(numbers)]
         found.append(meet(on_it) if on_it else 1.0)
-    return torch.tensor(found).reshape([len(part) for part in indices])
+    return torch.tensor(found).reshape([len(part) for part in own])
 
 
 def any_open(values):
@@ -56,8 +62,8 @@ def any_open(values):
 
 
 def part_of(values, held):
-    for dim, indices in enumerate(held):
-        values = values.index_select(dim, as_index(indices))
+    for dim, part in enumerate(held):
+        values = values.index_select(dim, as_index(part).to(values.device))
     return values
 
 
@@ -80,7 +86,7 @@ def test_a_part_of_the_gates_is_spread_as_on_each_of_a_parts_entries(rule, holds
 
 
 @pytest.mark.parametrize(("rule", "earlier"), [(l0.axis(0), l0.axis(1)), (l0.axis(1), l0.axis(0))])
-@pytest.mark.parametrize("rows", [range(4), range(2, 4), torch.tensor([0, 3])], ids=str)
+@pytest.mark.parametrize("rows", [range(4), range(2, 4), indices(0, 3)], ids=str)
 def test_a_gate_that_meets_itself_on_an_entry_of_a_part_counts_once(rule, earlier, rows):
     values = torch.tensor([0.2, 0.4, 0.6, 0.8])
     own = [rows, range(4)]

@@ -103,6 +103,8 @@ class Packed(Unpacked):
 
 
 SEQUENCES = torch.sin(torch.arange(36.0)).reshape(3, 3, 4)
+# torch packs rows by lengths on the CPU alone.
+ON_CPU = LENGTHS.cpu()
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
@@ -110,15 +112,15 @@ def test_a_packed_sequence_is_named_and_the_advice_is_exact(kind):
     net = Packed(kind)
     match = r"packed sequence.*test_integer_reads.py:\d+, in forward.*without example_inputs"
     with pytest.raises(ValueError, match=match):
-        l0.unit_groups(net, SEQUENCES, LENGTHS)
+        l0.unit_groups(net, SEQUENCES, ON_CPU)
     fn, params, buffers = l0.make_functional(net)
-    spec = l0.gate_spec(params, groups=l0.unit_groups(Unpacked(kind), SEQUENCES, LENGTHS))
+    spec = l0.gate_spec(params, groups=l0.unit_groups(Unpacked(kind), SEQUENCES, ON_CPU))
     gates = {"rnn": torch.tensor([3.0, -9, 3, -9, 3, 3])}
     with pytest.raises(ValueError, match=match):
-        l0.compact(fn, params, gates, buffers, spec, example_inputs=(SEQUENCES, LENGTHS))
+        l0.compact(fn, params, gates, buffers, spec, example_inputs=(SEQUENCES, ON_CPU))
     small = l0.compact(fn, params, gates, buffers, spec)
-    expected = fn(l0.prune(params, gates, spec), buffers, SEQUENCES, LENGTHS)
-    got = small.fn(small.params, small.buffers, SEQUENCES, LENGTHS)
+    expected = fn(l0.prune(params, gates, spec), buffers, SEQUENCES, ON_CPU)
+    got = small.fn(small.params, small.buffers, SEQUENCES, ON_CPU)
     torch.testing.assert_close(got, expected)
 
 
@@ -128,6 +130,6 @@ def test_a_branch_on_packed_numbers_is_still_a_branch():
             packed = nn.utils.rnn.pack_padded_sequence(x, n, batch_first=True)
             return self.out(self.rnn(-x if packed.data.sum() > 0 else x)[0])
 
-    lengths = torch.tensor([3, 2, 1])
+    lengths = torch.tensor([3, 2, 1], device="cpu")
     with pytest.raises(ValueError, match=r"branches on data"):
         l0.unit_groups(Branches(nn.GRU), SEQUENCES, lengths)
