@@ -16,7 +16,13 @@ from l0func.internal.untyped import loose
 from l0func.internal.whole import shown_layout
 
 _MIXED_TEXT = "mixed torch.Tensor and DTensor"
-_MESHES_TEXT = "different meshes"
+_MESHES_TEXTS = (
+    "different meshes",
+    # As torch 2.9 to 2.12 say it.
+    "Cross device mesh comm",
+    "cross-mesh operation",
+    "Sharding propagation failed",
+)
 _SHOWN_ARGUMENTS = 4
 
 
@@ -33,7 +39,8 @@ def in_words_of_arguments(error: Exception, /, **trees: Any) -> ValueError | Non
         **trees: The call's arguments: pytrees under the names that they have.
     """
     text = str(error)
-    if not are_dtensors_possible() or not (_MIXED_TEXT in text or _MESHES_TEXT in text):
+    known = any(part in text for part in (_MIXED_TEXT, *_MESHES_TEXTS))
+    if not known or not are_dtensors_possible():
         return None
     found = list(_given_tensors(trees))
     laid = [argument for argument in found if is_dtensor(argument.tensor)]

@@ -118,7 +118,8 @@ class ReadGuard(Unsearched):
         # An id would make the compiler compile anew for every tensor; an identity does not.
         values = (*args, *kwargs.values()) if kwargs else args
         for value in values:
-            if isinstance(value, list | tuple):
+            # Not a union of types, which the compiler of torch 2.9 does not follow.
+            if isinstance(value, (list, tuple)):
                 self._check_traced(func, value, None)
             for path, reference in self._originals.held:
                 is_original = value is not None and value is reference()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import RELEASE
 from processes import processes
 from torch import nn
 
@@ -136,9 +137,11 @@ def _messages() -> dict[str, str]:
         except ValueError as error:
             found[name] = str(error)
     # What fits still runs, and so does a function that lays plain inputs out itself.
-    placed = given.fn(given.laid, given.laid_buffers, given.x)
-    whole = given.fn(given.params, given.buffers, X)
-    torch.testing.assert_close(l0.gather(placed), whole)
+    if RELEASE >= (2, 13):
+        # Before, torch normalises no batch that is a DTensor.
+        placed = given.fn(given.laid, given.laid_buffers, given.x)
+        whole = given.fn(given.params, given.buffers, X)
+        torch.testing.assert_close(l0.gather(placed), whole)
 
     def lays_out(params: Any, buffers: Any, x: Any) -> Any:
         mesh = params["0.weight"].device_mesh

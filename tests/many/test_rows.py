@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import WHOLE_MODULES
 from processes import processes
 from torch import distributed, nn
 from torch.testing import assert_close
@@ -199,6 +200,7 @@ def compiled_rows() -> None:
 
 
 @pytest.mark.compiles
+@WHOLE_MODULES
 def test_compiled_rows_over_processes_give_what_one_process_gives():
     processes(2).run(compiled_rows)
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from device import WHOLE_MODULES
 from sampled import one_in, sampled
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -109,6 +110,7 @@ def test_data_parallel_is_refused_by_name():
 
 
 @pytest.mark.skipif(not compiles(), reason="the library compiles on later torch")
+@WHOLE_MODULES
 @pytest.mark.parametrize("per_example", sampled([True, False], one_in(2)))
 def test_a_compiled_module_compiles_once_a_mode_and_draws_as_the_eager_one(per_example):
     graphs = []
@@ -132,6 +134,7 @@ def test_a_compiled_module_compiles_once_a_mode_and_draws_as_the_eager_one(per_e
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.skipif(not compiles(), reason="the library compiles on later torch")
+@WHOLE_MODULES
 def test_a_compiled_module_gives_back_a_loss_too():
     class WithLoss(nn.Module):
         def __init__(self) -> None:

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from device import WHOLE_MODULES
 from torch import nn
 
 import l0func as l0
@@ -76,6 +77,7 @@ def test_a_copy_has_its_rows_where_the_original_has_them():
     assert torch.equal(net(x, MASK), other(x, MASK))
 
 
+@WHOLE_MODULES
 @pytest.mark.compiles
 def test_a_compiled_module_has_its_rows_there_too():
     net, x = mixed(), torch.randn(3, 5, 4)

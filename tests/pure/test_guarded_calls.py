@@ -354,14 +354,20 @@ def test_a_guarded_call_compiles_once():
     assert len(seen) == 1
 
 
-@pytest.mark.compiles
-@pytest.mark.parametrize(
-    "place",
-    sampled(
-        [place for name, place in BOUND.items() if not name.startswith(("weak_", "namespace"))],
-        one_in(3),
-    ),
+OWN_METHOD_IN_A_PARTIAL = pytest.mark.xfail(
+    (2, 9) <= RELEASE <= (2, 11),
+    reason="the compilers of torch 2.9 and 2.11 do not follow it",
+    strict=True,
 )
+FOLLOWED = [
+    pytest.param(place, marks=[OWN_METHOD_IN_A_PARTIAL] * (name == "partial_in_forward"), id=name)
+    for name, place in BOUND.items()
+    if not name.startswith(("weak_", "namespace"))
+]
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("place", sampled(FOLLOWED, one_in(3)))
 def test_what_a_place_holds_compiles_as_a_whole(place: Any):
     torch._dynamo.reset()
     fn, params, buffers = l0.make_functional(Net(place))
