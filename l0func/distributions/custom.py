@@ -50,8 +50,10 @@ class CustomGate(GateDistribution):
     """
 
     def _compute(self) -> None:
-        check_methods(self)
-        super()._compute()
+        # Constants in the methods lie beside the CPU's locations, whatever the default device is.
+        with torch.device("cpu"):
+            check_methods(self)
+            super()._compute()
 
     @abstractmethod
     def draw(self, u: Tensor, log_alpha: Tensor) -> Tensor:

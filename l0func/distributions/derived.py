@@ -10,8 +10,6 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar
 
-import torch
-
 from l0func.distributions.settings import check_dataclass, given_fields
 from l0func.internal.compiler_import import graph_constant
 from l0func.internal.context import compiling
@@ -81,8 +79,7 @@ def keeping(last: int) -> Callable[[Any], Any]:
     @lru_cache(maxsize=last)
     def first(distribution: Any) -> Any:
         # Numbers are computed, also where torch only traces: in an export or among fake tensors.
-        # A law's own constants lie beside them, whatever device is the default one.
-        with untyped.utils._python_dispatch._disable_current_modes(), torch.device("cpu"):
+        with untyped.utils._python_dispatch._disable_current_modes():
             distribution._compute()
         return distribution
 
