@@ -18,6 +18,7 @@ ADVICE: dict[str, str] = {
     "runs over them": "units can go behind one more linear layer",
     "joined with an input": "put a linear layer between the input and these units",
     "the only unit along": "give the dimension two units or more",
+    "has no entries": "take the empty layer out of the network",
     "is reshaped before it is used": "store the parameter in the shape in which it is used",
     "along no single dimension": "give the units a dimension of their own in this tensor",
     "to a fixed size": "pad along another dimension",

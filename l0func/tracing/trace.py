@@ -195,6 +195,9 @@ class Trace:
 
         None if no dimension fits; the units are then fixed, now or at the end.
         """
+        if 0 in weight.shape:
+            self._keep_units_and_whole(weight.path, labels, "has no entries", step)
+            return None
         if weight.shape[dim] == 1:
             reason = f"they are the only unit along a dimension of {weight.path!r}"
             self.units.fix(labels, reason, step)
@@ -215,7 +218,12 @@ class Trace:
 
     def keep_reshaped(self, path: str, labels: Tensor, step: int | None) -> None:
         """Record that a parameter, and the units along it, stay: no single dimension fits."""
-        reason = f"{path!r} is reshaped before it is used"
+        self._keep_units_and_whole(path, labels, "is reshaped before it is used", step)
+
+    def _keep_units_and_whole(
+        self, path: str, labels: Tensor, state: str, step: int | None
+    ) -> None:
+        reason = f"{path!r} {state}"
         self.units.fix(labels, reason, step)
         self.keep_whole(path, reason)
 

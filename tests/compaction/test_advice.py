@@ -66,6 +66,13 @@ ADVICE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_an_empty_layer_is_the_reason_and_not_a_shape():
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 0), nn.Linear(0, 3))
+    with pytest.raises(ValueError, match=r"'2\.weight' has no entries; take the empty layer out"):
+        l0.unit_groups(net, torch.ones(2, 4))
+
+
 @pytest.mark.parametrize("operation", ADVICE)
 def test_a_refusal_says_why_and_what_to_do(operation):
     groups = l0.unit_groups(Mixed(operation), torch.randn(3, 4))
