@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -93,9 +93,11 @@ class Row:
             # A module may write a row's tensors into an object, such as a cache.
             inputs, kwargs = copied(_itself, (inputs, kwargs))
         gates = self._own_gates(gates)
-        with ByRow(key, self.chunked, self.several_masks, self.note):
+        with ByRow(key, self.chunked, self.several_masks, self.note) as by_row:
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
         flat = flatten_mapped(output, self.out_dims, "out_dims", "output", key)
+        for x, dim in flat.mapped():
+            _check_no_last_state(x, dim, by_row.last_states)
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]
         return rows, flat.unmapped, Form(flat.template, flat.dims)
 
@@ -109,6 +111,17 @@ class Row:
 
 def _itself(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _check_no_last_state(x: Tensor, dim: int, last_states: Sequence[Tensor]) -> None:
+    """Refuse a recurrent layer's last state with its rows along layers, though there is one."""
+    if dim % x.dim() != 1 and any(x is state for state in last_states):
+        raise ValueError(
+            f"The last state of a recurrent layer is an output, {tuple(x.shape)} in one row: its "
+            f"rows lie along dimension 1, and out_dims says {dim}. Give out_dims=(0, 1) for an "
+            "output and its state, out_dims=(0, (1, 1)) for those of an LSTM, or return the "
+            "output alone."
+        )
 
 
 def _only_row(x: Tensor, dim: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l0func.internal.context import is_mapped_with
+from l0func.internal.context import compiling, is_mapped_with
 from l0func.internal.interception import Interception, function_name
 from l0func.internal.shared import needs_gradient
 from l0func.internal.source_line import calling_line
@@ -53,6 +53,8 @@ class ByRow(Interception):
         self.chunked = chunked
         self.several_masks = several_masks
         self.note = note
+        self.last_states: list[Tensor] = []
+        """The last states of recurrent layers, shape ``(layers * directions, N, H)``."""
 
     def __torch_function__(
         self,
@@ -221,6 +223,8 @@ def _one_row(replacement: Replacement) -> Callable[..., Any]:
         result = as_autocast(func, run, args, named)
         if result is NotImplemented:
             return _refuse_packed(mode, func)
+        if replacement.packs and not compiling():
+            mode.last_states.extend(result[1:])
         return result
 
     return handler

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from l0func.pure.written_out.attention import additive, masked_softmax
 from l0func.pure.written_out.dropout import Dropout
+from l0func.pure.written_out.sequences import warn_of_one_step
 
 
 def multi_head_attention_forward(
@@ -103,6 +104,7 @@ def multi_head_attention_forward(
     k = _projected(key, projections[1], biases[1])
     v = _projected(value, projections[2], biases[2])
     length, n = q.shape[:2]
+    warn_of_one_step("multi_head_attention_forward", q, max(length, k.shape[0]), n)
     sizes = (n, num_heads, length, k.shape[0])
     masks = _masks(attn_mask, key_padding_mask, sizes)
     q = _by_head(q, num_heads)

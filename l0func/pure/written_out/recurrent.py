@@ -24,6 +24,7 @@ from l0func.pure.written_out.cells import (
 )
 from l0func.pure.written_out.dropout import Dropout
 from l0func.pure.written_out.recurrent_checks import check_network
+from l0func.pure.written_out.sequences import warn_of_one_step
 
 _Step = Callable[[Tensor, Hidden, CellWeights], Hidden]
 """(projected input, hidden state, weights) to the new hidden state."""
@@ -192,6 +193,7 @@ class _Network(NamedTuple):
         check_network(self.name, input, initial, count, self.has_biases, cells)
         weights = self._by_direction(directions)
         x = input.transpose(0, 1) if self.batch_first else input
+        warn_of_one_step(self.name, x, x.shape[0], 1 if self.batch_first else x.shape[1])
         finals: list[Hidden] = []
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout_p > 0.0:
