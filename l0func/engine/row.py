@@ -96,8 +96,9 @@ class Row:
         with ByRow(key, self.chunked, self.several_masks, self.note) as by_row:
             output = self.apply(self.params, gates, self.buffers, key, *inputs, **kwargs)
         flat = flatten_mapped(output, self.out_dims, "out_dims", "output", key)
-        for x, dim in flat.mapped():
-            _check_no_last_state(x, dim, by_row.last_states)
+        if not compiling():
+            for x, dim in flat.mapped():
+                _check_no_last_state(x, dim, by_row.last_states)
         rows = [_only_row(x, dim) for x, dim in flat.mapped()]
         return rows, flat.unmapped, Form(flat.template, flat.dims)
 

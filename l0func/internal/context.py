@@ -130,6 +130,20 @@ def innermost_is_vmap() -> bool:
     return interpreter is not None and interpreter.key() == functorch.TransformType.Vmap
 
 
+def is_in_vmap_with_draws_apart() -> bool:
+    """Whether a torch.vmap around this code has not asked for ``randomness="same"``.
+
+    Its rows would then draw numbers of their own, or nothing at all.
+    """
+    functorch: Any = untyped._C._functorch
+    for interpreter in functorch.get_interpreter_stack() or ():
+        if interpreter.key() == functorch.TransformType.Vmap:
+            randomness = functorch.CVmapInterpreterPtr(interpreter).randomness()
+            if randomness != functorch.RandomnessType.Same:
+                return True
+    return False
+
+
 def known_values(tensor: Any, /) -> Any:
     """A tensor's values as Python numbers, or None if they cannot be known.
 

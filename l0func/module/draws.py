@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.internal.compiler_import import graph_constant
-from l0func.internal.context import compiling, recording
+from l0func.internal.context import compiling, is_in_vmap_with_draws_apart, recording
 from l0func.internal.interception import innermost
 from l0func.internal.names import stream
 from l0func.internal.untyped import untyped
@@ -68,8 +68,9 @@ def check_can_draw() -> None:
 
     Raises:
         RuntimeError: Autograd is running backward on this thread.
-        ValueError: An L0Module in training runs as a submodule of a pure function, or is recorded
-            by torch.export or torch.jit.trace.
+        ValueError: An L0Module in training runs as a submodule of a pure function, or inside a
+            torch.vmap without ``randomness="same"``, or is recorded by torch.export or
+            torch.jit.trace.
     """
     if recording():
         _refuse_recorder()
@@ -80,6 +81,14 @@ def check_can_draw() -> None:
             "An L0Module in training ran again in the backward pass, as torch.utils.checkpoint "
             "does. New masks would give the gradient of another network. Let L0Module wrap the "
             "module that calls checkpoint, or give l0func.gated the key yourself."
+        )
+    if is_in_vmap_with_draws_apart():
+        raise ValueError(
+            "torch.vmap maps an L0Module in training, which draws once: all rows would share one "
+            "mask. For masks of their own build it with per_example=True and call it on the whole "
+            "batch, without torch.vmap; or map l0func.gated over keys. For one mask on purpose "
+            "say torch.vmap(..., randomness='same'), or torch.func.jacfwd(..., "
+            "randomness='same')."
         )
     if innermost(Keyed) is not None:
         raise ValueError(

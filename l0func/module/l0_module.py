@@ -23,7 +23,7 @@ from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal.context import compiling
 from l0func.internal.whole import check_whole
-from l0func.module import checkpoint, draws, settings
+from l0func.module import chain, checkpoint, draws, settings
 from l0func.module.apart import apart, next_key_number
 from l0func.module.beside import gates_beside
 from l0func.module.call import LiveCall
@@ -189,10 +189,10 @@ class L0Module(PlacedGates):
             apply = PerExample(apply, self.in_dims, (self.out_dims, 0, None))
             key = keys_for_batch(key, numbers, size)
         params = resizable(live.params) if call.by_row else live.params
-        arguments = (params, gates, live.buffers, key, *inputs)
-        output, left, buffers = apply(*arguments, **kwargs)
+        output, left, buffers = apply(params, gates, live.buffers, key, *inputs, **kwargs)
         call.give_back(left, buffers if size or not call.by_row else live.buffers)
-        return output
+        draw = chain.Drawn(self._key_number, self.key, self._count)
+        return chain.linked(draw, (inputs, kwargs), output) if self.training else output
 
     @property
     def draws(self) -> int:

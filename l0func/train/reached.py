@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal import tree
+from l0func.internal.graph import nodes_behind
 from l0func.internal.tree import Pytree
 
 
@@ -34,19 +35,8 @@ def reaches_gates(value: Tensor, params: list[Tensor], gates: list[Tensor]) -> b
 
 def _ends_of(value: Tensor) -> list[Tensor]:
     """The leaves of a tensor's graph."""
-    to_see: list[Any] = [value.grad_fn]
-    seen: set[Any] = set()
-    ends: list[Tensor] = []
-    while to_see:
-        node = to_see.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        end = getattr(node, "variable", None)
-        if isinstance(end, Tensor):
-            ends.append(end)
-        to_see.extend(following for following, _ in node.next_functions)
-    return ends
+    ends = [getattr(node, "variable", None) for node in nodes_behind([value])]
+    return [end for end in ends if isinstance(end, Tensor)]
 
 
 def check_gates_can_learn(

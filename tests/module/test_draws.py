@@ -86,10 +86,38 @@ def test_an_average_keeps_the_key_and_averages_the_gates(use_buffers):
 def test_transforms_around_it_leave_the_count_a_number():
     net = l0.L0Module(nn.Linear(4, 2), 1e-3, seed=0)
     torch.func.grad(lambda x: net(x).sum())(X)
-    torch.func.vmap(net)(X)
+    torch.func.vmap(net, randomness="same")(X)
     torch.func.jvp(net, (X,), (X,))
     assert net.draws == 3
     assert net(X).shape == (6, 2)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_a_vmap_around_it_would_share_one_mask_and_is_refused(per_example):
+    net = l0.L0Module(nn.Linear(4, 2), 1e-3, seed=0, per_example=per_example)
+    held = {name: p.detach() for name, p in net.named_parameters()}
+
+    def alone(x):
+        return net(x[None])[0]
+
+    def loss(params, x):
+        return torch.func.functional_call(net, params, (x[None],)).square().sum()
+
+    mapped = {
+        "rows": lambda **how: torch.vmap(alone, **how)(X),
+        "gradients": lambda **how: torch.vmap(torch.func.grad(loss), (None, 0), **how)(held, X),
+        "inside": lambda **how: torch.func.grad(lambda x: torch.vmap(alone, **how)(x).sum())(X),
+        "forward mode": lambda **how: torch.func.jacfwd(alone, **how)(X[0]),
+    }
+    for name, run in mapped.items():
+        for how in ({}, {"randomness": "different"}):
+            with pytest.raises(ValueError, match=r"share one mask.*per_example=True"):
+                run(**how)
+        run(randomness="same")
+        net.eval()
+        assert run() is not None, name
+        net.train()
+    assert net.draws == len(mapped)
 
 
 def test_a_checkpoint_around_it_is_refused_and_one_around_eval_mode_is_not():
