@@ -74,8 +74,8 @@ class L0Module(PlacedGates):
             :func:`l0func.per_example`: None for an input that all examples share.
         out_dims: Likewise, where they are in the outputs.
         estimator: The test-time gates, for eval mode.
-        seed: The seed for all draws; None takes one from ``generator``, or from torch's global
-            generator.
+        seed: The seed for all draws, another one for each part of a network that is wrapped for
+            itself; None takes one from ``generator``, or from torch's global generator.
         generator: The source of a seed, if none is given.
         rank: A number that sets this process's draws apart, such as
             ``torch.distributed.get_rank()``; with None all processes with one seed draw alike.
