@@ -28,6 +28,7 @@ from l0func.train.arguments import (
     renamed,
 )
 from l0func.train.clipping import Clip, clipped_gradients
+from l0func.train.donated import check_not_used_up
 from l0func.train.functions import StepWithMetrics, Training
 from l0func.train.gradients import gradients_of
 from l0func.train.lagrangian import Lagrangian, LagrangianState
@@ -150,7 +151,8 @@ def training(
             with it. A convolution over mapped weights is a grouped convolution, and a CPU may
             compute it more slowly than one member after another.
         compile: Whether to compile the gradient with ``torch.compile``.
-        donate: Whether a step may write into its state. The given state is then used up.
+        donate: Whether a step may write into its state. The given state is then used up, and a
+            second step from it is refused.
         params: The former name of ``weights_optimizer``.
         gates: The former name of ``gates_optimizer``.
 
@@ -164,8 +166,8 @@ def training(
         ValueError: The gates' optimizer has weight decay; an optimizer in a sweep couples
             entries; ``average`` is outside [0, 1); ``chunk_size`` is not positive, or there is no
             sweep; a pattern of ``trainable`` matches no parameter; in a step, the state is another
-            training's, or the loss returned other buffers than it was given, or reaches no gate
-            although their optimizer moves gates, or a frozen parameter would move.
+            training's or used up, or the loss returned other buffers than it was given, or reaches
+            no gate although their optimizer moves gates, or a frozen parameter would move.
 
     Example:
         >>> import torch
@@ -265,6 +267,8 @@ class _TrainingFunctions:
             check_members(state, inputs, self.in_dims)
         key = state.key_of(state.step)
         trained = (moving(state.params, self.patterns), state.gates)
+        if self.donate:
+            check_not_used_up(tree.leaves(trained, "params and gates").values())
         # vmap does not take None as a pytree without leaves; an empty tuple is one.
         whole: Any = () if self.patterns is None else state.params
         control_state: Any = () if state.control is None else state.control

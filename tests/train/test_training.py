@@ -76,6 +76,22 @@ def test_a_donated_state_gives_the_same_numbers_in_the_same_memory(net):
     assert where == {path: t.data_ptr() for path, t in other.params.items()}
 
 
+@pytest.mark.parametrize("trainable", [..., ["*.weight"], []])
+def test_a_state_that_a_step_has_used_up_is_refused(net, trainable):
+    donating = of(net, donate=True, trainable=trainable)
+    inputs = (X, Y, torch.tensor(1e-3))
+    first = start(donating, net)
+    second, _ = donating.step(first, *inputs)
+    with pytest.raises(ValueError, match=r"donate=True.*state that the step returned"):
+        donating.step(first, *inputs)
+    third, _ = donating.step(second, *inputs)
+    with pytest.raises(ValueError, match="donate=True"):
+        donating.step(second, *inputs)
+    # The step's number is the old one; the tensors are new.
+    again = second._replace(params=start(donating, net).params, gates=start(donating, net).gates)
+    assert int(donating.step(again, *inputs)[0].step) == int(third.step)
+
+
 def test_averages_weigh_as_their_formula_says(net):
     training = of(net, average=0.8)
     state, seen = start(training, net), []
