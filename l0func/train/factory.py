@@ -12,32 +12,12 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import known_values
-from l0func.internal.watch import listed_names
 
 # The shape of a small matrix to try a new optimizer on.
 PROBE_SHAPE = (2, 3)
 
 # Steps at which a trial asks a schedule that begins at 0, such as a warmup.
 _LATER_STEPS = (1, 10, 100, 1000, 10_000)
-
-
-def check_builds(factory: Factory) -> None:
-    """Name settings with several numbers where torch refuses them in words of its own.
-
-    Raises:
-        ValueError: The optimizer does not take such a setting.
-    """
-    try:
-        factory.steady([torch.zeros(PROBE_SHAPE)])
-    except (RuntimeError, TypeError, ValueError) as error:
-        found = several(factory.settings)
-        if not found:
-            raise
-        raise ValueError(
-            f"{name_of(factory.kind)} takes no {listed_names(found)} of several numbers: {error}. "
-            "A setting is one for all members of a sweep. Members with other settings "
-            "are a sweep of their own, with an optimizer of their own."
-        ) from None
 
 
 def several(settings: Mapping[str, Any]) -> list[str]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from l0func.internal import names, tree
 from l0func.internal.tree import Tree, TreeT
-from l0func.train.factory import PROBE_SHAPE, Factory, check_builds, name_of, several
+from l0func.train.factory import PROBE_SHAPE, Factory, name_of, several
 from l0func.train.first_moments import FirstMoments
 from l0func.train.probe import Number, check_moments, probed
+from l0func.train.setting_checks import check_builds, check_settings
 from l0func.train.trial import check_repeats, keeps_members_apart
 
 OwnMoments: TypeAlias = dict[str, Tensor | None]
@@ -122,6 +123,7 @@ def optimizer(kind: type[torch.optim.Optimizer], /, **settings: Any) -> Optimize
             f"params is no setting: {given.__name__} gets its leaves from each step, and its "
             f"settings hold for all of them. {ONE_FOR_EACH_PART}"
         )
+    check_settings(given, settings)
     factory = Factory(given, settings)
     check_builds(factory)
     probe = probed(factory.build, torch.zeros(PROBE_SHAPE), 1.0)
@@ -198,7 +200,7 @@ class _OptimizerFunctions:
     ) -> tuple[TreeT, Moments]:
         slopes = tree.leaves(grads, "grads")
         named = tree.leaves(leaves, "leaves")
-        names.check_names(slopes, named, "The tree of leaves")
+        names.check_names(slopes, named, "the gradients", "the leaves")
         _check_moves_these(moments, named)
         if not named:
             return leaves, {}
@@ -283,7 +285,7 @@ class _OptimizerFunctions:
 def _check_moves_these(moments: Moments, leaves: Mapping[str, Tensor]) -> None:
     """Refuse the moments of other leaves than those that move."""
     try:
-        names.check_names(moments, leaves, "The state, compared with the leaves that move,")
+        names.check_names(moments, leaves, "the state's moments", "the leaves that move")
     except ValueError as error:
         raise ValueError(
             f"{error} It is of a training with another trainable. Go on with that one, or begin "

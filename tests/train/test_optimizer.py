@@ -75,7 +75,7 @@ def test_an_optimizer_is_named_by_its_class(kind):
         ),
         (
             lambda: l0.stack([{"a": torch.ones(2)}, {"b": torch.ones(2)}]),
-            "compared with its member 1, has no 'b'",
+            "'b' is in member 1 of the stack and not in member 0",
         ),
         (lambda: l0.unstack({"a": torch.ones(2), "b": torch.ones(3)}), "'a' has 2 and 'b' has 3"),
         (
@@ -88,3 +88,52 @@ def test_an_optimizer_is_named_by_its_class(kind):
 def test_what_means_nothing_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+SCHEDULERS = torch.optim.lr_scheduler
+STARTED = SCHEDULERS.StepLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": "0.1"}, r"Adam does not take lr='0\.1' \(str\).* default is 0\.001.*a schedule"),
+        ({"lr": [0.1]}, r"Adam does not take lr=\[0\.1\] \(list\)"),
+        ({"lr": 0.1, "weight_decay": None}, "Adam does not take weight_decay=None"),
+        ({"betas": (0.9,)}, r"Adam does not take betas=\(0\.9,\).* default is \(0\.9, 0\.999\)"),
+        (
+            {"betas": (0.9, l0.schedules.linear(0.9, 0.99, 10))},
+            "betas=.*A schedule stands for a whole setting.*the numbers in betas are fixed",
+        ),
+        ({"lr": SCHEDULERS.CosineAnnealingLR}, r"from_torch\(torch.*\.CosineAnnealingLR, lr"),
+        ({"lr": STARTED}, r"lr is a scheduler of torch, StepLR.*schedules\.from_torch\("),
+        ({"lr": SCHEDULERS.ReduceLROnPlateau}, "lr is a scheduler of torch, ReduceLROnPlateau"),
+        ({"lr": lambda: 0.1}, r"lr is a function.*does not take the step.*linear\(start, end"),
+        ({"learning_rate": 0.1}, "no setting 'learning_rate'; you may mean 'lr'.* are lr, betas"),
+        ({"weight_decy": 0.1}, "no setting 'weight_decy'; the closest is 'weight_decay'"),
+        ({"momentum": 0.1}, r"Adam has no setting 'momentum'\. Its settings are lr, betas"),
+    ],
+)
+def test_a_setting_that_an_optimizer_does_not_take_is_named(settings, message):
+    with pytest.raises(TypeError, match=message):
+        l0.optimizer(ADAM, **settings)
+
+
+def test_an_error_in_a_schedule_stays_the_schedules():
+    def schedule(step):
+        raise IndexError("mine")
+
+    with pytest.raises(IndexError, match=r"^mine$"):
+        l0.optimizer(ADAM, lr=schedule)
+
+
+def test_an_optimizer_that_takes_any_setting_gets_all():
+    class Loose(torch.optim.SGD):
+        def __init__(self, params, **others):
+            super().__init__(params, lr=others["rate"])
+
+    moved = l0.optimizer(Loose, rate=0.5)
+    w = {"w": torch.ones(2)}
+    assert_close(
+        moved.update(w, moved.init(w), w, torch.tensor(0))[0], {"w": torch.full((2,), 0.5)}
+    )
