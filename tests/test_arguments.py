@@ -87,7 +87,7 @@ def test_an_argument_with_another_type_is_named(call, message):
     [
         (lambda: FN(BUFFERS, PARAMS, X), f"names in params.*module has '0.bias'.*{ORDER}"),
         (lambda: FN(PARAMS, GATES, X), f"names in buffers.*{ORDER}"),
-        (lambda: FN({}, BUFFERS, X), "params lacks '0.bias' among those given"),
+        (lambda: FN({}, BUFFERS, X), "'0.bias' is in the module's params and not in the params"),
         (lambda: APPLY(PARAMS, BUFFERS, GATES, KEY, X), f"names in gates.*spec has.*{ORDER}"),
         (lambda: APPLY(PARAMS, GATES, PARAMS, KEY, X), f"names in buffers.*{ORDER}"),
         (lambda: l0.prune(LIST, GATES, SPEC), r"names in params.*list of tensors has no names"),
@@ -168,3 +168,73 @@ def test_the_readme_pattern_gates_every_weight_of_an_lstm():
     table = l0.summary(params, l0.init_gates(KEY, spec), spec)
     assert table.ungated_weights == ()
     assert "no gates on" not in str(table)
+
+
+def without(named, *paths):
+    return {path: value for path, value in named.items() if path not in paths}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: l0.penalty(PARAMS, without(GATES, "0.bias"), SPEC),
+            "^'0.bias' is in the spec's gates and not in the gates given; the closest",
+        ),
+        (
+            lambda: l0.penalty(PARAMS, GATES | {"foo": X}, SPEC),
+            "^'foo' is in the gates given and not in the spec's gates; the closest",
+        ),
+        (
+            lambda: l0.penalty(without(PARAMS, "0.bias"), GATES, SPEC),
+            "^'0.bias' is in the spec's params and not in the params given",
+        ),
+        (
+            lambda: FN(PARAMS | {"foo": X}, BUFFERS, X),
+            "^'foo' is in the params given and not in the module's params; [^.]*[.][^.]*[.]$",
+        ),
+        (
+            lambda: FN(PARAMS, without(BUFFERS, "1.running_var"), X),
+            "^'1.running_var' is in the module's buffers and not in the buffers given",
+        ),
+    ],
+)
+def test_a_name_that_one_side_lacks_is_told_with_both_sides(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+STATE = r"in its place pass dict\(net.named_parameters\(\)\) as params"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda state: FN(state, BUFFERS, X),
+        lambda state: FN(PARAMS, state, X),
+        lambda state: APPLY(state, GATES, BUFFERS, KEY, X),
+        lambda state: ROWS(state, GATES, BUFFERS, KEYS, X),
+        lambda state: l0.prune(state, GATES, SPEC),
+    ],
+)
+def test_a_state_dict_in_the_place_of_params_or_buffers_is_told_as_one(call):
+    with pytest.raises(ValueError, match=STATE):
+        call(NET.state_dict())
+
+
+PART = l0.gate_spec(PARAMS, {"*.weight": l0.axis(0)})
+PART_GATES = l0.init_gates(KEY, PART)
+
+
+@pytest.mark.parametrize(
+    ("call", "pair"),
+    [
+        (lambda: l0.penalty(PART_GATES, PARAMS, PART), "params and gates"),
+        (lambda: l0.prune(PART_GATES, PARAMS, PART), "params and gates"),
+        (lambda: l0.gated(FN, PART)(PART_GATES, PARAMS, BUFFERS, KEY, X), "gates and params"),
+        (lambda: l0.mean_masks(PARAMS, PART), "gates and params"),
+    ],
+)
+def test_exactly_the_names_of_another_argument_are_told_as_a_swap(call, pair):
+    with pytest.raises(ValueError, match=f"{pair} look swapped.*{ORDER}"):
+        call()

@@ -115,7 +115,7 @@ def compact(
     check_empty(empty, example_inputs)
     named_buffers = tree.leaves(buffers, "buffers")
     gated_paths = [p.path for p in spec.parameters]
-    names.check_names(gated_paths, fn.shapes, "The function, unlike the spec,")
+    names.check_names(gated_paths, fn.shapes, "the spec", "the function")
     with torch.no_grad():
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
@@ -161,9 +161,9 @@ def _unshared(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dic
 def _check_buffers(fn: PureModule, buffers: Mapping[str, Tensor], spec: GateSpec) -> None:
     """Refuse buffers that the function lacks, or buffers without those that the spec names."""
     names.check_argument(buffers, fn.buffer_names, "function", "buffers", OWN_BUFFERS)
-    given = f"The buffers ({', '.join(buffers) or 'none'})"
+    given = f"the buffers given ({', '.join(buffers) or 'none'})"
     for p in spec.buffers:
-        names.check_names(buffers.keys() & {p.path}, [p.path], given)
+        names.check_names(buffers.keys() & {p.path}, [p.path], given, "the spec")
 
 
 def _without_idle_units(

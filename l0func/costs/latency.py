@@ -305,7 +305,8 @@ def _check_measured_shapes(table: LatencyTable, spec: GateSpec) -> None:
             )
     known = {p.path for p in spec.parameters}
     used = {axis.path for axis in table.axes}
-    names.check_names(known & used, used, "The latency table is another network's: the spec")
+    advice = "The latency table is another network's."
+    names.check_names(known & used, used, "the spec", "the latency table", advice)
 
 
 def _check_measured_groups(table: LatencyTable, spec: GateSpec) -> None:

@@ -263,7 +263,7 @@ def _check_same_network(counts: MacCounts, parameters: Mapping[str, ParameterPla
                 f"{parameters[path].size} in the spec."
             )
     known = counts.uses.keys() & parameters.keys()
-    names.check_names(known, counts.uses, "The spec, unlike the counts,")
+    names.check_names(known, counts.uses, "the spec", "the counts")
 
 
 def _terms_of(

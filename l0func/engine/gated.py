@@ -15,7 +15,7 @@ from l0func.engine.arguments import check_key_argument, check_pure
 from l0func.engine.ops.nested import Nested
 from l0func.engine.parameter import dense, is_gated
 from l0func.engine.stand_ins import StandIns
-from l0func.gates.checks import MaskEstimator, check_estimator
+from l0func.gates.checks import MaskEstimator, check_estimator, check_gated_shapes
 from l0func.gates.masks import apply_masks, deterministic_masks, sample_masks
 from l0func.internal import names, outputs, tree
 from l0func.internal.context import compiling, is_mapped, is_mapped_with
@@ -189,13 +189,15 @@ class Gated(Generic[OutputT]):
 
     def _masked(self, params: Tree, gates: Tree, key: Tensor | None) -> Tree:
         """The parameters times a shared mask, or stand-ins if each row has its own key."""
+        if key is not None and self._rows_have_own_keys(key, params):
+            return self.stand_ins(key, params, gates)
         if key is None:
             masks = deterministic_masks(gates, self.spec, self.estimator)
-            return apply_masks(params, masks)
-        if self._rows_have_own_keys(key, params):
-            return self.stand_ins(key, params, gates)
-        self._check_one_key(key)
-        return apply_masks(params, sample_masks(key, gates, self.spec))
+        else:
+            self._check_one_key(key)
+            masks = sample_masks(key, gates, self.spec)
+        check_gated_shapes(params, self.spec)
+        return apply_masks(params, masks)
 
     def _rows_have_own_keys(self, key: Tensor, params: Tree) -> bool:
         # A vmap over keys and params alike is a stack of networks. Its masks take no more memory

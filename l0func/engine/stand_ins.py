@@ -12,7 +12,14 @@ from l0func.engine.entry_gates import EntryGates, SumLog
 from l0func.engine.layout import Layout, layouts
 from l0func.engine.ops import HANDLERS
 from l0func.engine.parameter import GatedParameter, stand_in
-from l0func.gates.checks import Gates, Masks, check_device, check_gates, check_single_key
+from l0func.gates.checks import (
+    Gates,
+    Masks,
+    check_device,
+    check_gated_shapes,
+    check_gates,
+    check_single_key,
+)
 from l0func.gates.masks import apply_masks, draw_gates, gate_keys
 from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
@@ -65,6 +72,7 @@ class StandIns:
         """
         check_single_key(key)
         log_alphas = check_gates(gates, self.spec)
+        check_gated_shapes(params, self.spec)
         keys = gate_keys(key, log_alphas, [*self.sampled, *self.per_entry])
         count = len(self.sampled)
         values = draw_gates(keys[:count], log_alphas, self.sampled)

@@ -21,6 +21,7 @@ from l0func.internal.kinds import (
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.sharding import check_entries
 from l0func.internal.tree import Pytree
+from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec, GateVector, check_spec
 
 Gates = dict[str, Tensor]
@@ -50,7 +51,8 @@ def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     """
     check_spec(spec)
     named = tree.leaves(gates, "gates")
-    names.check_argument(named, [gate.name for gate in spec.gates], "spec", "gates", _SAME_RULES)
+    known, others = [gate.name for gate in spec.gates], {"params": _paths(spec)}
+    names.check_argument(named, known, "spec", "gates", _SAME_RULES, others)
     check_entries(named)
     for gate in spec.gates:
         _check_locations(gate, named[gate.name])
@@ -168,7 +170,7 @@ def check_estimator(estimator: str) -> None:
         ValueError: The name is none of the four.
     """
     if estimator not in ESTIMATORS:
-        near = names.closest(estimator, ESTIMATORS)
+        near = names.closest(estimator, ESTIMATORS, cutoff=0.6)
         hint = _density_hint(estimator)
         raise ValueError(f"The estimators are {ESTIMATORS}; got {estimator!r}{near}.{hint}")
 
@@ -204,17 +206,39 @@ def check_params(params: Pytree, spec: GateSpec) -> dict[str, Tensor]:
     """
     check_spec(spec)
     tensors = tree.leaves(params)
-    names.check_argument(tensors, [p.path for p in spec.parameters], "spec", "params")
+    known, others = _paths(spec), {"gates": [gate.name for gate in spec.gates]}
+    advice = names.OF_A_STATE if tensors.keys() > set(known) else ""
+    names.check_argument(tensors, known, "spec", "params", advice, others)
     check_entries(tensors)
     for p in spec.parameters:
         tensor = tensors[p.path]
         check_has_shape(p.path, tensor)
         if p.bindings:
             check_can_be_gated(p.path, tensor, multiplied=p.multiplied)
-        shape = tuple(tensor.shape)
-        if shape != p.shape:
-            raise ValueError(
-                f"The spec has {p.path!r} of shape {p.shape}; got {shape}. Params and spec belong "
-                "to different architectures: build the spec from these params."
-            )
+        _check_shape(p, tensor)
     return tensors
+
+
+def check_gated_shapes(params: Pytree, spec: GateSpec) -> None:
+    """Refuse gated parameters of other shapes than the spec's; others may have any.
+
+    Raises:
+        ValueError: A shape differs.
+    """
+    tensors = tree.leaves(params)
+    for p in spec.gated():
+        if p.path in tensors:
+            _check_shape(p, tensors[p.path])
+
+
+def _check_shape(p: ParameterPlan, tensor: Tensor) -> None:
+    shape = tuple(tensor.shape)
+    if shape != p.shape:
+        raise ValueError(
+            f"The spec has {p.path!r} of shape {p.shape}; got {shape}. Params and spec belong "
+            "to different architectures: build the spec from these params."
+        )
+
+
+def _paths(spec: GateSpec) -> list[str]:
+    return [p.path for p in spec.parameters]

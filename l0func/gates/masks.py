@@ -263,4 +263,8 @@ def _check_fits(path: str, param: Tensor, mask: Tensor) -> None:
     # Not ``m in (1, n)``: a compiler compares open sizes in a tuple by identity.
     same_rank = len(got) == len(wanted)
     if not same_rank or not all(m == 1 or m == n for m, n in zip(got, wanted, strict=True)):
-        raise ValueError(f"The mask of {path!r} has shape {got}, which does not fit {wanted}.")
+        raise ValueError(
+            f"The mask of {path!r} has shape {got}, which does not fit {wanted}. "
+            "Masks and params belong to different architectures: make the masks from a spec of "
+            "these params."
+        )

@@ -10,25 +10,41 @@ from typing import TypeVar, cast
 
 Value = TypeVar("Value")
 
+ORDER = "Arguments come in the order params, gates, buffers, key, inputs."
+"""A reminder for arguments that look swapped."""
 
-def closest(name: object, names: Iterable[str], /) -> str:
-    """The end of an error message, with the nearest name; empty if there is none."""
+OF_A_STATE = (
+    "A state_dict() holds parameters and buffers: in its place pass dict(net.named_parameters()) "
+    "as params and dict(net.named_buffers()) as buffers."
+)
+"""What to do about params that have more names than they should."""
+
+
+def closest(name: object, names: Iterable[str], /, cutoff: float = 0.0) -> str:
+    """The end of an error message, with the nearest name; empty if there is none.
+
+    Args:
+        name: The name that is wrong.
+        names: The right ones.
+        cutoff: How like it the nearest must be, from 0, anything, to 1, the name itself.
+    """
     if not isinstance(name, str):
         return ""
     names = list(names)
-    near = get_close_matches(name, names, n=1, cutoff=0.0)
+    near = get_close_matches(name, names, n=1, cutoff=cutoff)
     return f"; the closest is {near[0]!r}" if near else ""
 
 
 def check_names(
-    got: Iterable[str], expected: Iterable[str], /, label: str, advice: str = ""
+    got: Iterable[str], expected: Iterable[str], /, given: str, wanted: str, advice: str = ""
 ) -> None:
     """Refuse a tree unless its paths are exactly the expected ones.
 
     Args:
         got: The paths of the tree.
         expected: The paths that it should have.
-        label: A name for the tree in an error.
+        given: Words for the tree in an error, such as "the gates given".
+        wanted: Words for the tree that it is compared with, such as "the spec's gates".
         advice: A sentence that ends the error: where the right tree is found.
 
     Raises:
@@ -40,19 +56,26 @@ def check_names(
     ending = f" {advice}" if advice else ""
     for name in sorted(got - expected):
         candidates = sorted(expected - got) or sorted(expected)
-        raise ValueError(f"{label} has no {name!r}{closest(name, candidates)}.{ending}")
+        near = closest(name, candidates)
+        raise ValueError(f"{name!r} is in {given} and not in {wanted}{near}.{ending}")
     for name in sorted(expected - got):
         near = closest(name, sorted(got))
-        raise ValueError(f"{label} lacks {name!r}{near} among those given.{ending}")
+        raise ValueError(f"{name!r} is in {wanted} and not in {given}{near}.{ending}")
 
 
 def check_argument(
-    got: Iterable[str], expected: Iterable[str], /, owner: str, label: str, advice: str = ""
+    got: Iterable[str],
+    expected: Iterable[str],
+    /,
+    owner: str,
+    label: str,
+    advice: str = "",
+    others: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
     """Refuse an argument unless its paths are the expected ones.
 
-    An argument without a single right name was probably swapped with another, and the message
-    says so.
+    An argument without a single right name, or with exactly the names of another argument, was
+    probably swapped, and the message says so.
 
     Args:
         got: The paths of the argument.
@@ -60,6 +83,7 @@ def check_argument(
         owner: A word for the thing that expects them, for an error.
         label: The argument's name, for an error.
         advice: A sentence that ends the error if some names fit: where the right ones are found.
+        others: ``{label: paths}`` of the owner's other arguments.
 
     Raises:
         ValueError: A path is unknown or missing.
@@ -69,7 +93,14 @@ def check_argument(
         return
     if got and not got & expected:
         raise ValueError(_all_other_names(got, expected, owner, label))
-    check_names(got, expected, f"The {owner}'s {label}", advice)
+    given, wanted = f"the {label} given", f"the {owner}'s {label}"
+    for other, paths in (others or {}).items():
+        if got and got == set(paths):
+            swap = f"{label} and {other} look swapped. {ORDER}"
+            advice = f"The names given are those of the {owner}'s {other}: {swap} {advice}"
+        elif expected < got <= expected.union(paths):
+            advice = OF_A_STATE
+    check_names(got, expected, given, wanted, advice.strip())
 
 
 def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) -> str:
@@ -80,7 +111,7 @@ def _all_other_names(got: set[str], expected: set[str], owner: str, label: str) 
     near = closest(min(got), sorted(expected))
     return (
         f"{start}{near}. Perhaps two arguments were swapped, or {label} belongs to another "
-        "module. Arguments come in the order params, gates, buffers, key, inputs."
+        f"module. {ORDER}"
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal.context import compiling
+from l0func.internal.names import ORDER
 from l0func.internal.untyped import untyped
 
 Tree: TypeAlias = Tensor | Mapping[str, "Tree"] | Sequence["Tree"] | None
@@ -39,11 +40,10 @@ LEAVES = (
 """The types that are leaves: tensors and constants."""
 
 
-_ORDER = "Arguments come in the order params, gates, buffers, key, inputs."
 _SOURCES = {
-    "params": f" Take them from fn, params, buffers = l0func.make_functional(module). {_ORDER}",
-    "buffers": f" Take them from l0func.make_functional; a module without any has {{}}. {_ORDER}",
-    "gates": f" Take them from l0func.init_gates(key, spec). {_ORDER}",
+    "params": f" Take them from fn, params, buffers = l0func.make_functional(module). {ORDER}",
+    "buffers": f" Take them from l0func.make_functional; a module without any has {{}}. {ORDER}",
+    "gates": f" Take them from l0func.init_gates(key, spec). {ORDER}",
 }
 
 

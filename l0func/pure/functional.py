@@ -339,8 +339,9 @@ class PureModule:
         own_params, own_buffers = tree.leaves(params), tree.leaves(buffers, "buffers")
         if self._compiled:
             own_params, own_buffers = eager_paths(own_params), eager_paths(own_buffers)
-        names.check_argument(own_params, self.shapes, "module", "params")
-        names.check_argument(own_buffers, self.buffer_names, "module", "buffers", OWN_BUFFERS)
+        check, known = names.check_argument, {"params": self.shapes, "buffers": self.buffer_names}
+        check(own_params, self.shapes, "module", "params", others=known)
+        check(own_buffers, self.buffer_names, "module", "buffers", OWN_BUFFERS, known)
         for path, shape in self.shapes.items():
             got = tuple(own_params[path].shape)
             if got != shape:

@@ -286,7 +286,8 @@ def _check_is_state(state: Any, caller: str) -> None:
 
 def _check_gates(gates: Pytree, spec: GateSpec) -> None:
     named = tree.leaves(gates, "gates")
-    names.check_names(named, [gate.name for gate in spec.gates], "The spec of this state")
+    known = [gate.name for gate in spec.gates]
+    names.check_names(named, known, "the state's gates", "the spec's gates")
     for gate in spec.gates:
         shape = tuple(named[gate.name].shape)
         # In a stack the dimension of members comes first.
@@ -327,7 +328,7 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _check_tensors(path: Any, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    names.check_names(saved, expected, f"The state in {path}, compared with this run's,")
+    names.check_names(saved, expected, f"the state in {path}", "this run's")
     for name, t in saved.items():
         own = expected[name]
         if t.shape != own.shape:

@@ -112,7 +112,8 @@ def clipped_gradients(clip: Clip, weights: Pytree, gates: Pytree) -> tuple[Pytre
 
 
 def _check_gradient_shapes(got: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    names.check_names(got, given, "The tree of gradients, compared with those that clip returned,")
+    returned = "the gradients that clip returned"
+    names.check_names(got, given, returned, "those that it was given")
     for path, g in got.items():
         if g.shape != given[path].shape:
             raise ValueError(

@@ -253,8 +253,8 @@ def _check_new_buffers(updated: Pytree, buffers: Pytree, has_aux: bool) -> None:
     )
     try:
         named = tree.leaves(updated, "the new buffers")
-        label = "The state, compared with the buffers that the loss returned,"
-        names.check_names(named, known, label)
+        returned = "the buffers that the loss returned"
+        names.check_names(named, known, returned, "the state's buffers")
     except TypeError as error:
         raise TypeError(f"{error} {advice}") from None
     except ValueError as error:

@@ -136,7 +136,8 @@ def _checked_reduction(result: Any, given: Pytree) -> Any:
         ValueError: It has other tensors, or other shapes.
     """
     known, got = tree.leaves(given, "gradients"), tree.leaves(result, "the tree from reduce")
-    names.check_names(got, known, "The tree for reduce, compared with the one that it returned,")
+    returned = "the tree that reduce returned"
+    names.check_names(got, known, returned, "the tree that it was given")
     for path, t in got.items():
         if t.shape != known[path].shape or t.dtype != known[path].dtype:
             raise ValueError(

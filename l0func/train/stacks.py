@@ -64,7 +64,7 @@ def stack(states: Sequence[TreeT]) -> TreeT:
 def _check_same_structure(members: list[dict[str, Tensor]]) -> None:
     first = members[0]
     for i, member in enumerate(members):
-        names.check_names(member, first, f"The stack, compared with its member {i},")
+        names.check_names(member, first, f"member {i} of the stack", "member 0")
         for path, t in member.items():
             own = first[path]
             _check_same("shapes", path, i, (tuple(own.shape), tuple(t.shape)))

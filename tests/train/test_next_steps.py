@@ -179,6 +179,6 @@ def test_targets_for_members_are_told_of_the_stack_that_takes_them(several):
 def test_gates_with_a_spec_of_other_rules_are_told_of_the_modules_own():
     rules = {"bias": None, "weight": l0.element()}
     net = l0.L0Module(nn.Linear(4, 3), lam=1e-3, rules=rules, seed=0)
-    with pytest.raises(ValueError, match=r"lacks 'bias'.*net\.spec"):
+    with pytest.raises(ValueError, match=r"'bias' is in the spec's gates and not.*net\.spec"):
         l0.prune(net.weights(), net.gates(), l0.gate_spec(net.weights()))
     assert l0.prune(net.weights(), net.gates(), net.spec).keys() == net.weights().keys()

@@ -211,7 +211,7 @@ def test_a_state_of_another_training_is_refused(net):
         (
             lambda p, g, b, k, x: (p["0.bias"].sum(), {"accuracy": x.sum()}),
             ValueError,
-            "has no 'accuracy'",
+            "'accuracy' is in the buffers that the loss returned and not",
         ),
         (
             lambda p, g, b, k, x: (p["0.bias"].sum(), {"n": x}),
