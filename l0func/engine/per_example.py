@@ -40,7 +40,7 @@ from l0func.engine.row_keys import (
 )
 from l0func.engine.row_parts import RowPart, RowRuns, joined_rows
 from l0func.internal import tree
-from l0func.internal.mapped import flatten_mapped, join_chunks, split_chunks
+from l0func.internal.mapped import BY_POSITION, flatten_mapped, join_chunks, split_chunks
 from l0func.internal.scalars import integer
 from l0func.internal.shared import same_for_all
 from l0func.internal.tree import Tree
@@ -194,10 +194,14 @@ class PerExample(Generic[OutputT]):
             on_shards = GatedOnShards(own, params, gates)
             apply, params, gates = on_shards.mapped(apply), on_shards.params, on_shards.gates
         check_whole("per_example", WHOLE_ROWS, buffers=buffers, inputs=inputs, kwargs=kwargs)
-        dims = (input_dims(self.in_dims, len(inputs)), dict.fromkeys(kwargs, 0), self.gate_dims)
+        dims = (
+            input_dims(self.in_dims, len(inputs), kwargs),
+            dict.fromkeys(kwargs, 0),
+            self.gate_dims,
+        )
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
         check_keys_of_rows(keys)
-        check_number_of_rows(keys, arguments)
+        check_number_of_rows(keys, arguments, kwargs)
         several = has_several_masks(keys)
         kept = watch_hooks(self.apply)
         row = Row(
@@ -252,8 +256,9 @@ def per_example(
 
     Args:
         apply: ``apply(params, gates, buffers, key, *inputs, **kwargs)``, from :func:`gated`.
-        in_dims: Where the rows are in the inputs: one dimension for all, or a tuple with an entry
-            (a dimension or a pytree) for each input; None for an input that all rows share.
+        in_dims: Where the rows are in the inputs by position: one dimension for all, or a tuple
+            with an entry (a dimension or a pytree) for each; None for an input that all rows
+            share. Keyword inputs have no entry, and their rows along dimension 0.
         out_dims: Where the rows are in the outputs: one dimension for all, or a pytree in the
             output's structure, a dict of names for an object; None for an output that is the same
             for all rows. Several masks stand along the next dimension; a negative dimension counts
@@ -328,13 +333,15 @@ def _run_chunks(runs: RowRuns, chunks: Iterable[list[Tensor]]) -> list[list[RowP
         raise in_words from error
 
 
-def input_dims(in_dims: Axis, count: int, /) -> Sequence[Axis]:
-    """The entry in ``in_dims`` for each input."""
+def input_dims(in_dims: Axis, count: int, keywords: Iterable[str] = (), /) -> Sequence[Axis]:
+    """The entry in ``in_dims`` for each input by position; ``keywords`` names the others."""
     if in_dims is None or isinstance(in_dims, int):
         return (in_dims,) * count
     if len(in_dims) != count:
+        named = ", ".join(map(repr, keywords))
+        others = f" Given by keyword: {named}. {BY_POSITION}" if named else ""
         raise ValueError(
-            f"in_dims has {len(in_dims)} entries for {count} inputs; give one for each, or one "
-            "for all."
+            f"in_dims has {len(in_dims)} entries for {count} inputs by position; give one for "
+            f"each, or one for all.{others}"
         )
     return in_dims

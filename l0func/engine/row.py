@@ -131,7 +131,8 @@ def _only_row(x: Tensor, dim: int) -> Tensor:
         raise ValueError(
             f"A row's output has one row along its out_dims; got size {x.shape[dim]} along "
             f"dimension {dim} of {tuple(x.shape)}. Say in out_dims where the rows of each output "
-            "are, None for an output that has none."
+            "are, None for an output that is the same for all. Return a tensor without a "
+            "dimension of rows, such as a weight, as weight[None]."
         )
     # Not select: its backward pass writes a zero tensor as large as the output.
     return x.squeeze(dim)

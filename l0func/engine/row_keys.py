@@ -5,7 +5,7 @@ Keys of shape ``(B, 2)`` give each row one mask, keys of shape ``(B, M, 2)`` giv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l0func import random
 from l0func.engine.row import RowResult
-from l0func.internal.mapped import FlatMapped
+from l0func.internal.mapped import BY_POSITION, FlatMapped
 
 _MAKE = "l0func.random.split(key, B)"
 _MAKE_SEVERAL = "l0func.random.split(l0func.random.split(key, B), M)"
@@ -60,7 +60,7 @@ def check_one_mask(keys: Any) -> None:
         )
 
 
-def check_number_of_rows(keys: Tensor, arguments: FlatMapped) -> None:
+def check_number_of_rows(keys: Tensor, arguments: FlatMapped, kwargs: Mapping[str, Any]) -> None:
     """Refuse inputs that differ in their number of rows, or have another number than the keys.
 
     Raises:
@@ -74,6 +74,7 @@ def check_number_of_rows(keys: Tensor, arguments: FlatMapped) -> None:
         raise ValueError(
             f"All inputs have the same number of rows; got {got}. Say in in_dims "
             "where the rows of each input are, None for an input that all rows share."
+            f"{' ' + BY_POSITION if kwargs else ''}"
         )
     if sizes - {rows}:
         raise ValueError(

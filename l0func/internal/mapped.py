@@ -154,7 +154,7 @@ class _Collected(NamedTuple):
             raise ValueError(
                 f"{self.dims_label} names dimension {dim!r} of a tensor of shape "
                 f"{tuple(tensor.shape)}{place} and there is no such dimension."
-                f"{_advice_on_scalar(tensor, dim, self.dims_label)}"
+                f"{_advice_on_dims(tensor, dim, self.dims_label, trail)}"
             )
         positive = dim % tensor.dim()
         self.tensors.append(tensor)
@@ -165,7 +165,17 @@ class _Collected(NamedTuple):
         return self.row is not None and not is_mapped_with(self.row, [tensor])
 
 
-def _advice_on_scalar(tensor: Tensor, dim: Any, dims_label: str) -> str:
+BY_POSITION = (
+    "A keyword input has its rows along dimension 0, and in_dims has no entry for it: pass one "
+    "that all rows share by position, with None at its place in in_dims."
+)
+"""What to do about a keyword input without rows."""
+
+
+def _advice_on_dims(tensor: Tensor, dim: Any, dims_label: str, trail: Trail) -> str:
+    if dims_label == "in_dims":
+        is_keyword = bool(trail) and trail[0][1] == "kwargs"
+        return f" {BY_POSITION if is_keyword else 'Give an input that all rows share None there.'}"
     if dims_label == "out_dims" and isinstance(dim, int) and not tensor.dim():
         return (
             " A row's own number needs a dimension of rows: return it as x[None]. A loss that "
@@ -184,7 +194,7 @@ def _dims_of_children(value: Any, level: Level, dims: Any, label: str) -> list[A
         if type(dims) is type(value) and type(value) is not dict:
             # A ModelOutput leaves out the fields that are None.
             named = dict.fromkeys(level.names) | named
-        check_names(named, level.names, f"The {kind} that {label} describes")
+        check_names(named, level.names, label, f"the {kind} that it describes")
         return [named[name] for name in level.names]
     inner = structure_of(dims)
     count = len(level.children)

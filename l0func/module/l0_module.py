@@ -23,16 +23,16 @@ from l0func.gates.density import Density
 from l0func.gates.init import init_gates
 from l0func.internal.context import compiling
 from l0func.internal.whole import check_whole
-from l0func.module import chain, checkpoint, draws, settings
+from l0func.module import chain, checkpoint, draws, refusals, settings
 from l0func.module.apart import apart, next_key_number
 from l0func.module.beside import gates_beside
 from l0func.module.call import LiveCall
 from l0func.module.copying import copied_module, detached_results
 from l0func.module.fitting import beside_parameters, check_fits_spec
 from l0func.module.live import Live, named_modules, with_modes
-from l0func.module.placed_gates import PlacedGates
 from l0func.module.precision import gate_dict, kept_integers
 from l0func.module.redraw import redraw_in_place
+from l0func.module.row_settings import RowSettings
 from l0func.module.rows import batch_size, check_rows_argument, keys_for_batch
 from l0func.module.shards import resizable
 from l0func.module.signature import show_signature, shows_signature
@@ -45,7 +45,7 @@ from l0func.spec.build import Rules, gate_spec
 from l0func.spec.plan import Group
 
 
-class L0Module(PlacedGates):
+class L0Module(RowSettings):
     """A copy of a module with learned gates on its weights.
 
     In training every forward draws new masks, shared by the batch or one for each example; in eval
@@ -70,7 +70,7 @@ class L0Module(PlacedGates):
         sampling: ``"exact"`` or ``"local_reparam"``, as for :func:`l0func.gated`.
         init_params: New values for parameters, as for :func:`l0func.init_params`.
         per_example: Whether every example has its own masks in training.
-        in_dims: With ``per_example``, where the examples are in the inputs, as for
+        in_dims: With ``per_example``, where the examples are in the inputs by position, as for
             :func:`l0func.per_example`: None for an input that all examples share.
         out_dims: Likewise, where they are in the outputs.
         estimator: The test-time gates, for eval mode.
@@ -128,8 +128,7 @@ class L0Module(PlacedGates):
         self.per_example, self.in_dims, self.out_dims = per_example, in_dims, out_dims
         self.sampling: Sampling = sampling
         self.estimator: MaskEstimator = estimator
-        self.rank = rank
-        self._key_number = next_key_number()
+        self.rank, self._key_number = rank, next_key_number()
         self._count = draws.draw_number(0)
         self._originals = fn.originals
         self._live: Live | None = None
@@ -176,6 +175,7 @@ class L0Module(PlacedGates):
             ValueError: The wrapped module makes parameters in its forward; or, with
                 ``per_example`` and without ``rows``, two processes of a group have the same key.
         """
+        refusals.check_not_symbolic(inputs, kwargs)
         live, gates = self._current(), resizable(self.gates())
         numbers = None if live.takes_rows else kwargs.pop("rows", None)
         has_rows = self.per_example and (self.training or numbers is not None)

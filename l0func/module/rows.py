@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -12,6 +12,13 @@ from l0func.engine.per_example import input_dims
 from l0func.engine.row import Axis
 from l0func.internal.mapped import flatten_mapped
 from l0func.internal.scalars import with_type
+
+
+class _Inputs(NamedTuple):
+    """A call's inputs, under the names that an error shows."""
+
+    inputs: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 def takes_rows(module: nn.Module) -> bool:
@@ -78,8 +85,8 @@ def batch_size(inputs: tuple[Any, ...], kwargs: dict[str, Any], in_dims: Axis) -
     Raises:
         ValueError: No input has rows.
     """
-    dims = input_dims(in_dims, len(inputs)), dict.fromkeys(kwargs, 0)
-    found = flatten_mapped((inputs, kwargs), dims, "in_dims", "")
+    dims = input_dims(in_dims, len(inputs), kwargs), dict.fromkeys(kwargs, 0)
+    found = flatten_mapped(_Inputs(inputs, kwargs), dims, "in_dims", "")
     for tensor, dim in zip(found.tensors, found.dims, strict=True):
         return tensor.shape[dim]
     raise ValueError(

@@ -215,12 +215,10 @@ def check_row_settings(per_example: bool, in_dims: Axis, out_dims: Axis) -> None
     """Refuse settings of rows that are none, or that have no effect.
 
     Raises:
-        TypeError: ``per_example`` is neither True nor False, since text such as "no" counts as
-            true; or a dimension has another type.
+        TypeError: ``per_example`` is neither True nor False, or a dimension has another type.
         ValueError: Dimensions of rows are given, and there is one mask for the batch.
     """
-    if per_example not in (True, False):
-        raise TypeError(f"per_example is True or False; got {with_type(per_example)}.")
+    check_per_example(per_example)
     for name, dims in {"in_dims": in_dims, "out_dims": out_dims}.items():
         check_axes(name, dims)
         if not per_example and dims != 0:
@@ -228,6 +226,16 @@ def check_row_settings(per_example: bool, in_dims: Axis, out_dims: Axis) -> None
                 f"{name} says where the rows are that have masks of their own, and this L0Module "
                 f"has one mask for the batch. Set per_example=True, or leave {name} out."
             )
+
+
+def check_per_example(value: bool) -> None:
+    """Refuse anything but True and False.
+
+    Raises:
+        TypeError: It is something else, such as the text "no", which counts as true.
+    """
+    if value not in (True, False):
+        raise TypeError(f"per_example is True or False; got {with_type(value)}.")
 
 
 def _check_epsilon(epsilon: float) -> None:
