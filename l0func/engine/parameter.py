@@ -7,13 +7,15 @@ runs the operation's handler from :mod:`l0func.engine.ops`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
+from l0func.engine.misfits import Named, in_words_of_parameters
+from l0func.internal.context import compiling
 from l0func.internal.descriptions import DESCRIPTIONS
 from l0func.internal.function_kinds import writes
 from l0func.internal.interception import function_name
@@ -50,14 +52,15 @@ class GatedParameter(Tensor):
         kwargs = kwargs or {}
         if func in DESCRIPTIONS:
             return func(*map(_weight_of, args), **kwargs)
-        handler = _handlers_of(args, kwargs).get(func)
-        if handler is not None:
-            result = handler(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        check_not_written(func, args, kwargs)
-        dense_kwargs = {name: _dense_inside(value) for name, value in kwargs.items()}
-        return func(*map(_dense_inside, args), **dense_kwargs)
+        if compiling():
+            return _computed(func, args, kwargs)
+        try:
+            return _computed(func, args, kwargs)
+        except RuntimeError as error:
+            in_words = _in_words(error, func, (*args, *kwargs.values()))
+            if in_words is None:
+                raise
+            raise in_words from error
 
     def dense(self) -> Tensor:
         """The product itself.
@@ -148,6 +151,26 @@ def _handlers_of(args: Any, kwargs: Any) -> Mapping[Any, Handler]:
             if handlers:
                 return handlers
     return {}
+
+
+def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A torch function's result, from the handler or on the products."""
+    handler = _handlers_of(args, kwargs).get(func)
+    if handler is not None:
+        result = handler(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+    check_not_written(func, args, kwargs)
+    dense_kwargs = {name: _dense_inside(value) for name, value in kwargs.items()}
+    return func(*map(_dense_inside, args), **dense_kwargs)
+
+
+def _in_words(error: RuntimeError, func: Any, values: Sequence[Any]) -> ValueError | None:
+    """The error with the names of the gated parameters, if their sizes or dtypes explain it."""
+    given = [value for value in values if isinstance(value, GatedParameter)]
+    named = [Named(p.path, tuple(p.shape), p.dtype) for p in given]
+    others = [t for t in values if isinstance(t, Tensor) and not is_gated(t)]
+    return in_words_of_parameters(error, func, named, others) if named else None
 
 
 def _weight_of(value: Any) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from l0func.internal.arose import Passed, module_of, passed_by
 from l0func.internal.source_line import source_line
+from l0func.internal.untyped import untyped
 
 _LOOP = (
     "run the rows one after another: torch.cat([apply(params, gates, buffers, key, x[i : i + 1]) "
@@ -30,11 +32,6 @@ class _Reading(NamedTuple):
 
 
 _READINGS = (
-    _Reading(
-        r"doesn't work on out=",
-        "torch cannot write the rows of a result into an argument, out=",
-        "Take the result that the function returns, without out=",
-    ),
     _Reading(
         r"not possible because there exists a Tensor",
         "an operation in place writes the values of single rows into a tensor that all rows share",
@@ -78,6 +75,9 @@ _READINGS = (
         "Return such a tensor from forward, and per_example joins the rows",
     ),
 )
+_NO_OUT = "torch cannot write the rows of a result into an argument, out="
+_NO_FUNCTION = re.compile(r"vmap over (\S+), but it does not have vmap support")
+_VMAP_RULE = "Give it generate_vmap_rule = True, or a staticmethod vmap"
 _NO_RULE = re.compile(r"(?:[Bb]atching rule not implemented for|rule for) (\S+?)\.?(?:\s|$|;)")
 _VMAP = re.compile(
     r"vmap|[Bb]atching rule|[Ff]unc[Tt]orch|BatchedTensor|equal size, but got|storage"
@@ -96,18 +96,53 @@ def in_words_of_rows(error: RuntimeError | TypeError, /) -> ValueError | None:
     expression = _NO_NUMBER if isinstance(error, TypeError) else _VMAP
     if not expression.search(text):
         return None
-    reason, advice = _explained(text)
+    line = source_line(error)
+    reason, advice = _explained(text, passed_by(error), line)
     return ValueError(
         f"per_example runs the module once for all rows, each with its own mask, and {reason}"
-        f"{source_line(error)}. {advice}. (torch: {text[:160]})"
+        f"{line}. {advice}. (torch: {text[:160]})"
     )
 
 
-def _explained(text: str) -> tuple[str, str]:
+def _explained(text: str, found: list[Passed], line: str) -> tuple[str, str]:
     """The reason for an error of vmap, and the advice."""
     for reading in _READINGS:
         if re.search(reading.text, text):
             return reading.reason, reading.advice
+    function = _NO_FUNCTION.search(text)
+    if function:
+        return f"the torch.autograd.Function {function[1]} has no rule for rows", _VMAP_RULE
     no_rule = _NO_RULE.search(text)
+    if no_rule and _writes_out(no_rule[1]):
+        return _out(found, line)
     name = f"the operation {no_rule[1]}" if no_rule else "an operation"
-    return f"torch cannot run {name} in this way", f"Write it with other operations, or {_LOOP}"
+    module = module_of(found)
+    where = f", in {module}," if module and not line else ""
+    return (
+        f"torch cannot run {name}{where} in this way",
+        f"Write it with other operations, or {_LOOP}",
+    )
+
+
+def _writes_out(name: str) -> bool:
+    """Whether an operation, such as ``aten::add.out``, writes its result into an argument."""
+    namespace, _, rest = name.partition("::")
+    base, _, overload = rest.partition(".")
+    packet = getattr(getattr(untyped.ops, namespace), base, None)
+    operation = getattr(packet, overload or "default", None)
+    return operation is not None and any(x.is_out for x in operation._schema.arguments)
+
+
+def _out(found: list[Passed], line: str) -> tuple[str, str]:
+    """The reason and the advice for an argument out=, of the user's or of torch's own code."""
+    inner = found[0] if found else None
+    if inner is None or not inner.by_torch or "out=" in line:
+        return _NO_OUT, "Take the result that the function returns, without out="
+    module = module_of(found)
+    where = f" in {module}" if module else ""
+    return (
+        f"torch's own {inner.function}(){where} writes into an argument, out=, where torch cannot "
+        "write the rows of a result",
+        "Put that module in eval mode if it leaves this step out there, as spectral_norm does; or "
+        "draw one mask for the batch: l0func.gated with one key, or L0Module(per_example=False)",
+    )

@@ -8,7 +8,9 @@ from __future__ import annotations
 from types import CodeType, TracebackType
 
 import torch
+from torch.utils.checkpoint import CheckpointFunction
 
+from l0func.internal.arose import passed_by
 from l0func.internal.context import innermost_is_vmap
 from l0func.pure.recompute import DrawSource, Watch
 from l0func.pure.regions import Recomputed, hooked_block
@@ -17,6 +19,10 @@ _AROUND = (
     "Take the checkpoint out of the module and put it around the call: "
     "torch.utils.checkpoint.checkpoint(rows, params, gates, buffers, keys, x, "
     "use_reentrant=False), with rows from l0func.per_example or l0func.gated."
+)
+_APART = (
+    "Write it with other operations; or return from forward what it takes, and apply it to the "
+    "outputs."
 )
 # What torch says at the call; the first is from torch 2.1.
 _BLOCK_ERRORS = ("vmap over _NoopSaveInputs", "yet support saved tensor hooks")
@@ -86,8 +92,27 @@ def _explain(error: BaseException) -> None:
             "differentiate a checkpoint inside the module."
         ) from error
     if _FUNCTION_ERROR in text:
-        raise ValueError(
-            "A torch.autograd.Function without setup_context ran inside a map over rows or "
-            "another transform, and torch cannot map it. torch.utils.checkpoint with "
-            f"use_reentrant=True is one. {_AROUND}"
-        ) from error
+        raise _without_setup(error) from error
+
+
+def _without_setup(error: BaseException) -> ValueError:
+    """The refusal of a Function without setup_context, by the Function's name."""
+    kinds = [one.own for one in passed_by(error) if _is_function(one.own)]
+    kind = kinds[0] if kinds else torch.autograd.Function
+    start = (
+        f"{kind.__qualname__}, a torch.autograd.Function without setup_context, ran inside a map "
+        "over rows or another transform, and torch cannot transform it."
+    )
+    if kind is CheckpointFunction:
+        use = "It is torch.utils.checkpoint with use_reentrant=True."
+        return ValueError(f"{start} {use} {_AROUND}")
+    if kind.__module__.startswith("torch."):
+        return ValueError(f"{start} It is torch's own, in {kind.__module__}. {_APART}")
+    return ValueError(
+        f"{start} Give it setup_context(ctx, inputs, output), a forward(*inputs) without ctx, and "
+        f"generate_vmap_rule = True. Is it not yours to change? {_APART}"
+    )
+
+
+def _is_function(own: object) -> bool:
+    return isinstance(own, type) and issubclass(own, torch.autograd.Function)
