@@ -30,6 +30,7 @@ from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.masks import apply_masks, masks_of
 from l0func.gates.prune import pruned_by
+from l0func.gates.twice import warn_if_pruned
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
 from l0func.internal.tree import Tree
@@ -72,7 +73,7 @@ def compact(
 
     Args:
         fn: A pure function from ``make_functional``.
-        params: Its parameters, flat or nested.
+        params: Its parameters, flat or nested, before :func:`l0func.prune`.
         gates: ``{gate name: log_alpha}``.
         buffers: Its buffers.
         spec: The gate spec.
@@ -123,6 +124,7 @@ def compact(
         check_has_values({**tensors, **named_gates}, "compact")
         check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)
+        warn_if_pruned("compact", tensors, z, spec)
         pruned = _unshared(pruned_by(tensors, z, spec), tensors)
         named_buffers = _unshared(named_buffers, named_buffers)
         _check_buffers(fn, named_buffers, spec)

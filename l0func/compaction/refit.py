@@ -29,6 +29,7 @@ from l0func.gates.checks import (
 )
 from l0func.gates.density import Density, fixed_gates
 from l0func.gates.prune import open_entries, pruned_by
+from l0func.gates.twice import warn_if_pruned
 from l0func.internal import tree
 from l0func.internal.interception import Interception
 from l0func.internal.scalars import with_type
@@ -69,7 +70,7 @@ def refit(
 
     Args:
         fn: A pure function from ``make_functional``.
-        params: Its parameters, flat or nested.
+        params: Its parameters, flat or nested, before :func:`l0func.prune`.
         gates: ``{gate name: log_alpha}``.
         buffers: Its buffers.
         spec: The gate spec.
@@ -113,6 +114,7 @@ def refit(
         check_devices(tensors, named_gates, spec)
         check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)
+        warn_if_pruned("refit", tensors, z, spec)
         inputs = read_examples(fn, examples)
         pruned = pruned_by(tensors, z, spec)
         network = _ObservedNetwork(fn, tree.leaves(buffers, "buffers"), inputs)

@@ -24,6 +24,7 @@ from l0func.gates.checks import (
 )
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
+from l0func.gates.twice import warn_if_pruned
 from l0func.internal.kinds import check_has_values
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree
@@ -186,7 +187,7 @@ def summary(
     """A table by parameter: open entries in expectation beside open entries under an estimator.
 
     Args:
-        params: Parameters, flat or nested.
+        params: Parameters, flat or nested, before :func:`l0func.prune`.
         gates: ``{gate name: log_alpha}``.
         spec: The gate spec.
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
@@ -216,6 +217,7 @@ def summary(
     check_finite(tensors)
     with torch.no_grad():
         z = fixed_gates(named, spec, estimator, density)
+        warn_if_pruned("summary", tensors, z, spec)
         counted = _counted(tensors, named, z, spec)
     gate_counts = {gate.name: gate.size for gate in spec.gates}
     rows: list[SummaryRow] = []

@@ -19,6 +19,7 @@ from l0func.gates.checks import (
 )
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
+from l0func.gates.twice import warn_if_pruned
 from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
 from l0func.internal.sharding import is_dtensor, layout_of
@@ -39,7 +40,7 @@ def prune(
     """Parameters under test-time gates, with exact zeros behind the closed ones.
 
     Args:
-        params: Parameters, flat or nested.
+        params: Parameters, flat or nested, before any prune: gates multiply them once.
         gates: ``{gate name: log_alpha}``.
         spec: The gate spec.
         estimator: The test-time gates: ``"louizos"``, ``"median"``, ``"mean"`` or ``"count"``.
@@ -71,6 +72,7 @@ def prune(
     check_devices(tensors, named, spec)
     check_finite(tensors)
     z = fixed_gates(named, spec, estimator, density)
+    warn_if_pruned("prune", tensors, z, spec)
     warn_if_closed(z, spec, decision(spec, estimator, density))
     return tree.rebuild(params, pruned_by(tensors, z, spec))
 
