@@ -25,6 +25,7 @@ from l0func.internal.tree import Tree
 from l0func.pure.dropped_buffers import report_frozen
 from l0func.pure.functional import PureModule
 from l0func.pure.keyed import Keyed
+from l0func.pure.other_draws import OtherDraws
 from l0func.pure.watched import Watched
 from l0func.spec.plan import GateSpec, check_spec
 
@@ -64,6 +65,7 @@ class Gated(Generic[OutputT]):
         self.spec = spec
         self.estimator: MaskEstimator = estimator
         self.sampling: Sampling = sampling
+        self.other_draws = fn.other_draws if isinstance(fn, PureModule) else OtherDraws()
         self.stand_ins = StandIns(spec, local_reparam=sampling == "local_reparam")
 
     def __call__(
@@ -179,7 +181,8 @@ class Gated(Generic[OutputT]):
             report_frozen(params, self.fn.frozen)
         masked = self._masked(params, gates, key)
         # Keyed is the innermost mode, so that a dropout reaches it before ByRow or Nested.
-        watch = None if compiling() else Watched(type(self)._call.__code__)
+        code = type(self)._call.__code__
+        watch = None if compiling() else Watched(code, self.other_draws)
         keyed = Keyed(key, watch)
         with Nested() if watch is None else watch, keyed:
             output = call(masked, buffers, *inputs, **kwargs)

@@ -49,6 +49,12 @@ class LiveCall:
 
     def gated(self, spec: GateSpec, estimator: MaskEstimator, sampling: Sampling) -> Gated[Any]:
         """The call behind gates."""
+        apply = self._gated(spec, estimator, sampling)
+        # The call's own function is new, and the module's is not.
+        apply.other_draws = self.live.fn.other_draws
+        return apply
+
+    def _gated(self, spec: GateSpec, estimator: MaskEstimator, sampling: Sampling) -> Gated[Any]:
         live = self.live
         if not has_shards(live.params, live.late):
             return Gated(self.run, spec, estimator, sampling)

@@ -374,7 +374,7 @@ class L0Module(RowSettings):
         """The function of the wrapped module as it is now."""
         live = self._live
         if live is None or not live.fits(self.module):
-            live = Live(self.module, self._written, self._originals)
+            live = Live(self.module, self._written, self._originals, live)
             check_fits_spec(live.params, self.spec)
             self._live = live
         return live

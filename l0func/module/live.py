@@ -24,12 +24,21 @@ class Live:
         module: The module.
         written: The attributes that forward has written so far.
         originals: The tensors of the module that this one is a copy of: closures still hold them.
+        before: The function of the module before its latest change; it warned once for both.
     """
 
-    def __init__(self, module: nn.Module, written: Written, originals: Originals) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        written: Written,
+        originals: Originals,
+        before: Live | None = None,
+    ) -> None:
         self.root = module
         self.written = written
         self.fn = PureModule(module).guarding(originals)
+        if before is not None:
+            self.fn.other_draws = before.fn.other_draws
         self.modules = dict(named_modules(module))
         self.params: dict[str, Tensor] = dict(module.named_parameters())
         self.buffers: dict[str, Tensor] = dict(module.named_buffers())

@@ -31,6 +31,7 @@ from l0func.pure.guard import GuardedCalls, ReadGuard
 from l0func.pure.independent import make_independent
 from l0func.pure.keyed import Keyed
 from l0func.pure.originals import Originals
+from l0func.pure.other_draws import OtherDraws
 from l0func.pure.part import Part, is_fsdp
 from l0func.pure.places import Contents, Places
 from l0func.pure.watched import Watched
@@ -119,7 +120,7 @@ class PureModule:
             modules={id(m): number for number, m in enumerate(modules.values())},
         )
         self._parts = [Part.of(m, places) for m in modules.values()]
-        self.dropped = DroppedBuffers()
+        self.dropped, self.other_draws = DroppedBuffers(), OtherDraws()
         # After the parts: a deep copy asks what became of their tensors.
         traced = traced_by_dynamo()
         own = {} if traced else {**params, **buffers}
@@ -180,7 +181,7 @@ class PureModule:
         if compiling():
             with Keyed(None, None):
                 return call(params, buffers, *args, **kwargs)
-        watch = Watched(PureModule._without_key.__code__)
+        watch = Watched(PureModule._without_key.__code__, self.other_draws)
         keyed = Keyed(None, watch)
         try:
             with watch, keyed:

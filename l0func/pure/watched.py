@@ -1,6 +1,7 @@
 """The context around one eager call of a pure function.
 
-It notes what the backward pass runs again, and refuses what would run only when a map has ended.
+It notes what the backward pass runs again, refuses what would run only when a map has ended, and
+warns of draws without a key.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from l0func.internal.arose import passed_by
 from l0func.internal.context import innermost_is_vmap
+from l0func.pure.other_draws import OtherDraws
 from l0func.pure.recompute import DrawSource, Watch
 from l0func.pure.regions import Recomputed, hooked_block
 
@@ -34,16 +36,18 @@ class Watched(Watch):
 
     Args:
         code: The code that enters it.
+        other_draws: What is known of draws by other generators than the key's, in this function.
 
     Raises:
         ValueError: On leaving: a block in torch.utils.checkpoint ran under a vmap or another
             transform, and its recomputation would run when the transform has ended.
     """
 
-    def __init__(self, code: CodeType) -> None:
+    def __init__(self, code: CodeType, other_draws: OtherDraws) -> None:
         super().__init__(code, looks=torch.is_grad_enabled())
         self.mapped = self.looks and innermost_is_vmap()
         self.blocks: list[Recomputed] = []
+        self.other_draws = other_draws
 
     def saw(self, draws: DrawSource) -> None:
         """Take note of the regions around a torch function."""
@@ -57,6 +61,7 @@ class Watched(Watch):
             self.blocks.append(block)
 
     def __enter__(self) -> Watched:
+        self.states = self.other_draws.before()
         return self
 
     def __exit__(
@@ -75,6 +80,8 @@ class Watched(Watch):
                 "A block in torch.utils.checkpoint ran inside a map over rows, and the backward "
                 f"pass would run it again when the map has ended. {_AROUND}"
             )
+        if error is None:
+            self.other_draws.after(self.states)
 
 
 def _is_recomputed(block: Recomputed) -> bool:
