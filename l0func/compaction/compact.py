@@ -33,6 +33,7 @@ from l0func.gates.prune import pruned_by
 from l0func.gates.twice import warn_if_pruned
 from l0func.internal import names, tree
 from l0func.internal.kinds import check_has_values
+from l0func.internal.stacked import check_not_mapped
 from l0func.internal.tree import Tree
 from l0func.internal.whole import check_whole
 from l0func.pure.example_kinds import explained_kinds
@@ -94,7 +95,8 @@ def compact(
     Raises:
         TypeError: ``fn`` is not from ``make_functional``, or its forward does not take the
             examples, or returns tensors in an object that cannot be taken apart.
-        ValueError: The trees do not fit the spec or each other; a group has no open unit;
+        ValueError: The trees do not fit the spec or each other, or are inside torch.vmap; a group
+            has no open unit;
             groups contradict each other, or name slices that a module cannot lose, such as a
             LayerNorm's; or the smaller network fails or differs on the examples, as may the gated
             one from the pruned one.
@@ -121,6 +123,7 @@ def compact(
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
         check_devices(tensors, named_gates, spec)
+        check_not_mapped("compact reads values", params=tensors, gates=named_gates)
         check_has_values({**tensors, **named_gates}, "compact")
         check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)

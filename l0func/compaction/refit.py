@@ -33,6 +33,7 @@ from l0func.gates.twice import warn_if_pruned
 from l0func.internal import tree
 from l0func.internal.interception import Interception
 from l0func.internal.scalars import with_type
+from l0func.internal.stacked import check_not_mapped
 from l0func.internal.tree import Tree, TreeT
 from l0func.internal.untyped import untyped
 from l0func.internal.watch import warn_user
@@ -112,6 +113,7 @@ def refit(
         tensors, named_gates = check_params(params, spec), check_gates(gates, spec)
         check_values(named_gates)
         check_devices(tensors, named_gates, spec)
+        check_not_mapped("refit reads values", params=tensors, gates=named_gates)
         check_finite(tensors)
         z = fixed_gates(named_gates, spec, estimator, density)
         warn_if_pruned("refit", tensors, z, spec)

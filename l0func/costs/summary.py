@@ -27,6 +27,7 @@ from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.twice import warn_if_pruned
 from l0func.internal.kinds import check_has_values
 from l0func.internal.shard_sums import full_sums
+from l0func.internal.stacked import check_not_mapped
 from l0func.internal.tree import Tree
 from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec
@@ -198,7 +199,8 @@ def summary(
 
     Raises:
         ValueError: Params or gates do not fit the spec, a gate location is NaN, or a parameter
-            has an entry that is NaN or infinite; or they are on the meta device or on two devices.
+            has an entry that is NaN or infinite; or they are on the meta device, on two devices
+            or inside torch.vmap.
 
     Example:
         >>> import torch
@@ -213,6 +215,7 @@ def summary(
     tensors, named = check_params(params, spec), check_gates(gates, spec)
     check_values(named)
     check_devices(tensors, named, spec)
+    check_not_mapped("summary reads values", params=tensors, gates=named)
     check_has_values({**tensors, **named}, "summary")
     check_finite(tensors)
     with torch.no_grad():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from l0func.internal import tree
+from l0func.internal.stacked import check_not_mapped
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import untyped
 from l0func.internal.whole import check_whole
@@ -28,7 +29,7 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
         others are unchanged.
 
     Raises:
-        ValueError: ``max_density`` is not in [0, 1].
+        ValueError: ``max_density`` is not in [0, 1], or params are inside torch.vmap.
 
     Example:
         >>> import torch
@@ -40,8 +41,10 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
     if not 0 <= max_density <= 1:
         raise ValueError(f"A density is a share in [0, 1]; got max_density={max_density}.")
 
+    tensors = tree.leaves(params)
+    check_not_mapped("to_sparse_csr reads values", params=tensors)
     stored: dict[str, Tensor] = {}
-    for path, p in tree.leaves(params).items():
+    for path, p in tensors.items():
         stored[path] = _compressed(p.detach()) if _is_sparse(p, max_density) else p
     return stored
 

@@ -20,6 +20,7 @@ from l0func.internal.kinds import (
 )
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.sharding import check_entries
+from l0func.internal.stacked import stack_words
 from l0func.internal.tree import Pytree
 from l0func.spec.parts import ParameterPlan
 from l0func.spec.plan import GateSpec, GateVector, check_spec
@@ -55,18 +56,25 @@ def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     names.check_argument(named, known, "spec", "gates", _SAME_RULES, others)
     check_entries(named)
     for gate in spec.gates:
-        _check_locations(gate, named[gate.name])
+        if tuple(named[gate.name].shape) != gate.shape:
+            raise _other_shape(gate, named, spec)
+        _check_kind(gate, named[gate.name])
     return named
 
 
-def _check_locations(gate: GateVector, log_alpha: Tensor) -> None:
-    shape = tuple(log_alpha.shape)
-    if shape != gate.shape:
-        raise ValueError(
-            f"The spec has gates of shape {gate.shape} for {gate.name!r}; got {shape}. Gates and "
-            "spec belong to different architectures: build both from the same params, or load the "
-            "spec that was saved."
-        )
+def _other_shape(gate: GateVector, named: Gates, spec: GateSpec) -> ValueError:
+    stack = stack_words("gates", {gate.name: gate.shape for gate in spec.gates}, named)
+    other = (
+        "Gates and spec belong to different architectures: build both from the same params, or "
+        "load the spec that was saved."
+    )
+    return ValueError(
+        f"The spec has gates of shape {gate.shape} for {gate.name!r}; got "
+        f"{tuple(named[gate.name].shape)}. {stack or other}"
+    )
+
+
+def _check_kind(gate: GateVector, log_alpha: Tensor) -> None:
     if not log_alpha.is_floating_point():
         raise ValueError(
             f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}."
@@ -215,7 +223,7 @@ def check_params(params: Pytree, spec: GateSpec) -> dict[str, Tensor]:
         check_has_shape(p.path, tensor)
         if p.bindings:
             check_can_be_gated(p.path, tensor, multiplied=p.multiplied)
-        _check_shape(p, tensor)
+        _check_shape(p, tensors, spec)
     return tensors
 
 
@@ -228,16 +236,16 @@ def check_gated_shapes(params: Pytree, spec: GateSpec) -> None:
     tensors = tree.leaves(params)
     for p in spec.gated():
         if p.path in tensors:
-            _check_shape(p, tensors[p.path])
+            _check_shape(p, tensors, spec)
 
 
-def _check_shape(p: ParameterPlan, tensor: Tensor) -> None:
-    shape = tuple(tensor.shape)
-    if shape != p.shape:
-        raise ValueError(
-            f"The spec has {p.path!r} of shape {p.shape}; got {shape}. Params and spec belong "
-            "to different architectures: build the spec from these params."
-        )
+def _check_shape(p: ParameterPlan, tensors: Mapping[str, Tensor], spec: GateSpec) -> None:
+    shape = tuple(tensors[p.path].shape)
+    if shape == p.shape:
+        return
+    stack = stack_words("params", {p.path: p.shape for p in spec.parameters}, tensors)
+    other = "Params and spec belong to different architectures: build the spec from these params."
+    raise ValueError(f"The spec has {p.path!r} of shape {p.shape}; got {shape}. {stack or other}")
 
 
 def _paths(spec: GateSpec) -> list[str]:

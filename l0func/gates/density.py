@@ -15,6 +15,7 @@ from l0func.gates.checks import Gates, MaskEstimator
 from l0func.gates.closed import Decision
 from l0func.gates.masks import check_order, deterministic_gates
 from l0func.internal import names
+from l0func.internal.stacked import check_not_mapped
 from l0func.spec.plan import GateSpec, ParameterPlan
 
 Density: TypeAlias = float | Mapping[str, float]
@@ -70,6 +71,7 @@ def gates_at(gates: Gates, spec: GateSpec, density: Density) -> Gates:
         ValueError: A share is outside [0, 1], or below the share that no gate can close; there
             are no gates; a pattern matches no gated parameter, or a gated parameter no pattern.
     """
+    check_not_mapped("A density orders the gates of one network", gates=gates)
     pools = _pools(spec, density)
     check_order(gates, "A density orders all gates, and")
     places = _places_in_order(gates, spec)

@@ -17,6 +17,7 @@ from l0func.internal import names, tree
 from l0func.internal.context import compiling, traced_by_dynamo
 from l0func.internal.mixed import in_words_of_arguments
 from l0func.internal.shared_statistics import in_words_of_buffers
+from l0func.internal.stacked import stack_words
 from l0func.internal.tree import Tree
 from l0func.internal.watch import current_watch, watching
 from l0func.pure.dropped_buffers import DroppedBuffers, report_changes, report_frozen
@@ -346,9 +347,10 @@ class PureModule:
         for path, shape in self.shapes.items():
             got = tuple(own_params[path].shape)
             if got != shape:
+                stack = stack_words("params", self.shapes, own_params)
                 raise ValueError(
                     f"The module's {path!r} has shape {shape}; got {got}. "
-                    "For a module of other sizes call make_functional again."
+                    f"{stack or 'For a module of other sizes call make_functional again.'}"
                 )
         return own_params, own_buffers
 
