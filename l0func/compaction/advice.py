@@ -9,6 +9,10 @@ _BY_HAND = "write the group by hand with l0func.group"
 
 # The first phrase that is in the reason decides.
 ADVICE: dict[str, str] = {
+    "a number of places that counts removed units too": (
+        "make the number a share of the size, such as h.shape[-1] // 2, or put one more linear "
+        "layer before the roll: the units that it reads can go"
+    ),
     _TRIAL: (
         "read the sizes in forward from tensors, or name the attribute that holds one in the "
         "attrs of a group by hand"

@@ -16,6 +16,9 @@ from l0func.internal.interception import function_name
 # Functions of nn.Module that call forward.
 _CALLERS = frozenset({"_call_impl", "_wrapped_call_impl", "_slow_forward", "inner"})
 
+DIFFERENT_OUTPUTS = "the outputs differ"
+"""The reason of a try that ran."""
+
 
 class Failure(NamedTuple):
     """A failed try.
@@ -82,7 +85,7 @@ def difference(runs: int, other: str) -> Failure:
         runs: How many runs were right before.
         other: The word for that network.
     """
-    reason = f"the outputs differ from the {other} network's"
+    reason = f"{DIFFERENT_OUTPUTS} from the {other} network's"
     return Failure((runs, float("inf")), reason)
 
 

@@ -64,6 +64,18 @@ def _normed_units(trace: Trace) -> set[int]:
     return found
 
 
+def rolled_makers(trace: Trace) -> set[str]:
+    """The first makers of units that a roll moves along the dimension in which they lie."""
+    if not trace.rolled:
+        return set()
+    rolled: set[int] = set()
+    for labels in trace.rolled:
+        rolled.update(listed(loose(trace.units.roots(labels)).unique()))
+    by_unit = slices_by_unit(trace).items()
+    makers = {first_maker(slices) for root, slices in by_unit if root in rolled}
+    return {maker for maker in makers if maker is not None}
+
+
 def union(units: Iterable[UnitSlices]) -> UnitSlices:
     """The slices of several units, as one unit."""
     together: UnitSlices = {}

@@ -9,11 +9,13 @@ from torch import nn
 from l0func.compaction.advice import with_advice
 from l0func.compaction.alibi import has_alibi
 from l0func.compaction.examples import check_rows
+from l0func.compaction.failure import DIFFERENT_OUTPUTS
 from l0func.compaction.found_groups import UnitGroups
 from l0func.compaction.grouping import unit_vectors
 from l0func.compaction.norm_scales import name_eps
 from l0func.compaction.resize import RMS_NORMS
 from l0func.compaction.trial import prepare_trial
+from l0func.compaction.unit_slices import rolled_makers
 from l0func.compaction.verification import verified
 from l0func.internal.waiting import line_when_slow
 from l0func.internal.whole import check_whole
@@ -21,6 +23,9 @@ from l0func.pure.functional import Functional, PureModule, make_functional
 from l0func.pure.inputs import Inputs, fitting, read_examples
 from l0func.tracing.follow import follow
 from l0func.tracing.trace import Trace
+
+# A try with another number of units runs, and pairs other units with each other.
+_ROLLED = "'roll' moves them by a number of places that counts removed units too"
 
 
 def unit_groups(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> UnitGroups:
@@ -110,8 +115,10 @@ def groups_in(function: Functional, inputs: Inputs, trace: Trace) -> UnitGroups:
     name_eps(trace, dict(function.fn.parts()), RMS_NORMS)
     found, refused = unit_vectors(trace)
     vectors, groups, refusals = verified(prepare_trial(function, inputs), found, trace)
+    rolled = rolled_makers(trace)
     for maker, reason in refusals:
-        refused.setdefault(maker, reason)
+        is_moved = maker in rolled and DIFFERENT_OUTPUTS in reason
+        refused.setdefault(maker, f"{reason}, and {_ROLLED}" if is_moved else reason)
     sizes = {vector.name: vector.count for vector in vectors}
     normed = [vector.name for vector in vectors if vector.normed]
     alibi = has_alibi(part.kind for _, part in function.fn.parts())

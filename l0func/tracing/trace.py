@@ -86,6 +86,7 @@ class Trace:
         output_error: Why the output is no evidence for which units can be removed: it holds no
             tensor, or tensors in an object of unknown kind. None if it is evidence.
         pieces: The numbers of equal pieces that forward cuts units into, such as 2 for halves.
+        rolled: Labels of units that a roll moves along the dimension in which they lie.
         counted: The multiply-adds in ``uses`` and ``products``.
     """
 
@@ -101,6 +102,7 @@ class Trace:
     readers: list[Reader] = field(default_factory=list[Reader])
     kept_whole: dict[str, str] = field(default_factory=dict[str, str])
     pieces: set[int] = field(default_factory=set[int])
+    rolled: list[Tensor] = field(default_factory=list[Tensor])
     output_error: TypeError | ValueError | None = None
     counted: float = 0.0
     _entries: EntryLabels = field(default_factory=EntryLabels)

@@ -150,3 +150,40 @@ def test_the_deepest_reason_is_named():
 def test_nothing_to_remove_has_a_sentence_too(net, words):
     with pytest.raises(ValueError, match=f"No units of this .* can be removed. {words}"):
         l0.unit_groups(net, torch.randn(3, 4))
+
+
+class Rolled(nn.Module):
+    """Units that meet others, some places away."""
+
+    def __init__(self, places, between: bool = False) -> None:
+        super().__init__()
+        self.a, self.b, self.places = nn.Linear(4, 8), nn.Linear(8, 3), places
+        self.free = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+        self.between = nn.Linear(8, 8) if between else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.between(self.a(x))
+        return self.b(h * self.places(h)) + self.free(x)
+
+
+def test_units_that_a_roll_moves_are_kept_by_the_roll_and_not_by_a_size():
+    for places in (lambda h: h.roll(6, -1), lambda h: torch.roll(h, 2, 1), lambda h: h.roll(2)):
+        refused = l0.unit_groups(Rolled(places), torch.randn(3, 4)).refused["a.weight"]
+        assert "outputs differ from the gated network's, and 'roll' moves them" in refused
+        assert "read the sizes" not in refused
+
+
+def test_a_roll_along_another_dimension_is_not_the_reason():
+    groups = l0.unit_groups(Rolled(lambda h: h.roll(1, 0)), torch.randn(3, 4))
+    assert groups.sizes == {"a": 8, "free.0": 5}
+    groups = l0.unit_groups(Rolled(lambda h: h.roll(1, 0) * (8 / h.shape[-1])), torch.randn(3, 4))
+    refused = groups.refused["a.weight"]
+    assert "outputs differ" in refused
+    assert "'roll'" not in refused
+
+
+def test_a_roll_goes_as_the_advice_says():
+    x = torch.randn(3, 4)
+    share = l0.unit_groups(Rolled(lambda h: h.roll(h.shape[-1] * 3 // 4, -1)), x)
+    assert share.sizes["a"] == 2
+    assert l0.unit_groups(Rolled(lambda h: h.roll(6, -1), between=True), x).sizes["a"] == 8

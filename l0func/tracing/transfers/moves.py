@@ -15,7 +15,7 @@ from l0func.internal import tree
 from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.refusal import of_values, refuse
-from l0func.tracing.units import varies
+from l0func.tracing.units import varies, without_repeats
 from l0func.tracing.values import Weight, whole_weight
 
 
@@ -28,6 +28,8 @@ def moved(step: Step, call: Call) -> None:
     elif isinstance(value, Tensor):
         if call.name in _CUTS:
             _note_pieces(step, call, value)
+        elif call.name == "roll":
+            _note_roll(step, call, value)
         for output, labels in zip(call.outputs, _applied(call, value), strict=True):
             step.set(output, labels)
         if call.name == "expand":
@@ -62,6 +64,14 @@ def _note_pieces(step: Step, call: Call, labels: Tensor) -> None:
     length = output.shape[dim] if output.dim() == labels.dim() else 1
     if length and size % length == 0:
         step.trace.pieces.add(size // length)
+
+
+def _note_roll(step: Step, call: Call, labels: Tensor) -> None:
+    """Note units that move along the dimension in which they lie."""
+    # Without dimensions a roll runs over all of them.
+    dims = call.argument("dims", ()) or range(labels.dim())
+    if any(varies(labels, d) for d in dims):
+        step.trace.rolled.append(without_repeats(labels))
 
 
 def _applied(call: Call, labels: Tensor) -> list[Tensor]:
