@@ -206,7 +206,8 @@ def penalty(
         spec: The gate spec.
         lam: Cost per open entry: a number, a scalar tensor (for vmap), a tensor that broadcasts to
             the parameter, or ``{pattern: one such value}`` over parameter paths.
-        weight_decay: Cost per half squared weight, while its gates are open.
+        weight_decay: Cost per half squared weight, while its gates are open: one number, or a
+            tensor with one.
         detach_params: Whether weight decay has a gradient in the gates only, and none in the
             weights.
 
@@ -216,7 +217,8 @@ def penalty(
     Raises:
         TypeError: ``lam`` or ``weight_decay`` is neither a number nor a tensor.
         ValueError: Params or gates do not fit the spec; a pattern of ``lam`` does not fit the
-            parameters; or ``lam`` or ``weight_decay`` is negative, infinite or NaN.
+            parameters; ``weight_decay`` has several numbers; or ``lam`` or ``weight_decay`` is
+            negative, infinite or NaN.
 
     Example:
         >>> import torch
@@ -241,10 +243,14 @@ def penalty(
     terms = [_priced(lams[p.path], opens[p.path], p) for p in spec.gated()]
     if not decays:
         return totals([terms])[0]
-    price = whole_of(weight_decay) if isinstance(weight_decay, Tensor) else weight_decay
+    price = _one_price(weight_decay)
     weights = {path: t.detach() for path, t in tensors.items()} if detach_params else tensors
     decay = _decayed(weights, opens, spec, 0.5 * price)
     return totals([chain(terms, decay)])[0]
+
+
+def _one_price(weight_decay: float | Tensor) -> float | Tensor:
+    return whole_of(weight_decay).reshape(()) if isinstance(weight_decay, Tensor) else weight_decay
 
 
 def _decayed(
@@ -266,11 +272,26 @@ def _check_lam_and_decay(lams: Mapping[str, Any], weight_decay: Any) -> None:
 
     Raises:
         TypeError: A cost is neither a number nor a tensor.
-        ValueError: A number is negative, infinite or NaN.
+        ValueError: A number is negative, infinite or NaN, or ``weight_decay`` has several.
     """
     for path, lam in lams.items():
         check_cost(lam, f"lam of {path!r}")
     check_cost(weight_decay, "weight_decay")
+    check_one_decay(weight_decay)
+
+
+def check_one_decay(weight_decay: float | Tensor) -> None:
+    """Refuse a weight decay of several numbers: the penalty would have as many.
+
+    Raises:
+        ValueError: It is a tensor with any number of entries but one.
+    """
+    if isinstance(weight_decay, Tensor) and weight_decay.numel() != 1:
+        raise ValueError(
+            "weight_decay is one number for all parameters; got a tensor of shape "
+            f"{tuple(weight_decay.shape)}. Costs that differ from entry to entry go in as lam, "
+            "which broadcasts to its parameter."
+        )
 
 
 def prob_open(gates: Gates, spec: GateSpec) -> dict[str, Tensor]:

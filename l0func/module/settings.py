@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0func.costs.expected import Lam
+from l0func.costs.expected import Lam, check_one_decay
 from l0func.distributions import GateDistribution, HardConcrete
 from l0func.engine.arguments import check_axes
 from l0func.engine.gated import Sampling
@@ -95,11 +95,13 @@ def check_costs(
 
     Raises:
         TypeError: A cost is neither a number nor a tensor.
-        ValueError: A cost has another value or shape, or a pattern matches nothing.
+        ValueError: A cost has another value or shape, the weight decay has several numbers, or a
+            pattern matches nothing.
     """
     shapes = {p.path: p.shape for p in spec.gated()}
     for name, cost in _named_costs(lam, weight_decay):
         _check_cost(name, cost)
+    check_one_decay(weight_decay)
     prices = names.per_path(lam, shapes, "lam", "gated parameter")
     for path, price in prices.items():
         _check_lam_shape(path, price, shapes[path])

@@ -158,3 +158,28 @@ def test_detached_weight_decay_reaches_the_gates_and_not_the_weights():
     whole, same = torch.func.grad(cost, (0, 1))(params, gates, False)
     assert all((g != 0).all() for g in whole.values())
     assert all(torch.equal(a, same[name]) for name, a in locations.items())
+
+
+@pytest.mark.parametrize("decay", [torch.arange(3.0), torch.ones(2, 3), torch.ones(0)], ids=str)
+def test_a_weight_decay_of_several_numbers_is_refused(decay):
+    params = {"w": torch.ones(2, 3)}
+    spec = l0.gate_spec(params)
+    message = r"weight_decay is one number.*shape \(.*lam, which broadcasts"
+    with pytest.raises(ValueError, match=message):
+        l0.penalty(params, {"w": torch.zeros(2, 3)}, spec, lam=0.0, weight_decay=decay)
+    with pytest.raises(ValueError, match=message):
+        l0.L0Module(torch.nn.Linear(3, 2), lam=0.0, weight_decay=decay)
+    net = l0.L0Module(torch.nn.Linear(3, 2), lam=0.0, weight_decay=0.5)
+    net.weight_decay = decay
+    with pytest.raises(ValueError, match=message):
+        net.regularization()
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_weight_decay_of_one_entry_gives_one_number(shape):
+    params, gates, spec = example("units_and_weights")
+    decay = torch.full(shape, 0.5, requires_grad=True)
+    cost = l0.penalty(params, gates, spec, 0.0, weight_decay=decay)
+    assert cost.shape == ()
+    assert cost.item() == l0.penalty(params, gates, spec, 0.0, weight_decay=0.5).item()
+    assert torch.autograd.grad(cost, decay)[0].shape == shape
