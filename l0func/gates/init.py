@@ -11,15 +11,26 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.gates.checks import Gates, MaskEstimator, check_estimator, check_single_key
+from l0func.gates.checks import (
+    Gates,
+    MaskEstimator,
+    check_estimator,
+    check_gates,
+    check_params,
+    check_single_key,
+)
 from l0func.gates.masks import apply_masks, mean_masks
-from l0func.internal import names
+from l0func.internal import names, tree
+from l0func.internal.context import known_values
 from l0func.internal.tree import Tree, TreeT
-from l0func.spec.plan import GateSpec, GateVector, check_spec
+from l0func.spec.plan import GateSpec, GateVector, ParameterPlan, check_spec
 
 Sampler = Callable[[Tensor, tuple[int, ...]], Tensor]
 Droprate = float | Sampler
 """The probability that a gate starts closed, or a sampler of locations."""
+
+_LEAST_DRAW = 2**-24
+"""The least uniform that :func:`l0func.random.uniform` draws."""
 
 
 def init_gates(
@@ -147,7 +158,7 @@ def compensate(params: TreeT, gates: Tree, spec: GateSpec) -> TreeT:
     """Parameters divided by their expected masks.
 
     Multiplied by masks, they equal the given ones on average, so that the gated network starts
-    about where it was.
+    about where it was. Entries of value 0 stay 0.
 
     Args:
         params: Pretrained parameters, flat or nested.
@@ -158,7 +169,8 @@ def compensate(params: TreeT, gates: Tree, spec: GateSpec) -> TreeT:
         A new pytree with the structure of ``params``.
 
     Raises:
-        ValueError: Gates do not fit the spec.
+        ValueError: Gates do not fit the spec; or a mask on an entry other than 0 is on average
+            below 2⁻²⁴, the least draw, or so small that the divided entry is infinite.
 
     Example:
         >>> import torch
@@ -170,6 +182,54 @@ def compensate(params: TreeT, gates: Tree, spec: GateSpec) -> TreeT:
         tensor([[2., 2., 2.],
                 [2., 2., 2.]])
     """
+    tensors, named = check_params(params, spec), check_gates(gates, spec)
     means = mean_masks(gates, spec)
-    inverse = {path: 1 / mask for path, mask in means.items()}
-    return apply_masks(params, inverse)
+    # The limit bounds the factors also where a transform or a DTensor hides the values.
+    inverse = {path: 1 / mask.clamp(min=_least_mask(mask.dtype)) for path, mask in means.items()}
+    compensated = apply_masks(tensors, inverse)
+    for plan in spec.parameters:
+        if plan.multiplied:
+            path = plan.path
+            lowest = _lowest_lost(tensors[path], means[path], compensated[path])
+            if lowest is not None:
+                raise _all_but_closed(plan, lowest, named, spec)
+    return tree.rebuild(params, compensated)
+
+
+def _least_mask(dtype: torch.dtype) -> float:
+    """The least mask to divide by: the least draw, or the inverse of the dtype's largest number.
+
+    A gate that is open with a lower probability is closed in every draw, and what it multiplies
+    has no average to keep.
+    """
+    return max(_LEAST_DRAW, 1 / torch.finfo(dtype).max)
+
+
+def _lowest_lost(param: Tensor, mask: Tensor, compensated: Tensor) -> float | None:
+    """The lowest mask on an entry that masks do not give back on average; None without one.
+
+    Values that a transform, a compiler or a DTensor hides are not looked at.
+    """
+    held = (param != 0) & param.isfinite()
+    lost = held & ~((mask >= _least_mask(mask.dtype)) & compensated.isfinite())
+    return known_values(torch.where(lost, mask, 1.0).min()) if known_values(lost.any()) else None
+
+
+def _all_but_closed(plan: ParameterPlan, mask: float, gates: Gates, spec: GateSpec) -> ValueError:
+    return ValueError(
+        f"The gates {_lowest_gates(plan, gates, spec)!r} are all but closed: their mask on "
+        f"{plan.path!r} is {mask:.3g} on average, and a weight divided by that is no weight to "
+        "train. Raise these gates, or first set the weights behind them to 0, as in "
+        "l0func.prune(params, gates, spec)."
+    )
+
+
+def _lowest_gates(plan: ParameterPlan, gates: Gates, spec: GateSpec) -> str:
+    """The name of the gates on a parameter with the lowest expectation."""
+    means: dict[str, float] = {}
+    on_path = {binding.gate for binding in plan.bindings if binding.multiplies}
+    for gate in spec.gates:
+        if gate.name in on_path:
+            mean = gate.distribution.mean(gates[gate.name])
+            means[gate.name] = float(mean.min())
+    return min(means, key=means.__getitem__)

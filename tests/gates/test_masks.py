@@ -131,6 +131,41 @@ def test_compensated_parameters_keep_their_mean_behind_the_gates():
         torch.testing.assert_close(restored[path], p)
 
 
+@pytest.mark.parametrize(
+    ("distribution", "location"),
+    [
+        (l0.GaussianGate(), -20.0),
+        (l0.HardKuma(), -60.0),
+        (l0.HardConcrete(), -80.0),
+        (l0.HardConcrete(), -30.0),
+        (l0.BernoulliGate(), -200.0),
+    ],
+    ids=str,
+)
+def test_weights_behind_gates_that_no_draw_opens_are_not_compensated(distribution, location):
+    params = {"v": torch.ones(4), "w": torch.ones(2, 3)}
+    rules = {"v": l0.element(), "w": [l0.axis(0), l0.axis(1)]}
+    spec = l0.gate_spec(params, rules, distribution=distribution)
+    gates = {g.name: torch.ones(g.shape) for g in spec.gates}
+    gates["w:axis(dim=1)"] = torch.tensor([1.0, location, 1.0])
+    message = r"gates 'w:axis\(dim=1\)' are all but closed: their mask on 'w' is \S+ on average"
+    with pytest.raises(ValueError, match=message + ".*Raise these gates.*prune"):
+        l0.compensate(params, gates, spec)
+    compensated = l0.compensate(l0.prune(params, gates, spec), gates, spec)
+    assert all(t.isfinite().all() for t in compensated.values())
+    assert (compensated["w"][:, 1] == 0).all()
+
+
+def test_a_compensated_weight_that_its_dtype_cannot_hold_is_refused():
+    params = {"w": torch.full((3,), 2e3, dtype=torch.float16)}
+    spec = l0.gate_spec(params)
+    gates = {"w": torch.tensor([0.0, 0.0, -4.0])}
+    with pytest.raises(ValueError, match="gates 'w' are all but closed"):
+        l0.compensate(params, gates, spec)
+    params["w"][2] = 2.0
+    assert l0.compensate(params, gates, spec)["w"].isfinite().all()
+
+
 def test_open_entries_and_expected_density_agree_when_gates_have_decided():
     _, _, spec = example("units_and_weights")
     gates = {
