@@ -5,7 +5,7 @@ Users stack states for a sweep; a sweep's step checks its stack here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ _MOMENTS_PREFIX = "moments."
 _COUNTS = (".step", ".mu_product", ".eta", ".mu")
 
 
-def stack(states: Sequence[TreeT]) -> TreeT:
+def stack(states: Iterable[TreeT]) -> TreeT:
     """Stack pytrees with the same structure: each tensor gets a member dimension in front.
 
     Args:
@@ -35,6 +35,7 @@ def stack(states: Sequence[TreeT]) -> TreeT:
         One pytree.
 
     Raises:
+        TypeError: ``states`` is one pytree, and no sequence of them.
         ValueError: There are no members; their names, shapes or dtypes differ; or training states
             are at different steps.
 
@@ -45,12 +46,13 @@ def stack(states: Sequence[TreeT]) -> TreeT:
         tensor([[0., 0.],
                 [1., 1.]])
     """
-    if not states:
+    listed_states = _members(states)
+    if not listed_states:
         raise ValueError("A stack has at least one member; got none.")
-    check_whole("stack", states=states)
-    members = [tree.leaves(state, "a member") for state in states]
+    check_whole("stack", states=listed_states)
+    members = [tree.leaves(state, "a member") for state in listed_states]
     _check_same_structure(members)
-    stacked = _stacked(states[0])
+    stacked = _stacked(listed_states[0])
     whole: dict[str, Tensor] = {}
     for path in members[0]:
         values = [member[path] for member in members]
@@ -58,7 +60,23 @@ def stack(states: Sequence[TreeT]) -> TreeT:
             whole[path] = torch.stack(values)
         else:
             whole[path] = _common(path, values)
-    return tree.rebuild(states[0], whole)
+    return tree.rebuild(listed_states[0], whole)
+
+
+def _members(states: Any) -> list[Any]:
+    """The members to stack, as a list.
+
+    Raises:
+        TypeError: They are one pytree.
+    """
+    kind = type(states).__name__
+    is_one = isinstance(states, Mapping | Tensor | TrainState)
+    if is_one or not hasattr(states, "__iter__"):
+        raise TypeError(
+            "stack takes a list of members, such as l0func.stack([state] * members); got one "
+            f"{kind}."
+        )
+    return list(states)
 
 
 def _check_same_structure(members: list[dict[str, Tensor]]) -> None:
@@ -101,7 +119,8 @@ def unstack(states: TreeT) -> list[TreeT]:
         A pytree for each member.
 
     Raises:
-        ValueError: The tensors have different member counts.
+        ValueError: The tensors have different member counts, or ``states`` is the training state
+            of one network.
 
     Example:
         >>> import torch
@@ -110,6 +129,7 @@ def unstack(states: TreeT) -> list[TreeT]:
         {'w': tensor([1., 1.])}
     """
     check_whole("unstack", states=states)
+    _check_is_stack("unstack", states)
     stacked = _stacked(states)
     return [_member(states, stacked, i) for i in range(_member_count(stacked))]
 
@@ -134,7 +154,8 @@ def diverged(states: Tree) -> list[int]:
 
     Raises:
         TypeError: ``states`` is no stack, and no tensor.
-        ValueError: There are no members, their counts differ, or a tensor is a DTensor.
+        ValueError: There are no members, their counts differ, a tensor is a DTensor, or ``states``
+            is the training state of one network.
 
     Example:
         >>> import torch
@@ -146,12 +167,26 @@ def diverged(states: Tree) -> list[int]:
         [0, 2]
     """
     check_whole("diverged", states=states)
+    _check_is_stack("diverged", states)
     stacked = {"states": states} if isinstance(states, Tensor) else _stacked(states)
     bad = torch.zeros(_member_count(stacked), dtype=torch.bool, device="cpu")
     for t in stacked.values():
         finite = t.isfinite().reshape(len(t), -1).all(1)
         bad |= ~finite.cpu()
     return listed(bad.nonzero().flatten())
+
+
+def _check_is_stack(caller: str, states: Tree) -> None:
+    """Refuse the training state of one network: its tensors may all happen to be as long.
+
+    Raises:
+        ValueError: The state has one key.
+    """
+    if isinstance(states, TrainState) and states.key.dim() < 2:
+        raise ValueError(
+            f"{caller} takes a stack of states, and this TrainState is that of one network: its "
+            f"key has shape {tuple(states.key.shape)}. Make stacks with l0func.stack."
+        )
 
 
 def _stacked(states: Tree) -> dict[str, Tensor]:

@@ -65,3 +65,30 @@ def test_the_losses_of_a_sweep_s_step_say_what_its_states_say():
 def test_what_is_no_stack_is_refused_by_name(states, error, words):
     with pytest.raises(error, match=words):
         l0.diverged(states)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (2, 2), (5, 4)])
+@pytest.mark.parametrize("function", [l0.unstack, l0.diverged])
+def test_the_state_of_one_network_is_no_stack(sizes, function):
+    _, params, buffers = l0.make_functional(torch.nn.Linear(*sizes))
+    spec = l0.gate_spec(params)
+    sgd = l0.optimizer(torch.optim.SGD, lr=0.1, momentum=0.9)
+    start = l0.training(lambda p, g, b, k: p["weight"].sum(), sgd, sgd).init
+    state = start(l0.random.key(0), params, l0.init_gates(l0.random.key(1), spec), buffers)
+    with pytest.raises(ValueError, match=rf"{function.__name__} takes a stack.*one network"):
+        function(state)
+    function(l0.stack([state]))
+
+
+def test_members_come_from_any_iterable():
+    members = [{"w": torch.full((2,), float(i))} for i in range(3)]
+    assert torch.equal(l0.stack(m for m in members)["w"], l0.stack(members)["w"])
+    assert torch.equal(l0.stack(tuple(members))["w"], l0.stack(members)["w"])
+    with pytest.raises(ValueError, match="at least one member"):
+        l0.stack(m for m in members[:0])
+
+
+@pytest.mark.parametrize("states", [{"w": torch.ones(2)}, torch.ones(2), 3], ids=str)
+def test_one_pytree_is_no_list_of_members(states):
+    with pytest.raises(TypeError, match=rf"list of members.*got one {type(states).__name__}"):
+        l0.stack(states)
