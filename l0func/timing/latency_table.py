@@ -57,7 +57,8 @@ def latency_table(
         groups: The groups of units, from :func:`l0func.unit_groups`.
         example_inputs: The inputs of its ``forward``, of the size that the times are for: a
             tensor, a tuple of inputs, or a dict of keyword inputs.
-        multiple: Measure numbers of units that are multiples of it, such as 8.
+        multiple: Measure numbers of units that are multiples of it, such as 8. A group of at most
+            so many, such as attention heads, is measured at any number.
         seconds: About how long to measure. A slow network takes longer: it is called some 240
             times at least.
 

@@ -22,12 +22,14 @@ class Networks:
     Args:
         function: The network, in eval mode.
         spec: Its groups' gates.
-        multiple: The number of units is a multiple of it, or all of them.
+        multiple: The number of units in a group of more is a multiple of it, or all of them. A
+            group of at most so many, such as attention heads, has any number.
     """
 
     def __init__(self, function: Functional, spec: GateSpec, multiple: int) -> None:
-        self.function, self.spec, self.multiple = function, spec, multiple
+        self.function, self.spec = function, spec
         self.sizes = {gate.name: gate.size for gate in spec.gates}
+        self._steps = {name: multiple if multiple < n else 1 for name, n in self.sizes.items()}
 
     def opens(self, units: Mapping[str, int]) -> dict[str, Tensor]:
         """The first units of each group are open."""
@@ -72,7 +74,8 @@ class Networks:
         return drawn
 
     def _allowed(self, name: str, share: float) -> int:
-        size, step = self.sizes[name], self.multiple
+        size, step = self.sizes[name], self._steps[name]
         lowest = min(step, size)
         units = lowest + share * (size - lowest)
-        return size if units > size - step / 2 else max(lowest, step * round(units / step))
+        below = step * ((size - 1) // step)
+        return size if units > (below + size) / 2 else max(lowest, step * round(units / step))

@@ -104,6 +104,23 @@ def test_multiples_are_the_only_widths_that_are_measured():
     assert widths <= {7, 5, 8, 16, 24, 32, 33}
 
 
+@pytest.mark.parametrize(
+    ("multiple", "lowest"), [(3, (3, 3)), (5, (5, 5)), (6, (6, 1)), (20, (20, 1)), (64, (1, 1))]
+)
+def test_a_group_of_no_more_units_than_the_multiple_is_measured_at_any_number(multiple, lowest):
+    module = chain(Costly, 7, 24, 6, 5)
+    table, spec = table_of(module, X, multiple), spec_of(module)[-1]
+    nodes = {(axis.path, axis.dim): axis.nodes for axis in table.axes}
+    assert (nodes["0.weight", 0][0], nodes["2.weight", 0][0]) == lowest
+    gates = {g.name: torch.full(g.shape, 2.0, requires_grad=True) for g in spec.gates}
+    cost = l0.expected_ms(gates, spec, table)
+    assert all((grad > 0).all() for grad in torch.autograd.grad(cost, list(gates.values())))
+    counts = {"0": max(lowest[0], 6), "2": lowest[1]}
+    few = {name: (torch.arange(len(t)) < counts[name]) * 80.0 - 40.0 for name, t in gates.items()}
+    real = milliseconds(compacted(module, few), X)
+    assert l0.realised_ms(few, spec, table) == pytest.approx(real, rel=1e-6)
+
+
 def test_gradients_are_those_of_finite_differences(plain):
     _, table, spec = plain
     gates = {g.name: torch.linspace(-1.1, 2.0, g.size).double() for g in spec.gates}
