@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from l0func.internal.context import compiling
+from l0func.pure.eager import eager_paths
 
 
 class _Pair(NamedTuple):
@@ -44,10 +45,11 @@ def watch(originals: Mapping[str, Tensor], copies: Mapping[str, Tensor]) -> None
     once for each optimizer.
 
     Args:
-        originals: The parameters of the module that was copied, by path.
+        originals: The parameters of the module that was copied, by path. A compiled module may
+            be among them, and its copy is eager.
         copies: Those of its copy.
     """
-    for path, original in originals.items():
+    for path, original in eager_paths(originals).items():
         number = id(original)
         reference = weakref.ref(original, partial(_forget, number))
         _PAIRS[number] = _Pair(path, reference, weakref.ref(copies[path]))

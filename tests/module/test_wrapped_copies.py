@@ -153,3 +153,27 @@ def test_a_pure_function_of_a_gated_module_leaves_its_count_alone():
     evaluated = fn.eval()
     assert torch.equal(evaluated(params, buffers, X), net.eval()(X))
     assert net.draws == 0
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    return torch.compile(net, backend="eager")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        compiled,
+        lambda net: compiled(nn.Sequential(compiled(net[0]), *net[1:])),
+        lambda net: nn.Sequential(net[0], compiled(net[1]), compiled(net[2])),
+    ],
+)
+def test_a_compiled_module_is_wrapped_as_the_eager_one(wrap):
+    torch.manual_seed(0)
+    eager = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    plain = l0.L0Module(eager, 1e-3, seed=0)
+    net = l0.L0Module(wrap(eager), 1e-3, seed=0)
+    assert net.spec == plain.spec
+    assert torch.equal(net(X), plain(X))
+    net(X).sum().backward()
+    with pytest.warns(UserWarning, match="holds '0.weight', .* of a module that L0Module copied"):
+        torch.optim.SGD(eager.parameters(), lr=0.1).step()
