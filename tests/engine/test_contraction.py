@@ -196,3 +196,20 @@ def test_the_memory_of_a_batch_is_not_that_of_its_masks():
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     # All masks of 512 rows are 246 MB, and what draws and differentiates them several times that.
     assert float(done.stdout) < 40
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("rule", [l0.element(), l0.axes(0, 1)], ids=str)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_inputs_or_outputs_has_gradients(sizes, rule):
+    fn, params, buffers = l0.make_functional(torch.nn.Linear(*sizes))
+    spec = l0.gate_spec(params, {"weight": rule, "bias": l0.element()})
+    gates = {g.name: torch.zeros(g.shape, requires_grad=True) for g in spec.gates}
+    params = {path: p.requires_grad_() for path, p in params.items()}
+    rows = l0.per_example(l0.gated(fn, spec))
+    keys = random.split(random.key(0), 4)
+    output = rows(params, gates, buffers, keys, torch.ones(4, sizes[0]))
+    assert output.shape == (4, sizes[1])
+    leaves = [*params.values(), *gates.values()]
+    grads = torch.autograd.grad(output.sum(), leaves, allow_unused=True, materialize_grads=True)
+    assert [grad.shape for grad in grads] == [leaf.shape for leaf in leaves]

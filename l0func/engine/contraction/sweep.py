@@ -193,7 +193,7 @@ def _grads_from(
     results = _swept_again(sweep, keys, log_alpha, given)
     for name, found in zip(names, results, strict=True):
         if name == "gates":
-            yield name, _to_gates(given["a"] * found, log_alpha)
+            yield name, _to_gates(given["a"] * found, log_alpha, sweep.contraction.repeat)
         else:
             yield name, found
 
@@ -262,9 +262,8 @@ def _swept_again(
     return _apply(sweep, keys, log_alpha, *(given[name] for name in FACTORS))
 
 
-def _to_gates(entries: Tensor, log_alpha: Tensor) -> Tensor:
+def _to_gates(entries: Tensor, log_alpha: Tensor, repeat: int) -> Tensor:
     """For each gate, the sum over its entries."""
-    repeat = entries.shape[-1] // log_alpha.shape[-1]
     if repeat == 1:
         return entries
     return entries.reshape(*log_alpha.shape, repeat).sum(-1)
