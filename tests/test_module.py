@@ -237,6 +237,21 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing():
     assert all(torch.equal(t, wrapped.state_dict()[name]) for name, t in before.items())
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0.5}, {"limit_a": -0.2}, {"distribution": l0.GaussianGate()}],
+    ids=str,
+)
+def test_a_checkpoint_of_another_distribution_names_both(settings):
+    linear = nn.Linear(3, 2)
+    own, other = (l0.L0Module(linear, 1e-3, seed=0, **kind) for kind in ({}, settings))
+    there, here = (net.spec.gates[0].distribution for net in (other, own))
+    with pytest.raises(ValueError, match="another gate spec") as caught:
+        own.load_state_dict(other.state_dict())
+    assert f"'weight' is {there} there and {here} here" in str(caught.value)
+    assert "Build the L0Module with that distribution" in str(caught.value)
+
+
 def test_settings_that_are_wrong_are_named():
     mlp = BY_NAME["mlp"].build()
     with pytest.raises(ValueError, match=r"strictly between 0 and 1; got 1.0"):

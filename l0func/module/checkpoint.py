@@ -12,6 +12,7 @@ from torch import Tensor
 from l0func.gates.checks import check_values
 from l0func.internal.strict_json import parse, shown
 from l0func.internal.untyped import listed
+from l0func.spec.differences import another_distribution
 from l0func.spec.plan import GateSpec
 
 
@@ -104,8 +105,15 @@ def saved_key(state_dict: Mapping[str, Any], path: str, key: Tensor) -> Tensor |
 
 
 def _check_same_spec(saved: GateSpec, spec: GateSpec) -> None:
-    if saved != spec:
+    if saved == spec:
+        return
+    difference = another_distribution(saved, spec)
+    if difference is not None:
         raise ValueError(
-            "The checkpoint was saved with another gate spec: the architecture, the rules or the "
-            f"distribution changed. It has\n{saved}\nand this module\n{spec}"
+            f"The checkpoint was saved with another gate spec: {difference} Build the L0Module "
+            "with that distribution, as L0Module(..., distribution=...)."
         )
+    raise ValueError(
+        "The checkpoint was saved with another gate spec: the architecture or the rules changed. "
+        f"It has\n{saved}\nand this module\n{spec}"
+    )

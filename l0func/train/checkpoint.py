@@ -15,6 +15,7 @@ from l0func.internal import names, tree
 from l0func.internal.strict_json import shown
 from l0func.internal.tree import Pytree
 from l0func.internal.whole import check_whole
+from l0func.spec.differences import another_distribution
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.optimizer import Moments
 from l0func.train.saved_moments import SavedMoments, check_saved_moments
@@ -300,13 +301,12 @@ def _check_gates(gates: Pytree, spec: GateSpec) -> None:
 def _check_spec_of_file(path: Any, saved: GateSpec, own: GateSpec) -> None:
     if saved == own:
         return
-    for theirs, ours in zip(saved.gates, own.gates, strict=False):
-        if theirs.distribution != ours.distribution and theirs.name == ours.name:
-            raise ValueError(
-                f"{path} is of another gate spec: {ours.name!r} is {theirs.distribution} there "
-                f"and {ours.distribution} here. "
-                "Load it with spec.with_distribution(...) of that distribution."
-            )
+    difference = another_distribution(saved, own)
+    if difference is not None:
+        raise ValueError(
+            f"{path} is of another gate spec: {difference} Load it with "
+            "spec.with_distribution(...) of that distribution."
+        )
     raise ValueError(f"{path} is of another gate spec:\n{saved}\nThis run has\n{own}")
 
 
