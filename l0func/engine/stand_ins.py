@@ -25,7 +25,6 @@ from l0func.internal import tree
 from l0func.internal.kinds import real_dtype
 from l0func.internal.tree import Pytree
 from l0func.spec.plan import GateSpec
-from l0func.spec.rules import element
 
 
 class StandIns:
@@ -128,10 +127,13 @@ def _check_sums(path: str, layout: Layout, per_entry: list[str]) -> None:
     binding = layout.per_entry
     if binding is None:
         return
-    if not isinstance(binding.rule, element):
+    shape = layout.parameter.shape
+    of_rule = binding.rule.gates(shape)
+    if of_rule != shape:
         raise ValueError(
-            f"Local reparameterisation needs a gate for every entry; one gate of {path!r} serves "
-            f"several terms of a sum ({binding.rule}). Use sampling='exact', or element()."
+            "Local reparameterisation needs a gate for every entry, in the weight's own shape; "
+            f"{path!r} has shape {shape}, and its gates, by {binding.rule}, have {of_rule}. Use "
+            "sampling='exact', or element()."
         )
     if per_entry.count(binding.gate) > 1:
         raise ValueError(

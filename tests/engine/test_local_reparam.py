@@ -172,7 +172,7 @@ def test_where_it_would_be_wrong_it_is_refused_by_name():
         call(nn.Embedding(5, 3), torch.tensor([[1], [2]]))
     with pytest.raises(
         ValueError,
-        match=r"one gate of 'weight' serves several terms of a sum \(axes\(dims=\(0, 1\)\)\)",
+        match=r"'weight' has shape \(3, 2, 2\), and its gates, by axes.*, have \(3, 2\)",
     ):
         call(nn.Conv1d(2, 3, 2), torch.randn(2, 2, 4), {"weight": l0.axes(0, 1)})
     fn, params, buffers = l0.make_functional(nn.Linear(3, 2))
@@ -203,3 +203,23 @@ def test_attention_draws_for_queries_keys_and_values_apart():
         {"*weight": l0.element(), "*": None, "norm*": None} | {"*norm*": None},
     )
     assert y.shape == (3, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "rule"),
+    [
+        (nn.Linear(3, 2), (3,), l0.axes(0, 1)),
+        (nn.Linear(3, 2), (3,), l0.axes(1, 0)),
+        (nn.Conv1d(3, 2, 2), (3, 4), l0.axes(0, 1, 2)),
+    ],
+    ids=str,
+)
+def test_a_rule_with_a_gate_for_every_entry_is_as_good_as_element(layer, shape, rule):
+    x, drawn = torch.randn(5, *shape), []
+    keys = random.split(random.key(1), 5)
+    for own in (l0.element(), rule):
+        rows, params, gates, buffers, _ = rows_of(layer, {"weight": own, "*": None})
+        same = {"weight": torch.linspace(-2, 2, gates["weight"].numel())}
+        same["weight"] = same["weight"].reshape(gates["weight"].shape)
+        drawn.append(rows(params, same, buffers, keys, x))
+    torch.testing.assert_close(drawn[1], drawn[0])
