@@ -49,6 +49,22 @@ BAD_SPECS = [
     (spec({"fc1.weight": l0.blocks(0, 2, sharers=2)}), "owns of a group may have sharers"),
     (spec({"fc1.weight": [l0.axis(0), l0.axis(0)]}), r"'fc1.weight' twice|twice by the same rule"),
     (
+        spec({"fc1.weight": [l0.axis(1), l0.axis(-1)]}),
+        r"axis\(dim=1\) and axis\(dim=-1\) name the same slices of 'fc1.weight'.*Leave one rule",
+    ),
+    (spec({"fc1.weight": [l0.axis(0), l0.axis(0, 0, 4)]}), "name the same slices of 'fc1.weight'"),
+    (spec({"fc1.weight": [l0.element(), l0.axes(0, 1)]}), "name the same slices of 'fc1.weight'"),
+    (spec({"fc1.weight": [l0.blocks(1, 1), l0.axis(1)]}), "name the same slices of 'fc1.weight'"),
+    (spec({"fc1.bias": [l0.tiles(0, 1), l0.element()]}), "name the same slices of 'fc1.bias'"),
+    (
+        lambda: l0.gate_spec({"scale": torch.tensor(1.0)}, {"scale": l0.axis(0)}),
+        r"On 'scale': axis\(dim=0\) .* one number without dimensions; .*whole\(\) or element\(\)",
+    ),
+    (
+        lambda: l0.gate_spec({"scale": torch.tensor(1.0)}, {"scale": l0.tiles(0, 1)}),
+        r"one number without dimensions; its rule is whole\(\) or element\(\)",
+    ),
+    (
         grouped({"fc2.weight": l0.axis(1)}, {"fc1.weight": l0.axis(1)}),
         r"group 'hidden' have the same number of gates; .*\(4,\).*\(3,\)",
     ),

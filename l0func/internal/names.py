@@ -126,7 +126,8 @@ def _first_of(names: set[str]) -> str:
 def first_matches(paths: Iterable[str], patterns: Mapping[str, Value], /) -> dict[str, Value]:
     """The value of the first matching pattern, for each path that has one.
 
-    A pattern without wildcards is looked up, so that one pattern per path takes linear time.
+    A pattern without wildcards is looked up, so that one pattern per path takes linear time. So is
+    one that is a path itself, such as ``"a[0]"``, which fnmatch reads as a set of characters.
 
     Args:
         paths: Dotted paths.
@@ -136,7 +137,9 @@ def first_matches(paths: Iterable[str], patterns: Mapping[str, Value], /) -> dic
         ``{path: value}``, in the order of the paths.
     """
     rank = {pattern: place for place, pattern in enumerate(patterns)}
-    wild = [pattern for pattern in patterns if _is_wild(pattern)]
+    paths = list(paths)
+    known = set(paths)
+    wild = [pattern for pattern in patterns if _is_wild(pattern) and pattern not in known]
     exact = rank.keys() - set(wild)
     found: dict[str, Value] = {}
     for path in paths:
@@ -167,7 +170,7 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str)
     """
     known = dict.fromkeys(paths)
     for pattern in patterns:
-        if _is_wild(pattern):
+        if _is_wild(pattern) and pattern not in known:
             matched = any(fnmatchcase(path, pattern) for path in known)
         else:
             matched = pattern in known

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from l0func.internal import names
@@ -40,6 +42,36 @@ def bound_by_rules(
             gate = path if len(on_path) == 1 else f"{path}:{rule}"
             bound.append(Bound(path, Binding(gate, rule, multiplies=True)))
     return bound
+
+
+def check_distinct(bound: Iterable[Bound], params: Mapping[str, Tensor]) -> None:
+    """Refuse two rules that put gates of their own on the same slices of a parameter.
+
+    Args:
+        bound: The bindings from the rules; each rule fits its parameter.
+        params: The parameters.
+
+    Raises:
+        ValueError: Two rules on a parameter mean the same there, as axis(1) and axis(-1) do.
+    """
+    seen: dict[str, list[Rule]] = {}
+    for path, binding in bound:
+        shape = tuple(params[path].shape)
+        earlier = seen.setdefault(path, [])
+        for rule in earlier:
+            if _same_slices(rule, binding.rule, shape):
+                raise ValueError(
+                    f"{rule} and {binding.rule} name the same slices of {path!r}, of shape "
+                    f"{shape}, and each slice would have two gates. Leave one rule out."
+                )
+        earlier.append(binding.rule)
+
+
+def _same_slices(rule: Rule, other: Rule, shape: Shape) -> bool:
+    """Whether two rules number the entries of a tensor alike."""
+    if math.prod(rule.gates(shape)) != math.prod(other.gates(shape)):
+        return False
+    return torch.equal(rule.index(shape), other.index(shape))
 
 
 def check_multiplier(path: str, rule: Rule) -> None:

@@ -19,6 +19,7 @@ from l0func.spec.bindings import (
     bound_by_groups,
     bound_by_rules,
     check_bound,
+    check_distinct,
     gate_shapes,
 )
 from l0func.spec.plan import (
@@ -128,8 +129,9 @@ def gate_spec(
     Raises:
         TypeError: A rule, a group or a distribution has another type.
         ValueError: There are no parameters; a pattern or path matches nothing; a rule does not
-            fit; slices of one group have different numbers of gates; a gate multiplies integers,
-            or acts on a sparse tensor; a parameter is a nested tensor; a name is used twice.
+            fit; two rules name the same slices of a parameter; slices of one group have different
+            numbers of gates; a gate multiplies integers, or acts on a sparse tensor; a parameter
+            is a nested tensor; a name is used twice.
 
     Example:
         >>> import torch
@@ -216,16 +218,18 @@ def _planned(
     groups: Mapping[str, Group],
     distribution: GateDistribution | Mapping[str, GateDistribution],
 ) -> GateSpec:
-    bound = bound_by_rules(rules, params)
+    of_rules = bound_by_rules(rules, params)
     _check_some_gates(rules, groups, params)
-    taken = {entry.binding.gate for entry in bound}
-    bound += bound_by_groups(groups, params, buffers, taken)
+    taken = {entry.binding.gate for entry in of_rules}
+    bound = [*of_rules, *bound_by_groups(groups, params, buffers, taken)]
     tensors = {**params, **buffers}
     check_bound(bound, tensors)
+    vectors = _gate_vectors(bound, tensors, distribution)
+    check_distinct(of_rules, params)
     by_path = bindings_by_path(bound)
     owned_buffers = {path: buffer for path, buffer in buffers.items() if path in by_path}
     return GateSpec(
-        _gate_vectors(bound, tensors, distribution),
+        vectors,
         _parameter_plans(params, by_path),
         _parameter_plans(owned_buffers, by_path),
         tuple((name, _text_of(group.attrs)) for name, group in groups.items()),

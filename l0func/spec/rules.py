@@ -136,6 +136,11 @@ def has_sharers(rule: Rule, /) -> bool:
 def _dimension(dim: int, shape: Shape, rule: Rule) -> int:
     """A dimension counted from the start, if the shape has it."""
     rank = len(shape)
+    if rank == 0:
+        raise ValueError(
+            f"{rule} names dimension {dim}, and the tensor is one number without dimensions; its "
+            "rule is whole() or element()."
+        )
     if not -rank <= dim < rank:
         raise ValueError(
             f"{rule} names dimension {dim} of a tensor of shape {shape}; its dimensions are "

@@ -64,3 +64,14 @@ def test_buffers_are_owned_and_cost_nothing():
     assert l0.expected_l0({"unit": torch.full((4,), 50.0)}, spec).item() == pytest.approx(
         2 * 4 + 4 * 3
     )
+
+
+@pytest.mark.parametrize("name", ["a[0]", "a*", "b?", "[ab]", "layers[1].weight"])
+def test_a_path_with_wildcards_in_it_is_a_pattern_for_itself(name):
+    params = {name: torch.ones(2), "other": torch.ones(2)}
+    spec = l0.gate_spec(params, {name: l0.element()}, distribution={name: l0.GaussianGate()})
+    assert [gate.name for gate in spec.gates] == [name]
+    gates = {name: torch.zeros(2)}
+    assert l0.penalty(params, gates, spec, lam={name: 1.0}) > 0
+    excluded = l0.gate_spec(params, {name: None, "*": l0.element()})
+    assert [gate.name for gate in excluded.gates] == ["other"]
