@@ -136,12 +136,19 @@ def is_in_vmap_with_draws_apart() -> bool:
     Its rows would then draw numbers of their own, or nothing at all.
     """
     functorch: Any = untyped._C._functorch
-    for interpreter in functorch.get_interpreter_stack() or ():
-        if interpreter.key() == functorch.TransformType.Vmap:
-            randomness = functorch.CVmapInterpreterPtr(interpreter).randomness()
-            if randomness != functorch.RandomnessType.Same:
-                return True
-    return False
+    levels: list[Any] = []
+    try:
+        # Torch 2.1 lists no levels; it shows the innermost one.
+        while (interpreter := functorch.peek_interpreter_stack()) is not None:
+            if interpreter.key() == functorch.TransformType.Vmap:
+                randomness = functorch.CVmapInterpreterPtr(interpreter).randomness()
+                if randomness != functorch.RandomnessType.Same:
+                    return True
+            levels.append(functorch.pop_dynamic_layer_stack())
+        return False
+    finally:
+        for level in reversed(levels):
+            functorch.push_dynamic_layer_stack(level)
 
 
 def known_values(tensor: Any, /) -> Any:
