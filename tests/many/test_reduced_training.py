@@ -159,7 +159,7 @@ def test_a_reduce_that_cannot_work_is_named():
     with pytest.raises(TypeError, match="reduce is a function"):
         trainings(net, {}, "mean")
     wrong = trainings(net, {}, lambda tree, rows: tree[0])
-    with pytest.raises(ValueError, match="The tree for reduce"):
+    with pytest.raises(ValueError, match="in the tree that reduce returned and not"):
         wrong.step(state, X, Y, torch.arange(ROWS))
     mixed = trainings(net, {}, lambda tree, rows: tree)
     with pytest.raises(ValueError, match=r"its tensors have \[3, 37\] rows"):
