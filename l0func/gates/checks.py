@@ -58,7 +58,7 @@ def check_gates(gates: Pytree, spec: GateSpec) -> Gates:
     for gate in spec.gates:
         if tuple(named[gate.name].shape) != gate.shape:
             raise _other_shape(gate, named, spec)
-        _check_kind(gate, named[gate.name])
+        _check_floats(gate, named[gate.name])
     return named
 
 
@@ -74,7 +74,7 @@ def _other_shape(gate: GateVector, named: Gates, spec: GateSpec) -> ValueError:
     )
 
 
-def _check_kind(gate: GateVector, log_alpha: Tensor) -> None:
+def _check_floats(gate: GateVector, log_alpha: Tensor) -> None:
     if not log_alpha.is_floating_point():
         raise ValueError(
             f"Gate locations are floating-point numbers; {gate.name!r} is {log_alpha.dtype}."
