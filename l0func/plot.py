@@ -16,6 +16,7 @@ from torch import Tensor
 
 from l0func.costs.summary import Summary
 from l0func.gates.checks import check_gates, check_values
+from l0func.internal.scalars import integer
 from l0func.internal.tree import Tree
 from l0func.internal.untyped import listed, loose
 from l0func.internal.whole import check_whole
@@ -95,7 +96,9 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes | None = None, bins: 
         and 0.95.
 
     Raises:
-        ValueError: Gates do not fit the spec, one is NaN, or there are none.
+        TypeError: ``bins`` is no integer.
+        ValueError: Gates do not fit the spec, one is NaN, or there are none; or ``bins`` is below
+            1.
         ImportError: matplotlib is not there.
 
     Example:
@@ -109,6 +112,8 @@ def open_probability(gates: Tree, spec: GateSpec, ax: Axes | None = None, bins: 
         'P(open)'
     """
     check_whole("plot.open_probability", gates=gates)
+    if integer(bins, "bins") < 1:
+        raise ValueError(f"bins is a number of bins, at least 1; got {bins}.")
     named = check_gates(gates, spec)
     check_values(named)
     if not named:
@@ -301,6 +306,7 @@ def tradeoff(
         The axes, density on a logarithmic scale in percent.
 
     Raises:
+        TypeError: ``runs`` has no labels.
         ValueError: A density is not in (0, 1].
         ImportError: matplotlib is not there.
 
@@ -310,6 +316,12 @@ def tradeoff(
         >>> ax.get_ylabel()
         'accuracy, %'
     """
+    given: Any = runs
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            "tradeoff draws runs by their labels, {label: [(density, accuracy), ...]}; got "
+            f"{type(given).__name__}."
+        )
     for label, points in runs.items():
         _check_densities(label, points)
     on = _axes(ax)

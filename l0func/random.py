@@ -45,6 +45,7 @@ def key(seed: int, /) -> Tensor:
         A key, int64 with shape ``(2,)``.
 
     Raises:
+        TypeError: The seed is no integer.
         ValueError: The seed does not fit 64 bits.
 
     Example:
@@ -342,6 +343,8 @@ def check_key(key: object, /) -> None:
 
 
 def _word(number: int, name: str) -> int:
+    if isinstance(number, bool):
+        raise TypeError(f"{name} is an integer; got {number}.")
     number = integer(number, name)
     if not -(1 << 63) <= number < 1 << 64:
         raise ValueError(

@@ -284,3 +284,51 @@ def test_nan_among_the_gates_is_counted_and_named(function):
     broken = {**GATES, "fc1.bias": torch.tensor([0.0, math.nan, 1.0, math.nan])}
     with pytest.raises(ValueError, match=r"2 of 4 gate locations of 'fc1.bias' are NaN"):
         function(PARAMS, broken, SPEC)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_flag_is_neither_a_seed_nor_a_number_to_fold_nor_a_droprate(flag):
+    for call in (
+        lambda: random.key(flag),
+        lambda: random.fold_in(random.key(0), flag),
+        lambda: l0.init_gates(random.key(0), SPEC, droprate=flag),
+        lambda: l0.init_gates(random.key(0), SPEC, droprate={"*": flag}),
+    ):
+        with pytest.raises(TypeError, match=f"got {flag}"):
+            call()
+
+
+@pytest.mark.parametrize("measure", ["density", "l0"])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_no_entries_have_no_target_and_are_not_sparse(shape, measure):
+    of_nothing = l0.gate_spec({"w": torch.zeros(shape)})
+    assert l0.expected_sparsity({"w": torch.zeros(shape)}, of_nothing).item() == 0.0
+    with pytest.raises(ValueError, match=r"match '\*' have no entries, .*'w' of shape"):
+        l0.lagrangian(of_nothing, 0.5, measure=measure)
+    both = l0.gate_spec({"w": torch.zeros(shape), "v": torch.ones(3)})
+    l0.lagrangian(both, 0.5)
+    with pytest.raises(ValueError, match="match 'w' have no entries"):
+        l0.lagrangian(both, {"w": 0.5})
+
+
+def test_a_function_that_takes_no_gates_is_not_mapped_over_rows():
+    fn = l0.make_functional(nn.Linear(3, 2)).fn
+
+    def pure(params: Any, buffers: Any, x: Tensor) -> Tensor:
+        return fn(params, buffers, x)
+
+    for apply in (pure, lambda x: x, lambda params, gates, *, key: key):
+        with pytest.raises(TypeError, match=r"per_example maps a gated function.*l0func.gated"):
+            l0.per_example(apply)
+    for apply in (lambda *args: args, lambda p, g, b, k, x: x, lambda p, g, b, k, x, y=1: x):
+        l0.per_example(apply)
+
+
+@pytest.mark.parametrize("gate_dims", [0, -1, 1, 2])
+def test_gates_that_all_rows_share_have_no_dimension_of_rows(gate_dims):
+    fn, params, buffers = l0.make_functional(nn.Linear(3, 2))
+    of_linear = l0.gate_spec(params)
+    rows = l0.per_example(l0.gated(fn, of_linear), gate_dims=gate_dims)
+    keys, gates = random.split(random.key(0), 5), l0.init_gates(random.key(0), of_linear)
+    with pytest.raises(ValueError, match=rf"gate_dims={gate_dims} says .* 5 rows .*have shape"):
+        rows(params, gates, buffers, keys, torch.ones(5, 3))

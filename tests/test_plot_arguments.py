@@ -31,6 +31,23 @@ def test_gates_that_are_nan_are_not_drawn_as_decided():
         l0.plot.open_probability({"w": torch.full((3, 4), math.nan)}, SPEC)
 
 
+def test_a_name_that_is_no_parameter_is_named_with_the_nearest():
+    with pytest.raises(KeyError, match="has no row 'v'; the closest is 'w'"):
+        l0.plot.density(l0.summary(PARAMS, GATES, SPEC), names=["v"])
+
+
+@pytest.mark.parametrize(("bins", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError)])
+def test_a_histogram_has_one_bin_at_least(bins, error):
+    with pytest.raises(error, match=r"bins is .*got"):
+        l0.plot.open_probability(GATES, SPEC, bins=bins)
+
+
+@pytest.mark.parametrize("runs", [[(0.1, 90.0)], ((0.1, 90.0),), None])
+def test_runs_without_labels_are_refused(runs):
+    with pytest.raises(TypeError, match=r"by their labels, .*; got (list|tuple|NoneType)"):
+        l0.plot.tradeoff(runs)
+
+
 def test_a_spec_without_gates_has_no_histogram():
     with pytest.raises(ValueError, match="no gates: there is no probability to draw"):
         l0.plot.open_probability({}, l0.gate_spec(PARAMS, {"*": None}))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from l0func.compaction.examples import check_rows
 from l0func.compaction.least_squares import NormalEquations
 from l0func.compaction.products import Extent, Matrix, Product, Products, Visit, overlap
 from l0func.compaction.replay import Replay
@@ -118,6 +119,7 @@ def refit(
         z = fixed_gates(named_gates, spec, estimator, density)
         warn_if_pruned("refit", tensors, z, spec)
         inputs = read_examples(fn, examples)
+        check_rows(inputs)
         pruned = pruned_by(tensors, z, spec)
         network = _ObservedNetwork(fn, tree.leaves(buffers, "buffers"), inputs)
         fitted = _with_fitted_readers(

@@ -59,7 +59,7 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
     """Expected share of closed entries among all parameters in the spec.
 
-    Entries without gates are open.
+    Entries without gates are open. Of no entries at all the share is 0.
 
     Args:
         gates: ``{gate name: log_alpha}``.
@@ -83,7 +83,7 @@ def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
     open_entries = expected_l0(gates, spec)
     gated = sum(p.size for p in spec.gated())
     total = sum(p.size for p in spec.parameters)
-    return (gated - open_entries) / total
+    return (gated - open_entries) / max(total, 1)
 
 
 def expected_l2(params: Tree, gates: Tree, spec: GateSpec) -> Tensor:

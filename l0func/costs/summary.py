@@ -25,6 +25,7 @@ from l0func.gates.checks import (
 from l0func.gates.closed import warn_if_closed
 from l0func.gates.density import Density, decision, fixed_gates
 from l0func.gates.twice import warn_if_pruned
+from l0func.internal import names
 from l0func.internal.kinds import check_has_values
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.stacked import check_not_mapped
@@ -114,7 +115,8 @@ class Summary:
         for row in self.rows:
             if row.name == name:
                 return row
-        raise KeyError(name)
+        near = names.closest(name, [row.name for row in self.rows])
+        raise KeyError(f"The summary has no row {name!r}{near}.")
 
     def __str__(self) -> str:
         cells = [row.cells() for row in (*self.rows, self.total)]

@@ -5,6 +5,7 @@ Forgotten and swapped arguments are named as such, beside the form of the call.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -55,13 +56,33 @@ def check_gated(apply: Any) -> None:
     """Refuse anything that cannot be a gated function.
 
     Raises:
-        TypeError: ``apply`` is a module, a pure module without gates, or no callable.
+        TypeError: ``apply`` is a module, a pure module without gates, no callable, or a function
+            that does not take params, gates, buffers and a key.
     """
     if isinstance(apply, nn.Module | PureModule | type) or not callable(apply):
         raise TypeError(
             f"per_example maps a gated function, {_APPLY_FORM}; got {type(apply).__name__}. Make "
             "one with l0func.gated(fn, spec)."
         )
+    _check_takes_gates(apply)
+
+
+def _check_takes_gates(apply: Any) -> None:
+    if compiling():
+        return
+    try:
+        signature = inspect.signature(apply)
+    except (TypeError, ValueError):
+        # Such as a function in C, which does not show its arguments.
+        return
+    try:
+        signature.bind_partial("params", "gates", "buffers", "key")
+    except TypeError:
+        name = getattr(apply, "__name__", type(apply).__name__)
+        raise TypeError(
+            f"per_example maps a gated function, {_APPLY_FORM}; {name}{signature} does not take "
+            "these. Make one of a pure function with l0func.gated(fn, spec)."
+        ) from None
 
 
 def check_not_exported() -> None:

@@ -35,6 +35,7 @@ from l0func.engine.row_keys import (
     check_keys_of_rows,
     check_number_of_rows,
     check_one_mask,
+    check_rows_of_gates,
     has_several_masks,
     map_over_masks,
 )
@@ -194,13 +195,15 @@ class PerExample(Generic[OutputT]):
             on_shards = GatedOnShards(own, params, gates)
             apply, params, gates = on_shards.mapped(apply), on_shards.params, on_shards.gates
         check_whole("per_example", WHOLE_ROWS, buffers=buffers, inputs=inputs, kwargs=kwargs)
+        check_keys_of_rows(keys)
+        if self.gate_dims is not None:
+            check_rows_of_gates(keys, gates, self.gate_dims)
         dims = (
             input_dims(self.in_dims, len(inputs), kwargs),
             dict.fromkeys(kwargs, 0),
             self.gate_dims,
         )
         arguments = flatten_mapped(_Arguments(inputs, kwargs, gates), dims, "in_dims", "")
-        check_keys_of_rows(keys)
         check_number_of_rows(keys, arguments, kwargs)
         several = has_several_masks(keys)
         kept = watch_hooks(self.apply)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from l0func import random
 from l0func.engine.row import RowResult
+from l0func.internal import tree
 from l0func.internal.mapped import BY_POSITION, FlatMapped
+from l0func.internal.tree import Tree
 
 _MAKE = "l0func.random.split(key, B)"
 _MAKE_SEVERAL = "l0func.random.split(l0func.random.split(key, B), M)"
@@ -81,6 +83,23 @@ def check_number_of_rows(keys: Tensor, arguments: FlatMapped, kwargs: Mapping[st
             f"The number of keys is the number of rows; got {rows} keys for {sizes.pop()} rows. "
             f"{_how_many(keys, arguments)}"
         )
+
+
+def check_rows_of_gates(keys: Tensor, gates: Tree, dim: int) -> None:
+    """Refuse gates that do not have a vector for every row, where ``gate_dims`` says so.
+
+    Raises:
+        ValueError: A gate vector has no such dimension, or another number of rows than the keys.
+    """
+    rows = keys.shape[0]
+    for name, log_alpha in tree.leaves(gates, "gates").items():
+        shape = tuple(log_alpha.shape)
+        if not -len(shape) <= dim < len(shape) or shape[dim] != rows:
+            raise ValueError(
+                f"gate_dims={dim} says that each of the {rows} rows has gates of its own along "
+                f"dimension {dim}; the gates {name!r} have shape {shape}. Leave gate_dims out if "
+                "all rows share the gates, or stack a vector for each row."
+            )
 
 
 def _how_many(keys: Tensor, arguments: FlatMapped) -> str:

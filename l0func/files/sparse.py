@@ -25,8 +25,9 @@ def to_sparse_csr(params: Tree, max_density: float = 1 / 3) -> dict[str, Tensor]
             as much room as two float32.
 
     Returns:
-        A flat dict. 2-D parameters with many zeros have the layout ``torch.sparse_csr``; the
-        others are unchanged.
+        A flat dict. 2-D parameters of real floating-point numbers with many zeros have the layout
+        ``torch.sparse_csr``; all others, such as those of integers or complex numbers, are
+        unchanged.
 
     Raises:
         ValueError: ``max_density`` is not in [0, 1], or params are inside torch.vmap.

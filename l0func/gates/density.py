@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any, TypeAlias, cast
 
@@ -105,7 +104,7 @@ def _pools(spec: GateSpec, density: Density) -> dict[str, tuple[Sequence[Paramet
     for pattern, share in by_pattern.items():
         own = [p for p in gated if pattern_of[p.path] == pattern]
         if not own:
-            matched = [path for path in paths if fnmatchcase(path, pattern)]
+            matched = list(names.matching(pattern, paths))
             raise ValueError(
                 f"Pattern {pattern!r} decides nothing: an earlier pattern matches {matched[0]!r} "
                 "already. Put the narrower pattern first."

@@ -100,7 +100,7 @@ def init_gates(
 
 def _check_droprate(droprate: Any, name: str) -> None:
     is_scalar = isinstance(droprate, Tensor) and droprate.dim() == 0
-    if not is_scalar and not isinstance(droprate, Real):
+    if not is_scalar and (isinstance(droprate, bool) or not isinstance(droprate, Real)):
         raise TypeError(
             f"The droprate of {name!r} is a number in (0, 1), or a sampler, a callable of (key, "
             f"shape); got {droprate!r}. For several droprates pass {{pattern: droprate}}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar, cast
@@ -157,6 +157,14 @@ def _is_wild(pattern: str) -> bool:
     return any(character in pattern for character in "*?[")
 
 
+def matching(pattern: str, paths: Collection[str], /) -> Iterator[str]:
+    """The paths that a pattern matches; one that is a path itself matches no other."""
+    if pattern in paths:
+        yield pattern
+    elif _is_wild(pattern):
+        yield from (path for path in paths if fnmatchcase(path, pattern))
+
+
 def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str) -> None:
     """Refuse a pattern that no path matches.
 
@@ -170,11 +178,7 @@ def check_patterns(patterns: Iterable[str], paths: Iterable[str], /, label: str)
     """
     known = dict.fromkeys(paths)
     for pattern in patterns:
-        if _is_wild(pattern) and pattern not in known:
-            matched = any(fnmatchcase(path, pattern) for path in known)
-        else:
-            matched = pattern in known
-        if not matched:
+        if not any(matching(pattern, known)):
             raise ValueError(
                 f"Pattern {pattern!r} matches no {label}{closest(pattern, known)}. "
                 "Patterns are fnmatch-style over dotted paths, e.g. 'encoder.*.weight'."

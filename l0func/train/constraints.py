@@ -7,7 +7,6 @@ adjusts a multiplier for each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -133,7 +132,9 @@ def _constraint(
     measure: Measure,
     costs: MacCounts | LatencyTable | None,
 ) -> Constraint:
-    chosen = tuple(p for p in spec.parameters if fnmatchcase(p.path, pattern))
+    paths = set(names.matching(pattern, [p.path for p in spec.parameters]))
+    chosen = tuple(p for p in spec.parameters if p.path in paths)
+    _check_has_entries(chosen, pattern)
     if costs is not None and len(chosen) < len(spec.parameters):
         costs = costs.only(p.path for p in chosen)
     constraint = Constraint(chosen, costs, value)
@@ -143,6 +144,15 @@ def _constraint(
     _check_has_costs(constraint, pattern)
     _check_reachable(constraint, pattern, value, spec, measure)
     return constraint
+
+
+def _check_has_entries(chosen: Sequence[ParameterPlan], pattern: str) -> None:
+    if not sum(p.size for p in chosen):
+        listing = ", ".join(f"{p.path!r} of shape {p.shape}" for p in chosen[:4])
+        raise ValueError(
+            f"The parameters that match {pattern!r} have no entries, so a share of them cannot be "
+            f"a target: {listing}."
+        )
 
 
 def _check_has_costs(constraint: Constraint, pattern: str) -> None:

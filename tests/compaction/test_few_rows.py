@@ -103,3 +103,15 @@ def test_most_calls_of_a_compaction_are_on_two_rows():
     # The comparisons and two traces are on all rows; each run of the trial is on two.
     assert rows.count(2) >= 8
     assert rows.count(ROWS) <= 12, rows
+
+
+@pytest.mark.parametrize("pack", [lambda x: x, lambda x: (x,), lambda x: {"input": x}])
+def test_refit_without_a_row_is_refused(pack):
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    x = torch.randn(6, 4)
+    fn, params, buffers = l0.make_functional(net)
+    spec = l0.gate_spec(params, groups=l0.unit_groups(net, x))
+    gates = {"0": torch.tensor([4.0, -9.0, 4.0])}
+    with pytest.raises(ValueError, match=r"examples hold no numbers: .*\(0, 4\)"):
+        l0.refit(fn, params, gates, buffers, spec, pack(x[:0]))
+    l0.refit(fn, params, gates, buffers, spec, pack(x))

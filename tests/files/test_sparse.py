@@ -26,3 +26,10 @@ def test_sparse_rows_compute_what_the_zeros_did():
     assert l0.to_sparse_csr(params)["0.weight"].layout == torch.strided
     with pytest.raises(ValueError, match=r"a share in \[0, 1\]; got max_density=2"):
         l0.to_sparse_csr(params, max_density=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_matrices_of_other_numbers_stay_as_they_are(dtype):
+    matrix = torch.eye(8).to(dtype)
+    assert l0.to_sparse_csr({"w": matrix})["w"] is matrix
+    assert l0.to_sparse_csr({"w": torch.eye(8)})["w"].layout == torch.sparse_csr

@@ -73,5 +73,7 @@ def test_a_path_with_wildcards_in_it_is_a_pattern_for_itself(name):
     assert [gate.name for gate in spec.gates] == [name]
     gates = {name: torch.zeros(2)}
     assert l0.penalty(params, gates, spec, lam={name: 1.0}) > 0
+    l0.lagrangian(spec, {name: 0.5})
+    assert l0.prune(params, gates, spec, density={name: 0.5})[name].count_nonzero() == 1
     excluded = l0.gate_spec(params, {name: None, "*": l0.element()})
     assert [gate.name for gate in excluded.gates] == ["other"]
