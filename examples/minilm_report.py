@@ -83,6 +83,8 @@ def spread(values: list[float], digits: int = 3) -> str:
 def show(folder: Path, picture: Path) -> None:
     """Print the table and how it compares with the aims, draw the picture, assert the claims."""
     records = read(folder)
+    if not records:
+        raise SystemExit(f"{folder} has no runs: python examples/minilm.py --all")
     names = ("units by", "seeds", "multiply-adds", "refit alone", "distilled", "parameters")
     print(f"| {' | '.join(names)} | behind embeddings |")
     print("|---|---|---|---|---|---|---|")

@@ -145,3 +145,11 @@ def test_the_page_shows_the_figures_of_the_records(report):
                 if line.startswith(f"| {name} ") and macs in line
             )
             assert report.spread(found, digits=4) in row
+
+
+@pytest.mark.parametrize("place", ["missing", ""])
+def test_a_folder_without_runs_has_no_report_and_no_picture(report, tmp_path, place):
+    picture = tmp_path / "picture.png"
+    with pytest.raises(SystemExit, match=r"has no runs: python examples/minilm.py --all"):
+        report.show(tmp_path / place, picture)
+    assert not picture.exists()
