@@ -1,4 +1,4 @@
-"""Whether gates on shards are enough after each of several shifts, found in one collective."""
+"""What gates on shards amount to after each of several shifts, found in one collective."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from l0func.spec.plan import GateSpec, GateVector
 from l0func.train.constraints import Constraint
 from l0func.train.opens import counting_dtype, open_or_nan
 
-Answers: TypeAlias = Callable[[int], Tensor]
-"""Whether gates are enough after the shift of this number, a bool scalar."""
+Amounts: TypeAlias = Callable[[int], Tensor]
+"""The amount after the shift of this number, a scalar."""
 
 
 def levels_of(
@@ -54,29 +54,26 @@ def levels_of(
 
 
 class FloorAhead:
-    """Whether enough gates of one vector are open."""
+    """The number of open gates in one vector."""
 
-    def __init__(
-        self, gate: GateVector, log_alpha: Tensor, floor: int, estimator: MaskEstimator
-    ) -> None:
-        self.gate, self.log_alpha, self.floor = gate, log_alpha, floor
+    def __init__(self, gate: GateVector, log_alpha: Tensor, estimator: MaskEstimator) -> None:
+        self.gate, self.log_alpha = gate, log_alpha
         self.estimator: MaskEstimator = estimator
 
-    def __call__(self, shifts: Tensor) -> Answers:
-        """The answers after each of several shifts, in ascending order."""
+    def __call__(self, shifts: Tensor) -> Amounts:
+        """The amounts after each of several shifts, in ascending order."""
         levels = levels_of(self.gate, self.log_alpha, shifts, self.estimator)
         own = own_sums_of_levels(levels, len(shifts))
         [total] = added([own._replace(dtype=self.log_alpha.dtype)])
-        return (total >= self.floor).__getitem__
+        return total.__getitem__
 
 
 class ShareAhead:
-    """Whether the share of a constraint reaches its bound.
+    """The share of a constraint.
 
     Args:
         constraint: A constraint on entries or multiply-adds.
         gates: ``{gate name: log_alpha}``; those on its parameters are DTensors.
-        lowest: The bound.
         spec: The gate spec.
         estimator: The test-time gates.
     """
@@ -85,18 +82,17 @@ class ShareAhead:
         self,
         constraint: Constraint,
         gates: Gates,
-        lowest: Tensor,
         spec: GateSpec,
         estimator: MaskEstimator,
     ) -> None:
-        self.constraint, self.gates, self.lowest, self.spec = constraint, gates, lowest, spec
+        self.constraint, self.gates, self.spec = constraint, gates, spec
         self.estimator: MaskEstimator = estimator
         device = next(iter(gates.values())).device
         self.zero = torch.zeros((), dtype=counting_dtype(gates), device=device)
         self.vectors = {gate.name: gate for gate in spec.gates}
 
-    def __call__(self, shifts: Tensor) -> Answers:
-        """The answers after each of several shifts, in ascending order."""
+    def __call__(self, shifts: Tensor) -> Amounts:
+        """The amounts after each of several shifts, in ascending order."""
         number, constraint = len(shifts), self.constraint
         levels: Gates = {}
         for name in constraint.gates:
@@ -104,19 +100,19 @@ class ShareAhead:
             levels[name] = own.to(self.zero.dtype)
         if isinstance(constraint.costs, MacCounts):
             macs = open_macs_at(constraint.costs, levels, number, self.zero, self.spec)
-            return partial(self._reaches_macs, constraint.costs, macs, shifts)
+            return partial(self._share_of_macs, constraint.costs, macs, shifts)
         gated = [p for p in constraint.parameters if p.bindings]
         kept = open_entries_at(gated, levels, number, self.zero)
-        return ((kept + constraint.ungated) / constraint.size >= self.lowest).__getitem__
+        return ((kept + constraint.ungated) / constraint.size).__getitem__
 
-    def _reaches_macs(self, counts: MacCounts, macs: Tensor, shifts: Tensor, i: int) -> Tensor:
+    def _share_of_macs(self, counts: MacCounts, macs: Tensor, shifts: Tensor, i: int) -> Tensor:
         total = macs[i]
         if counts.products:
             # They are no sum over entries, and take one shift at a time.
             opens = self._behind_products(shifts[i])
             parameters = self.spec.parameters
             total = total + macs_of_products(opens, counts.products, parameters, self.zero)
-        return total / counts.total >= self.lowest
+        return total / counts.total
 
     def _behind_products(self, shift: Tensor) -> Gates:
         opens: Gates = {}

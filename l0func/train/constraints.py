@@ -7,13 +7,14 @@ adjusts a multiplier for each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from l0func.costs.latency import LatencyTable, ms_of, whole_units
-from l0func.costs.macs import MacCounts, macs_of_each
+from l0func.costs.latency import LatencyTable, check_table, ms_of, whole_units
+from l0func.costs.macs import MacCounts, check_counts, macs_of_each
 from l0func.costs.terms import Term, entry_term, totals
 from l0func.gates.checks import Gates
 from l0func.internal import names
@@ -66,6 +67,20 @@ class Constraint(NamedTuple):
         """The share that stays when each gate is open by its weight in ``opens``."""
         return shares_of([self], opens, spec)[0]
 
+    def largest_step(self, spec: GateSpec) -> float:
+        """The largest share that one gate opens or closes; for milliseconds at a few widths."""
+        # Entries and multiply-adds of a gate are the most where all other gates are open.
+        widths = (1.0, 0.75, 0.5, 0.25) if isinstance(self.costs, LatencyTable) else (1.0,)
+        steps: list[float] = []
+        for width in widths:
+            opens = {
+                gate.name: torch.full(gate.shape, width, dtype=torch.float64, device="cpu")
+                for gate in spec.gates
+            }
+            slopes = torch.func.grad(partial(self.share, spec=spec))(opens)
+            steps.extend(float(t.max()) for t in slopes.values() if t.numel())
+        return max(steps)
+
 
 def shares_of(constraints: Sequence[Constraint], opens: Gates, spec: GateSpec) -> list[Tensor]:
     """For each constraint the share that stays when each gate is open by its weight in ``opens``.
@@ -87,6 +102,28 @@ def shares_of(constraints: Sequence[Constraint], opens: Gates, spec: GateSpec) -
     kept = totals([constraint.terms(opens) for constraint in constraints], start)
     pairs = zip(kept, constraints, strict=True)
     return [(total + constraint.ungated) / constraint.size for total, constraint in pairs]
+
+
+def check_measure(
+    measure: str, counts: MacCounts | None, table: LatencyTable | None, spec: GateSpec
+) -> None:
+    """Refuse costs that are missing, those of another measure, and another network's table."""
+    if measure not in MEASURES:
+        raise ValueError(
+            f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
+        )
+    if counts is not None:
+        check_counts(counts)
+    if (counts is None) == (measure == "macs"):
+        raise ValueError(
+            "counts, from l0func.count_macs, go with measure='macs', and with nothing else."
+        )
+    if (table is None) == (measure == "ms"):
+        raise ValueError(
+            "A table, from l0func.latency_table, goes with measure='ms', and with nothing else."
+        )
+    if table is not None:
+        check_table(table, spec)
 
 
 def constraints_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor
@@ -17,28 +18,33 @@ from l0func.train.holding import Enough, least_shift, raised
 from l0func.train.opens import open_or_nan
 
 
-def with_floors(gates: Gates, spec: GateSpec, floor: int, estimator: MaskEstimator) -> Gates:
+def with_floors(
+    gates: Gates,
+    spec: GateSpec,
+    floor: int,
+    estimator: MaskEstimator,
+    caps: Mapping[str, float],
+) -> Gates:
     """Gates, each vector raised until so many are open, or all of a smaller vector."""
     opens = [_opens_of(gate, gates, estimator) for gate in spec.gates]
     totals = full_sums(opens)
     named = dict(gates)
     for gate, total in zip(spec.gates, totals, strict=True):
         least, log_alpha = min(floor, gate.size), gates[gate.name]
-        already = total >= least
-        if known_values(already):
+        if known_values(total >= least):
             continue
-        enough = Enough(partial(_has_open, gate, least, estimator))
+        enough = Enough(partial(_number_open, gate, estimator), least)
         if is_dtensor(log_alpha):
-            enough = enough._replace(at=FloorAhead(gate, log_alpha, least, estimator))
+            enough = enough._replace(at=FloorAhead(gate, log_alpha, estimator))
         # One gate vector at a time: each trial then computes that vector alone.
-        own = {gate.name: log_alpha}
-        named |= raised(own, own, least_shift(own, [gate.name], enough, already))
+        own, cap = {gate.name: log_alpha}, {gate.name: caps[gate.name]}
+        named |= raised(own, cap, least_shift(own, cap, enough, total))
     return named
 
 
-def _has_open(gate: GateVector, least: int, estimator: MaskEstimator, gates: Gates) -> Tensor:
+def _number_open(gate: GateVector, estimator: MaskEstimator, gates: Gates) -> Tensor:
     [total] = full_sums([_opens_of(gate, gates, estimator)])
-    return total >= least
+    return total
 
 
 def _opens_of(gate: GateVector, gates: Gates, estimator: MaskEstimator) -> Tensor:

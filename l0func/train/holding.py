@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,85 +25,148 @@ _FIRST = 1 / 16
 _REACH = 64.0
 """The distance from a location of 0 within which every distribution opens and closes a gate."""
 
+ROUNDING = 1e-6
+"""A share that is larger than a target by less has reached it."""
+
 
 class Enough(NamedTuple):
-    """Whether gates are enough: once they are, they stay so as they rise."""
+    """An amount that gates must reach; it never falls as they rise."""
 
     of: Callable[[Gates], Tensor]
-    """A bool scalar for gates."""
+    """The amount for gates, a scalar, such as the share that stays."""
+
+    least: Tensor | int
+    """The amount from which gates are enough."""
 
     at: Callable[[Tensor], Callable[[int], Tensor]] | None = None
-    """For gates on shards: the answers after each of several shifts, in ascending order."""
+    """For gates on shards: the amounts after each of several shifts, in ascending order."""
+
+    most: Tensor | None = None
+    """The amount that no single gate may step over, if there is one."""
 
 
-def raised(gates: Gates, chosen: Collection[str], shift: Tensor) -> Gates:
-    """Gates with a number added to the locations of some gate vectors."""
-    return {name: t + shift.to(t) if name in chosen else t for name, t in gates.items()}
+def raised(gates: Gates, caps: Mapping[str, float], shift: Tensor) -> Gates:
+    """Gates with a number added to the locations of some gate vectors, up to a cap for each.
+
+    A gate at its cap is as good as always open. Higher ones stay where they are.
+    """
+    moved = {name: gates[name] + shift.to(gates[name]) for name in caps}
+    return dict(gates) | {
+        name: t.minimum(gates[name].clamp(min=caps[name])) for name, t in moved.items()
+    }
 
 
-def least_shift(gates: Gates, chosen: Collection[str], enough: Enough, already: Tensor) -> Tensor:
+def least_shift(
+    gates: Gates,
+    caps: Mapping[str, float],
+    enough: Enough,
+    now: Tensor,
+    numbers: Callable[[Sequence[Gates]], Sequence[Tensor]] | None = None,
+) -> Tensor:
     """The smallest shift, at least 0, with which gates are enough.
 
-    One shift for all keeps their order: those that were open the longest open first.
+    One shift for all keeps their order: those that were open the longest open first. Where one
+    gate alone would step over ``enough.most``, it stays closed: the shift is then the smallest
+    that opens all gates before it.
 
     Args:
         gates: ``{gate name: log_alpha}``.
-        chosen: The gate vectors that are raised.
-        enough: Whether gates are enough.
-        already: Whether these are, a bool scalar.
+        caps: The gate vectors that are raised, each with the location that it is raised to.
+        enough: Which gates are enough.
+        now: The amount for these gates.
+        numbers: The numbers of open gates for each of several gates; goes with ``enough.most``.
     """
-    lowest = _lowest([gates[name] for name in chosen])
-    reach = (_REACH - lowest).clamp(min=0.0)
-    low, high = torch.zeros_like(lowest), reach
-    is_enough = _Trials(gates, chosen, enough)
-    if known_values(already) is not None:
-        low, high = _bracket(reach, is_enough)
-    least = reach / 2**_HALVINGS
+    trials = _Trials(gates, caps, enough)
+    found = _search(trials, enough.least, now)
+    shift = torch.where(now >= enough.least, 0.0, found.high)
+    if enough.most is None or numbers is None:
+        return shift
+    steps_over = (now < enough.least) & (found.at_high > enough.most + ROUNDING)
+    if known_values(steps_over) is False:
+        return shift
+    before, after = numbers([raised(gates, caps, x) for x in (found.low, found.high)])
+    # Gates at one location open together, or none of them ever would.
+    steps_over = steps_over & (after - before < 1.5)
+    if known_values(steps_over) is False:
+        return shift
+    below = _search(trials, found.at_low, now)
+    return torch.where(steps_over, torch.where(now >= found.at_low, 0.0, below.high), shift)
+
+
+class _Bounds(NamedTuple):
+    """A shift that is too small, one that is not, and the amounts after both."""
+
+    low: Tensor
+    high: Tensor
+    at_low: Tensor
+    at_high: Tensor
+
+    def narrowed(self, shift: Tensor, amount: Tensor, least: Tensor | int) -> _Bounds:
+        """The bounds after a trial between them."""
+        own, is_there = _Bounds(shift, shift, amount, amount), amount >= least
+        halves = (is_there, ~is_there, is_there, ~is_there)
+        # The lower ones stay where the trial is enough, the upper ones where it is not.
+        return _Bounds(*map(torch.where, halves, self, own))
+
+
+def _search(trials: _Trials, least: Tensor | int, now: Tensor) -> _Bounds:
+    """The closest bounds around the smallest shift that reaches an amount."""
+    reach = (_REACH - trials.lowest).clamp(min=0.0)
+    zero = torch.zeros_like(reach)
+    # Nobody tries the farthest shift: all gates are open there.
+    found = _Bounds(zero, reach, now, torch.full_like(now, -torch.inf))
+    already = known_values(now >= least)
+    if already:
+        return found._replace(high=zero, at_high=now)
+    if already is not None:
+        found = _bracket(trials, found, least)
+    smallest = reach / 2**_HALVINGS
     for _ in range(_HALVINGS):
-        if known_values((high - low) <= least):
+        if known_values((found.high - found.low) <= smallest):
             break
-        middle = (low + high) / 2
-        is_there = is_enough(middle, lambda low=low, high=high: _middles(low, high, least))
-        low, high = torch.where(is_there, low, middle), torch.where(is_there, middle, high)
-    return torch.where(already, 0.0, high)
+        middle = (found.low + found.high) / 2
+        ahead = partial(_middles, found.low, found.high, smallest)
+        found = found.narrowed(middle, trials(middle, ahead), least)
+    return found
 
 
 class _Trials:
-    """Whether gates are enough after a shift."""
+    """The amounts after shifts."""
 
-    def __init__(self, gates: Gates, chosen: Collection[str], enough: Enough) -> None:
-        self.gates, self.chosen, self.enough = gates, chosen, enough
-        self.shifts: list[float] = []
-        self.answers: Callable[[int], Tensor] | None = None
+    def __init__(self, gates: Gates, caps: Mapping[str, float], enough: Enough) -> None:
+        self.gates, self.caps, self.enough = gates, caps, enough
+        self.lowest = _lowest([gates[name] for name in caps])
+        self.asked: list[tuple[list[float], Callable[[int], Tensor]]] = []
 
     def __call__(self, shift: Tensor, ahead: Callable[[], Tensor]) -> Tensor:
-        """The answer for a shift.
+        """The amount after a shift.
 
         Args:
             shift: The shift.
             ahead: This shift and others that may be asked for next, in ascending order.
         """
         if self.enough.at is None:
-            return self.enough.of(raised(self.gates, self.chosen, shift))
-        if self.answers is None or known_values(shift) not in self.shifts:
-            shifts = ahead()
-            self.shifts, self.answers = known_values(shifts), self.enough.at(shifts)
-        return self.answers(self.shifts.index(known_values(shift)))
+            return self.enough.of(raised(self.gates, self.caps, shift))
+        for shifts, amounts in self.asked:
+            if known_values(shift) in shifts:
+                return amounts(shifts.index(known_values(shift)))
+        tried = ahead()
+        self.asked.append((known_values(tried), self.enough.at(tried)))
+        return self(shift, ahead)
 
 
-def _bracket(
-    reach: Tensor, enough: Callable[[Tensor, Callable[[], Tensor]], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """A shift that is too small, and the first of a rising series that is not."""
+def _bracket(trials: _Trials, found: _Bounds, least: Tensor | int) -> _Bounds:
+    """The bounds after the first of a rising series of shifts that is enough."""
+    reach = found.high
     series = [(reach * 0 + _FIRST).minimum(reach)]
     while known_values(series[-1] < reach):
         series.append((4 * series[-1]).minimum(reach))
-    low = torch.zeros_like(reach)
-    for high in series[:-1]:
-        if known_values(enough(high, lambda: torch.stack(series[:-1]))):
-            return low, high
-        low = high
-    return low, reach
+    for shift in series[:-1]:
+        amount = trials(shift, lambda: torch.stack(series[:-1]))
+        found = found.narrowed(shift, amount, least)
+        if known_values(amount >= least):
+            break
+    return found
 
 
 def _middles(low: Tensor, high: Tensor, least: Tensor) -> Tensor:

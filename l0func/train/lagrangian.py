@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -10,29 +10,29 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from l0func.costs.latency import LatencyTable, check_table
-from l0func.costs.macs import MacCounts, check_counts
+from l0func.costs.latency import LatencyTable
+from l0func.costs.macs import MacCounts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
-from l0func.internal import names, tree
+from l0func.internal import tree
 from l0func.internal.context import known_values
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree, TreeT
 from l0func.spec.plan import GateSpec, check_spec
 from l0func.train.ahead import ShareAhead, can_look_ahead, searched
 from l0func.train.constraints import (
-    MEASURES,
     Constraint,
     Measure,
     Target,
     check_floor,
+    check_measure,
     constraints_of,
     shares_of,
 )
 from l0func.train.floors import with_floors
-from l0func.train.holding import Enough, least_shift, location_of, raised
+from l0func.train.holding import ROUNDING, Enough, least_shift, location_of, raised
 from l0func.train.numbers import check_number
-from l0func.train.opens import counting_dtype, open_or_nan
+from l0func.train.opens import at_least_float32, open_or_nan
 
 
 class LagrangianState(NamedTuple):
@@ -99,11 +99,12 @@ class Lagrangian(NamedTuple):
     hold: Hold
     """``hold(state, gates)``: the gates, raised where fewer are open than the controller allows.
 
-    All locations rise by one number, so that the likeliest gates open again first.
+    All locations rise by one number, so that the likeliest gates open again first. No single gate
+    is opened across the target.
     """
 
     is_low: Callable[[LagrangianState, Tree], Tensor]
-    """``is_low(state, gates)``: a bool scalar, whether ``hold`` would raise any gate."""
+    """``is_low(state, gates)``: a bool scalar. Where it is false, ``hold`` raises no gate."""
 
 
 def lagrangian(
@@ -132,13 +133,16 @@ def lagrangian(
 
     The gates follow the expectation's gradient; a gate with P(z ≠ 0) above 0.9999 follows the
     gradient there, since its own vanishes. The multiplier follows the realised share, so the
-    pruned network meets the target. Excesses are relative to the target, so a target of 2 % is
+    pruned network comes close to the target: within a point, or within a few units where one unit
+    is more. Excesses are relative to the target, so a target of 2 % is
     reached as soon as one of 20 %. With ``equality=True`` both maxima are left out.
 
     A price alone overshoots where gates learn fast: all of them close together, and a closed gate
     hardly learns. So ``hold`` bounds the share from below, by the target less half a point or a
     twentieth of the target, the smaller of both. Where the share is lower, all gate locations
-    rise by the smallest number that brings it back; so the likeliest gates open again first.
+    rise by the smallest number that brings it back; so the likeliest gates open again first. A gate
+    that alone would step over the target stays closed, and the multiplier then falls at a tenth of
+    its rate. A location where P(z ≠ 0) is above 0.9999 rises no farther.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
@@ -165,7 +169,8 @@ def lagrangian(
             multiplier from overshooting.
         warmup: Number of updates in which the target falls linearly from 1 to its value.
         restart: Whether a multiplier starts again from 0 when the share is lower than ``hold``
-            allows, in a loop without ``hold``; only without ``equality``.
+            allows by more than the largest gate, in a loop without ``hold``; only without
+            ``equality``.
         floor: The number of gates in each gate vector that stay open, such as units in a group.
             A vector with fewer gates keeps all of them.
 
@@ -192,11 +197,9 @@ def lagrangian(
         tensor([0.7500])
     """
     check_spec(spec)
-    _check_measure(measure, counts, table)
+    check_measure(measure, counts, table, spec)
     _check_estimator(estimator)
     _check_rates(lr=lr, damping=damping, warmup=warmup)
-    if table is not None:
-        check_table(table, spec)
     constraints = constraints_of(target, spec, measure, table if counts is None else counts)
     floor = check_floor(floor, constraints, spec)
     controller = _Controller(
@@ -209,6 +212,7 @@ def lagrangian(
         warmup=warmup,
         restart=restart and not equality,
         floor=floor,
+        steps=tuple(constraint.largest_step(spec) for constraint in constraints),
         caps={gate.name: location_of(gate, _ALMOST_OPEN) for gate in spec.gates},
     )
     return Lagrangian(
@@ -223,6 +227,8 @@ def lagrangian(
 _ALMOST_OPEN = 0.9999
 _MARGIN = 0.05
 _POINT = 0.01
+_SETTLED = 0.1
+"""How fast a multiplier falls, relative to ``lr``, while the next gate would miss the target."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +244,8 @@ class _Controller:
     warmup: int
     restart: bool
     floor: int
+    steps: tuple[float, ...]
+    """For each constraint the largest share of one gate."""
     caps: Mapping[str, float]
     """For each gate vector the location above which gates follow the gradient there."""
 
@@ -263,10 +271,14 @@ class _Controller:
     def update(self, state: LagrangianState, gates: Tree, /) -> LagrangianState:
         violation = self._violation(state, check_gates(gates, self.spec)).detach()
         change = self.lr * violation / state.target
+        low = self._lowest(state) - self._current_target(state) - violation
+        step = torch.tensor(self.steps, dtype=low.dtype, device=low.device)
+        is_far = low > step + ROUNDING
+        # `hold` left it so, as no gate fits: a price that falls fast would open one again.
+        change = torch.where((low > 0) & ~is_far, _SETTLED * change, change)
         multiplier = self._limited(state.multiplier + change)
         if self.restart:
-            is_low = violation < self._lowest(state) - self._current_target(state)
-            multiplier = torch.where(is_low, 0.0, multiplier)
+            multiplier = torch.where(is_far, 0.0, multiplier)
         return LagrangianState(state.step + 1, state.target, multiplier, violation)
 
     def is_low(self, state: LagrangianState, gates: Tree, /) -> Tensor:
@@ -279,30 +291,40 @@ class _Controller:
     def hold(self, state: LagrangianState, gates: TreeT, /) -> TreeT:
         self._check_state(state)
         named = check_gates(gates, self.spec)
-        lowest = self._lowest(state)
         if self.floor:
-            named = with_floors(named, self.spec, self.floor, self.estimator)
-        return tree.rebuild(gates, self._reaching(named, lowest))
+            named = with_floors(named, self.spec, self.floor, self.estimator, self.caps)
+        return tree.rebuild(gates, self._reaching(named, state))
 
-    def _reaching(self, gates: Gates, lowest: Tensor) -> Gates:
-        named, reached = gates, self._shares(self._opens(gates)) >= lowest
+    def _reaching(self, gates: Gates, state: LagrangianState) -> Gates:
+        lowest, highest = self._lowest(state), self._current_target(state)
+        named, shares = gates, self._shares(self._opens(gates))
         for number, constraint in enumerate(self.constraints):
-            enough = Enough(partial(self._reaches, constraint, lowest[number]))
+            share_of = partial(self._share, constraint)
+            enough = Enough(share_of, lowest[number], most=highest[number])
             # What an earlier constraint has raised counts for the next one.
-            already = reached[number] if named is gates else enough.of(named)
-            if known_values(already):
+            now = shares[number] if named is gates else share_of(named)
+            if known_values(now >= enough.least):
                 # The usual case, without the search, which costs many calls.
                 continue
             if can_look_ahead(constraint, named):
-                at = ShareAhead(constraint, named, lowest[number], self.spec, self.estimator)
+                at = ShareAhead(constraint, named, self.spec, self.estimator)
                 enough = enough._replace(at=at)
-            shift = least_shift(searched(constraint, named), constraint.gates, enough, already)
-            named = raised(named, constraint.gates, shift)
+            caps = {name: self.caps[name] for name in constraint.gates}
+            numbers = partial(self._numbers_open, constraint.gates)
+            shift = least_shift(searched(constraint, named), caps, enough, now, numbers)
+            named = raised(named, caps, shift)
         return named
 
-    def _reaches(self, constraint: Constraint, lowest: Tensor, gates: Gates) -> Tensor:
-        opens = _at_least_float32(self._opens(gates))
-        return constraint.share(opens, self.spec) >= lowest
+    def _share(self, constraint: Constraint, gates: Gates) -> Tensor:
+        return constraint.share(at_least_float32(self._opens(gates)), self.spec)
+
+    def _numbers_open(self, chosen: Sequence[str], each: Sequence[Gates]) -> list[Tensor]:
+        """How many of the chosen vectors' gates are open, for each of several gates."""
+        opens = [at_least_float32(self._opens(gates)) for gates in each]
+        sums = full_sums([own[name] for own in opens for name in chosen])
+        count = len(chosen)
+        parts = [sums[i * count : (i + 1) * count] for i in range(len(each))]
+        return [torch.stack(list(part)).sum() for part in parts]
 
     def _is_below_floor(self, opens: Gates) -> Tensor:
         sums = full_sums(opens.values())
@@ -342,7 +364,7 @@ class _Controller:
 
     def _shares(self, opens: Gates) -> Tensor:
         """For each constraint the share that stays when gates are open by these weights."""
-        wide = _at_least_float32(opens)
+        wide = at_least_float32(opens)
         return torch.stack(shares_of(self.constraints, wide, self.spec))
 
     def _limited(self, multiplier: Tensor) -> Tensor:
@@ -355,28 +377,6 @@ class _Controller:
                 f"targets of shape {tuple(state.target.shape)}: it is another controller's, or a "
                 "stack, which training(in_dims=...) maps."
             )
-
-
-def _at_least_float32(opens: Gates) -> Gates:
-    dtype = counting_dtype(opens)
-    return {name: t.to(dtype) for name, t in opens.items()}
-
-
-def _check_measure(measure: str, counts: MacCounts | None, table: LatencyTable | None) -> None:
-    if measure not in MEASURES:
-        raise ValueError(
-            f"measure is one of {MEASURES}; got {measure!r}{names.closest(measure, MEASURES)}."
-        )
-    if counts is not None:
-        check_counts(counts)
-    if (counts is None) == (measure == "macs"):
-        raise ValueError(
-            "counts, from l0func.count_macs, go with measure='macs', and with nothing else."
-        )
-    if (table is None) == (measure == "ms"):
-        raise ValueError(
-            "A table, from l0func.latency_table, goes with measure='ms', and with nothing else."
-        )
 
 
 def _check_estimator(estimator: str) -> None:

@@ -21,3 +21,9 @@ def counting_dtype(gates: Gates) -> torch.dtype:
     """The dtype in which open gates are counted: that of the gates, at least float32."""
     # Half precision cannot count the entries of a large parameter.
     return reduce(torch.promote_types, [t.dtype for t in gates.values()], torch.float32)
+
+
+def at_least_float32(opens: Gates) -> Gates:
+    """Open gates in the dtype in which they are counted."""
+    dtype = counting_dtype(opens)
+    return {name: t.to(dtype) for name, t in opens.items()}

@@ -34,16 +34,18 @@ DOWN = (0.03, 2.0, 40.0)
 
 # The share, the lowest location, the bracket, and three for the halvings.
 SHARE = 1 + 1 + 1 + 3
+# Where one gate would step over the target: numbers of open gates, and the gates before it.
+COARSE = SHARE + 1 + 3
 MOST = {
-    "density": SHARE,
-    "multiply-adds": SHARE,
+    "density": COARSE,
+    "multiply-adds": COARSE,
     # Units behind products are gathered for the share, and once for the search.
-    "products": SHARE + 2,
+    "products": COARSE + 2 * 2,
     # Units are gathered for the share and for the search, which then sends nothing.
     "milliseconds": 2,
     # A count of all vectors, and a search in each of at most six.
     "floor": SHARE + 1 + 6 * (SHARE - 1),
-    "median": SHARE,
+    "median": COARSE,
 }
 
 
