@@ -77,7 +77,7 @@ def least_shift(
         numbers: The numbers of open gates for each of several gates; goes with ``enough.most``.
     """
     trials = _Trials(gates, caps, enough)
-    found = _search(trials, enough.least, now)
+    found = _bounds_around(trials, enough.least, now)
     shift = torch.where(now >= enough.least, 0.0, found.high)
     if enough.most is None or numbers is None:
         return shift
@@ -89,7 +89,7 @@ def least_shift(
     steps_over = steps_over & (after - before < 1.5)
     if known_values(steps_over) is False:
         return shift
-    below = _search(trials, found.at_low, now)
+    below = _bounds_around(trials, found.at_low, now)
     return torch.where(steps_over, torch.where(now >= found.at_low, 0.0, below.high), shift)
 
 
@@ -109,7 +109,7 @@ class _Bounds(NamedTuple):
         return _Bounds(*map(torch.where, halves, self, own))
 
 
-def _search(trials: _Trials, least: Tensor | int, now: Tensor) -> _Bounds:
+def _bounds_around(trials: _Trials, least: Tensor | int, now: Tensor) -> _Bounds:
     """The closest bounds around the smallest shift that reaches an amount."""
     reach = (_REACH - trials.lowest).clamp(min=0.0)
     zero = torch.zeros_like(reach)
