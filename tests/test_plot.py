@@ -99,7 +99,9 @@ def test_what_cannot_be_drawn_is_refused(trained, monkeypatch):
         l0.plot.density(l0.summary(params, {}, l0.gate_spec(params, {"*": None})))
     with pytest.raises(KeyError, match="nowhere"):
         l0.plot.density(l0.summary(params, gates, spec), names=["nowhere"])
-    with pytest.raises(ValueError, match=r"no '2.weight'"):
+    with pytest.raises(
+        ValueError, match=r"'2.weight' is in the gates given and not in.*Gates go with the spec"
+    ):
         l0.plot.open_probability(gates, plain)
     with pytest.raises(ValueError, match="got 1 steps and 2 values"):
         l0.plot.trajectories([0], [torch.ones(2)] * 2)

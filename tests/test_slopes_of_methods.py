@@ -175,6 +175,7 @@ WITHOUT = {
         "smaller.FewerHeads.extra_repr smaller.UnequalRecurrent.extra_repr "
         "smaller.Constant.extra_repr smaller.FewerHeads.merge_masks"
     ),
+    "settings of rows": "L0Module.in_dims L0Module.out_dims L0Module.per_example",
     "transformers' switches": (
         "L0Module.activation_checkpointing_disable L0Module.activation_checkpointing_enable "
         "L0Module.gradient_checkpointing_disable L0Module.gradient_checkpointing_enable"

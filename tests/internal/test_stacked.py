@@ -93,8 +93,8 @@ def test_a_stack_of_gates_names_unstack(call):
 
 def test_the_members_are_what_the_call_wants():
     for p, g in zip(l0.unstack(stacked(PARAMS)), l0.unstack(stacked(GATES)), strict=True):
-        for call in WANT_ONE.values():
-            call(p, g)
+        for name, call in WANT_ONE.items():
+            assert call(p, g) is not None, name
 
 
 OTHERS = {
