@@ -15,6 +15,7 @@ from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
 from l0func.engine.misfits import Named, in_words_of_parameters
+from l0func.internal.arose import passed_by
 from l0func.internal.context import compiling
 from l0func.internal.descriptions import DESCRIPTIONS
 from l0func.internal.function_kinds import writes
@@ -166,7 +167,12 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _in_words(error: RuntimeError, func: Any, values: Sequence[Any]) -> ValueError | None:
-    """The error with the names of the gated parameters, if their sizes or dtypes explain it."""
+    """The error with the names of the gated parameters, if their sizes or dtypes explain it.
+
+    An error in code of a user's own, such as a law's draw, stays as it is.
+    """
+    if not all(one.by_torch for one in passed_by(error)):
+        return None
     given = [value for value in values if isinstance(value, GatedParameter)]
     named = [Named(p.path, tuple(p.shape), p.dtype) for p in given]
     others = [t for t in values if isinstance(t, Tensor) and not is_gated(t)]

@@ -231,5 +231,5 @@ def _lowest_gates(plan: ParameterPlan, gates: Gates, spec: GateSpec) -> str:
     for gate in spec.gates:
         if gate.name in on_path:
             mean = gate.distribution.mean(gates[gate.name])
-            means[gate.name] = float(mean.min())
+            means[gate.name] = float(mean.detach().min())
     return min(means, key=means.__getitem__)

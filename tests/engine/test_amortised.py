@@ -52,7 +52,7 @@ def test_every_example_may_have_its_own_gates(rules, chunk_size):
     )
     first = l0.per_example(apply, gate_dims=0)(params, {gate.name: own}, buffers, keys, x)
     torch.testing.assert_close(last, first, rtol=0, atol=0)
-    with pytest.raises(ValueError, match="same number of rows"):
+    with pytest.raises(ValueError, match="each of the 4 rows has gates of its own"):
         l0.per_example(apply, gate_dims=0)(params, {gate.name: own[:3]}, buffers, keys, x)
     with pytest.raises(ValueError, match=r"The spec has gates of shape"):
         l0.per_example(apply)(params, {gate.name: own}, buffers, keys, x)

