@@ -59,7 +59,7 @@ def expected_l0(gates: Tree, spec: GateSpec) -> Tensor:
 def expected_sparsity(gates: Tree, spec: GateSpec) -> Tensor:
     """Expected share of closed entries among all parameters in the spec.
 
-    Entries without gates are open. Of no entries at all the share is 0.
+    Entries without gates are open. A spec without entries has the share 0.
 
     Args:
         gates: ``{gate name: log_alpha}``.

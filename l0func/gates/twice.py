@@ -70,8 +70,8 @@ def _closes_what_would_be_there(closed: Tensor, filled: Tensor) -> bool:
     """Whether it is no chance that all entries behind closed gates are 0.
 
     Args:
-        closed: Which entries of a parameter are behind a closed gate.
-        filled: Which entries are not 0; none of them is closed.
+        closed: A mask of a parameter's entries: true behind a closed gate.
+        filled: A mask of the entries that are not 0; none of them is closed.
     """
     # In a tensor of one row, such as the weight of a single output, each entry is a row.
     sizes = [n for n in closed.shape if n > 1] or [1]
