@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from l0func.engine.hollow import as_kind, hollow
 from l0func.engine.ops.linear import scaled_product
 from l0func.engine.parameter import GatedParameter, check_not_written, dense
 from l0func.internal.descriptions import DESCRIPTIONS
@@ -87,9 +88,8 @@ def own_parameter(held: Tensor, place: PartPlace, path: str) -> OwnParameter:
         place: Its place.
         path: The parameter's path, for error messages.
     """
-    nan = torch.full((), float("nan"), dtype=held.dtype, device=held.device)
-    storage: Any = nan.expand(place.shape)
-    parameter = storage.as_subclass(OwnParameter)
+    storage = hollow(place.shape, held)
+    parameter = as_kind(storage, OwnParameter)
     parameter.held = held
     parameter.place = place
     parameter.described = storage

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from l0func.engine.entry_gates import EntryGates
+from l0func.engine.hollow import as_kind, hollow
 from l0func.engine.misfits import Named, in_words_of_parameters
 from l0func.internal.arose import passed_by
 from l0func.internal.context import compiling
@@ -108,12 +108,7 @@ def stand_in(
         handlers: ``{torch function: handler}``.
         path: The parameter's path, for error messages.
     """
-    # A tensor subclass needs storage of its own, and nothing should read it: code that bypasses
-    # __torch_function__ would miss the gates. NaN makes such a mistake visible in the output.
-    # Expanded, it takes the memory of one number.
-    nan = torch.full((), float("nan"), dtype=weight.dtype, device=weight.device)
-    storage: Any = nan.expand(weight.shape)
-    parameter = storage.as_subclass(GatedParameter)
+    parameter = as_kind(hollow(weight.shape, weight), GatedParameter)
     parameter.weight = weight
     parameter.scales = scales
     parameter.entry_gates = entry_gates

@@ -75,7 +75,9 @@ def test_an_out_of_the_user_is_advised_against(step):
 
 @pytest.mark.skipif(not hasattr(torch.library, "custom_op"), reason="this torch has no custom_op")
 def test_an_operation_without_a_rule_is_named_and_not_taken_for_an_out():
-    @torch.library.custom_op("l0func_tests::doubled_in_place", mutates_args=("a",))
+    @torch.library.custom_op(
+        "l0func_tests::doubled_in_place", mutates_args=("a",), schema="(Tensor(a!) a) -> ()"
+    )
     def doubled_in_place(a: Tensor) -> None:
         a.mul_(2)
 
