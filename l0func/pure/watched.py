@@ -9,7 +9,6 @@ from __future__ import annotations
 from types import CodeType, TracebackType
 
 import torch
-from torch.utils.checkpoint import CheckpointFunction
 
 from l0func.internal.arose import passed_by
 from l0func.internal.context import innermost_is_vmap
@@ -110,7 +109,7 @@ def _without_setup(error: BaseException) -> ValueError:
         f"{kind.__qualname__}, a torch.autograd.Function without setup_context, ran inside a map "
         "over rows or another transform, and torch cannot transform it."
     )
-    if kind is CheckpointFunction:
+    if kind.__module__ == "torch.utils.checkpoint":
         use = "It is torch.utils.checkpoint with use_reentrant=True."
         return ValueError(f"{start} {use} {_AROUND}")
     if kind.__module__.startswith("torch."):
