@@ -4,7 +4,7 @@ A ResNet learns to read handwritten digits. Then every channel gets a gate, expe
 are the penalty, and closed channels are cut out of the network. Three penalties, a few minutes on
 two cores; the table is about the middle one.
 
-    python examples/compact_cnn.py [--picture compact_cnn.png] [--epochs 60]
+    python examples/compact_cnn.py [--picture compact_cnn_picture.png] [--epochs 60]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+import command_line as cli
 import torch
 from compact_cnn_report import Trained, draw, measured, size
 from resnet import accuracy, digits, resnet, shifted
@@ -68,9 +69,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--picture", default="compact_cnn.png")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer claim nothing")
-    parser.add_argument("--lam", type=float, nargs=3, default=LAMS)
+    parser.add_argument("--picture", type=cli.picture, default="compact_cnn_picture.png")
+    parser.add_argument("--epochs", type=cli.whole(1), default=EPOCHS, help="fewer claim nothing")
+    parser.add_argument("--lam", type=cli.price, nargs=3, default=LAMS)
     options = parser.parse_args()
     x, y, x_test, y_test = digits()
     torch.manual_seed(0)
@@ -95,7 +96,7 @@ def main() -> None:
         runs.append(Trained(state, history, small))
     rows = measured(dense, runs[1].small, x_test, y_test)
     draw(options.picture, spec, runs[1], points)
-    print(f"\n{options.picture} shows what is left.")
+    print(f"\nThe picture is in {options.picture}.")
     if options.epochs >= EPOCHS:
         before, after = rows["multiply-adds, one image"]
         assert before >= 2 * after, "at most half of the multiply-adds are left"

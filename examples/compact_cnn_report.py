@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -72,7 +73,9 @@ def measured(before: nn.Module, after: nn.Module, x: Tensor, y: Tensor) -> dict[
     return rows
 
 
-def draw(picture: str, spec: l0.GateSpec, run: Trained, points: list[tuple[float, float]]) -> None:
+def draw(
+    picture: Path, spec: l0.GateSpec, run: Trained, points: list[tuple[float, float]]
+) -> None:
     """Widths, densities and filters above; gates over training and the trade-off below."""
     params, gates = run.state.params, run.state.gates
     figure = Figure(figsize=(14, 8.4), layout="constrained")

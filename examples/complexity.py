@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
+import command_line as cli
 import torch
 from complexity_best import Best
 from complexity_report import LEVEL, Found, check, draw, table
@@ -24,7 +24,6 @@ from tqdm import trange
 
 import l0func as l0
 
-HERE = Path(__file__).parent
 LAMS, SPEED = (1e-6, 1.0), 0.2
 STEPS, SEEDS, BATCH = 4000, 5, 64
 Tree = dict[str, Tensor]
@@ -107,10 +106,10 @@ class Study:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="MNIST; without, scikit-learn's digits")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="at least 2")
-    parser.add_argument("--picture", type=Path, default=HERE / "complexity.png")
+    parser.add_argument("--data", type=cli.mnist, help="MNIST; without, scikit-learn's digits")
+    parser.add_argument("--steps", type=cli.whole(1), default=STEPS, help="fewer claim nothing")
+    parser.add_argument("--seeds", type=cli.whole(2), default=SEEDS, help="fewer claim nothing")
+    parser.add_argument("--picture", type=cli.picture, default="complexity_picture.png")
     options = parser.parse_args()
     found = {}
     for title, module, tasks in (
@@ -121,6 +120,7 @@ def main() -> None:
     for title, ranking in found.items():
         table(title, ranking)
     draw(found, options.picture)
+    print(f"The picture is in {options.picture}.")
     if options.steps >= STEPS and options.seeds >= SEEDS:
         check(found)
 

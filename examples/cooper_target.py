@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+import command_line as cli
 import cooper
 import torch
 from sklearn.datasets import load_digits
@@ -56,8 +57,8 @@ class DensityTarget(cooper.ConstrainedMinimizationProblem):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", type=float, default=0.2)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--target", type=cli.fraction, default=0.2)
+    parser.add_argument("--steps", type=cli.whole(1), default=3000, help="fewer claim nothing")
     options = parser.parse_args()
     x, y = (torch.as_tensor(a) for a in load_digits(return_X_y=True))
     order = l0.random.uniform(l0.random.key(2), len(x)).argsort()

@@ -22,6 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import command_line as cli
 import torch
 from distributed_report import Result, result, table
 from distributed_sent import Sent
@@ -111,14 +112,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
-    parser.add_argument("--folder", type=Path, default=Path("distributed_run"))
+    parser.add_argument("--steps", type=cli.whole(1), default=STEPS)
+    parser.add_argument("--every", type=cli.whole(1), default=10, help="steps between checkpoints")
+    parser.add_argument("--folder", type=cli.folder, default="distributed_run")
     parser.add_argument("--kill", nargs=2, metavar=("WAY", "STEP"), help="kill the last process")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
-    if options.steps < 1:
-        parser.error("--steps is at least 1")
+    steps = map(str, range(1, options.steps + 1))
+    if options.kill and (options.kill[0] not in WAYS or options.kill[1] not in steps):
+        parser.error(
+            f"argument --kill: one of {', '.join(WAYS)}, and a step from 1 to {options.steps}"
+        )
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: torch has no GPU here")
     if not distributed.is_torchelastic_launched():
         sys.exit(f"Start it with: torchrun --nproc-per-node 2 {sys.argv[0]}")
     mesh = join(options.device)

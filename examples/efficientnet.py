@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import tempfile
 import time
 from functools import cache
 from itertools import product
 from pathlib import Path
 
+import command_line as cli
 import torch
 from efficientnet_methods import METHODS
 from efficientnet_network import load, pretrained
@@ -79,21 +81,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", choices=METHODS, default="learned")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=cli.whole(0), default=0)
     parser.add_argument("--all", action="store_true", help="runs that have no record yet")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, default=RUNS, help="for the records")
-    parser.add_argument("--picture", default="efficientnet.png")
+    parser.add_argument("--device", type=cli.device, default="cpu")
+    parser.add_argument("--folder", type=cli.folder, default=RUNS, help="for the records")
+    parser.add_argument("--picture", type=cli.picture, default="efficientnet_picture.png")
     parser.add_argument("--report", action="store_true", help="train nothing")
     parser.add_argument("--quick", action="store_true", help="a few steps; claims nothing")
     options = parser.parse_args()
+    if options.report:
+        return report(options.folder, options.picture)
     todo = [(options.seed, options.method)]
     if options.all:
         todo = list(product(SEEDS, METHODS))
     steps, data = (QUICK, load(32, 32)) if options.quick else (FULL, load())
-    options.folder.mkdir(parents=True, exist_ok=True)
-    for seed, method in [] if options.report else todo:
-        file = options.folder / f"{method}-{seed}.json"
+    # A short run leaves the records of full ones alone.
+    short = options.quick and options.folder == RUNS
+    folder = Path(tempfile.mkdtemp()) if short else options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, method in todo:
+        file = folder / f"{method}-{seed}.json"
         if options.all and file.exists():
             continue
         work = Work(data, options.device, seed, steps)
@@ -101,7 +108,7 @@ def main() -> None:
         file.write_text(json.dumps(record, indent=1) + "\n")
         if method == "learned" and not options.quick:
             check(record)
-    report(options.folder, options.picture)
+    report(folder, options.picture)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,11 @@ def row(name: str, runs: list[Record], found: list[Record]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def report(folder: Path, picture: str) -> None:
+def report(folder: Path, picture: Path) -> None:
     """Print the table, and draw accuracies and the channels that learned gates keep."""
     runs = records(folder)
     if not runs:
-        print(f"There is no run in {folder} yet.")
-        return
+        raise SystemExit(f"{folder} has no runs: python examples/efficientnet.py --all")
     print(HEADER, "|---" * 8 + "|", sep="\n")
     print(row("whole, before", runs, [run["dense"] for run in runs]))
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -94,7 +93,7 @@ def report(folder: Path, picture: str) -> None:
                 found = [run["rounds"][number] for run in fair]
                 lines.setdefault(method, []).append(point(fair, found))
     draw(picture, runs, lines)
-    print(f"{picture} shows accuracies, and the channels that are left.")
+    print(f"The picture is in {picture}.")
 
 
 def shared_seeds(runs: list[Record]) -> set[int]:
@@ -111,7 +110,7 @@ def point(runs: list[Record], found: list[Record]) -> tuple[float, float]:
     return mean(shares), mean([own["accuracy"] for own in found])
 
 
-def draw(picture: str, runs: list[Record], lines: dict[str, list[tuple[float, float]]]) -> None:
+def draw(picture: Path, runs: list[Record], lines: dict[str, list[tuple[float, float]]]) -> None:
     """Accuracy against multiply-adds; for the first round of one run, the channels by layer."""
     figure = Figure(figsize=(14, 7), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import command_line as cli
 import torch
 from gradient_noise_networks import Network, Training
 from matplotlib.figure import Figure
@@ -101,9 +102,9 @@ def table(noise: dict[str, list[Noise]], trainings: dict[str, list[Training]]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, default=Path("gradient_noise.png"))
-    parser.add_argument("--seconds", type=float, default=8.0, help="of training, a way and seed")
-    parser.add_argument("--keys", type=int, default=100, help="gradients behind a variance")
+    parser.add_argument("--picture", type=cli.picture, default="gradient_noise_picture.png")
+    parser.add_argument("--seconds", type=cli.positive, default=8.0, help="of each training")
+    parser.add_argument("--keys", type=cli.whole(2), default=100, help="behind a variance")
     options = parser.parse_args()
     pixels, labels = (torch.as_tensor(a) for a in load_digits(return_X_y=True))
     order = l0.random.uniform(l0.random.key(2), len(labels)).argsort()

@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import command_line as cli
 import torch
 from matplotlib import pyplot as plt
 from matplotlib import ticker
@@ -19,10 +20,8 @@ from tqdm import trange
 
 import l0func as l0
 
-HERE = Path(__file__).parent
 LAMS = torch.logspace(-6, -2.5, 16)
-BATCH = 100
-TRAIN = 1400
+STEPS, BATCH, TRAIN = 2000, 100, 1400
 Tree = dict[str, Tensor]
 
 
@@ -122,8 +121,8 @@ def draw(points: list[tuple[float, float]], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--picture", type=Path, default=HERE / "lambda_path.png")
+    parser.add_argument("--steps", type=cli.whole(1), default=STEPS, help="fewer claim nothing")
+    parser.add_argument("--picture", type=cli.picture, default="lambda_path_picture.png")
     options = parser.parse_args()
     x, y = digits()
     sweep = Sweep(LAMS)
@@ -135,11 +134,13 @@ def main() -> None:
     for lam, (density, accuracy) in zip(LAMS, points, strict=True):
         print(f"λ {lam:.1e}   {density:7.2%} of the weights   {accuracy:.1%}")
     draw(points, options.picture)
+    print(f"The picture is in {options.picture}.")
     alone = sweep.trained_alone(min(options.steps, 50), 5, x[:TRAIN], y[:TRAIN])
     beside = l0.unstack(sweep.trained(min(options.steps, 50), x[:TRAIN], y[:TRAIN]))[5]
     for name, weight in alone.params.items():
         torch.testing.assert_close(beside.params[name], weight, rtol=1e-3, atol=1e-4)
-    assert points[0][0] > points[-1][0], "more λ, fewer weights"
+    if options.steps >= STEPS:
+        assert points[0][0] > points[-1][0], "more λ, fewer weights"
 
 
 if __name__ == "__main__":

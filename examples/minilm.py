@@ -15,20 +15,22 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import command_line as cli
 import minilm_report as report
 import minilm_units as units
 import torch
-from minilm_encoder import Network, Tensors
-from minilm_study import QUICK, Settings, Study
+from minilm_encoder import Network, Tensors, model_folder
+from minilm_settings import Settings, chosen
+from minilm_study import Study
 from torch import Tensor
 
 import l0func as l0
 
-HERE = Path(__file__).parent
+RUNS = Path(__file__).parent / "minilm_runs"
 SEEDS = range(3)
 PRICE = {"lr": 1.0, "damping": 3.0}  # quick: the controller holds the share from below
 
@@ -119,31 +121,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", choices=units.METHODS, default="gates")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=cli.whole(0), default=0)
     parser.add_argument("--all", action="store_true", help="all methods, three seeds")
     parser.add_argument("--report", action="store_true", help="only read the recorded runs")
     parser.add_argument("--quick", action="store_true", help="few steps, and no claim")
-    parser.add_argument("--settings", type=json.loads, default={}, help="others, as JSON")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--weights", help="a folder of the model; else the package")
-    parser.add_argument("--text", type=Path, help="sentences: written there, or read from there")
-    parser.add_argument("--folder", type=Path, default=HERE / "minilm_runs", help="for records")
-    parser.add_argument("--picture", type=Path, default=Path("minilm.png"))
+    parser.add_argument("--settings", default="{}", help="others, as JSON")
+    parser.add_argument("--device", type=cli.device, default="cpu")
+    parser.add_argument("--weights", type=model_folder, help="a folder; else the package")
+    parser.add_argument("--text", type=cli.file, help="sentences: read if there, else written")
+    parser.add_argument("--folder", type=cli.folder, default=RUNS, help="for records")
+    parser.add_argument("--picture", type=cli.picture, default="minilm_picture.png")
     options = parser.parse_args()
-    folder = options.folder
+    settings = chosen(options, parser)
     if options.report:
-        report.show(folder, options.picture)
-        return
-    settings = replace(QUICK if options.quick else Settings(), **options.settings)
+        return report.show(options.folder, options.picture)
     every = [(method, seed) for method in units.METHODS for seed in SEEDS]
     for method, seed in every if options.all else [(options.method, options.seed)]:
-        file = folder / f"{method}-{seed}.json"
         for record in run(options, method, seed, settings):
             if not options.quick:
-                folder.mkdir(exist_ok=True, parents=True)
+                options.folder.mkdir(exist_ok=True, parents=True)
+                file = options.folder / f"{method}-{seed}.json"
                 file.write_text(json.dumps(record, indent=1) + "\n")
     if options.all:
-        report.show(folder, options.picture)
+        report.show(options.folder, options.picture)
 
 
 if __name__ == "__main__":

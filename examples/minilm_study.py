@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import minilm_encoder as encoder
 import torch
 from minilm_encoder import Lesson, Network, Tensors
+from minilm_settings import Settings
 from minilm_text import sentences
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,30 +19,6 @@ from tqdm import tqdm
 import l0func as l0
 
 QUICK_SENTENCES = 64
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a run. Every method takes as many steps as there are here."""
-
-    targets: tuple[float, ...] = (0.75, 0.5)
-    gates_steps: tuple[int, ...] = (80, 140)
-    steps: tuple[int, ...] = (120, 440)
-    """Steps without gates, after those with gates."""
-    batch: int = 64
-    lr: float = 4e-4
-    gated_lr: float = 1e-4
-    gates_lr: float = 0.15
-    keep: bool = True
-    """Whether the weights trained beside the gates stay; else those before are fitted again."""
-    warmup: int = 20
-    centre: float = 3.0
-    spread: float = 1.5
-    fitted: int = 250
-    """Sentences for the least-squares fit."""
-
-
-QUICK = Settings(targets=(0.75,), gates_steps=(2,), steps=(2,), batch=16, fitted=24)
 
 
 class Study:

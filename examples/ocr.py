@@ -22,6 +22,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import command_line as cli
 import torch
 from ocr_methods import METHODS, gated, gates_of
 from ocr_network import Reader, original
@@ -29,7 +30,7 @@ from ocr_report import check, measured, report
 from ocr_train import Lessons, character_error, tuned
 from ocr_words import Data, load
 
-HERE = Path(__file__).parent
+RUNS = Path(__file__).parent / "ocr_runs"
 SHARE, SEEDS = 0.25, (0, 1, 2)
 PACKAGE = "easyocr_en_models"
 
@@ -103,30 +104,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", choices=METHODS, default="learned")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--weights", type=Path, help="english_g2.pth; else the package")
-    parser.add_argument("--images", type=Path, help="an .npz: written there, or read from there")
+    parser.add_argument("--seed", type=cli.whole(0), default=0)
+    parser.add_argument("--device", type=cli.device, default="cpu")
+    parser.add_argument("--weights", type=cli.existing, help="english_g2.pth; else the package")
+    parser.add_argument("--images", type=cli.file, help="an .npz: read if there, else written")
     for flag in ("--all", "--report", "--quick"):
         parser.add_argument(flag, action="store_true")
-    parser.add_argument("--folder", type=Path, default=HERE / "ocr_runs")
-    parser.add_argument("--picture", type=Path, default=HERE / "ocr.png")
+    parser.add_argument("--folder", type=cli.folder, default=RUNS, help="for records")
+    parser.add_argument("--picture", type=cli.picture, default="ocr_picture.png")
     options = parser.parse_args()
     if options.report:
         return report(options.folder, options.picture)
     work, records = prepared(options), []
     runs = product(SEEDS, METHODS) if options.all else [(options.seed, options.method)]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) if options.quick else options.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for seed, method in runs:
-            file = folder / f"{method}-{seed}.json"
-            if options.all and file.exists():
-                continue
-            records.append(run(method, seed, work))
-            file.write_text(json.dumps(records[-1], indent=1) + "\n")
-            print(method, seed, json.dumps(records[-1]["character_error"]), flush=True)
-        report(folder, Path(place) / "quick.png" if options.quick else options.picture)
+    # A short run leaves the records of full ones alone.
+    short = options.quick and options.folder == RUNS
+    folder = Path(tempfile.mkdtemp()) if short else options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, method in runs:
+        file = folder / f"{method}-{seed}.json"
+        if options.all and file.exists():
+            continue
+        records.append(run(method, seed, work))
+        file.write_text(json.dumps(records[-1], indent=1) + "\n")
+        print(method, seed, json.dumps(records[-1]["character_error"]), flush=True)
+    report(folder, options.picture)
     for record in records:
         if record["method"] == "learned" and not options.quick:
             check(record, SHARE)

@@ -80,6 +80,7 @@ def report(folder: Path, picture: Path) -> None:
     draw_stages(records, stages)
     draw_units(records, units)
     figure.savefig(picture, dpi=80)
+    print(f"The picture is in {picture}.")
 
 
 def line(record: Record) -> str:

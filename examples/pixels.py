@@ -6,7 +6,7 @@ judge's decision on the whole image, and pays λ for each pixel. It could write 
 *which* pixels it shows (Jethani et al. 2021, arXiv:2103.01890). So accuracies are those of a
 second, unseen judge; and one more selector is paid for wrong decisions, to see how far that goes.
 
-    python examples/pixels.py [--data mnist.npz] [--steps 1500] [--picture pixels.png]
+    python examples/pixels.py [--data mnist.npz] [--steps 1500] [--picture pixels_picture.png]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
+import command_line as cli
 import torch
 from matplotlib.figure import Figure
 from pixels_networks import LAMS, Selectors, both, two_judges
@@ -24,7 +25,6 @@ from torch.nn import functional as F
 
 import l0func as l0
 
-HERE = Path(__file__).parent
 STEPS, SHOWN = 1500, (0, 3)
 
 
@@ -94,9 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="MNIST; without, scikit-learn's digits")
-    parser.add_argument("--steps", type=int, default=STEPS, help="fewer claim nothing")
-    parser.add_argument("--picture", type=Path, default=HERE / "pixels.png")
+    parser.add_argument("--data", type=cli.mnist, help="MNIST; without, scikit-learn's digits")
+    parser.add_argument("--steps", type=cli.whole(1), default=STEPS, help="fewer claim nothing")
+    parser.add_argument("--picture", type=cli.picture, default="pixels_picture.png")
     options = parser.parse_args()
     torch.manual_seed(0)
     x, y, x_test, y_test = images(options.data)
@@ -136,6 +136,7 @@ def main() -> None:
         pixels, _ = curves["its own"][i]
         lines.append(Line(f"{pixels:.0f} pixels", kept[first], read(unseen, kept)[first]))
     draw(curves, whole, x_test[first], lines, options.picture)
+    print(f"The picture is in {options.picture}.")
     if options.steps >= STEPS:
         own, often, random = (points[SHOWN[1]][1] for points in curves.values())
         assert own > often > random, "every image has pixels of its own that are enough"

@@ -11,6 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
+import command_line as cli
 import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
@@ -58,8 +59,8 @@ def draw(first_layer: Tensor, x: Tensor, accuracy: float, density: float, path: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, default=Path("quickstart.png"))
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer claim nothing")
+    parser.add_argument("--picture", type=cli.picture, default="quickstart_picture.png")
+    parser.add_argument("--epochs", type=cli.whole(1), default=EPOCHS, help="fewer claim nothing")
     options = parser.parse_args()
     start = time.perf_counter()
     x_train, x_test, y_train, y_test = digits()

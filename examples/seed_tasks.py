@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
+import command_line as cli
 import torch
 from seed_strings import NextSymbol, entropy, next_symbol_loss, strings
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def train(task: Task, share: float) -> tuple[l0.L0Module, float]:
     ]
     optimizer = torch.optim.Adam(settings)
     generator = torch.Generator().manual_seed(0)
-    bar = tqdm(range(round(share * task.steps)), desc=f"{task.name:10}")
+    bar = tqdm(range(max(1, round(share * task.steps))), desc=f"{task.name:10}")
     for step in bar:
         x, y = task.batch(generator)
         loss = task.loss(net(x), y)
@@ -79,7 +80,7 @@ def total(x: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--share", type=float, default=1.0, help="of all steps; less claims nothing"
+        "--share", type=cli.positive, default=1.0, help="of all steps; less claims nothing"
     )
     share = parser.parse_args().share
     tasks = [

@@ -24,6 +24,7 @@ ON_CPU = {
     "test_docs.py",
     "test_earlier_files.py",
     "test_efficientnet_example.py",
+    "test_example_options.py",
     "test_examples.py",
     "test_formats.py",
     "test_house.py",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+import command_line as cli
 import torch
 from mnist import mnist
 from records import interval, line, mean_of, show
@@ -20,7 +24,7 @@ import l0func as l0
 __all__ = ["Layer", "Network", "Row", "Run", "interval", "line", "main", "result", "show"]
 
 ESTIMATORS = ("louizos", "median", "count")
-HERE = Path(__file__).parent
+RUNS = Path(__file__).parent / "runs"
 
 
 def result(run: Run, states: l0.TrainState, seconds: float) -> dict[str, Any]:
@@ -44,11 +48,16 @@ def main(network: Network, rows: Sequence[Row], claims: dict[str, tuple[float, f
     parser.add_argument("--data", help="mnist.npz, or a folder with the idx files")
     names = [row.name for row in rows]
     parser.add_argument("--row", action="append", choices=names, help="all without it")
-    parser.add_argument("--epochs", type=int, help="fewer or more than the row says")
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--folder", type=Path, default=HERE / "runs", help="for states and logs")
+    parser.add_argument("--epochs", type=cli.whole(1), help="fewer or more than the row says")
+    parser.add_argument("--seeds", type=cli.whole(1))
+    parser.add_argument("--folder", type=cli.folder, default=RUNS, help="for states and logs")
     options = parser.parse_args()
-    x, y, x_test, y_test = mnist(options.data)
+    if (options.epochs or options.seeds) and options.folder == RUNS:
+        parser.error("argument --epochs or --seeds: a changed row needs a --folder of its own")
+    try:
+        x, y, x_test, y_test = mnist(options.data)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(f"argument --data: {error}")
     data = (x.reshape(-1, *network.shape), y, x_test.reshape(-1, *network.shape), y_test)
     for row in rows:
         if options.row and row.name not in options.row:
