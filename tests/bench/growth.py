@@ -19,6 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import command_line as cli
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -174,7 +177,7 @@ def report(points: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--picture", type=Path, default=Path(__file__).with_suffix(".png"))
+    parser.add_argument("--picture", type=cli.picture, default="growth_picture.png")
     parser.add_argument("--point", nargs=3, help="one point, measured in this process")
     options = parser.parse_args()
     if options.point:

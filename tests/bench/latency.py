@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import command_line as cli
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +31,6 @@ import l0func as l0
 from l0func.timing.clocks import WallClock
 from l0func.timing.latency_table import measured_table
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 ALLOCATIONS = 8
 
 
@@ -169,7 +171,7 @@ def compare(module: nn.Module, x: Tensor, clock: WallClock, seconds: float) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--seconds", type=cli.positive, default=40.0)
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
