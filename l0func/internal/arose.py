@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import torch
 from torch import nn
 
-_TORCH = str(Path(torch.__file__).parent)
-_OWN = str(Path(__file__).parent.parent)
+from l0func.internal.source_line import OWN_FOLDER, TORCH_FOLDER
 
 
 class Passed(NamedTuple):
@@ -35,11 +32,11 @@ def passed_by(error: BaseException, /) -> list[Passed]:
 def _from_outside(error: BaseException) -> Iterator[Passed]:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
-        if code.co_filename.startswith(_OWN):
+        if code.co_filename.startswith(OWN_FOLDER):
             continue
         first = code.co_varnames[0] if code.co_argcount else ""
         own = frame.f_locals.get(first) if first in ("self", "cls") else None
-        yield Passed(code.co_name, own, code.co_filename.startswith(_TORCH))
+        yield Passed(code.co_name, own, code.co_filename.startswith(TORCH_FOLDER))
 
 
 def module_of(found: list[Passed], /) -> str:

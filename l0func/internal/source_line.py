@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 
 from l0func.internal.context import compiling
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+# With the separator: torchvision, and a user's l0func_nets, are other folders.
+TORCH_FOLDER = str(Path(torch.__file__).parent) + os.sep
+OWN_FOLDER = str(Path(__file__).parent.parent) + os.sep
 
 
 def source_line(error: BaseException, /) -> str:
@@ -37,7 +40,7 @@ def calling_line() -> str:
 
 
 def _innermost(frames: Sequence[traceback.FrameSummary]) -> str:
-    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    own = [frame for frame in frames if not frame.filename.startswith((TORCH_FOLDER, OWN_FOLDER))]
     if not own:
         return ""
     frame = own[-1]

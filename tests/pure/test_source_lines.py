@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import l0func as l0
+from l0func.internal.arose import passed_by
+from l0func.internal.source_line import source_line
 
 X = torch.tensor([[-9.0] * 4, [9.0] * 4, [9.0] * 4])
 KEY = l0.random.key(0)
@@ -87,3 +90,15 @@ def test_a_refusal_names_the_line_in_the_module_s_source(call: Any, step: Any, w
     match = rf"{words} \(test_source_lines\.py:\d+, in {step.__name__}: "
     with pytest.raises(ValueError, match=match):
         call(Calls(step))
+
+
+@pytest.mark.parametrize(("package", "rest"), [(torch, "vision"), (l0, "_nets")])
+def test_a_folder_whose_name_begins_like_a_library_is_the_users(package, rest):
+    filename = f"{Path(package.__file__).parent}{rest}/net.py"
+    names = {}
+    exec(compile("def forward(self):\n    raise RuntimeError", filename, "exec"), names)
+    with pytest.raises(RuntimeError) as caught:
+        names["forward"](None)
+    assert "net.py:2, in forward" in source_line(caught.value)
+    [passed, _] = passed_by(caught.value)
+    assert (passed.function, passed.by_torch) == ("forward", False)
