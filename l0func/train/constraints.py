@@ -19,6 +19,7 @@ from l0func.costs.terms import Term, entry_term, totals
 from l0func.gates.checks import Gates
 from l0func.internal import names
 from l0func.spec.plan import GateSpec, ParameterPlan
+from l0func.spec.rules import has_sharers
 from l0func.train.numbers import check_number, whole_number
 
 Measure = Literal["density", "l0", "macs", "ms"]
@@ -69,7 +70,8 @@ class Constraint(NamedTuple):
 
     def largest_step(self, spec: GateSpec) -> float:
         """The largest share that one gate opens or closes; for milliseconds at a few widths."""
-        # Entries and multiply-adds of a gate are the most where all other gates are open.
+        # Entries and multiply-adds of a gate are the most where all other gates are open, or all
+        # but the gates that share a slice with it.
         widths = (1.0, 0.75, 0.5, 0.25) if isinstance(self.costs, LatencyTable) else (1.0,)
         steps: list[float] = []
         for width in widths:
@@ -77,9 +79,17 @@ class Constraint(NamedTuple):
                 gate.name: torch.full(gate.shape, width, dtype=torch.float64, device="cpu")
                 for gate in spec.gates
             }
-            slopes = torch.func.grad(partial(self.share, spec=spec))(opens)
-            steps.extend(float(t.max()) for t in slopes.values() if t.numel())
+            alone = [{name: torch.zeros_like(opens[name])} for name in self._sharing]
+            for others_closed in ({}, *alone):
+                slopes = torch.func.grad(partial(self.share, spec=spec))(opens | others_closed)
+                steps.extend(float(t.max()) for t in slopes.values() if t.numel())
         return max(steps)
+
+    @property
+    def _sharing(self) -> set[str]:
+        """The gate vectors in which several gates share a slice."""
+        bindings = [binding for p in self.parameters for binding in p.bindings]
+        return {binding.gate for binding in bindings if has_sharers(binding.rule)}
 
 
 def shares_of(constraints: Sequence[Constraint], opens: Gates, spec: GateSpec) -> list[Tensor]:

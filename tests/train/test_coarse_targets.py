@@ -157,6 +157,19 @@ def test_a_multiplier_falls_slowly_while_no_unit_fits_and_restarts_farther_below
         torch.testing.assert_close(control.update(state, gates).multiplier[0].item(), expected)
 
 
+def test_a_gate_that_shares_its_slice_may_be_missing_without_a_restart():
+    params = {"keys": torch.ones(8, 5), "out": torch.ones(4), "other": torch.ones(36)}
+    heads = l0.group({"out": l0.axis(0)}, owns={"keys": l0.blocks(0, 4, sharers=2)})
+    spec = l0.gate_spec(params, {"other": l0.element()}, groups={"heads": heads})
+    control = l0.lagrangian(spec, 0.6)
+    gates = {g.name: torch.full(g.shape, 5.0) for g in spec.gates}
+    gates["heads"] = torch.full((4,), -5.0)
+    # Two heads share 20 of 80 entries, and the first of them opens these.
+    state = control.init(gates)._replace(multiplier=torch.ones(1))
+    assert float(state.violation) == pytest.approx(-0.15)
+    assert float(control.update(state, gates).multiplier) > 0.9
+
+
 def _trained(widths, target, rates, measure="density", steps=400, **settings):
     fn, params, buffers, spec, x, y = _network(widths)
     if measure == "macs":
