@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -66,6 +67,12 @@ def _choose_device() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.set_default_device(DEVICE)
+
+
+def pytest_collection_finish() -> None:
+    # What the collection made stays to the end; without this every collection of garbage walks it.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

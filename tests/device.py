@@ -28,9 +28,12 @@ WHOLE_MODULES = pytest.mark.xfail(
 
 
 def marked_on_cpu(names: Iterable[str], alone: Collection[str]) -> list[Any]:
-    """The names as parameters of a test; those that work on the CPU alone are marked."""
+    """The names as parameters of a test; those that work on the CPU alone are marked.
+
+    On torch before 2.13 the names may lack operations that it did not have yet.
+    """
     names = list(names)
-    assert set(alone) <= set(names), set(alone) - set(names)
+    assert set(alone) <= set(names) or RELEASE < (2, 13), set(alone) - set(names)
     return [pytest.param(n, marks=[pytest.mark.on_cpu] * (n in alone)) for n in names]
 
 

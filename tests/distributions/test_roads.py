@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from device import RELEASE
 from test_custom import GATE
 from test_distributions import CASES
 from torch import Tensor
@@ -212,6 +213,7 @@ class Derived(l0.HardConcrete):
     """An equal gate, whose own hooks torch computes."""
 
 
+@pytest.mark.skipif(RELEASE < (2, 2), reason="torch 2.1 gives this mode a number for a tensor")
 @dtypes
 def test_a_subclass_has_its_moments_where_no_tensor_becomes_a_number(dtype):
     d, mode = Derived(1.0, -0.5, 1.5), pytest.importorskip("torch._subclasses").FakeTensorMode

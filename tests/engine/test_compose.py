@@ -12,7 +12,6 @@ from comparing import close, equal
 from sampled import among, one_in, sampled
 from settings import KEYS, Setting, setting
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from zoo import BY_NAME, CASES, Case
 
 import l0func as l0
@@ -47,7 +46,9 @@ SMOOTH = [
 
 
 def total(output: Any) -> Tensor:
-    return sum((x.double() ** 2).sum() for x in tree_leaves(output) if isinstance(x, Tensor))
+    return sum(
+        (x.double() ** 2).sum() for x in optree.tree_leaves(output) if isinstance(x, Tensor)
+    )
 
 
 def objective(s: Setting) -> Any:

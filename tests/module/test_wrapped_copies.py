@@ -9,6 +9,7 @@ import threading
 
 import pytest
 import torch
+from device import RELEASE
 from torch import Tensor, nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
@@ -175,5 +176,8 @@ def test_a_compiled_module_is_wrapped_as_the_eager_one(wrap):
     assert net.spec == plain.spec
     assert torch.equal(net(X), plain(X))
     net(X).sum().backward()
+    if RELEASE < (2, 2):
+        # The compiler of torch 2.1 takes every hook of an optimizer's step away.
+        return
     with pytest.warns(UserWarning, match="holds '0.weight', .* of a module that L0Module copied"):
         torch.optim.SGD(eager.parameters(), lr=0.1).step()
