@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,9 +15,11 @@ from l0func.costs.macs import MacCounts
 from l0func.gates.checks import ESTIMATORS, Gates, MaskEstimator, check_gates
 from l0func.gates.masks import deterministic_gates
 from l0func.internal import tree
+from l0func.internal.context import known_values
 from l0func.internal.shard_sums import full_sums
 from l0func.internal.tree import Tree, TreeT
 from l0func.spec.plan import GateSpec, check_spec
+from l0func.train.ahead import ShareAhead, can_look_ahead, searched
 from l0func.train.constraints import (
     Constraint,
     Measure,
@@ -27,10 +30,9 @@ from l0func.train.constraints import (
     shares_of,
 )
 from l0func.train.floors import with_floors
-from l0func.train.holding import ROUNDING, location_of
+from l0func.train.holding import ROUNDING, Enough, least_shift, location_of, raised
 from l0func.train.numbers import check_number
 from l0func.train.opens import at_least_float32, open_or_nan
-from l0func.train.raising import Raising
 
 
 class LagrangianState(NamedTuple):
@@ -139,9 +141,8 @@ def lagrangian(
     hardly learns. So ``hold`` bounds the share from below, by the target less half a point or a
     twentieth of the target, the smaller of both. Where the share is lower, all gate locations
     rise by the smallest number that brings it back; so the likeliest gates open again first. A
-    gate that alone would step over the target stays closed, and less likely ones that fit open in
-    its place. Where none fits, the multiplier falls at a tenth of its rate. A location where
-    P(z ≠ 0) is above 0.9999 rises no farther.
+    gate that alone would step over the target stays closed, and the multiplier then falls at a
+    tenth of its rate. A location where P(z ≠ 0) is above 0.9999 rises no farther.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
@@ -298,14 +299,32 @@ class _Controller:
         lowest, highest = self._lowest(state), self._current_target(state)
         named, shares = gates, self._shares(self._opens(gates))
         for number, constraint in enumerate(self.constraints):
-            raising = Raising(constraint, self.spec, self.estimator, self._wide_opens, self.caps)
+            share_of = partial(self._share, constraint)
+            enough = Enough(share_of, lowest[number], most=highest[number])
             # What an earlier constraint has raised counts for the next one.
-            now = shares[number] if named is gates else raising.share(named)
-            named = raising(named, now, lowest[number], highest[number])
+            now = shares[number] if named is gates else share_of(named)
+            if known_values(now >= enough.least):
+                # The usual case, without the search, which costs many calls.
+                continue
+            if can_look_ahead(constraint, named):
+                at = ShareAhead(constraint, named, self.spec, self.estimator)
+                enough = enough._replace(at=at)
+            caps = {name: self.caps[name] for name in constraint.gates}
+            numbers = partial(self._numbers_open, constraint.gates)
+            shift = least_shift(searched(constraint, named), caps, enough, now, numbers)
+            named = raised(named, caps, shift)
         return named
 
-    def _wide_opens(self, gates: Gates) -> Gates:
-        return at_least_float32(self._opens(gates))
+    def _share(self, constraint: Constraint, gates: Gates) -> Tensor:
+        return constraint.share(at_least_float32(self._opens(gates)), self.spec)
+
+    def _numbers_open(self, chosen: Sequence[str], each: Sequence[Gates]) -> list[Tensor]:
+        """How many of the chosen vectors' gates are open, for each of several gates."""
+        opens = [at_least_float32(self._opens(gates)) for gates in each]
+        sums = full_sums([own[name] for own in opens for name in chosen])
+        count = len(chosen)
+        parts = [sums[i * count : (i + 1) * count] for i in range(len(each))]
+        return [torch.stack(list(part)).sum() for part in parts]
 
     def _is_below_floor(self, opens: Gates) -> Tensor:
         sums = full_sums(opens.values())

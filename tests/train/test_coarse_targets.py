@@ -7,10 +7,8 @@ import torch
 from test_milliseconds import setting
 from torch import nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 import l0func as l0
-from l0func.train.constraints import Constraint
 
 ROUNDING = 1e-6
 
@@ -89,54 +87,6 @@ def test_a_unit_that_would_miss_the_target_stays_closed_and_one_that_fits_opens(
     assert held[1] < -2.3
     half = {"w": torch.tensor([5.0, 4.0, -5.0, -6.0])}
     assert torch.equal(control.hold(control.init(half), half)["w"], half["w"])
-
-
-def _large_and_small(target):
-    """A gate on 60 entries, 40 gates on one each, and their controller; all closed."""
-    params = {"large": torch.ones(60), "small": torch.ones(40)}
-    spec = l0.gate_spec(params, {"large": l0.whole(), "small": l0.element()})
-    gates = {g.name: torch.full(g.shape, -2.5) for g in spec.gates}
-    gates["small"] = torch.linspace(-4, -3, 40)
-    return l0.lagrangian(spec, target), gates
-
-
-@pytest.mark.parametrize(("target", "share"), [(0.2, 0.195), (0.3, 0.295), (0.65, 0.645)])
-def test_a_large_unit_that_does_not_fit_keeps_no_small_ones_closed(target, share):
-    control, gates = _large_and_small(target)
-    state = control.init(gates)
-    held = control.hold(state, gates)
-    kept = float(control.init(held).violation) + target
-    assert share - ROUNDING <= kept <= target + ROUNDING
-    if target < 0.6:
-        assert torch.equal(held["large"], gates["large"])
-    mapped = torch.vmap(control.hold)(*tree_map(lambda t: t[None], (state, gates)))
-    for name, t in held.items():
-        torch.testing.assert_close(mapped[name][0], t, atol=80 / 2**20, rtol=0)
-
-
-def test_small_units_open_behind_a_large_one_that_fits_no_longer():
-    control, gates = _large_and_small(0.65)
-    gates["small"][:10] = torch.linspace(-1.5, -1.0, 10)
-    held = control.hold(control.init(gates), gates)
-    # Ten small ones are open before: the large one would make it 0.7.
-    assert torch.equal(held["large"], gates["large"])
-    assert bool((held["small"] > -2.5).all())
-
-
-@pytest.mark.parametrize("open_units", [2, 0])
-def test_a_network_in_which_no_unit_fits_is_held_without_a_search(open_units, monkeypatch):
-    spec = l0.gate_spec({"w": torch.ones(4, 5)}, {"w": l0.axis(0)})
-    control = l0.lagrangian(spec, (open_units + 0.6) / 4)
-    gates = {"w": torch.where(torch.arange(4) < open_units, 5.0, -5.0)}
-    calls = []
-    share = Constraint.share
-    monkeypatch.setattr(
-        Constraint, "share", lambda *args, **kwargs: calls.append(1) or share(*args, **kwargs)
-    )
-    state = control.init(gates)
-    assert bool(control.is_low(state, gates))
-    assert torch.equal(control.hold(state, gates)["w"], gates["w"])
-    assert len(calls) < 4
 
 
 def test_gates_that_are_wide_open_are_not_raised_farther():
