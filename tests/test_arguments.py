@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed import get_rank
 
 import l0func as l0
 
@@ -19,6 +20,7 @@ GATES = l0.init_gates(KEY, SPEC)
 X = torch.ones(5, 4)
 APPLY = l0.gated(FN, SPEC)
 ROWS = l0.per_example(APPLY)
+CONTROL = l0.lagrangian(SPEC, 0.5)
 LIST = list(PARAMS.values())
 ORDER = "params, gates, buffers, key, inputs"
 
@@ -70,7 +72,17 @@ ORDER = "params, gates, buffers, key, inputs"
         (lambda: l0.init_gates(KEY, SPEC, [0.1, 0.2]), r"droprate of '0.weight'.*\[0.1, 0.2\]"),
         (lambda: l0.init_gates(KEY, SPEC, "0.1"), "droprate of '0.weight'.*'0.1'"),
         (lambda: l0.init_gates(KEY, SPEC, {"*": None}), "droprate of '0.weight'.*None"),
-        (lambda: l0.make_functional(FN), "make_functional takes .*PureModule"),
+        (lambda: l0.make_functional(FN), "PureModule. A pure function .*l0func.to_module"),
+        (lambda: l0.unit_groups(FN, X), "The module, the first argument.*PureModule"),
+        (lambda: l0.resize_to(PARAMS, NET), "The module, the first argument.*got dict"),
+        (lambda: l0.save(PARAMS, GATES, BUFFERS, SPEC, "net"), "the first argument; got dict"),
+        (lambda: CONTROL.penalty(GATES, CONTROL.init(GATES)), r"control.init\(gates\).*got dict"),
+        (lambda: CONTROL.update(GATES, CONTROL.init(GATES)), r"control.init\(gates\).*got dict"),
+        (lambda: CONTROL.hold(GATES, CONTROL.init(GATES)), r"control.init\(gates\).*got dict"),
+        (lambda: CONTROL.is_low(GATES, CONTROL.init(GATES)), r"control.init\(gates\).*got dict"),
+        (lambda: l0.L0Module(NET, 1e-3, rank="0"), r"rank is a whole number.*got '0' \(str\)"),
+        (lambda: l0.L0Module(NET, 1e-3, rank=get_rank), r"torch.distributed.get_rank\(\).*functi"),
+        (lambda: l0.L0Module(NET, 1e-3, rank=True), "rank is a whole number.*got True"),
         (lambda: l0.random.key("0"), "A seed is an integer; got '0'"),
         (lambda: l0.random.key(KEY), "A seed is an integer; got tensor"),
         (lambda: l0.random.fold_in(KEY, 1.5), "number for fold_in is an integer; got 1.5"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from l0func.files.places import PathLike, shown_path
+from l0func.files.places import PathLike, shown_path, text_of_path
 from l0func.files.spec_text import spec_of_file, text_of_spec
 from l0func.files.storage import Format, read_tensors, warn_unless_vouched, write_tensors
 from l0func.gates.checks import check_finite, check_gates, check_params, check_values
@@ -79,6 +79,8 @@ def save(
         >>> l0.load(path).gates
         {'w': tensor([-3.,  3.])}
     """
+    # First: with the path last, every later check would speak of another argument.
+    text_of_path(path)
     check_whole("save", params=params, gates=gates, buffers=buffers, extra=extra)
     sections = {
         "params": check_params(params, spec),

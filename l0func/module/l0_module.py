@@ -119,7 +119,7 @@ class L0Module(RowSettings):
         rank: int | None = None,
     ) -> None:
         super().__init__()
-        settings.check_arguments(module, L0Module, estimator, epsilon)
+        settings.check_arguments(module, L0Module, estimator, epsilon, rank)
         settings.check_row_settings(per_example, in_dims, out_dims)
         # Raises now, and not in the first forward, if the module cannot be a pure function.
         fn = PureModule(module)

@@ -33,7 +33,11 @@ _LIMITS = {"temperature": 2 / 3, "limit_a": -0.1, "limit_b": 1.1}
 
 
 def check_arguments(
-    module: Any, holder: type[nn.Module], estimator: MaskEstimator, epsilon: float
+    module: Any,
+    holder: type[nn.Module],
+    estimator: MaskEstimator,
+    epsilon: float,
+    rank: int | None,
 ) -> None:
     """Refuse arguments that are wrong for every module, and a module that cannot have gates.
 
@@ -42,14 +46,26 @@ def check_arguments(
         holder: The class that wraps it.
         estimator: The test-time gates.
         epsilon: The distance from 0 and 1 that draws keep.
+        rank: The number that sets a process's draws apart.
 
     Raises:
-        TypeError: The module is not a module.
+        TypeError: The module is not a module, or the rank is no whole number.
         ValueError: The module has gates already, or another argument is not valid.
     """
     check_estimator(estimator)
     _check_epsilon(epsilon)
+    _check_rank(rank)
     _check_module(module, holder)
+
+
+def _check_rank(rank: Any) -> None:
+    """Refuse a rank that no key can be made from, such as an environment variable's text."""
+    if rank is None or (hasattr(rank, "__index__") and not isinstance(rank, bool)):
+        return
+    raise TypeError(
+        "rank is a whole number that sets this process's draws apart, such as "
+        f"torch.distributed.get_rank() or int(os.environ['RANK']); got {with_type(rank)}."
+    )
 
 
 def _check_module(module: Any, holder: type[nn.Module]) -> None:
@@ -81,10 +97,11 @@ def _check_module(module: Any, holder: type[nn.Module]) -> None:
         )
     for path, child in named_modules(module):
         if isinstance(child, holder):
+            found = f"{path!r} in it" if path else "it"
+            inside = f"{path}.module" if path else "its attribute 'module'"
             raise ValueError(
-                f"The module has gates already: {path or 'it'!r} is an {name}. Wrap the module "
-                f"inside it, {path + '.' if path else ''}module, with rules or groups for all "
-                "gates."
+                f"The module has gates already: {found} is an {name}. Wrap the module inside "
+                f"that, {inside}, with rules or groups for all gates."
             )
 
 

@@ -101,15 +101,21 @@ def is_graph_module(kind: type, /) -> bool:
 def _check_kind(module: Any) -> None:
     is_scripted = isinstance(module, torch.jit.ScriptModule)
     if not isinstance(module, nn.Module) or is_scripted:
-        advice = (
-            " TorchScript runs its own copy of the code on its own tensors; give the module that "
-            "it was made from, and script the one that l0func.to_module returns."
-        )
+        advice = ""
+        if is_scripted:
+            advice = (
+                " TorchScript runs its own copy of the code on its own tensors; give the module "
+                "that it was made from, and script the one that l0func.to_module returns."
+            )
+        elif hasattr(module, "with_buffers"):
+            advice = (
+                " A pure function has no tensors: give the module that it was made from, or "
+                "l0func.to_module(fn, params, buffers)."
+            )
         is_class = isinstance(module, type)
         got = f"the class {module.__name__}" if is_class else type(module).__name__
         raise TypeError(
-            f"make_functional takes an eager torch.nn.Module; got {got}."
-            f"{advice if is_scripted else ''}"
+            f"The module, the first argument, is an eager torch.nn.Module; got {got}.{advice}"
         )
 
 

@@ -104,7 +104,7 @@ def read_examples(fn: PureModule, examples: Any) -> Inputs:
     if isinstance(examples, Mapping):
         mapping = cast("Mapping[Any, Any]", examples)
         if _is_keywords(fn, mapping):
-            return fitting(fn, (), mapping)
+            return fitting(fn, (), mapping)._replace(advice=_advice_on_lists(mapping))
     return fitting(fn, only, {})._replace(advice=_advice_on_input(fn, examples, _FORMS))
 
 
@@ -120,6 +120,21 @@ def _advice_on_input(fn: PureModule, only: Any, forms: str) -> str:
     if isinstance(only, Mapping) and signature is not None:
         unknown = _unknown_name(signature, cast("Mapping[Any, Any]", only))
     return f"It got the {kind} as one input: forward takes {signature}{unknown}. {forms}."
+
+
+def _advice_on_lists(inputs: Mapping[Any, Any]) -> str:
+    """What to write instead if forward fails on a list of numbers, as tokenizers return them."""
+    for name, value in inputs.items():
+        if isinstance(value, list) and value and not _has_tensors(cast("list[Any]", value)):
+            return (
+                f"It got a list of numbers as {name}: pass a tensor, torch.tensor({name}). A "
+                "tokenizer returns tensors with return_tensors='pt'."
+            )
+    return ""
+
+
+def _has_tensors(values: list[Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in values)
 
 
 def _unknown_name(signature: inspect.Signature, mapping: Mapping[Any, Any]) -> str:
@@ -218,12 +233,16 @@ def _binds(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[
 def _misfit(
     fn: PureModule, signature: inspect.Signature, inputs: Inputs, error: TypeError
 ) -> TypeError:
+    problem = str(error)
     known = list(signature.parameters)
     unknown = [name for name in inputs.kwargs if name not in known]
-    nearest = names.closest(unknown[0], known) if unknown else ""
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    if unknown and not takes_any:
+        # Python would name the missing argument first, and not the name that stands for it.
+        problem = f"it has no {unknown[0]!r}{names.closest(unknown[0], known)}"
     given = [type(value).__name__ for value in inputs.args]
     given += [f"{name}={type(value).__name__}" for name, value in inputs.kwargs.items()]
     return TypeError(
         f"The forward of {_root(fn).kind.__name__} takes {signature}, and the inputs "
-        f"({', '.join(given)}) do not fit: {error}{nearest}. {_FORMS}."
+        f"({', '.join(given)}) do not fit: {problem}. {_FORMS}."
     )

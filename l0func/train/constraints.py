@@ -282,3 +282,29 @@ def _ungated(constraint: Constraint, closed: Gates) -> str:
 def _stays(p: ParameterPlan, opens: Gates) -> bool:
     """Whether a parameter has entries that these gates leave."""
     return not p.bindings or bool(p.spread(opens, owned=True).any())
+
+
+def check_control_state(state: Any, kind: type[Any], count: int) -> None:
+    """Refuse anything but the state of a controller with so many constraints.
+
+    Args:
+        state: What the user gave.
+        kind: The class of a controller's state.
+        count: The number of constraints.
+
+    Raises:
+        TypeError: It is something else, such as gates.
+        ValueError: It has another number of targets.
+    """
+    if not isinstance(state, kind):
+        raise TypeError(
+            "The first argument is a controller's state, from control.init(gates) or "
+            f"state.control of a training; got {type(state).__name__}. The second is gates, as in "
+            "control.penalty(state, gates)."
+        )
+    if state.target.shape != (count,):
+        raise ValueError(
+            f"This controller has {count} constraints and the state has targets of shape "
+            f"{tuple(state.target.shape)}: it is another controller's, or a stack, which "
+            "training(in_dims=...) maps."
+        )

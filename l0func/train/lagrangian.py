@@ -24,6 +24,7 @@ from l0func.train.constraints import (
     Constraint,
     Measure,
     Target,
+    check_control_state,
     check_floor,
     check_measure,
     constraints_of,
@@ -269,6 +270,7 @@ class _Controller:
         return (price.detach() * excess).sum()
 
     def update(self, state: LagrangianState, gates: Tree, /) -> LagrangianState:
+        self._check_state(state)
         violation = self._violation(state, check_gates(gates, self.spec)).detach()
         change = self.lr * violation / state.target
         low = self._lowest(state) - self._current_target(state) - violation
@@ -282,6 +284,7 @@ class _Controller:
         return LagrangianState(state.step + 1, state.target, multiplier, violation)
 
     def is_low(self, state: LagrangianState, gates: Tree, /) -> Tensor:
+        self._check_state(state)
         named = check_gates(gates, self.spec)
         opens = self._opens(named)
         low = self._shares(opens) < self._lowest(state)
@@ -349,7 +352,6 @@ class _Controller:
 
     def _violation(self, state: LagrangianState, gates: Gates) -> Tensor:
         """Realised shares minus the targets at this step, shape ``(constraints,)``."""
-        self._check_state(state)
         return self._shares(self._opens(gates)) - self._current_target(state)
 
     def _opens(self, gates: Gates) -> Gates:
@@ -371,12 +373,7 @@ class _Controller:
         return multiplier.clamp(min=-torch.inf if self.equality else 0.0)
 
     def _check_state(self, state: LagrangianState) -> None:
-        if state.target.shape != (len(self.constraints),):
-            raise ValueError(
-                f"This controller has {len(self.constraints)} constraints and the state has "
-                f"targets of shape {tuple(state.target.shape)}: it is another controller's, or a "
-                "stack, which training(in_dims=...) maps."
-            )
+        check_control_state(state, LagrangianState, len(self.constraints))
 
 
 def _check_estimator(estimator: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,12 @@ def load_shards(
 
 
 def _path_of(folder: PathLike) -> Path:
+    given: Any = folder
+    if not isinstance(given, str | bytes | os.PathLike):
+        raise TypeError(
+            "A folder is named by a str, bytes or an os.PathLike, the first argument; got "
+            f"{type(given).__name__}."
+        )
     return Path(shown_path(folder))
 
 

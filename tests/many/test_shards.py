@@ -134,6 +134,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path):
         l0.load_shards(folder, wide, SPEC)
     with pytest.raises(TypeError, match="save_shards writes a training state"):
         l0.save_shards(tmp_path / "other", PARAMS, SPEC)
+    with pytest.raises(TypeError, match=r"A folder is named .*first argument; got TrainState"):
+        l0.save_shards(state, folder, SPEC)
     (folder / ".metadata").rename(folder / "lost")
     with pytest.raises(ValueError, match="has no whole checkpoint"):
         l0.load_shards(Path(folder), state, SPEC)

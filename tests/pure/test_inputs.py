@@ -180,6 +180,14 @@ def test_a_misspelled_keyword_is_refused_with_the_nearest_name():
         l0.count_macs(fn, params, buffers, IDS, attention_maks=MASK)
     with pytest.raises(TypeError, match="'attention_maks'; the closest is 'attention_mask'"):
         l0.unit_groups(ByName(), IDS, attention_maks=MASK)
+    with pytest.raises(TypeError, match=r"do not fit: it has no 'args'; .* Give a tensor"):
+        l0.unit_groups(KeywordOnly(), args=(IDS, MASK))
+
+
+def test_lists_of_numbers_in_the_place_of_tensors_are_named():
+    lists = {"input_ids": IDS.tolist(), "attention_mask": MASK}
+    with pytest.raises(TypeError, match=r"numbers as input_ids: .*return_tensors='pt'"):
+        l0.unit_groups(ByName(), lists)
 
 
 def test_a_pre_hook_that_makes_the_inputs_is_not_refused():
