@@ -237,6 +237,26 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing():
     assert all(torch.equal(t, wrapped.state_dict()[name]) for name, t in before.items())
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_plain_state_dict_is_sent_to_the_module_inside(strict: bool):
+    wrapped, plain = net(), BY_NAME["mlp"].build()
+    with pytest.raises(ValueError, match=r"'0.weight', .* 'module.0.weight'.* net.module.load"):
+        wrapped.load_state_dict(plain.state_dict(), strict=strict)
+    outer, state = nn.Sequential(nn.ReLU(), wrapped), nn.Sequential(nn.ReLU(), plain).state_dict()
+    with pytest.raises(ValueError, match=r"it has '1.0.weight', .* L0Module has '1.module.0.w"):
+        outer.load_state_dict(state, strict=strict)
+    wrapped.module.load_state_dict(plain.state_dict())
+    assert torch.equal(wrapped.weights()["0.weight"], plain[0].weight)
+
+
+def test_a_state_of_other_names_is_left_to_torch():
+    wrapped, other = net(), nn.Sequential(nn.ReLU(), nn.Linear(4, 3))
+    found = wrapped.load_state_dict(other.state_dict(), strict=False)
+    assert found.unexpected_keys == ["1.weight", "1.bias"]
+    parts = {name: t for name, t in wrapped.state_dict().items() if name.startswith("module.")}
+    assert not wrapped.load_state_dict(parts, strict=False).unexpected_keys
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"temperature": 0.5}, {"limit_a": -0.2}, {"distribution": l0.GaussianGate()}],

@@ -52,6 +52,7 @@ def state_tensors(module: nn.Module, function: Functional, state: Any) -> StateT
     first_paths = _first_paths(module)
     for name in given:
         if name not in first_paths:
+            _check_no_gates(given)
             near = names.closest(name, first_paths.keys() - given.keys() or first_paths)
             raise ValueError(f"The state has {name!r}, and the module has no such tensor{near}.")
     tensors = _by_first_path(given, first_paths)
@@ -72,6 +73,17 @@ def _check_not_module(state: Any) -> None:
         raise TypeError(
             "state is a dict {path: tensor}, as from state_dict() or from a file; got the module "
             f"{type(state).__name__}. Pass its state_dict()."
+        )
+
+
+def _check_no_gates(given: Mapping[str, Any]) -> None:
+    """Refuse an ``L0Module``'s own state, whose weights are those before its gates."""
+    gates = [name for name in given if name.startswith("log_alpha.")]
+    if gates and "key" in given:
+        raise ValueError(
+            f"The state is that of an L0Module: it has gates, such as {gates[0]!r}. Give the "
+            "state of the smaller network, net.compacted().state_dict(); or load this state into "
+            "an L0Module again."
         )
 
 

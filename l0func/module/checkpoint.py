@@ -65,7 +65,7 @@ def _no_extra_state(got: str) -> ValueError:
 
 
 def check_fits(state_dict: Mapping[str, Any], prefix: str, spec: GateSpec) -> None:
-    """Refuse a checkpoint of another spec, or with NaN among its gates.
+    """Refuse a checkpoint of another spec or of a plain module, or with NaN among its gates.
 
     Args:
         state_dict: The checkpoint.
@@ -75,6 +75,7 @@ def check_fits(state_dict: Mapping[str, Any], prefix: str, spec: GateSpec) -> No
     Raises:
         ValueError: The checkpoint does not fit.
     """
+    _check_not_plain(state_dict, prefix, spec)
     saved = state_dict.get(f"{prefix}_extra_state")
     if saved is not None:
         _check_same_spec(GateSpec.from_json(read_extra_state(saved)["spec"]), spec)
@@ -84,6 +85,20 @@ def check_fits(state_dict: Mapping[str, Any], prefix: str, spec: GateSpec) -> No
         if path in state_dict:
             gates[gate.name] = state_dict[path]
     check_values(gates)
+
+
+def _check_not_plain(state_dict: Mapping[str, Any], prefix: str, spec: GateSpec) -> None:
+    """Refuse the names of the wrapped module: with ``strict=False`` torch would load nothing."""
+    paths = [p.path for p in spec.parameters]
+    if any(f"{prefix}module.{path}" in state_dict for path in paths):
+        return
+    plain = [path for path in paths if f"{prefix}{path}" in state_dict]
+    if plain:
+        raise ValueError(
+            f"The state_dict is that of a plain module: it has {prefix + plain[0]!r}, and this "
+            f"L0Module has {prefix + 'module.' + plain[0]!r}. Load it into the module inside, "
+            "net.module.load_state_dict(state), where net is the L0Module."
+        )
 
 
 def saved_key(state_dict: Mapping[str, Any], path: str, key: Tensor) -> Tensor | None:

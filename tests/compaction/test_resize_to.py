@@ -246,3 +246,10 @@ def test_with_examples_tensors_that_keep_different_numbers_of_units_are_refused(
     state = net(3).state_dict() | {"2.weight": torch.ones(2, 5)}
     with pytest.raises(ValueError, match=r"'2.weight' in shape \(2, 5\).*no removal of units"):
         l0.resize_to(net(), state, example_inputs=torch.randn(3, 4))
+
+
+def test_the_state_of_an_l0_module_is_sent_to_its_smaller_network():
+    plain = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    state = l0.L0Module(plain, 1e-3, seed=0).state_dict()
+    with pytest.raises(ValueError, match=r"of an L0Module: .*compacted\(\).state_dict"):
+        l0.resize_to(plain, state)
