@@ -11,6 +11,7 @@ from torch import Tensor
 from l0func.internal import names, tree
 from l0func.internal.mapped import flatten_mapped
 from l0func.internal.tree import Pytree
+from l0func.internal.watch import warn_user
 
 Reduce: TypeAlias = Callable[[Pytree, int], Any]
 """``reduce(tree, rows)`` returns the tree, with the values of all processes in each tensor."""
@@ -39,6 +40,7 @@ class ReducedGradients:
         self.price = price
         self.reduce = reduce
         self.in_dims = in_dims
+        self._has_looked = False
 
     def __call__(
         self,
@@ -51,6 +53,9 @@ class ReducedGradients:
     ) -> Any:
         """The gradients for params and gates; and the loss, the new buffers and the metrics."""
         rows = number_of_rows(inputs, self.in_dims)
+        if not self._has_looked:
+            self._has_looked = True
+            _warn_of_other_rows(inputs, self.in_dims, rows)
         shared = (trained, whole, buffers, key, control_state)
         grads, (value, updated, metrics) = self.data(*shared, *inputs)
         with torch.no_grad():
@@ -88,6 +93,33 @@ def number_of_rows(inputs: Sequence[Any], in_dims: Sequence[int | None] | None) 
         "reduce weighs a process by its rows, dimension 0 of the first input, and no input of "
         "this step has dimensions. Pass the batch to step(state, *inputs)."
     )
+
+
+def _warn_of_other_rows(
+    inputs: Sequence[Any], in_dims: Sequence[int | None] | None, rows: int
+) -> None:
+    """Warn where later inputs say that the first input's rows are not along dimension 0.
+
+    Two of them agree on another number, or one has the size of the first's dimension 1, as in a
+    batch with time first. A single tensor of another size may be weights of classes.
+    """
+    shapes: list[list[list[int]]] = []
+    for i, value in enumerate(inputs):
+        found = [s for s in _shapes_in(value, None if in_dims is None else in_dims[i]) if s]
+        if found:
+            shapes.append(found)
+    later = [{shape[0] for shape in found} for found in shapes[1:]]
+    sizes = [size for found in later for size in found]
+    if rows in sizes:
+        return
+    widths = [shape[1] for shape in shapes[0] if len(shape) > 1]
+    other = next((size for size in sizes if size in widths or sizes.count(size) > 1), None)
+    if other is not None:
+        warn_user(
+            f"reduce weighs a process by its rows, here {rows}, dimension 0 of the first input, "
+            f"and later inputs have {other} there. If those are the rows, pass an input with them "
+            "first, such as the labels: processes with uneven rows would count alike."
+        )
 
 
 def _shapes_in(value: Any, member: Any) -> list[list[int]]:

@@ -164,3 +164,43 @@ def test_a_reduce_that_cannot_work_is_named():
     mixed = trainings(net, {}, lambda tree, rows: tree)
     with pytest.raises(ValueError, match=r"its tensors have \[3, 37\] rows"):
         mixed.step(state, (X, Y[:3]), Y, torch.arange(ROWS))
+
+
+def _step_on(*inputs: Any) -> None:
+    """A step whose loss reads no input."""
+    params, sgd = {"w": torch.ones(2)}, l0.optimizer(torch.optim.SGD, lr=0.1)
+    spec = l0.gate_spec(params)
+    training = l0.training(
+        lambda params, gates, *rest: (params["w"] * gates["w"]).sum(),
+        *(sgd, sgd),
+        reduce=lambda tree, rows: tree,
+    )
+    gates = l0.init_gates(l0.random.key(0), spec)
+    training.step(training.init(l0.random.key(1), params, gates, {}), *inputs)
+
+
+TIME_FIRST, LABELS, WEIGHTS = torch.ones(5, 30, 8), torch.ones(30), torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [(TIME_FIRST, LABELS), (WEIGHTS, TIME_FIRST[0], LABELS)],
+)
+def test_rows_that_later_inputs_count_otherwise_are_warned_of(inputs):
+    with pytest.warns(UserWarning, match=r"rows, here [35], .* later inputs have 30 there"):
+        _step_on(*inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (LABELS,),
+        (LABELS, TIME_FIRST),
+        (TIME_FIRST[0], LABELS, WEIGHTS, WEIGHTS),
+        (TIME_FIRST[0], WEIGHTS),
+        (torch.tensor(0.5), TIME_FIRST[0], LABELS),
+        (torch.ones(0, 8), torch.ones(0)),
+    ],
+)
+def test_other_inputs_beside_the_rows_are_not_warned_of(inputs):
+    _step_on(*inputs)
