@@ -22,6 +22,7 @@ from l0func.gates.checks import (
 from l0func.gates.masks import apply_masks, mean_masks
 from l0func.internal import names, tree
 from l0func.internal.context import known_values
+from l0func.internal.sharding import is_dtensor
 from l0func.internal.tree import Tree, TreeT
 from l0func.spec.plan import GateSpec, GateVector, ParameterPlan, check_spec
 
@@ -210,6 +211,8 @@ def _lowest_lost(param: Tensor, mask: Tensor, compensated: Tensor) -> float | No
 
     Values that a transform, a compiler or a DTensor hides are not looked at.
     """
+    if any(map(is_dtensor, (param, mask))):
+        return None
     held = (param != 0) & param.isfinite()
     lost = held & ~((mask >= _least_mask(mask.dtype)) & compensated.isfinite())
     return known_values(torch.where(lost, mask, 1.0).min()) if known_values(lost.any()) else None

@@ -39,6 +39,19 @@ def _from_outside(error: BaseException) -> Iterator[Passed]:
         yield Passed(code.co_name, own, code.co_filename.startswith(TORCH_FOLDER))
 
 
+def classes_named(error: BaseException, base: type, /) -> list[type]:
+    """The subclasses of a class that the code names in which an error arose."""
+    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    code, seen = frame.f_code, {**frame.f_globals, **frame.f_locals}
+    names = (*code.co_names, *code.co_varnames, *code.co_freevars)
+    values = [seen[name] for name in names if name in seen]
+    homes: list[dict[str, Any]] = [vars(value) for value in values if hasattr(value, "__dict__")]
+    values += [home[name] for home in homes for name in names if name in home]
+    # A class, or a class method of it.
+    kinds = [*values, *(getattr(value, "__self__", None) for value in values)]
+    return [one for one in kinds if isinstance(one, type) and issubclass(one, base)]
+
+
 def module_of(found: list[Passed], /) -> str:
     """The innermost module among them: its class and its path, or an empty text."""
     modules = [one.own for one in found if isinstance(one.own, nn.Module)]

@@ -7,11 +7,13 @@ warns of draws without a key.
 from __future__ import annotations
 
 from types import CodeType, TracebackType
+from typing import Any
 
 import torch
 
-from l0func.internal.arose import passed_by
+from l0func.internal.arose import classes_named, passed_by
 from l0func.internal.context import innermost_is_vmap
+from l0func.internal.untyped import untyped
 from l0func.pure.other_draws import OtherDraws
 from l0func.pure.recompute import DrawSource, Watch
 from l0func.pure.regions import Recomputed, hooked_block
@@ -104,11 +106,15 @@ def _explain(error: BaseException) -> None:
 def _without_setup(error: BaseException) -> ValueError:
     """The refusal of a Function without setup_context, by the Function's name."""
     kinds = [one.own for one in passed_by(error) if _is_function(one.own)]
-    kind = kinds[0] if kinds else torch.autograd.Function
+    # torch 2.14 applies a Function in C++, without a frame that shows it.
+    kind = (kinds or _without_setup_near(error) or [None])[0]
     start = (
-        f"{kind.__qualname__}, a torch.autograd.Function without setup_context, ran inside a map "
-        "over rows or another transform, and torch cannot transform it."
+        f"{'' if kind is None else f'{kind.__qualname__}, '}a torch.autograd.Function without "
+        "setup_context, ran inside a map over rows or another transform, and torch cannot "
+        "transform it."
     )
+    if kind is None:
+        return ValueError(f"In this call {start} {_APART}")
     if kind.__module__ == "torch.utils.checkpoint":
         use = "It is torch.utils.checkpoint with use_reentrant=True."
         return ValueError(f"{start} {use} {_AROUND}")
@@ -118,6 +124,12 @@ def _without_setup(error: BaseException) -> ValueError:
         f"{start} Give it setup_context(ctx, inputs, output), a forward(*inputs) without ctx, and "
         f"generate_vmap_rule = True. Is it not yours to change? {_APART}"
     )
+
+
+def _without_setup_near(error: BaseException) -> list[type[torch.autograd.Function]]:
+    none = untyped.autograd.Function.setup_context
+    found: list[Any] = classes_named(error, torch.autograd.Function)
+    return [kind for kind in found if kind.setup_context is none]
 
 
 def _is_function(own: object) -> bool:
