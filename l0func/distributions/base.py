@@ -60,8 +60,8 @@ class GateDistribution(Derived, ABC):
     identity: str
     """A text that stands for the distribution in a compiled graph."""
 
-    first_equal: GateDistribution
-    """An equal distribution that is found by ``identity``, for as long as one of them lives."""
+    first_equal: GateDistribution | None
+    """An equal distribution that is found by ``identity``; None where this one or its twin is."""
 
     formula: Formula | None = None
     """The formula for kernels; None where only torch computes the gates."""
@@ -72,7 +72,7 @@ class GateDistribution(Derived, ABC):
         object.__setattr__(self, "quadratures", found)
         identity, first = identify(self, self._fields())
         object.__setattr__(self, "identity", identity)
-        object.__setattr__(self, "first_equal", first)
+        object.__setattr__(self, "first_equal", None if first is self else first)
 
     # The hooks that a subclass writes. Locations arrive as float32 or float64.
 

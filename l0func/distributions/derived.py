@@ -44,6 +44,9 @@ class Derived:
         twin = self._in_graph() if compiling() else _twin(self)
         for name in self.derived_names:
             object.__setattr__(self, name, getattr(twin, name))
+        if twin is not self:
+            # The twin lives with its copies; it does not hold itself, and goes with the last one.
+            object.__setattr__(self, "twin", twin)
 
     def _compute(self) -> None:
         """Set the attributes named in ``derived_names``."""
@@ -58,7 +61,8 @@ class Derived:
 
     def _fields(self) -> dict[str, Any]:
         """The values that a caller gave, without those derived from them."""
-        return {n: value for n, value in vars(self).items() if n not in self.derived_names}
+        derived = (*self.derived_names, "twin")
+        return {n: value for n, value in vars(self).items() if n not in derived}
 
     def __getstate__(self) -> dict[str, Any]:
         return self._fields()

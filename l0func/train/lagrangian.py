@@ -143,7 +143,8 @@ def lagrangian(
     twentieth of the target, the smaller of both. Where the share is lower, all gate locations
     rise by the smallest number that brings it back; so the likeliest gates open again first. A
     gate that alone would step over the target stays closed, and the multiplier then falls at a
-    tenth of its rate. A location where P(z ≠ 0) is above 0.9999 rises no farther.
+    tenth of its rate. Less likely gates stay closed behind it: give units of very unlike sizes
+    patterns of their own. A location where P(z ≠ 0) is above 0.9999 rises no farther.
 
     Source: Gallego-Posada et al. (2022), arXiv:2208.04425 (constrained L0, dual restarts); Cotter
     et al. (2019), arXiv:1804.06500 (a differentiable proxy for the primal, the true constraint for
