@@ -50,8 +50,10 @@ def _same_kernel() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        # A worker for every core: threads of their own would only wait for each other.
+        # A worker for every core: threads of their own would only wait for each other, and so
+        # would those of the processes that tests start.
         torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
     if DEVICE != "cpu":
         _choose_device()
     config.addinivalue_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class MacCounts:
     products: tuple[ActivationProduct, ...]
     sizes: Mapping[str, int]
 
-    @property
+    @cached_property
     def by_parameter(self) -> dict[str, int]:
         """Multiply-adds with the entries of each parameter."""
         counts: dict[str, int] = {}
@@ -55,7 +56,8 @@ class MacCounts:
             counts[path] = round(float(uses * self.sizes[path] if uniform else uses.sum()))
         return counts
 
-    @property
+    # Kept: the compiler of torch 2.9 reads no number out of a tensor.
+    @cached_property
     def total(self) -> int:
         """Multiply-adds in the whole call."""
         with_parameters = sum(self.by_parameter.values())

@@ -52,6 +52,10 @@ def check_pure(fn: Any) -> None:
         )
 
 
+# A tuple, because the compiler of torch 2.9 makes no union of classes.
+_UNGATED = (nn.Module, PureModule, type)
+
+
 def check_gated(apply: Any) -> None:
     """Refuse anything that cannot be a gated function.
 
@@ -59,7 +63,7 @@ def check_gated(apply: Any) -> None:
         TypeError: ``apply`` is a module, a pure module without gates, no callable, or a function
             that does not take params, gates, buffers and a key.
     """
-    if isinstance(apply, nn.Module | PureModule | type) or not callable(apply):
+    if isinstance(apply, _UNGATED) or not callable(apply):
         raise TypeError(
             f"per_example maps a gated function, {_APPLY_FORM}; got {type(apply).__name__}. Make "
             "one with l0func.gated(fn, spec)."

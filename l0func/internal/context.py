@@ -12,7 +12,10 @@ from torch import Tensor
 from l0func.internal.compiler_import import graph_constant, once_imported
 from l0func.internal.untyped import loose, untyped
 
-_COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
+_VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
+_COMPILES = _VERSION >= (2, 9)
+FOLLOWS_OPTREE = _VERSION >= (2, 10)
+"""Whether this torch's compiler traces optree; every one knows torch's own registry of pytrees."""
 
 
 class _OldCompiler:
@@ -52,18 +55,21 @@ def _refuse_compiler() -> None:
     )
 
 
-def compiling() -> bool:
-    """Whether torch.compile or torch.export is tracing this code.
-
-    Raises:
-        RuntimeError: The compiler of a torch before 2.9 is tracing. It follows no function mode
-            (before 2.6), or cannot tell what a vmap maps. Torch 2.1 shows its own error.
-    """
-    if _COMPILES:
-        return torch.compiler.is_compiling()
+def _compiling_refused() -> bool:
     if traced_by_dynamo():
         _refuse_compiler()
     return _exported()
+
+
+# The function of torch itself: behind a graph break a function of ours would be compiled alone,
+# and say yes to eager code.
+compiling: Callable[[], bool] = torch.compiler.is_compiling if _COMPILES else _compiling_refused
+"""Whether torch.compile or torch.export is tracing this code.
+
+Raises:
+    RuntimeError: The compiler of a torch before 2.9 is tracing. It follows no function mode
+        (before 2.6), or cannot tell what a vmap maps. Torch 2.1 shows its own error.
+"""
 
 
 def recording() -> bool:

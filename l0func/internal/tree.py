@@ -12,7 +12,7 @@ import optree
 import torch
 from torch import Tensor
 
-from l0func.internal.context import compiling
+from l0func.internal.context import FOLLOWS_OPTREE, compiling
 from l0func.internal.names import ORDER
 from l0func.internal.untyped import untyped
 
@@ -128,10 +128,12 @@ def level_of(value: Any) -> Level | None:
         unflatten = partial(_to_dict, kind, list(container))
         return Level(names, list(container.values()), unflatten)
     if _is_namedtuple(container):
-        return Level(list(kind._fields), list(container), kind._make)
+        return Level(list(kind._fields), list(container), partial(_to_namedtuple, kind))
     if kind in (list, tuple):
         names = [str(i) for i in range(len(container))]
         return Level(names, list(container), kind)
+    if compiling() and not FOLLOWS_OPTREE:
+        return _torch_level(container, kind)
     namespace = ""
     if optree.tree_is_leaf(container, none_is_leaf=True):
         if compiling():
@@ -193,6 +195,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Values, /) -> Value
 
 def _is_namedtuple(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(cast("Any", value), "_fields")
+
+
+def _to_namedtuple(kind: Any, values: list[Any]) -> Any:
+    # The compiler of torch 2.9 cannot return what _make builds.
+    return kind(*values) if compiling() else kind._make(values)
 
 
 def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:

@@ -12,6 +12,7 @@ from comparing import close, equal
 from sampled import among, one_in, sampled
 from settings import KEYS, Setting, setting
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from zoo import BY_NAME, CASES, Case
 
 import l0func as l0
@@ -47,7 +48,7 @@ SMOOTH = [
 
 def total(output: Any) -> Tensor:
     return sum(
-        (x.double() ** 2).sum() for x in optree.tree_leaves(output) if isinstance(x, Tensor)
+        (x.double() ** 2).sum() for x in pytree.tree_leaves(output) if isinstance(x, Tensor)
     )
 
 

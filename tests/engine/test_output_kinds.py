@@ -243,3 +243,28 @@ def test_compiled_code_keeps_an_object_under_one_mask_and_refuses_it_over_rows()
     rows = torch.compile(l0.per_example(apply).__call__, fullgraph=True, backend="eager")
     with pytest.raises(Exception, match=r"dicts, lists and tuples; got Frozen"):
         rows(params, gates, buffers, KEYS, X)
+
+
+@pytest.mark.compiles
+# torch says so of its own check of a generator's class.
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin")
+def test_behind_a_graph_break_rows_are_eager_ones():
+    _, (apply, params, gates, buffers) = network(Frozen)
+    rows = l0.per_example(apply)
+    expected = rows(params, gates, buffers, KEYS, X)
+    ours = torch.compile(rows.__call__, backend="eager")(params, gates, buffers, KEYS, X)
+    assert type(ours) is Frozen
+    torch.testing.assert_close((ours.y, ours.h), (expected.y, expected.h))
+
+
+@pytest.mark.compiles
+def test_rows_are_mapped_inside_of_a_compiler_and_keep_a_named_tuple():
+    _, (apply, params, gates, buffers) = network(KINDS["namedtuple"].build)
+
+    def rows(params: Any, gates: Any, x: Tensor) -> Any:
+        return l0.per_example(apply)(params, gates, buffers, KEYS, x)
+
+    ours = torch.compile(rows, fullgraph=True, backend="eager")(params, gates, X)
+    expected = rows(params, gates, X)
+    assert type(ours) is type(expected)
+    torch.testing.assert_close(list(ours), list(expected))

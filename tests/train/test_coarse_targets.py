@@ -144,8 +144,8 @@ def _trained(widths, target, rates, measure="density", steps=400, **settings):
 @pytest.mark.parametrize(
     ("widths", "target", "rates", "settings", "unit"),
     [
-        ((12, 10), 0.4, (0.01, 0.1), {}, 0.069),
-        ((12, 10), 0.4, (0.1, 0.1), {}, 0.069),
+        pytest.param((12, 10), 0.4, (0.01, 0.1), {}, 0.069, marks=pytest.mark.slow),
+        pytest.param((12, 10), 0.4, (0.1, 0.1), {}, 0.069, marks=pytest.mark.slow),
         ((6,), 0.6, (0.01, 0.5), {}, 0.158),
         ((12, 10), 0.4, (0.01, 0.3), {"measure": "macs"}, 0.072),
     ],

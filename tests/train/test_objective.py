@@ -63,9 +63,14 @@ def with_metrics(net, buffers_too):
     return measured
 
 
-@pytest.mark.parametrize("buffers_too", [False, True])
 @pytest.mark.parametrize(
-    "settings", [{}, pytest.param({"compile": True}, marks=pytest.mark.compiles)]
+    ("settings", "buffers_too"),
+    [
+        ({}, False),
+        ({}, True),
+        pytest.param({"compile": True}, False, marks=[pytest.mark.compiles, pytest.mark.slow]),
+        pytest.param({"compile": True}, True, marks=pytest.mark.compiles),
+    ],
 )
 def test_metrics_come_beside_the_loss_and_change_nothing(net, buffers_too, settings):
     training = l0.training(with_metrics(net, buffers_too), *PAIR, has_aux=True, **settings)

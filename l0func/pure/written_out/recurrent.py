@@ -73,8 +73,8 @@ def lstm(
     """
     p = dropout_p if train else 0.0
     settings = (has_biases, num_layers, p, bidirectional, batch_first)
-    run = _Network("lstm", weights, *settings, dropout)
-    output, (h, c) = run(lstm_step, input, tuple(hx))
+    network = _Network("lstm", weights, *settings, dropout)
+    output, (h, c) = network.run(lstm_step, input, tuple(hx))
     return output, h, c
 
 
@@ -118,8 +118,8 @@ def gru(
     """
     p = dropout_p if train else 0.0
     settings = (has_biases, num_layers, p, bidirectional, batch_first)
-    run = _Network("gru", weights, *settings, dropout)
-    output, (h,) = run(gru_step, input, (hx,))
+    network = _Network("gru", weights, *settings, dropout)
+    output, (h,) = network.run(gru_step, input, (hx,))
     return output, h
 
 
@@ -144,8 +144,8 @@ def rnn_tanh(
     """
     p = dropout_p if train else 0.0
     settings = (has_biases, num_layers, p, bidirectional, batch_first)
-    run = _Network("rnn_tanh", weights, *settings, dropout)
-    output, (h,) = run(tanh_step, input, (hx,))
+    network = _Network("rnn_tanh", weights, *settings, dropout)
+    output, (h,) = network.run(tanh_step, input, (hx,))
     return output, h
 
 
@@ -170,8 +170,8 @@ def rnn_relu(
     """
     p = dropout_p if train else 0.0
     settings = (has_biases, num_layers, p, bidirectional, batch_first)
-    run = _Network("rnn_relu", weights, *settings, dropout)
-    output, (h,) = run(relu_step, input, (hx,))
+    network = _Network("rnn_relu", weights, *settings, dropout)
+    output, (h,) = network.run(relu_step, input, (hx,))
     return output, h
 
 
@@ -187,7 +187,7 @@ class _Network(NamedTuple):
     batch_first: bool
     dropout: Dropout
 
-    def __call__(self, step: _Step, input: Tensor, initial: Hidden) -> tuple[Tensor, Hidden]:
+    def run(self, step: _Step, input: Tensor, initial: Hidden) -> tuple[Tensor, Hidden]:
         directions = 2 if self.bidirectional else 1
         cells, count = self.num_layers * directions, len(self.weights)
         check_network(self.name, input, initial, count, self.has_biases, cells)
