@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import cached_property
 from typing import get_args
 
 import pytest
@@ -165,7 +166,8 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(name):
 WITHOUT = {
     "it makes specs, tables, states, modules, keys or text": (
         "GateSpec.from_json GateSpec.gated GateSpec.to_json GateSpec.with_distribution "
-        "LatencyTable.elsewhere LatencyTable.from_json LatencyTable.only LatencyTable.to_json "
+        "LatencyTable.dense LatencyTable.elsewhere LatencyTable.from_json LatencyTable.only "
+        "LatencyTable.to_json "
         "MacCounts.by_parameter MacCounts.only MacCounts.total TrainState.key_of "
         "UnitGroups.under L0Module.compacted L0Module.draws L0Module.extra_repr "
         "L0Module.gates L0Module.get_extra_state L0Module.key_of L0Module.place_gates "
@@ -216,7 +218,7 @@ def methods(kind):
     own = [base for base in kind.__mro__ if base.__module__.startswith("l0func")]
     for name in {name for base in own for name in vars(base)}:
         value = getattr(kind, name)
-        is_computed = callable(value) or isinstance(value, property)
+        is_computed = callable(value) or isinstance(value, property | cached_property)
         if is_computed and not name.startswith("_"):
             yield name
     if not issubclass(kind, tuple):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l0func.internal.context import compiling, traced_by_dynamo
+from l0func.internal.context import compiling, exporting
 from l0func.internal.scalars import integer
 from l0func.internal.sharding import is_dtensor
 from l0func.pure.functional import Functional, PureModule
@@ -95,7 +95,7 @@ def check_not_exported() -> None:
     Raises:
         ValueError: torch.export is tracing this code.
     """
-    if compiling() and not traced_by_dynamo():
+    if exporting():
         raise ValueError(
             "torch.export cannot trace l0func.per_example: each row's weights are stand-ins, and "
             "an exported program has none. Export the gated function for one mask, "

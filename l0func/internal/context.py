@@ -55,21 +55,25 @@ def _refuse_compiler() -> None:
     )
 
 
-def _compiling_refused() -> bool:
+def compiling() -> bool:
+    """Whether torch.compile or torch.export is tracing this code.
+
+    Raises:
+        RuntimeError: The compiler of a torch before 2.9 is tracing. It follows no function mode
+            (before 2.6), or cannot tell what a vmap maps. Torch 2.1 shows its own error.
+    """
+    if _COMPILES:
+        return torch.compiler.is_compiling()
     if traced_by_dynamo():
         _refuse_compiler()
     return _exported()
 
 
-# The function of torch itself: behind a graph break a function of ours would be compiled alone,
-# and say yes to eager code.
-compiling: Callable[[], bool] = torch.compiler.is_compiling if _COMPILES else _compiling_refused
-"""Whether torch.compile or torch.export is tracing this code.
-
-Raises:
-    RuntimeError: The compiler of a torch before 2.9 is tracing. It follows no function mode
-        (before 2.6), or cannot tell what a vmap maps. Torch 2.1 shows its own error.
-"""
+def exporting() -> bool:
+    """Whether torch.export is tracing this code."""
+    # Both are torch's own functions: behind a graph break ``compiling`` is compiled alone, and
+    # says yes to eager code.
+    return _exported() and not traced_by_dynamo()
 
 
 def recording() -> bool:

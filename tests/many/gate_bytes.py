@@ -8,9 +8,9 @@ from collections import Counter
 from typing import Any
 
 import torch
+from one_mesh import mesh_of
 from sent import Message, Sent
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -75,7 +75,7 @@ def _module_step(layout: str, rule: Any, shape: tuple[int, int]) -> Any:
     if rule is not None:
         net = l0.L0Module(layers, lam=1e-3, rules={"*": rule}, seed=0, rank=0)
         layers = net.module
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    mesh = mesh_of((distributed.get_world_size(),))
     run: Any = nn.parallel.DistributedDataParallel(net) if layout == "ddp" else net
     if layout == "layers":
         fully_shard(layers[0], mesh=mesh)
@@ -129,7 +129,7 @@ def _placed(layout: str, rule: Any, shape: tuple[int, int]) -> Any:
         return 0, [], 0
     sizes, placements = MESHES[layout]
     count = distributed.get_world_size() // (2 if len(sizes) > 1 else 1)
-    mesh = init_device_mesh("cpu", tuple(count if n < 0 else n for n in sizes))
+    mesh = mesh_of(tuple(count if n < 0 else n for n in sizes))
     weight = distribute_tensor(torch.ones(shape), mesh, placements, src_data_rank=None)
     spec = l0.gate_spec({"w": torch.ones(shape)}, {"w": rule})
     gates = l0.place_gates(spec, {"w": weight}, l0.init_gates(l0.random.key(0), spec))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("shards_here")
 
-from torch.distributed.device_mesh import init_device_mesh
+from one_mesh import mesh_of
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 MESHES = {2: [(2,), (1, 2)], 3: [(3,)], 4: [(2, 2), (4,)]}
@@ -18,7 +18,7 @@ MESHES = {2: [(2,), (1, 2)], 3: [(3,)], 4: [(2, 2), (4,)]}
 
 def meshes(size: int) -> list[Any]:
     """The meshes over a group of this size."""
-    return [init_device_mesh("cpu", shape) for shape in MESHES[size]]
+    return [mesh_of(shape) for shape in MESHES[size]]
 
 
 def layouts(mesh: Any, rank: int) -> Iterator[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ import l0func as l0
 pytest.importorskip("shards_here")
 
 from layouts import laid_out, layouts, meshes
-from torch.distributed.device_mesh import init_device_mesh
+from one_mesh import mesh_of
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
@@ -77,7 +77,7 @@ def test_a_piece_is_compared_where_and_only_where_several_processes_hold_it(size
 
 def _hybrid() -> list[str]:
     """Parameters of fully_shard over two replicas; another one holds other weights or gates."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "shards"))
+    mesh = mesh_of((2, 2), ("replicas", "shards"))
     found: list[str] = []
     for changed in (None, "weight", "gates"):
         net = torch.nn.Linear(3, 4)
@@ -107,7 +107,7 @@ def test_replicas_of_hybrid_sharding_that_differ_are_named():
 
 def _parts_of_a_mesh() -> list[str]:
     """Tensor parallelism in each of two groups that share batches out between them."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("batches", "units"))
+    mesh = mesh_of((2, 2), ("batches", "units"))
     units = mesh["units"]
     placed = laid_out(W, units, [Shard(0)])
     other = _changed(placed, 3)
@@ -126,7 +126,7 @@ def test_replicas_outside_of_a_part_of_a_mesh_are_compared():
 def _others() -> list[Any]:
     """Terms of a sum, tensors of fewer processes, and the messages of many tensors."""
     rank = distributed.get_rank()
-    mesh = init_device_mesh("cpu", (3,))
+    mesh = mesh_of((3,))
     terms = DTensor.from_local(torch.full((2,), float(rank)), mesh, [Partial()], run_check=False)
     from torch.distributed.device_mesh import DeviceMesh
 

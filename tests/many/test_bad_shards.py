@@ -14,9 +14,9 @@ import l0func as l0
 pytest.importorskip("shards_here")
 
 from layouts import laid_out, meshes
+from one_mesh import mesh_of
 from processes import processes
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -175,7 +175,7 @@ def _wrapped(hidden: int) -> l0.L0Module:
 
 
 def _uneven() -> dict[str, str]:
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of((2,))
     plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
     calls: dict[str, Any] = {}
     for hidden in (5, 1):
@@ -299,7 +299,7 @@ def test_what_one_process_refuses_all_do(tmp_path):
 
 
 def _other_devices() -> dict[str, str]:
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of((2,))
     params = _every(PARAMS, mesh, Shard(0))
     meta = {name: t.to("meta") for name, t in GATES.items()}
     placed = l0.place_gates(SPEC, params, GATES)

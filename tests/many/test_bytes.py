@@ -19,10 +19,10 @@ pytest.importorskip("shards_here")
 
 from gate_bytes import held_and_sent
 from layouts import laid_out
+from one_mesh import mesh_of
 from processes import processes
 from sent import Sent, written
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 
 untyped_distributed: Any = distributed
@@ -105,7 +105,7 @@ NET = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linea
 
 def _messages(shape: tuple[int, ...], placements: list[Any]) -> dict[str, list[int]]:
     """For every call the numbers of float64 in its all-reduces."""
-    mesh = init_device_mesh("cpu", shape)
+    mesh = mesh_of(shape)
     fn, whole, _ = l0.make_functional(NET)
     spec = l0.gate_spec(whole, {"*weight": l0.element(), "0.bias": l0.axis(0), "*": None})
     counts = l0.count_macs(fn, whole, {}, torch.ones(2, 6))

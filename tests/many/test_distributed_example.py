@@ -20,8 +20,8 @@ pytest.importorskip("shards_here")
 pytest.importorskip("sklearn", reason="the example's digits are scikit-learn's")
 pytest.importorskip("tqdm")
 
+from one_mesh import mesh_of
 from processes import processes
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.debug import CommDebugMode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,7 +37,7 @@ def example(name: str) -> ModuleType:
 
 def _run(way: str, size: int, folder: str, steps: int) -> Any:
     options = argparse.Namespace(folder=Path(folder), steps=steps, every=2, kill=None)
-    found = example("distributed").train(way, init_device_mesh("cpu", (size,)), options)
+    found = example("distributed").train(way, mesh_of((size,)), options)
     gc.collect()
     # A pipe takes no objects of the example's classes.
     return found._asdict() | {"sent": (found.sent.bytes, found.sent.calls)}
@@ -87,7 +87,7 @@ def test_a_way_is_one_process_to_rounding_and_holds_and_sends_what_arithmetic_sa
 
 def _collectives(size: int) -> tuple[int, int]:
     ways, sent = example("distributed_ways"), example("distributed_sent")
-    run = ways.PureRun(ways.network(), "TP", init_device_mesh("cpu", (size,)))
+    run = ways.PureRun(ways.network(), "TP", mesh_of((size,)))
     x, y = l0.random.normal(l0.random.key(3), (8, 64)), torch.arange(8)
     run.step(x, y)
     with warnings.catch_warnings(), CommDebugMode() as counted, sent.Sent() as own:

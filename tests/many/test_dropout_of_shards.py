@@ -12,8 +12,8 @@ import l0func as l0
 
 pytest.importorskip("shards_here")
 
+from one_mesh import mesh_of
 from processes import processes
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -48,7 +48,7 @@ def _units(inside: bool, pure: bool, local: bool = True) -> Any:
     """Whether dropout keeps each unit of this process, for every row."""
     net = Block(inside)
     rules = {"up.weight": l0.axis(0), "*": None}
-    mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    mesh = mesh_of((torch.distributed.get_world_size(),))
     plan = {"up": ColwiseParallel(use_local_output=local), "down": RowwiseParallel()}
     if pure:
         parallelize_module(net, mesh, plan)

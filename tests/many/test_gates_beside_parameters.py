@@ -13,9 +13,9 @@ import l0func as l0
 pytest.importorskip("shards_here")
 
 from layouts import laid_out
+from one_mesh import mesh_of
 from processes import processes
 from sent import Sent
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
@@ -28,7 +28,7 @@ Layout = tuple[Any, ...]
 
 
 def _laid(t: torch.Tensor, *placements: Any) -> Any:
-    return laid_out(t, init_device_mesh("cpu", (2,) * len(placements)), placements)
+    return laid_out(t, mesh_of((2,) * len(placements)), placements)
 
 
 def _used(rule: Any, of_params: Any, of_gates: Any) -> tuple[bool, bool]:

@@ -12,9 +12,9 @@ import l0func as l0
 
 pytest.importorskip("shards_here")
 
+from one_mesh import mesh_of
 from processes import processes
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -48,7 +48,7 @@ def _loss_and_slopes(net: Any, x: Any, y: Any) -> tuple[float, dict[str, Any]]:
 
 def _sharded(way: str, size: int) -> Any:
     net = _net()
-    mesh = init_device_mesh("cpu", (size,))
+    mesh = mesh_of((size,))
     layers: Any = net.module
     if way in ("layers", "layers and whole"):
         fully_shard(layers[0], mesh=mesh)

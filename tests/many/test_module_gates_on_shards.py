@@ -12,8 +12,8 @@ import l0func as l0
 
 pytest.importorskip("shards_here")
 
+from one_mesh import mesh_of
 from processes import processes
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
@@ -55,7 +55,7 @@ def _trained(net: l0.L0Module) -> tuple[Any, Any, Any]:
 
 def _check(size: int) -> tuple[Any, Any, Any, int]:
     net = _net()
-    mesh = init_device_mesh("cpu", (size,))
+    mesh = mesh_of((size,))
     layers: Any = net.module
     parallelize_module(layers, mesh, PLAN)
     net.place_gates()
@@ -92,7 +92,7 @@ def test_training_is_that_of_one_process_and_each_holds_its_part(size):
 def _refused() -> str:
     net = _net()
     layers: Any = net.module
-    fully_shard(layers[0], mesh=init_device_mesh("cpu", (2,)))
+    fully_shard(layers[0], mesh=mesh_of((2,)))
     with pytest.raises(ValueError, match=r"'module\.0'.*\n?.*fully_shard\(net\)"):
         net.place_gates()
     return "refused"

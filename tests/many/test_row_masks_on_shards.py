@@ -13,8 +13,8 @@ import l0func as l0
 pytest.importorskip("shards_here")
 
 from layouts import laid_out, layouts, meshes, strided_shards
+from one_mesh import mesh_of
 from processes import processes
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
@@ -93,7 +93,7 @@ def _linear(params: Any, buffers: Any, x: Any) -> Any:
 
 def _sent(placement: int) -> tuple[int, int]:
     spec, params, gates = _case("both", "hard concrete", (8, 6))
-    own = {"w": laid_out(params["w"], init_device_mesh("cpu", (2,)), [Shard(placement)])}
+    own = {"w": laid_out(params["w"], mesh_of((2,)), [Shard(placement)])}
     placed = l0.place_gates(spec, own, gates)
     keys = l0.random.split(l0.random.key(1), ROWS)
     counts: list[int] = []

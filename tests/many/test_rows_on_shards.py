@@ -13,8 +13,8 @@ import l0func as l0
 pytest.importorskip("shards_here")
 
 from layouts import laid_out
+from one_mesh import mesh_of
 from processes import processes
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -70,7 +70,7 @@ def _outcome(
 
 
 def _check(name: str, shape: Any, settings: Any) -> tuple[Any, dict[str, Any]]:
-    mesh = init_device_mesh("cpu", shape)
+    mesh = mesh_of(shape)
     spec = _spec(name)
 
     def place(params: Any, gates: Any) -> tuple[Any, Any]:
@@ -166,7 +166,7 @@ def _trained(rows: Any, spec: Any, params: Any, gates: Any, buffers: Any) -> Any
 
 
 def _calls_on_shards() -> dict[str, Any]:
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of((2,))
 
     def place(params: Any, gates: Any) -> tuple[Any, Any]:
         own = {path: laid_out(p.detach(), mesh, _layout(path, (2,))) for path, p in params.items()}
@@ -184,7 +184,7 @@ def test_every_kind_of_call_is_that_of_one_process():
 
 
 def _refusals() -> str:
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of((2,))
     net, spec = _net(), _spec("entries")
     fn, whole, buffers = l0.make_functional(net)
     parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})

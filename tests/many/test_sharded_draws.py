@@ -42,10 +42,11 @@ def _placements(rank: int) -> list[tuple[Any, ...]]:
 
 
 def _check_draws(shape: tuple[int, ...]) -> int:
-    from torch.distributed.tensor import distribute_tensor, init_device_mesh
+    from one_mesh import mesh_of
+    from torch.distributed.tensor import distribute_tensor
     from torch.distributed.tensor.debug import CommDebugMode
 
-    mesh = init_device_mesh("cpu", shape)
+    mesh = mesh_of(shape)
     laws = [l0.GaussianGate(), l0.HardKuma(), l0.BernoulliGate(), LogisticGate()]
     cases: list[Any] = [(l0.HardConcrete(), torch.float32, size) for size in SIZES]
     cases += [(l0.HardConcrete(), torch.float64, SIZES[0])]
@@ -95,9 +96,10 @@ def _check_draws(shape: tuple[int, ...]) -> int:
 
 
 def _check_network(shape: tuple[int, ...]) -> int:
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+    from one_mesh import mesh_of
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    mesh = init_device_mesh("cpu", shape)
+    mesh = mesh_of(shape)
 
     def along(placement: Any) -> list[Any]:
         return [Replicate()] * (mesh.ndim - 1) + [placement]
@@ -206,16 +208,16 @@ def _controlled(controller: Any, gates: Any) -> tuple[list[Any], Any]:
 
 
 def _check_refusals() -> None:
+    from one_mesh import mesh_of
     from torch.distributed.tensor import (
         DTensor,
         Partial,
         Replicate,
         Shard,
         distribute_tensor,
-        init_device_mesh,
     )
 
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of((2,))
 
     def laid(t: Any, placement: Any) -> Any:
         return distribute_tensor(t.detach().clone(), mesh, [placement], src_data_rank=None)
@@ -252,9 +254,10 @@ def _check_refusals() -> None:
 
 
 def _check_quantiles() -> None:
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor, init_device_mesh
+    from one_mesh import mesh_of
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    mesh, gate = init_device_mesh("cpu", (2,)), l0.HardConcrete()
+    mesh, gate = mesh_of((2,)), l0.HardConcrete()
 
     def laid(t: Any, placement: Any) -> Any:
         return distribute_tensor(t, mesh, [placement], src_data_rank=None)

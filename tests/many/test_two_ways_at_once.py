@@ -14,9 +14,9 @@ import l0func as l0
 
 pytest.importorskip("shards_here")
 
+from one_mesh import mesh_of
 from processes import processes
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -43,7 +43,7 @@ def _net() -> l0.L0Module:
 
 def _laid_out(way: str) -> Any:
     net = _net()
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    mesh = mesh_of((2, 2), ("data", "tensor"))
     layers: Any = net.module
     parallelize_module(layers, mesh["tensor"], PLAN)
     if way in ("layers", "layers and whole"):
