@@ -199,7 +199,7 @@ def _is_namedtuple(value: Any) -> bool:
 
 def _to_namedtuple(kind: Any, values: list[Any]) -> Any:
     # The compiler of torch 2.9 cannot return what _make builds.
-    return kind(*values) if compiling() else kind._make(values)
+    return kind(*values) if compiling() and not FOLLOWS_OPTREE else kind._make(values)
 
 
 def _to_dict(kind: Any, keys: list[Any], values: list[Any]) -> Any:
