@@ -80,6 +80,15 @@ def test_the_import_brings_no_compiler_with_it():
     assert run(code) == "[]\n"
 
 
+def test_a_first_step_without_a_compiler_brings_none():
+    code = (
+        "import sys, torch, l0func\nnet = l0func.L0Module(torch.nn.Linear(3, 2), lam=0.01)\n"
+        "earlier = {*sys.modules}\nnet(torch.ones(4, 3)).sum().backward()\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in {*sys.modules} - earlier])"
+    )
+    assert run(code) == "[]\n"
+
+
 @pytest.mark.compiles
 @pytest.mark.parametrize("order", sampled(ORDERS, one_in(6)))
 def test_a_compiled_call_equals_an_eager_one_in_every_order_of_imports(order):

@@ -22,9 +22,9 @@ from l0func.distributions.sharded import sharded_draws, sharded_quantile
 from l0func.distributions.smooth import smooth
 from l0func.internal.below_vmap import below_vmap
 from l0func.internal.context import compiling
+from l0func.internal.shapes import joint_shape
 from l0func.internal.sharding import is_dtensor
 from l0func.internal.shards import on_shards
-from l0func.internal.untyped import untyped
 from l0func.kernels.formula import Formula
 
 Estimator = Literal["louizos", "median", "mean"]
@@ -115,7 +115,7 @@ class GateDistribution(Derived, ABC):
             For each order a tensor shaped like ``u``; from order 1 on it is 0 where the draw is
             exactly 0 or 1.
         """
-        shape = untyped.broadcast_shapes(u.shape, log_alpha.shape)
+        shape = joint_shape(u.shape, log_alpha.shape)
         spread = log_alpha.expand(shape)
 
         def draw(la: Tensor) -> Tensor:

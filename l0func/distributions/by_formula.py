@@ -15,6 +15,7 @@ from torch import Tensor
 
 from l0func.distributions.elementwise import differentiated
 from l0func.distributions.quadrature import Quadrature
+from l0func.internal.shapes import joint_shape
 from l0func.internal.untyped import listed_floats, untyped
 from l0func.kernels import by_torch
 from l0func.kernels.backends import kernels_for
@@ -39,7 +40,7 @@ def nodes_of(formula: Formula, quadrature: Quadrature) -> list[Node]:
 
 def draw_slopes(formula: Formula, log_alpha: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """The draws and their slopes, by a kernel."""
-    shape = untyped.broadcast_shapes(u.shape, log_alpha.shape)
+    shape = joint_shape(u.shape, log_alpha.shape)
     lines, locations = _in_lines(u.expand(shape), log_alpha)
     z, slopes = kernels_for(u, log_alpha).quantile(formula, lines, locations)
     return z.reshape(shape), slopes.reshape(shape)
@@ -49,7 +50,7 @@ def draw_derivatives(
     formula: Formula, u: Tensor, log_alpha: Tensor, orders: Sequence[int]
 ) -> list[Tensor]:
     """Derivatives of the draw, in operations that torch can differentiate; all broadcast."""
-    shape = untyped.broadcast_shapes(u.shape, log_alpha.shape)
+    shape = joint_shape(u.shape, log_alpha.shape)
     spread = log_alpha.expand(shape)
 
     def both(la: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +90,7 @@ def _stream_slopes(
     gates = log_alpha.shape[log_alpha.dim() - rank :]
     own = log_alpha.shape[: log_alpha.dim() - rank]
     of_keys = seed.shape[: seed.dim() - rank]
-    batch = untyped.broadcast_shapes(own, of_keys)
+    batch = joint_shape(own, of_keys)
     keys = torch.stack((seed, offset), dim=-1).reshape(*of_keys, 2).expand(*batch, 2)
     size = prod(gates)
     # One line of locations serves all keys.

@@ -19,6 +19,7 @@ from l0func.distributions.elementwise import widened
 from l0func.distributions.smooth import mapped_in_front, with_zeros
 from l0func.internal.context import compiling
 from l0func.internal.forward_mode import forward_rule
+from l0func.internal.shapes import joint_shape
 from l0func.internal.untyped import untyped
 from l0func.kernels.backends import kernels_for
 
@@ -86,7 +87,7 @@ class _Fused(Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, Tensor]:
         operation, distribution, *tensors = args
-        shape = untyped.broadcast_shapes(*[t.shape for t in tensors])
+        shape = joint_shape(*[t.shape for t in tensors])
         flat = [t.expand(shape).reshape(-1) for t in tensors]
         in_double = flat[0].dtype == torch.float64
         nodes = distribution.nodes[0 if in_double else 1]
@@ -104,7 +105,7 @@ class _Fused(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         tensors = ctx.saved_tensors
-        shape = untyped.broadcast_shapes(*[t.shape for t in tensors])
+        shape = joint_shape(*[t.shape for t in tensors])
         results = [tensors[0].expand(shape)] * 2
         pulled = ctx.operation.pulled(ctx.distribution, tensors, with_zeros(grads, results))
         pairs = zip(pulled, tensors, strict=True)

@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from l0func.internal.compiler_import import graph_node
 from l0func.internal.context import compiling
-from l0func.internal.untyped import untyped
+from l0func.internal.shapes import joint_shape
 from l0func.kernels import by_torch, philox
 from l0func.kernels.backends import kernels_for
 
@@ -68,7 +68,7 @@ def fold_keys(keys: Tensor, data: Tensor, /) -> Tensor:
     kernels = kernels_for(keys, data)
     if kernels is not by_torch:
         return kernels.fold(keys, data)
-    batch: torch.Size = untyped.broadcast_shapes(keys.shape[:-1], data.shape)
+    batch = joint_shape(keys.shape[:-1], data.shape)
     fold: Any = _Fold
     return fold.apply(keys.expand(*batch, 2), data.expand(batch))
 

@@ -75,7 +75,8 @@ def all_held_by(parts: Iterable[tuple[str, Part]], /) -> Iterator[Held]:
         if isinstance(value, _YIELDED):
             yield Held(value, _route_text(start, steps))
         for name, item in _held_in(value):
-            queue.append(_Found(item, start, (*steps, name)))
+            if type(item) not in _COMMON:
+                queue.append(_Found(item, start, (*steps, name)))
 
 
 def _in_part(path: str, part: Part) -> Iterator[_Found]:
@@ -254,5 +255,6 @@ FOUND: Any = (Tensor, torch.jit.ScriptModule, torch.jit.ScriptFunction)
 _YIELDED: Any = (*FOUND, nn.Module, dict, list, set)
 _UNSEARCHED: Any = (
     *(type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.CodeType),
+    *(types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType),
     *(torch.dtype, torch.device, torch.Generator, type, Place, Unsearched),
 )

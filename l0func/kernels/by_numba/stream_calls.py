@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.untyped import untyped
+from l0func.internal.shapes import joint_shape
 from l0func.kernels.by_numba import streams
 from l0func.kernels.by_numba.compiled import array, compiled, empty, key_array
 from l0func.kernels.by_numba.numba_names import numpy as np
@@ -28,7 +28,7 @@ def split(keys: Tensor, num: int) -> Tensor:
 
 def fold(keys: Tensor, data: Tensor) -> Tensor:
     """See :func:`l0func.kernels.by_torch_streams.fold`."""
-    batch: torch.Size = untyped.broadcast_shapes(keys.shape[:-1], data.shape)
+    batch = joint_shape(keys.shape[:-1], data.shape)
     flat = key_array(keys.expand(*batch, 2)).reshape(-1, 2)
     first = array(data.expand(batch)).reshape(-1).view(np.uint64)
     return _folded(flat, first, 1).reshape(*batch, 2)

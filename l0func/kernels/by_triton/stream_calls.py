@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l0func.internal.untyped import untyped
+from l0func.internal.shapes import joint_shape
 from l0func.kernels.by_triton import streams
 from l0func.kernels.by_triton.binding import compiled
 from l0func.kernels.by_triton.launches import device_of
@@ -26,7 +26,7 @@ def split(keys: Tensor, num: int) -> Tensor:
 
 def fold(keys: Tensor, data: Tensor) -> Tensor:
     """See :func:`l0func.kernels.by_torch.fold`."""
-    batch: torch.Size = untyped.broadcast_shapes(keys.shape[:-1], data.shape)
+    batch = joint_shape(keys.shape[:-1], data.shape)
     each = keys.expand(*batch, 2).contiguous()
     numbers, into = data.expand(batch).contiguous(), torch.empty_like(each)
     count = numbers.numel()
