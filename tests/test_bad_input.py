@@ -230,6 +230,10 @@ BAD_GATES = [
         r"'fc1.bias' of shape \(4,\); got \(5,\)",
     ),
     (
+        lambda: l0.expected_l2({**PARAMS, "bn.running_mean": torch.ones(5)}, GATES, SPEC),
+        r"'bn.running_mean' is .*A state_dict\(\) holds parameters and buffers",
+    ),
+    (
         lambda: l0.penalty(PARAMS, GATES, SPEC, torch.ones(5)),
         r"broadcasts to its parameter; got \(5,\) for",
     ),

@@ -32,6 +32,20 @@ WRITES: dict[str, Case] = {
 }
 
 
+# Sources and targets that are larger than the index, and indices of nothing.
+WRITES_OF_ODD_SIZES: list[tuple[str, Case]] = [
+    ("scatter", lambda h: h.scatter(1, _rows(h), torch.cat([h, h]).exp())),
+    ("scatter", lambda h: h.scatter(1, _rows(h)[:1, :1], torch.cat([h, h], 1).exp())),
+    ("scatter_add", lambda h: h.scatter_add(1, _rows(h), torch.cat([h, h], 2).exp())),
+    ("scatter_reduce", lambda h: h.scatter_reduce(1, _rows(h)[:1], h.exp(), "amax")),
+    ("scatter_reduce", lambda h: h.scatter_reduce(1, _rows(h)[:, :0], h.exp(), "amax")),
+    ("index_add", lambda h: h.index_add(1, FIRST[:0], h[:, :0].exp())),
+    ("index_copy", lambda h: h.index_copy(-2, FIRST[:0], h[:, :0].exp())),
+    ("index_put", lambda h: h.index_put((torch.tensor([0, 1]),), h[0, :1].exp())),
+    ("index_put", lambda h: h.index_put((FIRST[:0],), h[:0].exp())),
+]
+
+
 def _turned(h: Tensor) -> Tensor:
     """A rotation as language models write it, of pairs along the places."""
     pairs = torch.view_as_complex(torch.stack([h, h.exp()], -1))

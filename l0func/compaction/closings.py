@@ -1,10 +1,11 @@
-"""The numbers of units that a trial closes in each group."""
+"""The units that a trial closes in each group: how many, and which."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from math import comb
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -16,34 +17,55 @@ _DRAW_COUNT = 4
 _LEVELS = 6
 
 
-def closings(sizes: Sequence[int], other_sizes: Collection[int] = ()) -> Iterator[list[int]]:
-    """The numbers of units to close in each group, one list for each run of a trial.
+class Closing(NamedTuple):
+    """The units to close in one run of a trial.
+
+    Attributes:
+        counts: The number of units to close in each group.
+        which: The first units of each group, the last ones, or any.
+    """
+
+    counts: tuple[int, ...]
+    which: Literal["any", "first", "last"] = "any"
+
+
+def closings(sizes: Sequence[int], other_sizes: Collection[int] = ()) -> Iterator[Closing]:
+    """The units to close, for each run of a trial.
 
     First half the units in every group, and all but one: a single unit is broadcast where several
     units would not fit. Then one unit, or all but one, in some groups and none in the others, so
     that of any two groups each is smaller than the other at least once: halves of one tensor often
     accept equal losses only. Then equal numbers are left in all groups: forward may compare sizes.
-    Then random numbers. The runs grow with the logarithm of the number of groups.
+    Then random numbers. At last the first unit of every group, and the last one: forward may treat
+    units by their places, counted from either end, and these runs move all others. The runs grow
+    with the logarithm of the number of groups.
 
     Args:
         sizes: The number of units in each group.
         other_sizes: Sizes of other tensors, to leave as many units; the first few are used.
     """
-    seen: set[tuple[int, ...]] = set()
-    for closed in _all_closings(sizes, other_sizes):
-        if any(closed) and tuple(closed) not in seen:
-            seen.add(tuple(closed))
-            yield closed
+    seen: set[Closing] = set()
+    for closing in _all_closings(sizes, other_sizes):
+        if any(closing.counts) and closing not in seen:
+            seen.add(closing)
+            yield closing
 
 
-def _all_closings(sizes: Sequence[int], other_sizes: Collection[int]) -> Iterator[list[int]]:
-    yield [size // 2 for size in sizes]
-    yield [size - 1 for size in sizes]
+def _all_closings(sizes: Sequence[int], other_sizes: Collection[int]) -> Iterator[Closing]:
+    yield from map(Closing, _counts(sizes, other_sizes))
+    one = tuple(min(1, size - 1) for size in sizes)
+    yield Closing(one, "first")
+    yield Closing(one, "last")
+
+
+def _counts(sizes: Sequence[int], other_sizes: Collection[int]) -> Iterator[tuple[int, ...]]:
+    yield tuple(size // 2 for size in sizes)
+    yield tuple(size - 1 for size in sizes)
     for chosen in _codes(len(sizes)):
-        yield [int(is_chosen) for is_chosen in chosen]
-        yield [(size - 1) * is_chosen for size, is_chosen in zip(sizes, chosen, strict=True)]
+        yield tuple(int(is_chosen) for is_chosen in chosen)
+        yield tuple((size - 1) * is_chosen for size, is_chosen in zip(sizes, chosen, strict=True))
     for level in _levels(sizes, other_sizes):
-        yield [max(size - level, 0) for size in sizes]
+        yield tuple(max(size - level, 0) for size in sizes)
     key = random.key(2)
     for draw in range(_DRAW_COUNT):
         u = random.uniform(random.fold_in(key, draw), (len(sizes),))
@@ -76,6 +98,6 @@ def _levels(sizes: Sequence[int], other_sizes: Collection[int]) -> list[int]:
     return smaller[:_LEVELS]
 
 
-def _random_numbers(sizes: Sequence[int], u: Tensor) -> list[int]:
+def _random_numbers(sizes: Sequence[int], u: Tensor) -> tuple[int, ...]:
     drawn = listed(u)
-    return [int(part * size) for part, size in zip(drawn, sizes, strict=True)]
+    return tuple(int(part * size) for part, size in zip(drawn, sizes, strict=True))

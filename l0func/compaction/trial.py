@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from l0func import random
-from l0func.compaction.closings import closings
+from l0func.compaction.closings import Closing, closings
 from l0func.compaction.examples import copied_numbers, in_float64, same_output
 from l0func.compaction.failure import Failure, Progress, difference, failure_by
 from l0func.compaction.removal import KeptSlices, cut_out, kept_slices
@@ -83,9 +83,9 @@ class Trial:
             self._expected.begin(groups)
             scratch = Scratch(self.params)
             sizes = [gate.shape[0] for gate in spec.gates]
-            for runs, closed in enumerate(closings(sizes, self._sizes())):
+            for runs, closing in enumerate(closings(sizes, self._sizes())):
                 progress = Progress()
-                opens = _open_units(spec, closed, runs)
+                opens = _open_units(spec, closing, runs)
                 other = self._differs_from(spec, opens, scratch, runs, progress)
                 if other is not None:
                     return difference(runs, other)
@@ -146,14 +146,18 @@ class _Expected:
             self.slices, self.outputs = slices, {}
 
 
-def _open_units(spec: GateSpec, closed: Sequence[int], run: int) -> Gates:
-    """Open gates in one run: random ones are closed, as many in each group as ``closed`` says."""
+def _open_units(spec: GateSpec, closing: Closing, run: int) -> Gates:
+    """Open gates in one run, with as many closed in each group as ``closing`` says."""
     sizes = [gate.shape[0] for gate in spec.gates]
     u = random.uniform(random.fold_in(random.key(1), run), (sum(sizes),))
     opens: Gates = {}
     start = 0
-    for gate, size, count in zip(spec.gates, sizes, closed, strict=True):
-        rank = u[start : start + size].argsort().argsort()
+    for gate, size, count in zip(spec.gates, sizes, closing.counts, strict=True):
+        rank = torch.arange(size, device="cpu")
+        if closing.which == "last":
+            rank = rank.flip(0)
+        elif closing.which == "any":
+            rank = u[start : start + size].argsort().argsort()
         opens[gate.name] = rank >= count
         start += size
     return opens

@@ -9,12 +9,13 @@ structure over labels. All other files in this folder use it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l0func.internal.untyped import loose, untyped
+from l0func.internal.shapes import joint_shape
+from l0func.internal.untyped import loose
 
 NONE = -1
 """The label for elements without a unit: constants that forward creates in any size it needs."""
@@ -80,7 +81,7 @@ class Units:
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Merge units: two tensors broadcast, and labels at the same place become one unit."""
-        shape: Any = untyped.broadcast_shapes(a.shape, b.shape)
+        shape = joint_shape(a.shape, b.shape)
         a, b = _pair_without_repeats(a.expand(shape), b.expand(shape))
         both = (a != b) & (a >= 0) & (b >= 0)
         # A pair as one number: unique numbers are found much faster than unique rows.

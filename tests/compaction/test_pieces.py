@@ -7,6 +7,7 @@ import torch
 from cut_modules import CUTS, Cut, wrong_removals
 from strangers import STRANGERS
 from torch import Tensor, nn
+from traces import Between
 from zoo import CASES
 
 import l0func as l0
@@ -148,3 +149,23 @@ def test_states_that_are_read_as_one_tensor_keep_their_layers_alike():
     groups = l0.unit_groups(module, x)
     assert groups.sizes == {"rnn": 6}
     assert wrong_removals(module, (x,), groups, draws=20) == []
+
+
+BY_PLACE = {
+    "the first w": lambda h, w: torch.cat([h[:, :w].exp(), h[:, w:]], 1),
+    "the last w": lambda h, w: torch.cat([h[:, :-w], h[:, -w:].exp()], 1),
+    "from w on": lambda h, w: torch.cat([h[:, :w], h[:, w:].exp()], 1),
+    "one at w": lambda h, w: torch.cat([h[:, :w], h[:, w : w + 1].exp(), h[:, w + 1 :]], 1),
+    "every w": lambda h, w: h * torch.where(torch.arange(h.shape[1]) % (w + 1) == 0, 2.0, 1.0),
+}
+"""Forwards that treat units by their places, which stay where they are when some units go."""
+
+
+@pytest.mark.parametrize("size", [4, 6, 9, 12])
+@pytest.mark.parametrize("kind", BY_PLACE)
+def test_units_that_forward_treats_by_their_places_stay(kind, size):
+    torch.manual_seed(0)
+    for w in range(1, size):
+        net = Between(nn.Linear(4, size), lambda h, w=w: BY_PLACE[kind](h, w), nn.Linear(size, 2))
+        with pytest.raises(ValueError, match=r"'first.weight': a trial"):
+            l0.unit_groups(net, torch.randn(5, 4))

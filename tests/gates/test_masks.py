@@ -166,6 +166,15 @@ def test_a_compensated_weight_that_its_dtype_cannot_hold_is_refused():
     assert l0.compensate(params, gates, spec)["w"].isfinite().all()
 
 
+def test_a_weight_behind_gates_that_are_open_once_in_fifty_thousand_draws_is_compensated():
+    # The inverse of float16's largest number is 1.5e-5.
+    params = {"w": torch.ones(2, dtype=torch.float16)}
+    spec = l0.gate_spec(params, distribution=l0.BernoulliGate())
+    gates = {"w": torch.full((2,), math.log(2e-5), dtype=torch.float32)}
+    compensated = l0.compensate(params, gates, spec)["w"].double()
+    torch.testing.assert_close(compensated, torch.full_like(compensated, 5e4), rtol=0.05, atol=0)
+
+
 def test_open_entries_and_expected_density_agree_when_gates_have_decided():
     _, _, spec = example("units_and_weights")
     gates = {

@@ -17,9 +17,10 @@ from device import marked_on_cpu, seeded_generator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from traced_operations import MOVES, NORMS, POOLS, PRODUCTS, REDUCTIONS, Case
-from traced_writes import COMPLEX, ELSEWHERE, REFUSED, WRITES
+from traced_writes import COMPLEX, ELSEWHERE, REFUSED, WRITES, WRITES_OF_ODD_SIZES
 from traces import Between, reason, sources, traced
 
+import l0func as l0
 from l0func.tracing.call import operation_name
 
 ROOT = Path(__file__).parent.parent.parent
@@ -164,6 +165,20 @@ KEPT = {name: case for name, case in REFUSED.items() if hasattr(aten, name)}
 @pytest.mark.parametrize("name", CASES)
 def test_units_go_through_an_operation_along_other_dimensions(name):
     check(name, CASES[name])
+
+
+@pytest.mark.parametrize(("name", "function"), WRITES_OF_ODD_SIZES)
+def test_a_write_is_followed_whatever_the_sizes_of_source_and_index(name, function):
+    check(name, function)
+
+
+def test_a_write_into_some_units_only_is_refused_by_the_trial():
+    index = torch.zeros(2, 3, 2, dtype=torch.long)
+    net = Between(
+        nn.Linear(4, 6), lambda h: h.scatter(1, index, h[..., :2].exp()), nn.Linear(6, 2)
+    )
+    with pytest.raises(ValueError, match=r"'first.weight': a trial .* the outputs differ"):
+        l0.unit_groups(net, torch.randn(2, 3, 4))
 
 
 @pytest.mark.parametrize("name", marked_on_cpu(IMAGES, {"_batch_norm_no_update"}))

@@ -44,3 +44,15 @@ def test_a_constant_of_constants_is_steady(function):
 )
 def test_a_value_that_may_depend_on_the_input_or_its_size_is_not_steady(function):
     assert not read_by_last(function)
+
+
+def _norm(h: torch.Tensor, is_training: bool) -> torch.Tensor:
+    statistics = torch.zeros(3), torch.ones(3)
+    flat = h.reshape(-1, 3)
+    normed, *_ = torch.native_batch_norm(flat, None, None, *statistics, is_training, 0.1, 1e-5)
+    return normed.reshape(h.shape)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_a_norm_of_fixed_statistics_is_steady_and_one_of_the_batch_is_not(is_training):
+    assert read_by_last(lambda h: _norm(h, is_training)) is not is_training

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from l0func.internal.shapes import joint_shape
 from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.copies import overwritten
 from l0func.tracing.transfers.refusal import refuse
-from l0func.tracing.units import varies
+from l0func.tracing.units import NONE, varies
 
 
 def _along_one(step: Step, call: Call) -> None:
     """``index_add``, ``scatter`` and the like: they write along one dimension."""
     target: Tensor = call.args[0]
     dim = int(call.args[1]) % max(target.dim(), 1)
-    source = call.args[3]
-    values = step.labels(source) if isinstance(source, Tensor) and source.dim() else None
+    index, source = call.args[2:4]
+    is_read = isinstance(source, Tensor) and source.dim() > 0 and index.numel() > 0
+    values = _written(step.labels(source), index, target, dim) if is_read else None
     _with_values(step, call, [dim], values)
+
+
+def _written(values: Tensor, index: Tensor, target: Tensor, dim: int) -> Tensor:
+    """The labels that are written, as large as the target outside of ``dim``; NONE elsewhere."""
+    if index.dim() == target.dim():
+        # A scatter reads as much of its source as it has indices.
+        values = values[_corner(index.shape)]
+    shape = [*target.shape]
+    shape[dim] = values.shape[dim]
+    written = values.new_full(shape, NONE)
+    written[_corner(values.shape)] = values
+    return written
+
+
+def _corner(shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(size) for size in shape)
 
 
 def _at_indices(step: Step, call: Call) -> None:
@@ -86,18 +103,14 @@ def _with_values(step: Step, call: Call, dims: Sequence[int], values: Tensor | N
     if values is not None:
         for d in dims:
             labels = labels.narrow(d, 0, 1)
-            values = values.narrow(d, 0, 1) if values.shape[d] else values
-        shape = _broadcast(labels, values)
+            values = values.narrow(d, 0, 1)
+        shape = joint_shape(labels.shape, values.shape)
         labels, values = labels.expand(shape), values.expand(shape)
         step.units.tie(labels, values)
         made = torch.where(labels >= 0, labels, values).expand(target.shape)
     if call.writes_in_place and before is not None:
         made = overwritten(before, made)
     step.set(call.outputs[0], made)
-
-
-def _broadcast(a: Tensor, b: Tensor) -> Any:
-    return [max(x, y) if min(x, y) == 1 else x for x, y in zip(a.shape, b.shape, strict=True)]
 
 
 _ALONG_ONE = "index_add index_copy scatter scatter_add scatter_reduce index_fill"
