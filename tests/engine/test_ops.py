@@ -189,7 +189,17 @@ NEVER_LAID_OUT = [
 ]
 
 
-@pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.name in NEVER_LAID_OUT], ids=str)
+UNPADDED = Operation(
+    "conv2d without padding",
+    lambda p, x: F.conv2d(x, p["w"], p["b"], padding="valid"),
+    (4, 3, 2, 3),
+    (2, 3, 5, 6),
+)
+
+
+@pytest.mark.parametrize(
+    "operation", [*(o for o in OPERATIONS if o.name in NEVER_LAID_OUT), UNPADDED], ids=str
+)
 def test_gates_of_single_entries_stay_gates_through_these(
     operation: Operation, monkeypatch: pytest.MonkeyPatch
 ):

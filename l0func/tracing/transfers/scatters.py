@@ -21,11 +21,11 @@ def _along_one(step: Step, call: Call) -> None:
     dim = int(call.args[1]) % max(target.dim(), 1)
     index, source = call.args[2:4]
     is_read = isinstance(source, Tensor) and source.dim() > 0 and index.numel() > 0
-    values = _written(step.labels(source), index, target, dim) if is_read else None
+    values = _written_labels(step.labels(source), index, target, dim) if is_read else None
     _with_values(step, call, [dim], values)
 
 
-def _written(values: Tensor, index: Tensor, target: Tensor, dim: int) -> Tensor:
+def _written_labels(values: Tensor, index: Tensor, target: Tensor, dim: int) -> Tensor:
     """The labels that are written, as large as the target outside of ``dim``; NONE elsewhere."""
     if index.dim() == target.dim():
         # A scatter reads as much of its source as it has indices.
