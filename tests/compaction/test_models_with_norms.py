@@ -102,6 +102,7 @@ class Translator(nn.Module):
         return self.head(model[0])
 
 
+@pytest.mark.slow
 def test_the_layers_of_t5_share_the_bias_of_their_heads():
     module = Translator().eval()
     groups = l0.unit_groups(module, IDS)

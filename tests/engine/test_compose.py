@@ -70,7 +70,7 @@ LAM = torch.tensor(0.01)
     [
         *sampled(
             [pytest.param(name, "aot_eager") for name in COMPILED],
-            among("mlp", "cnn_train"),
+            among("cnn_train"),
         ),
         pytest.param("mlp", "inductor", marks=pytest.mark.slow),
     ],

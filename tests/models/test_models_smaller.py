@@ -93,7 +93,8 @@ def test_units_are_found_behind_a_cache_that_is_an_input(kind: str):
 
 
 @pytest.mark.parametrize(
-    "name", sampled(["MiniLM", "Llama", "T5's encoder", "T5", "BART"], one_in(3))
+    "name",
+    sampled(["MiniLM", "Llama", "T5's encoder", "T5", "BART"], among("MiniLM", "T5's encoder")),
 )
 def test_every_road_through_attention_has_the_same_units(name: str):
     eager = l0.unit_groups(build(name, attn_implementation="eager"), examples_of(name))

@@ -146,7 +146,7 @@ def _trained(widths, target, rates, measure="density", steps=400, **settings):
     [
         pytest.param((12, 10), 0.4, (0.01, 0.1), {}, 0.069, marks=pytest.mark.slow),
         pytest.param((12, 10), 0.4, (0.1, 0.1), {}, 0.069, marks=pytest.mark.slow),
-        ((6,), 0.6, (0.01, 0.5), {}, 0.158),
+        pytest.param((6,), 0.6, (0.01, 0.5), {}, 0.158, marks=pytest.mark.slow),
         ((12, 10), 0.4, (0.01, 0.3), {"measure": "macs"}, 0.072),
     ],
     ids=str,

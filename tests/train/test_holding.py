@@ -60,7 +60,7 @@ def _trajectory(digits, kind, rate, target, steps=600, **settings):
 @pytest.mark.parametrize(
     ("kind", "rate"),
     sampled(
-        starmap(pytest.param, product(["units", "inputs", "weights"], [0.5, 0.1, 2.0])), one_in(5)
+        starmap(pytest.param, product(["units", "inputs", "weights"], [0.5, 0.1, 2.0])), one_in(9)
     ),
 )
 def test_fast_gates_come_from_above_and_end_within_a_point(digits, kind, rate):
