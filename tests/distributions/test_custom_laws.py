@@ -212,3 +212,9 @@ class _Known:
 )
 def test_right_laws_pass_at_all_their_settings(law: Any):
     assert check_methods(_Known(law)) is None
+
+
+@pytest.mark.parametrize("probability", [-0.2, 1.2, float("nan")])
+def test_a_survival_function_that_is_no_probability_is_refused(probability: float):
+    with pytest.raises(ValueError, match=r"gives probabilities in \[0, 1\] for every t"):
+        WrongAt(0.25, 0.5, probability)
