@@ -210,3 +210,25 @@ PRODUCTS: dict[str, Case] = {
     ),
     "mv": lambda h: h[0].T.mv(kernel(h, 3)),
 }
+
+UNUSUAL: dict[str, Case] = {
+    "a sum of no places": lambda h: h + h[:, :0].sum(1, keepdim=True),
+    "a sum of no units": lambda h: h + h[..., :0].sum(-1, keepdim=True),
+    "a product of no terms": lambda h: h + (h[..., :0] @ h[..., :0].mT).sum(-1, keepdim=True),
+    "a pad around no places": lambda h: torch.cat([h, F.pad(h[:, :0], (0, 0, 1, 1))], 1),
+    "kthvalue without its dimension": lambda h: h.kthvalue(1, 1).values,
+    "kthvalue along the last dimension": lambda h: h.mT.kthvalue(1).values,
+    "mode along the last dimension": lambda h: h.mT.mode().values,
+    "cat with out": lambda h: torch.cat([h, h.exp()], 1, out=h.new_empty(0)),
+    "stack with out": lambda h: torch.stack([h, h.exp()], 1, out=h.new_empty(0)),
+    "index_select with out": lambda h: torch.index_select(
+        h, 1, torch.tensor([1, 0]), out=h.new_empty(0)
+    ),
+    "view as integers": lambda h: h + h.view({8: torch.int64, 4: torch.int32}[h.element_size()]),
+    "the imaginary part of a conjugate": lambda h: torch.cat(
+        [h, torch.complex(h, h.exp()).conj().imag], -1
+    ),
+}
+UNUSUAL_IMAGES: dict[str, Case] = {
+    "fold of no images": lambda x: torch.cat([x, F.fold(F.unfold(x[:0], 2), 4, 2)]),
+}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from l0func.tracing.units import NONE, Units, no_units, varies
+from l0func.tracing.units import NONE, Units, largest, no_units, varies
 from l0func.tracing.values import Weight
 
 
@@ -67,7 +67,7 @@ class JoinedSlices(NamedTuple):
     def _tie_along(self, number: int, units: Units, grid: Tensor) -> None:
         """Make one unit of all elements at the same index along a dimension."""
         others = [d for d in range(grid.dim()) if d != number]
-        units.tie(grid, grid.amax(others, keepdim=True) if others else grid)
+        units.tie(grid, largest(grid, others, keepdim=True) if others else grid)
 
 
 def joined_slices(
@@ -104,6 +104,6 @@ def joined_slices(
 def constant_elsewhere(roots: Tensor, dim: int) -> Tensor | None:
     """The roots along one dimension, if they vary along no other; entries with NONE fit any."""
     others = [d for d in range(roots.dim()) if d != dim]
-    along = roots.amax(others, keepdim=True) if others else roots
+    along = largest(roots, others, keepdim=True) if others else roots
     fits = (roots == along) | (roots == NONE)
     return along.flatten() if bool(fits.all()) else None

@@ -169,6 +169,13 @@ def without_repeats(labels: Tensor) -> Tensor:
     return labels
 
 
+def largest(labels: Tensor, dims: list[int], keepdim: bool = False) -> Tensor:
+    """The largest label along dimensions; NONE if one of them is empty."""
+    if all(labels.shape[d] for d in dims):
+        return labels.amax(dims, keepdim=keepdim)
+    return no_units(labels.sum(dims, keepdim=keepdim).shape)
+
+
 def no_units(shape: tuple[int, ...]) -> Tensor:
     """Labels for a tensor without units: NONE everywhere, in fresh memory."""
     return torch.full(shape, NONE, device="cpu")

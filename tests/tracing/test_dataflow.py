@@ -187,6 +187,12 @@ def test_stacked_tensors_keep_their_units():
     assert sources(trace) == [0, 3, 1, 4, 2, 5]
 
 
+def test_a_parameter_without_entries_keeps_no_units():
+    trace = traced(Scaled(torch.ones(0, WIDTH), lambda h, s: torch.cat([h, s])), torch.ones(2, 4))
+    assert sources(trace) == list(range(WIDTH))
+    assert reason(trace, "first.weight") == ""
+
+
 def test_joined_parameters_are_refused():
     trace = traced(
         Scaled(torch.ones(3, WIDTH), lambda h, w: h @ torch.cat([w, w]).T), torch.ones(2, 4)
@@ -263,6 +269,19 @@ def test_an_operation_over_other_dimensions_keeps_the_units(function):
 )
 def test_an_operation_over_the_units_is_refused_by_its_name(name, function):
     assert reason(between(function), "first.weight") == f"the operation {name!r} runs over them"
+
+
+def test_a_view_as_numbers_of_another_size_is_refused():
+    trace = between(lambda h: h.view(torch.int16).float(), out=2 * WIDTH)
+    assert "'view'" in reason(trace, "first.weight")
+
+
+@pytest.mark.parametrize("function", [torch.sort, lambda number: number.topk(1)])
+def test_an_operation_over_a_single_number_is_followed(function):
+    trace = between(lambda h: h + function(h[0, 0]).values)
+    first, *others = [trace.units.reason(unit) for unit in units(trace, "first.weight", 0)]
+    assert first == "they are spread over other units by 'add'"
+    assert others == [None] * 5
 
 
 def test_a_tensor_made_in_the_size_of_another_has_no_units():

@@ -16,7 +16,16 @@ import torch
 from device import marked_on_cpu, seeded_generator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from traced_operations import MOVES, NORMS, POOLS, PRODUCTS, REDUCTIONS, Case
+from traced_operations import (
+    MOVES,
+    NORMS,
+    POOLS,
+    PRODUCTS,
+    REDUCTIONS,
+    UNUSUAL,
+    UNUSUAL_IMAGES,
+    Case,
+)
 from traced_writes import COMPLEX, ELSEWHERE, REFUSED, WRITES, WRITES_OF_ODD_SIZES
 from traces import Between, reason, sources, traced
 
@@ -53,12 +62,18 @@ def hidden(kind: str) -> Tensor:
 
 
 def check(name: str, function: Case, kind: str = "tokens") -> None:
+    """A case of an operation is followed."""
+    with Names() as names:
+        function(hidden(kind))
+    assert name in names.seen, sorted(names.seen)
+    check_units(function, kind)
+
+
+def check_units(function: Case, kind: str = "tokens") -> None:
     """A case is followed: its units are where removal finds them."""
     dim = 2 if kind == "tokens" else 1
     h = hidden(kind)
-    with Names() as names:
-        whole = function(h)
-    assert name in names.seen, sorted(names.seen)
+    whole = function(h)
     of_units = dim if kind == "images" else whole.dim() - 1
     columns = where_units_are(function, kind, whole.shape[of_units])
     for kept in ([0, 1, 2, 3, 4], [1, 4, 5], [2]):
@@ -184,6 +199,16 @@ def test_a_write_into_some_units_only_is_refused_by_the_trial():
 @pytest.mark.parametrize("name", marked_on_cpu(IMAGES, {"_batch_norm_no_update"}))
 def test_channels_go_through_an_operation_on_images(name):
     check(name, IMAGES[name], "images")
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_units_go_through_an_unusual_call(name):
+    check_units(UNUSUAL[name])
+
+
+@pytest.mark.parametrize("name", UNUSUAL_IMAGES)
+def test_channels_go_through_an_unusual_call_on_images(name):
+    check_units(UNUSUAL_IMAGES[name], "images")
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -139,6 +139,14 @@ def test_a_product_of_two_parameters_is_refused_by_their_names(a, b, product):
     }
 
 
+def test_a_batch_of_matrices_reads_the_units_of_a_batch_without_rows():
+    def multiply(h: Tensor, w: Tensor) -> Tensor:
+        return torch.cat([h[:, None], torch.bmm(h[:, None][:, :0], w)], 1)
+
+    trace = traced(Scaled(torch.ones(2, WIDTH, WIDTH), multiply, WIDTH), torch.ones(2, 4))
+    assert sources(trace) == list(range(WIDTH))
+
+
 def test_a_matrix_along_another_dimension_serves_all_units_and_stays():
     def over_places(h: Tensor, w: Tensor) -> Tensor:
         return (h.mT @ w).mT

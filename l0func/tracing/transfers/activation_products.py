@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l0func.internal.untyped import loose
 from l0func.tracing.step import Step
+from l0func.tracing.units import no_units
 
 
 def product_of_activations(step: Step, a: Tensor, b: Tensor) -> Tensor:
@@ -18,12 +19,15 @@ def product_of_activations(step: Step, a: Tensor, b: Tensor) -> Tensor:
     The sum over ``k`` makes all its terms one unit, for example an attention head. If only one
     side has several units, all of them need the other side's single unit, which therefore stays.
     """
+    shape = (*a.shape[:-1], b.shape[-1])
+    terms = a.shape[-1]
+    if not terms:
+        # A sum of no terms is zero, whatever the units.
+        return no_units(shape)
     step.units.tie(a, a[..., :1])
     step.units.tie(b, b[..., :1, :])
     left = step.units.roots(a[..., :1])
     right = step.units.roots(b[..., :1, :])
-    shape = (*a.shape[:-1], b.shape[-1])
-    terms = a.shape[-1]
     _count(step, left.expand(shape), right.expand(shape), terms)
     if _is_single(left) == _is_single(right):
         step.units.tie(left, right)

@@ -12,7 +12,7 @@ from torch import Tensor
 from l0func.internal.untyped import loose
 from l0func.tracing.joined_dims import JoinedSlices
 from l0func.tracing.step import Step
-from l0func.tracing.units import varies
+from l0func.tracing.units import largest, varies
 from l0func.tracing.values import Weight, dimension_of
 
 
@@ -33,7 +33,7 @@ def read_by_batch(step: Step, weight: Weight, summed: int, kept: int, labels: Te
         kept: The dimension that it keeps.
         labels: The labels of the inputs, shape (batch, rows, columns).
     """
-    columns = labels.amax(1)
+    columns = largest(labels, [1])
     step.units.tie(labels, columns[:, None])
     _record(step, weight, summed, kept, columns, reads=True)
     shape = (*labels.shape[:2], weight.shape[kept])

@@ -41,5 +41,6 @@ def _transformed(step: Step, call: Call, labels: Tensor) -> None:
 
 
 TRANSFERS: dict[str, Transfer] = {"view_as_complex": _as_complex, "view_as_real": _as_real}
-TRANSFERS["_conj"] = _conjugated
+# The imaginary part of a conjugate is a view whose numbers are negated; its labels are not.
+TRANSFERS.update(dict.fromkeys(("_conj", "_neg_view"), _conjugated))
 TRANSFERS.update(dict.fromkeys(("_fft_c2c", "_fft_r2c", "_fft_c2r"), _transformed))

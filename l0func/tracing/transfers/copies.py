@@ -25,7 +25,7 @@ def overwritten(before: AbstractValue, labels: Tensor) -> Tensor:
     return before.copy_(labels)
 
 
-def _keep_value(step: Step, call: Call) -> None:
+def keep_value(step: Step, call: Call) -> None:
     """A copy, a cast or a detached alias keeps the abstract value."""
     (out,) = call.outputs
     value = step.value_of(call.args[0])
@@ -60,5 +60,5 @@ FACTORIES = frozenset(
 """Operations that take only their argument's size, and none of its numbers."""
 
 TRANSFERS: dict[str, Transfer] = {"copy": _copy_into}
-TRANSFERS.update(dict.fromkeys(_SAME.split(), _keep_value))
+TRANSFERS.update(dict.fromkeys(_SAME.split(), keep_value))
 TRANSFERS.update(dict.fromkeys(FACTORIES, _create))

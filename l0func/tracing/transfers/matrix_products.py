@@ -15,7 +15,7 @@ from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.activation_products import product_of_activations
 from l0func.tracing.transfers.batched_weights import is_batch, read_by_batch
 from l0func.tracing.transfers.refusal import refuse
-from l0func.tracing.units import no_units, varies
+from l0func.tracing.units import largest, varies
 from l0func.tracing.values import Weight, dimension_of
 
 
@@ -120,7 +120,7 @@ def _read_by(step: Step, matrix: _Matrix, x: Tensor, labels: Tensor) -> Tensor:
     if varies(rows, 0) and not varies(rows, 1):
         _keep_shared(step, matrix)
         return labels[..., :1].expand(shape)
-    columns = rows.amax(0) if len(rows) else no_units(rows.shape[1:])
+    columns = largest(rows, [0])
     step.units.tie(rows, columns)
     step.read(weight, matrix.summed, columns)
     values = x.reshape(rows.shape)

@@ -14,8 +14,9 @@ from torch import Tensor
 from l0func.internal import tree
 from l0func.tracing.call import Call
 from l0func.tracing.step import Step, Transfer
+from l0func.tracing.transfers.copies import keep_value
 from l0func.tracing.transfers.refusal import of_values, refuse
-from l0func.tracing.units import varies, without_repeats
+from l0func.tracing.units import no_units, varies, without_repeats
 from l0func.tracing.values import Weight, whole_weight
 
 
@@ -81,8 +82,24 @@ def _applied(call: Call, labels: Tensor) -> list[Tensor]:
         return [labels.reshape(call.args[1])]
     # Indices may be on another device than the labels.
     rest = tree.map_tensors(_on_cpu, call.args[1:])
-    result: Any = call.func(labels, *rest, **call.kwargs)
+    result: Any = call.func(labels, *rest, **_keywords(call))
     return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _keywords(call: Call) -> dict[str, Any]:
+    """The keyword arguments; a new tensor for labels stands for the one given as ``out``."""
+    return {key: no_units((0,)) if key == "out" else v for key, v in call.kwargs.items()}
+
+
+def _viewed(step: Step, call: Call) -> None:
+    """``view``, in another shape or as numbers of another type."""
+    (output,) = call.outputs
+    if not isinstance(call.args[1], torch.dtype):
+        moved(step, call)
+    elif output.element_size() == call.args[0].element_size():
+        keep_value(step, call)
+    else:
+        refuse(step, call, " as a type of another size")
 
 
 def _restrided(step: Step, call: Call) -> None:
@@ -109,7 +126,7 @@ def _concatenate(step: Step, call: Call) -> None:
         refuse(step, call)
         return
     labels = [step.labels(t) for t in tensors]
-    joined = call.func(labels, *call.args[1:], **call.kwargs)
+    joined = call.func(labels, *call.args[1:], **_keywords(call))
     step.set(call.outputs[0], joined)
     _join_repeats(step, call, tensors)
 
@@ -130,6 +147,9 @@ def _pad(step: Step, call: Call, labels: Tensor) -> None:
     """Constant padding; along a dimension with units the pad is a unit that stays."""
     pads: list[int] = list(call.args[1])
     (output,) = call.outputs
+    if not labels.numel():
+        step.set(output, no_units(output.shape))
+        return
     # Two pads for each dimension, the last dimension first.
     dims = [-1 - i // 2 for i, pad in enumerate(pads) if pad]
     if any(varies(labels, d) for d in dims):
@@ -149,6 +169,10 @@ _MOVES = (
     "_reshape_alias_copy pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle"
 )
 
-TRANSFERS: dict[str, Transfer] = {"constant_pad_nd": _pad, "as_strided": _restrided}
+TRANSFERS: dict[str, Transfer] = {
+    "view": _viewed,
+    "constant_pad_nd": _pad,
+    "as_strided": _restrided,
+}
 TRANSFERS.update(dict.fromkeys(("cat", "stack"), _concatenate))
 TRANSFERS.update(dict.fromkeys(_MOVES.split(), moved))

@@ -15,7 +15,7 @@ from torch import Tensor
 from l0func.tracing.call import Call
 from l0func.tracing.norm_states import note_weight
 from l0func.tracing.step import Step, Transfer
-from l0func.tracing.units import Units, no_units, runs_over_units
+from l0func.tracing.units import Units, largest, runs_over_units
 from l0func.tracing.values import NormOutput, Weight
 from l0func.tracing.written_norms import Eps, Powers, WrittenNorm
 
@@ -23,9 +23,7 @@ from l0func.tracing.written_norms import Eps, Powers, WrittenNorm
 def channel_labels(step: Step, labels: Tensor) -> Tensor:
     """One label for each channel in ``(N, C, *)``, tied with all elements in that channel."""
     by_channel = labels.movedim(1, 0).flatten(1)
-    if not by_channel.shape[1]:
-        return no_units(labels.shape[1:2])
-    of_channel = by_channel.amax(1)
+    of_channel = largest(by_channel, [1])
     step.units.tie(by_channel, of_channel[:, None])
     return of_channel
 

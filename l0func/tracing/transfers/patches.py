@@ -29,7 +29,8 @@ def _folded_back(step: Step, call: Call, labels: Tensor) -> None:
     (output,) = call.outputs
     batched = labels if labels.dim() == 3 else labels[None]
     channels = output.shape[output.dim() - 3]
-    columns = batched.reshape(len(batched), channels, -1)
+    rows, run, places = len(batched), batched.shape[1] // channels, batched.shape[2]
+    columns = batched.reshape(rows, channels, run * places)
     of_channel = channel_labels(step, columns)
     step.set(output, of_channel[:, None, None].expand(output.shape))
 

@@ -14,7 +14,7 @@ from l0func.tracing.call import Call
 from l0func.tracing.norm_states import begin_norm
 from l0func.tracing.step import Step, Transfer
 from l0func.tracing.transfers.refusal import of_values
-from l0func.tracing.units import varies
+from l0func.tracing.units import largest, varies
 
 
 @of_values
@@ -27,7 +27,7 @@ def _reduced(step: Step, call: Call, labels: Tensor) -> None:
         begin_norm(step, labels, dims, reason, call)
     else:
         step.check_runs_inside_units(labels, dims, reason)
-    left = labels.amax(dims, keepdim=keep) if dims else labels
+    left = largest(labels, dims, keep) if dims else labels
     step.set_all(call.outputs, left)
 
 
@@ -44,9 +44,13 @@ def _mixed(step: Step, call: Call, labels: Tensor) -> None:
     dims = _dimensions(call, labels.dim())
     step.check_runs_inside_units(labels, dims, f"the operation {call.name!r} runs over them")
     for output in call.outputs:
-        # topk and kthvalue return fewer elements along the dimension.
-        fits = output.shape == labels.shape
-        step.set_all([output], labels if fits else labels.narrow(dims[0], 0, 1))
+        # topk and kthvalue return fewer elements along the dimension; kthvalue may drop it.
+        left = labels
+        if output.dim() < labels.dim():
+            left = labels.select(dims[0], 0)
+        elif output.shape != labels.shape:
+            left = labels.narrow(dims[0], 0, 1)
+        step.set_all([output], left)
 
 
 def _dimensions(call: Call, rank: int) -> list[int]:
@@ -59,12 +63,12 @@ def _dimensions(call: Call, rank: int) -> list[int]:
 
 
 def _default_dimensions(call: Call, rank: int) -> list[int]:
-    # topk and sort run over the last dimension by default; a reduction runs over all.
-    if call.name in ("topk", "sort") and call.takes("dim"):
-        return [rank - 1]
-    return list(range(rank))
+    dims = list(range(rank))
+    return dims[-1:] if call.name in _OVER_LAST else dims
 
 
+# They run over the last dimension by default; other reductions run over all.
+_OVER_LAST = frozenset({"topk", "sort", "kthvalue", "mode"})
 _SUMS = frozenset({"sum", "mean", "linalg_vector_norm", "norm"})
 _REDUCED = (
     "sum mean amax amin max min var std var_mean std_mean prod argmax argmin any all logsumexp "
