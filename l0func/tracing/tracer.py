@@ -52,6 +52,20 @@ def _check_has_operations(func: Any) -> None:
         )
 
 
+def _check_has_shapes(call: Call) -> None:
+    """Refuse nested tensors: without a shape they have no labels.
+
+    Raises:
+        ValueError: The call returns one.
+    """
+    if any(made.is_nested for made in call.outputs):
+        raise ValueError(
+            f"The module's forward makes a nested tensor, in {call.name!r}{calling_line()}, and "
+            "a trace cannot follow it: its rows have sizes of their own. Pad the rows to one "
+            "size, and mask the padding."
+        )
+
+
 def _packed() -> str:
     return (
         f"A trace cannot follow a packed sequence, which forward runs{calling_line()}. Call "
@@ -164,6 +178,7 @@ class Tracer(TorchDispatchMode):
         self._check_branch(func, args)
         output = func(*args, **kwargs)
         call = Call(func, args, kwargs, tuple(tensors_in_lists(output)))
+        _check_has_shapes(call)
         before = self.trace.counted
         self._follow(call)
         self._count_rest(call, self.trace.counted - before)

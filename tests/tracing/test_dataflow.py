@@ -276,6 +276,11 @@ def test_a_view_as_numbers_of_another_size_is_refused():
     assert "'view'" in reason(trace, "first.weight")
 
 
+def test_the_values_of_a_sparse_tensor_are_refused():
+    trace = between(lambda h: h + h.to_sparse().coalesce().values().sum())
+    assert "sparse" in reason(trace, "first.weight")
+
+
 @pytest.mark.parametrize("function", [torch.sort, lambda number: number.topk(1)])
 def test_an_operation_over_a_single_number_is_followed(function):
     trace = between(lambda h: h + function(h[0, 0]).values)

@@ -7,7 +7,7 @@ import torch
 from device import RELEASE
 from torch import Tensor, nn
 from torch.nn import functional as F
-from traces import Scaled, reason, traced, units
+from traces import Scaled, between, reason, traced, units
 
 
 def test_a_hidden_units_row_bias_and_column_are_one_unit():
@@ -167,6 +167,15 @@ def test_a_forward_that_branches_on_sizes_is_followed_and_one_on_data_is_refused
 @pytest.mark.skipif(
     RELEASE < (2, 9), reason="torch 2.6 stops such an operator at a context that it does not know"
 )
+def test_a_nested_tensor_is_refused_by_name_and_line():
+    def forward(h: Tensor) -> Tensor:
+        nested = torch.nested.as_nested_tensor([h[:1], h])
+        return torch.nested.to_padded_tensor(nested, 0.0)
+
+    with pytest.raises(ValueError, match=r"nested tensor, in '\w+' \(test_tracing.py:\d+"):
+        between(forward)
+
+
 def test_an_operator_that_runs_functions_is_refused_by_name_and_line():
     class Choosing(nn.Module):
         def __init__(self) -> None:

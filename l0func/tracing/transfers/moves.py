@@ -24,7 +24,8 @@ def moved(step: Step, call: Call) -> None:
     """Apply the operation to the labels, or to a weight's coordinates."""
     source: Tensor = call.args[0]
     value = step.value_of(source)
-    if value is None:
+    # The labels of a sparse tensor are dense: its views, such as its values, do not fit them.
+    if value is None or source.layout != torch.strided:
         refuse(step, call)
     elif isinstance(value, Tensor):
         if call.name in _CUTS:
