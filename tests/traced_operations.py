@@ -215,6 +215,10 @@ UNUSUAL: dict[str, Case] = {
     "a sum of no places": lambda h: h + h[:, :0].sum(1, keepdim=True),
     "a sum of no units": lambda h: h + h[..., :0].sum(-1, keepdim=True),
     "a product of no terms": lambda h: h + (h[..., :0] @ h[..., :0].mT).sum(-1, keepdim=True),
+    "a product of constants": lambda h: torch.addmm(
+        h[0], h.new_ones(len(h[0]), 4), h.new_ones(4, h.shape[-1])
+    ),
+    "padding of other dimensions": lambda h: F.pad(h[None], (0, 0, 1, 1), "reflect")[0],
     "a pad around no places": lambda h: torch.cat([h, F.pad(h[:, :0], (0, 0, 1, 1))], 1),
     "kthvalue without its dimension": lambda h: h.kthvalue(1, 1).values,
     "kthvalue along the last dimension": lambda h: h.mT.kthvalue(1).values,

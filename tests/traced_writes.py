@@ -32,18 +32,24 @@ WRITES: dict[str, Case] = {
 }
 
 
-# Sources and targets that are larger than the index, and indices of nothing.
-WRITES_OF_ODD_SIZES: list[tuple[str, Case]] = [
-    ("scatter", lambda h: h.scatter(1, _rows(h), torch.cat([h, h]).exp())),
-    ("scatter", lambda h: h.scatter(1, _rows(h)[:1, :1], torch.cat([h, h], 1).exp())),
-    ("scatter_add", lambda h: h.scatter_add(1, _rows(h), torch.cat([h, h], 2).exp())),
-    ("scatter_reduce", lambda h: h.scatter_reduce(1, _rows(h)[:1], h.exp(), "amax")),
-    ("scatter_reduce", lambda h: h.scatter_reduce(1, _rows(h)[:, :0], h.exp(), "amax")),
-    ("index_add", lambda h: h.index_add(1, FIRST[:0], h[:, :0].exp())),
-    ("index_copy", lambda h: h.index_copy(-2, FIRST[:0], h[:, :0].exp())),
-    ("index_put", lambda h: h.index_put((torch.tensor([0, 1]),), h[0, :1].exp())),
-    ("index_put", lambda h: h.index_put((FIRST[:0],), h[:0].exp())),
-]
+UNUSUAL_WRITES: dict[str, Case] = {
+    "scatter from more rows": lambda h: h.scatter(1, _rows(h), torch.cat([h, h]).exp()),
+    "scatter at one index": lambda h: h.scatter(1, _rows(h)[:1, :1], torch.cat([h, h], 1).exp()),
+    "scatter from more units": lambda h: h.scatter_add(1, _rows(h), torch.cat([h, h], 2).exp()),
+    "scatter into one row": lambda h: h.scatter_reduce(1, _rows(h)[:1], h.exp(), "amax"),
+    "scatter at no index": lambda h: h.scatter_reduce(1, _rows(h)[:, :0], h.exp(), "amax"),
+    "index_add at no index": lambda h: h.index_add(1, FIRST[:0], h[:, :0].exp()),
+    "index_copy at no index": lambda h: h.index_copy(-2, FIRST[:0], h[:, :0].exp()),
+    "index_put of one row": lambda h: h.index_put((torch.tensor([0, 1]),), h[0, :1].exp()),
+    "index_put at no index": lambda h: h.index_put((FIRST[:0],), h[:0].exp()),
+    "masked_scatter nowhere": lambda h: h.masked_scatter(torch.tensor(False), h[:0]),
+    "masked_scatter into nothing": lambda h: torch.cat(
+        [h[:0].masked_scatter(torch.tensor(True), h.exp()), h]
+    ),
+    "masked_scatter from one row": lambda h: (
+        h[:1, :1].masked_scatter(torch.tensor(True), h[0, 0].exp()) + h
+    ),
+}
 
 
 def _turned(h: Tensor) -> Tensor:

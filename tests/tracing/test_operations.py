@@ -26,7 +26,7 @@ from traced_operations import (
     UNUSUAL_IMAGES,
     Case,
 )
-from traced_writes import COMPLEX, ELSEWHERE, REFUSED, WRITES, WRITES_OF_ODD_SIZES
+from traced_writes import COMPLEX, ELSEWHERE, REFUSED, UNUSUAL_WRITES, WRITES
 from traces import Between, reason, sources, traced
 
 import l0func as l0
@@ -182,11 +182,6 @@ def test_units_go_through_an_operation_along_other_dimensions(name):
     check(name, CASES[name])
 
 
-@pytest.mark.parametrize(("name", "function"), WRITES_OF_ODD_SIZES)
-def test_a_write_is_followed_whatever_the_sizes_of_source_and_index(name, function):
-    check(name, function)
-
-
 def test_a_write_into_some_units_only_is_refused_by_the_trial():
     index = torch.zeros(2, 3, 2, dtype=torch.long)
     net = Between(
@@ -201,9 +196,25 @@ def test_channels_go_through_an_operation_on_images(name):
     check(name, IMAGES[name], "images")
 
 
-@pytest.mark.parametrize("name", UNUSUAL)
-def test_units_go_through_an_unusual_call(name):
-    check_units(UNUSUAL[name])
+@pytest.mark.parametrize(
+    "function", [*UNUSUAL.values(), *UNUSUAL_WRITES.values()], ids=[*UNUSUAL, *UNUSUAL_WRITES]
+)
+def test_units_go_through_an_unusual_call(function):
+    check_units(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h + h[0, 0, 0].masked_scatter(torch.tensor(True), h[0, 0]),
+        lambda h: h[0].masked_scatter(torch.ones(2, 1, 1, dtype=torch.bool), h.exp()),
+    ],
+)
+def test_a_masked_write_of_other_dimensions_is_refused(function):
+    with pytest.raises(
+        ValueError, match=r"'masked_scatter', which cannot be followed with a mask"
+    ):
+        l0.unit_groups(Between(nn.Linear(4, 6), function, nn.Linear(6, 2)), torch.randn(2, 3, 4))
 
 
 @pytest.mark.parametrize("name", UNUSUAL_IMAGES)

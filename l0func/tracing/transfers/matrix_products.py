@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from l0func.tracing.call import Call
@@ -30,6 +31,9 @@ def _addmm(step: Step, call: Call) -> None:
     bias, a, b = call.args[:3]
     labels = _product(step, a, b, bias)
     step.tie_vectors([bias], labels, dim=-1)
+    if step.weight(bias) is None:
+        # A product of constants has no units, and the sum has those of the bias.
+        labels = torch.where(labels >= 0, labels, step.labels(bias))
     step.set(call.outputs[0], labels)
 
 

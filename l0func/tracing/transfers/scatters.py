@@ -74,19 +74,23 @@ def _masked_scatter(step: Step, call: Call) -> None:
     """``target.masked_scatter(mask, source)``: the mask is one for all units."""
     target, mask, source = call.args[:3]
     labels, values = step.labels(target), step.labels(source)
-    last = target.dim() - 1
-    fits = source.dim() > 0 and source.shape[-1] == target.shape[-1]
-    along_others = any(varies(labels, d) for d in range(last))
+    outer = list(range(target.dim() - 1))
+    # A mask with more dimensions makes a larger output.
+    is_as_target = target.shape == call.outputs[0].shape
+    has_rows = target.dim() > 0 and source.shape[-1:] == target.shape[-1:]
+    along_others = any(varies(labels, d) for d in outer)
     along_rows = any(varies(values, d) for d in range(values.dim() - 1))
-    if not fits or along_others or along_rows or _varies_along_last(mask):
+    if not (is_as_target and has_rows) or along_others or along_rows or _varies_along_last(mask):
         refuse(step, call, " with a mask that differs between units")
         return
-    row = values.reshape(-1, values.shape[-1])[:1]
-    _with_values(step, call, list(range(last)), row.reshape((1,) * last + (-1,)))
+    row = values[(slice(1),) * (values.dim() - 1)].flatten()
+    is_empty = not row.numel()
+    shape = (1,) * len(outer) + (-1,)
+    _with_values(step, call, outer, None if is_empty else row.reshape(shape))
 
 
 def _varies_along_last(mask: Tensor) -> bool:
-    return mask.dim() > 0 and bool((mask != mask[..., :1]).any())
+    return mask.dim() > 0 and (mask.is_meta or bool((mask != mask[..., :1]).any()))
 
 
 def _with_values(step: Step, call: Call, dims: Sequence[int], values: Tensor | None) -> None:
@@ -102,7 +106,7 @@ def _with_values(step: Step, call: Call, dims: Sequence[int], values: Tensor | N
     made = labels
     if values is not None:
         for d in dims:
-            labels = labels.narrow(d, 0, 1)
+            labels = labels.narrow(d, 0, min(1, labels.shape[d]))
             values = values.narrow(d, 0, 1)
         shape = joint_shape(labels.shape, values.shape)
         labels, values = labels.expand(shape), values.expand(shape)
