@@ -36,7 +36,9 @@ def main() -> int:
         return 1
     # Markdown twins of deleted pages would stay.
     shutil.rmtree(HTML, ignore_errors=True)
-    code = sphinx(["-W", "--keep-going", "-q", "-j", "2", "-b", "html", *_folders()])
+    # Sphinx gives each process a run of pages, and those with cells lie side by side: more
+    # processes than cores share them better.
+    code = sphinx(["-W", "--keep-going", "-q", "-j", "8", "-b", "html", *_folders()])
     if code:
         return code
     links = external_links(HTML)
