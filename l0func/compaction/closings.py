@@ -37,8 +37,8 @@ def closings(sizes: Sequence[int], other_sizes: Collection[int] = ()) -> Iterato
     that of any two groups each is smaller than the other at least once: halves of one tensor often
     accept equal losses only. Then equal numbers are left in all groups: forward may compare sizes.
     Then random numbers. At last the first unit of every group, and the last one: forward may treat
-    units by their places, counted from either end, and these runs move all others. The runs grow
-    with the logarithm of the number of groups.
+    units by their places, and these runs move all places that are counted from the start, and then
+    all that are counted from the end. The runs grow with the logarithm of the number of groups.
 
     Args:
         sizes: The number of units in each group.

@@ -14,9 +14,10 @@ def joint_shape(*shapes: torch.Size) -> torch.Size:
         RuntimeError: They do not broadcast.
     """
     first, *others = shapes
-    if all(shape == first for shape in others):
-        return first
     rank = max(len(shape) for shape in shapes)
+    # Lengths first: a comparison of open sizes is a guard of torch.export.
+    if all(len(shape) == len(first) and shape == first for shape in others):
+        return first
     sizes = zip(*[(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes], strict=True)
     return torch.Size([_joint_size(shapes, *at) for at in sizes])
 

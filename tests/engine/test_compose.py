@@ -48,7 +48,7 @@ SMOOTH = [
 
 def total(output: Any) -> Tensor:
     return sum(
-        (x.double() ** 2).sum() for x in pytree.tree_leaves(output) if isinstance(x, Tensor)
+        (x.double() ** 2).sum() for x in pytree.tree_flatten(output)[0] if isinstance(x, Tensor)
     )
 
 

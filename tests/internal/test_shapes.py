@@ -33,3 +33,16 @@ def test_any_number_of_shapes_broadcast_as_in_torch(sizes):
 def test_shapes_that_do_not_broadcast_are_named():
     with pytest.raises(RuntimeError, match=r"Shapes \(2, 3\), \(2,\) do not broadcast\."):
         joint_shape(torch.Size((2, 3)), torch.Size((2,)))
+
+
+class _Spread(torch.nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a.expand(joint_shape(a.shape, b.shape)) + b
+
+
+@pytest.mark.compiles
+def test_an_open_size_is_compared_with_no_other_dimension():
+    sizes = ({0: torch.export.Dim("n")}, None)
+    example = torch.ones(4, 3), torch.ones(3)
+    program = torch.export.export(_Spread(), example, dynamic_shapes=sizes, strict=False)
+    assert program.module()(torch.ones(3, 3), torch.ones(3)).shape == (3, 3)

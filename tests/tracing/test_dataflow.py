@@ -276,7 +276,7 @@ def test_a_view_as_numbers_of_another_size_is_refused():
     assert "'view'" in reason(trace, "first.weight")
 
 
-def test_the_values_of_a_sparse_tensor_are_refused():
+def test_units_that_become_a_sparse_tensor_are_refused():
     trace = between(lambda h: h + h.to_sparse().coalesce().values().sum())
     assert "sparse" in reason(trace, "first.weight")
 

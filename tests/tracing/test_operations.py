@@ -208,13 +208,17 @@ def test_units_go_through_an_unusual_call(function):
     [
         lambda h: h + h[0, 0, 0].masked_scatter(torch.tensor(True), h[0, 0]),
         lambda h: h[0].masked_scatter(torch.ones(2, 1, 1, dtype=torch.bool), h.exp()),
+        lambda h: h + h[0, 0, 0].scatter(0, torch.tensor([0]), h[0, 0, :1].exp()),
+        lambda h: h + h[0, 0, 0].scatter(0, torch.tensor(0), h[0, 0, 0].exp()),
+        lambda h: h + h[0, 0, 0].index_add(0, torch.tensor([0]), h[0, 0, 0].exp()),
+        lambda h: h + h[0, 0, 0].index_fill(0, torch.tensor([0]), 2.0),
     ],
 )
-def test_a_masked_write_of_other_dimensions_is_refused(function):
-    with pytest.raises(
-        ValueError, match=r"'masked_scatter', which cannot be followed with a mask"
-    ):
-        l0.unit_groups(Between(nn.Linear(4, 6), function, nn.Linear(6, 2)), torch.randn(2, 3, 4))
+def test_a_write_into_a_number_or_of_other_dimensions_is_refused(function):
+    net = Between(nn.Linear(4, 6), function, nn.Linear(6, 2))
+    words = r"the operation '(masked_scatter|scatter|index_add|index_fill)', which cannot be"
+    with pytest.raises(ValueError, match=words):
+        l0.unit_groups(net, torch.randn(2, 3, 4))
 
 
 @pytest.mark.parametrize("name", UNUSUAL_IMAGES)

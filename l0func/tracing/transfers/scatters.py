@@ -18,7 +18,10 @@ from l0func.tracing.units import NONE, varies
 def _along_one(step: Step, call: Call) -> None:
     """``index_add``, ``scatter`` and the like: they write along one dimension."""
     target: Tensor = call.args[0]
-    dim = int(call.args[1]) % max(target.dim(), 1)
+    if not target.dim():
+        refuse(step, call, " into a number without dimensions")
+        return
+    dim = int(call.args[1]) % target.dim()
     index, source = call.args[2:4]
     is_read = isinstance(source, Tensor) and source.dim() > 0 and index.numel() > 0
     values = _written_labels(step.labels(source), index, target, dim) if is_read else None
