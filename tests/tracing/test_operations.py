@@ -27,7 +27,7 @@ from traced_operations import (
     Case,
 )
 from traced_writes import COMPLEX, ELSEWHERE, REFUSED, UNUSUAL_WRITES, WRITES
-from traces import Between, reason, sources, traced
+from traces import Between, reason, sources, traced, units
 
 import l0func as l0
 from l0func.tracing.call import operation_name
@@ -208,17 +208,28 @@ def test_units_go_through_an_unusual_call(function):
     [
         lambda h: h + h[0, 0, 0].masked_scatter(torch.tensor(True), h[0, 0]),
         lambda h: h[0].masked_scatter(torch.ones(2, 1, 1, dtype=torch.bool), h.exp()),
+    ],
+)
+def test_a_masked_write_of_other_dimensions_is_refused(function):
+    net = Between(nn.Linear(4, 6), function, nn.Linear(6, 2))
+    with pytest.raises(ValueError, match=r"the operation 'masked_scatter', which cannot be"):
+        l0.unit_groups(net, torch.randn(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
         lambda h: h + h[0, 0, 0].scatter(0, torch.tensor([0]), h[0, 0, :1].exp()),
         lambda h: h + h[0, 0, 0].scatter(0, torch.tensor(0), h[0, 0, 0].exp()),
         lambda h: h + h[0, 0, 0].index_add(0, torch.tensor([0]), h[0, 0, 0].exp()),
         lambda h: h + h[0, 0, 0].index_fill(0, torch.tensor([0]), 2.0),
     ],
 )
-def test_a_write_into_a_number_or_of_other_dimensions_is_refused(function):
-    net = Between(nn.Linear(4, 6), function, nn.Linear(6, 2))
-    words = r"the operation '(masked_scatter|scatter|index_add|index_fill)', which cannot be"
-    with pytest.raises(ValueError, match=words):
-        l0.unit_groups(net, torch.randn(2, 3, 4))
+def test_a_write_into_a_number_keeps_its_unit_and_is_named(function):
+    trace = traced(Between(nn.Linear(4, 6), function, nn.Linear(6, 2)), torch.ones(2, 3, 4))
+    why = [trace.units.reason(unit) for unit in units(trace, "first.weight", 0)]
+    assert "into a number without dimensions" in (why[0] or "")
+    assert why[1:] == [None] * 5
 
 
 @pytest.mark.parametrize("name", UNUSUAL_IMAGES)
