@@ -310,13 +310,3 @@ def test_a_dot_product_is_refused():
     assert "'dot', which cannot be followed" in reason(
         traced(Dot(), torch.ones(2, 4)), "first.weight"
     )
-
-
-def test_a_parameter_under_a_product_of_constants_has_the_units_that_it_is_added_to():
-    def function(h: Tensor, w: Tensor) -> Tensor:
-        return h + torch.addmm(w, h.new_ones(2, 4), h.new_ones(4, h.shape[1]))
-
-    module, x = Scaled(torch.randn(WIDTH), function), torch.randn(2, 4)
-    groups = l0.unit_groups(module, x)
-    assert groups.sizes == {"first": WIDTH}
-    assert wrong_removals(module, (x,), groups, draws=8) == []

@@ -31,8 +31,10 @@ def _addmm(step: Step, call: Call) -> None:
     bias, a, b = call.args[:3]
     labels = _product(step, a, b, bias)
     step.tie_vectors([bias], labels, dim=-1)
-    # A product of constants has no units, and the sum has those of the bias.
-    step.set(call.outputs[0], torch.where(labels >= 0, labels, step.labels(bias)))
+    if step.weight(bias) is None:
+        # A product of constants has no units, and the sum has those of the bias.
+        labels = torch.where(labels >= 0, labels, step.labels(bias))
+    step.set(call.outputs[0], labels)
 
 
 def _mv(step: Step, call: Call) -> None:
